@@ -1,0 +1,208 @@
+"""Rows of a CSV or Parquet file as runs of a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cubie_flow.errors import FlowError, nearest
+
+Array = NDArray[np.float64]
+HASH_ROWS = 65_536
+
+
+class Rows(ABC):
+    """Named numeric columns of one file, read a slice of rows at a time.
+
+    Attributes
+    ----------
+    path
+        The file.
+    columns
+        The columns read, in the order of the arrays returned.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
+        self.path = path
+        self.columns = columns
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of rows."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows `start` to `stop`, shape ``(stop - start, len(columns))``."""
+
+    def content_hash(self, size: int) -> str:
+        """Return the SHA-256 of the first `size` rows (of the values, not of the file)."""
+        digest = hashlib.sha256()
+        for start in range(0, size, HASH_ROWS):
+            rows = self.read(start, min(start + HASH_ROWS, size))
+            digest.update(np.ascontiguousarray(rows, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    def _check(self, rows: Array, first: int) -> Array:
+        bad = np.argwhere(~np.isfinite(rows))
+        if len(bad):
+            row, column = bad[0]
+            raise FlowError(
+                f"column '{self.columns[column]}' of '{self.path}' is missing or not finite "
+                f"in data row {first + row + 1}; every row needs a finite number there"
+            )
+        return rows
+
+
+class CsvRows(Rows):
+    """A CSV file, held in memory as float64 (for very many rows prefer Parquet)."""
+
+    @property
+    def size(self) -> int:
+        return len(self._values)
+
+    def read(self, start: int, stop: int) -> Array:
+        return self._values[start:stop]
+
+    @cached_property
+    def _values(self) -> Array:
+        import pandas as pd
+
+        frame = pd.read_csv(self.path, usecols=list(self.columns), skipinitialspace=True)
+        values = np.empty((len(frame), len(self.columns)))
+        for i, column in enumerate(self.columns):
+            series = frame[column]
+            numbers = pd.to_numeric(series, errors="coerce")
+            text = np.flatnonzero((numbers.isna() & series.notna()).to_numpy())
+            if len(text) or series.dtype == bool:
+                row = int(text[0]) if len(text) else 0
+                raise FlowError(
+                    f"column '{column}' of '{self.path}' holds the text '{series.iloc[row]}' "
+                    f"in data row {row + 1}; every row needs a finite number there"
+                )
+            values[:, i] = numbers.to_numpy(dtype=np.float64)
+        return self._check(values, 0)
+
+
+class ParquetRows(Rows):
+    """A Parquet file, read one row group at a time and checked as it is read."""
+
+    @property
+    def size(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, start: int, stop: int) -> Array:
+        parts = [np.empty((0, len(self.columns)))]
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        for group in range(max(first, 0), len(self._starts) - 1):
+            begin = int(self._starts[group])
+            if begin >= stop:
+                break
+            rows = self._group(group)
+            parts.append(rows[max(start - begin, 0) : stop - begin])
+        return np.concatenate(parts)
+
+    def _group(self, group: int) -> Array:
+        # Sequential slices hit the same group many times, so the last one stays.
+        if self._last is None or self._last[0] != group:
+            table = self._file.read_row_group(group, columns=list(self.columns))
+            columns = []
+            for name in self.columns:
+                column = table.column(name).to_numpy()
+                if column.dtype.kind not in "iuf" and table.column(name).null_count == 0:
+                    raise FlowError(
+                        f"column '{name}' of '{self.path}' holds {table.schema.field(name).type} "
+                        "values; a swept quantity needs numbers"
+                    )
+                columns.append(column.astype(np.float64))
+            rows = self._check(np.column_stack(columns), int(self._starts[group]))
+            self._last = (group, rows)
+        return self._last[1]
+
+    _last: tuple[int, Array] | None = None
+
+    @cached_property
+    def _file(self) -> Any:
+        return _parquet(self.path)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        return np.cumsum([0, *sizes])
+
+
+def open_table(path: str | Path, columns: Mapping[str, str] | None) -> tuple[tuple[str, ...], Rows]:
+    """Open a table of runs.
+
+    Parameters
+    ----------
+    path
+        A ``.csv`` or ``.parquet`` file with one header name a column.
+    columns
+        Quantity name to column name; None takes every column under its own name.
+
+    Returns
+    -------
+    names, rows
+        The quantity names and their columns, in the same order.
+
+    Raises
+    ------
+    FlowError
+        Where the file cannot be read, a column is missing, or a value is not a finite number.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet", ".pq"):
+        raise FlowError(f"batch.path '{path}' is neither a .csv nor a .parquet file")
+    if not path.is_file():
+        raise FlowError(f"batch.path '{path}' is not a file")
+    header = _csv_header(path) if suffix == ".csv" else tuple(_parquet(path).schema_arrow.names)
+    unnamed = [i for i, name in enumerate(header) if not name or name.startswith("Unnamed: ")]
+    if columns is None and unnamed:
+        raise FlowError(
+            f"column {unnamed[0] + 1} of '{path}' has no name; name it in the header, or say "
+            "in batch.values which columns to use"
+        )
+    wanted = {name: name for name in header} if columns is None else dict(columns)
+    for quantity, column in wanted.items():
+        if column not in header:
+            raise FlowError(
+                f"batch.values.{quantity} needs the column '{column}', which '{path}' does not "
+                f"have (columns: {', '.join(header)}){nearest(column, header)}"
+            )
+    rows = (CsvRows if suffix == ".csv" else ParquetRows)(path, tuple(wanted.values()))
+    if rows.size == 0:
+        raise FlowError(f"batch.path '{path}' has a header but no rows")
+    return tuple(wanted), rows
+
+
+def _csv_header(path: Path) -> tuple[str, ...]:
+    import pandas as pd
+
+    try:
+        return tuple(map(str, pd.read_csv(path, nrows=0, skipinitialspace=True).columns))
+    except (ValueError, UnicodeDecodeError, OSError) as error:
+        raise FlowError(f"batch.path '{path}' cannot be read as CSV: {error}") from error
+
+
+def _parquet(path: Path) -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise FlowError(
+            f"batch.path '{path}' is a Parquet file, which needs pyarrow (pip install pyarrow); "
+            "a .csv file needs nothing more"
+        ) from None
+    try:
+        return parquet.ParquetFile(path)
+    except (ValueError, OSError) as error:
+        raise FlowError(f"batch.path '{path}' cannot be read as Parquet: {error}") from error

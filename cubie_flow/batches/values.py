@@ -1,0 +1,290 @@
+"""What one swept quantity may be: a list of values or a distribution.
+
+A value list is evaluated at any indices, so an axis of 10^7 points is never held in memory.
+A distribution maps points of the open unit interval to values.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from cubie_flow.errors import FlowError, nearest
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+LISTS = ("linspace", "logspace", "arange")
+DISTRIBUTIONS = ("uniform", "loguniform", "normal", "lognormal")
+
+
+class ValueList(ABC):
+    """Values in order, computed from their indices."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """How many values there are."""
+
+    @abstractmethod
+    def at(self, index: Indices) -> Array:
+        """Return the values at `index`, shape ``index.shape``, float64."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> Any:
+        """The plain form a config would hold."""
+
+
+@frozen
+class Constant(ValueList):
+    """One value, the same in every run."""
+
+    value: float
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def at(self, index: Indices) -> Array:
+        return np.full(index.shape, self.value)
+
+    @property
+    def spec(self) -> float:
+        return self.value
+
+
+@frozen(eq=False)
+class Listed(ValueList):
+    """Values written out one by one, shape (n,)."""
+
+    values: Array
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    def at(self, index: Indices) -> Array:
+        return self.values[index]
+
+    @property
+    def spec(self) -> list[float]:
+        return [float(value) for value in self.values]
+
+
+@frozen
+class Linspace(ValueList):
+    """`count` evenly spaced values from `start` to `stop`, both included."""
+
+    start: float
+    stop: float
+    count: int
+
+    @property
+    def size(self) -> int:
+        return self.count
+
+    def at(self, index: Indices) -> Array:
+        step = (self.stop - self.start) / max(self.count - 1, 1)
+        # The last value is `stop` itself, not a rounded sum that nearly reaches it.
+        last = (index == self.count - 1) & (self.count > 1)
+        return np.where(last, self.stop, self.start + index * step)
+
+    @property
+    def spec(self) -> dict[str, list[float]]:
+        return {"linspace": [self.start, self.stop, self.count]}
+
+
+@frozen
+class Logspace(ValueList):
+    """`count` values from `start` to `stop`, both included, with a constant ratio."""
+
+    start: float
+    stop: float
+    count: int
+
+    @property
+    def size(self) -> int:
+        return self.count
+
+    def at(self, index: Indices) -> Array:
+        exponents = Linspace(math.log10(self.start), math.log10(self.stop), self.count)
+        values = np.power(10.0, exponents.at(index))
+        values = np.where(index == 0, self.start, values)
+        return np.where((index == self.count - 1) & (self.count > 1), self.stop, values)
+
+    @property
+    def spec(self) -> dict[str, list[float]]:
+        return {"logspace": [self.start, self.stop, self.count]}
+
+
+@frozen
+class Arange(ValueList):
+    """Values from `start` in steps of `step`, before `stop` (which is left out)."""
+
+    start: float
+    stop: float
+    step: float
+
+    @property
+    def size(self) -> int:
+        # A hair less, so that (1, 1.3, 0.1) is three values although 0.3 / 0.1 rounds above 3.
+        return max(0, math.ceil((self.stop - self.start) / self.step - 1e-9))
+
+    def at(self, index: Indices) -> Array:
+        return self.start + index * self.step
+
+    @property
+    def spec(self) -> dict[str, list[float]]:
+        return {"arange": [self.start, self.stop, self.step]}
+
+
+@frozen
+class Distribution:
+    """A distribution of one quantity, by its inverse cumulative distribution function.
+
+    Attributes
+    ----------
+    kind
+        ``uniform`` and ``loguniform`` (lower, upper bound), ``normal`` (mean, standard
+        deviation) or ``lognormal`` (median, standard deviation of the natural logarithm).
+    first, second
+        The two parameters, in that order.
+    """
+
+    kind: str
+    first: float
+    second: float
+
+    def quantile(self, unit: Array) -> Array:
+        """Return the values whose cumulative probability is `unit`, strictly inside (0, 1)."""
+        a, b = self.first, self.second
+        if self.kind == "uniform":
+            return a + (b - a) * unit
+        if self.kind == "loguniform":
+            log_a = math.log(a)
+            # Rounding of exp(log) may pass a bound by an ulp; a bound is a promise.
+            values: Array = np.exp(log_a + (math.log(b) - log_a) * unit)
+            return values.clip(a, b)
+        from scipy.special import ndtri
+
+        standard = np.asarray(ndtri(unit), dtype=np.float64)
+        drawn: Array = a + b * standard if self.kind == "normal" else a * np.exp(b * standard)
+        return drawn
+
+    @property
+    def spec(self) -> dict[str, list[float]]:
+        """The plain form a config would hold."""
+        return {self.kind: [self.first, self.second]}
+
+
+def parse_value(name: str, spec: Any) -> ValueList | Distribution:
+    """Read the value spec of quantity `name`.
+
+    Parameters
+    ----------
+    name
+        The quantity, for error messages.
+    spec
+        A number, a list of numbers, or a mapping of one key: ``linspace: [a, b, n]``,
+        ``logspace: [a, b, n]``, ``arange: [a, b, step]``, ``uniform: [a, b]``,
+        ``loguniform: [a, b]``, ``normal: [mean, std]`` or ``lognormal: [median, sigma]``.
+
+    Raises
+    ------
+    FlowError
+        Where the spec is anything else.
+    """
+    key = f"batch.values.{name}"
+    if isinstance(spec, Mapping):
+        return _parse_mapping(key, spec)
+    if isinstance(spec, np.ndarray):
+        spec = spec.tolist()
+    if isinstance(spec, Sequence) and not isinstance(spec, str | bytes):
+        if not spec:
+            raise FlowError(f"{key} is an empty list; give at least one number")
+        return Listed(np.array([_number(f"{key}[{i}]", value) for i, value in enumerate(spec)]))
+    return Constant(_number(key, spec))
+
+
+def _parse_mapping(key: str, spec: Mapping[Any, Any]) -> ValueList | Distribution:
+    allowed = LISTS + DISTRIBUTIONS
+    if len(spec) != 1:
+        given = ", ".join(map(str, spec)) or "none"
+        raise FlowError(f"{key} needs exactly one of {', '.join(allowed)}; it has {given}")
+    ((form, arguments),) = spec.items()
+    if form not in allowed:
+        raise FlowError(
+            f"{key} has the unknown form '{form}' (allowed: {', '.join(allowed)})"
+            + nearest(form, allowed)
+        )
+    key = f"{key}.{form}"
+    wanted = {
+        "linspace": ("start", "stop", "count"),
+        "logspace": ("start", "stop", "count"),
+        "arange": ("start", "stop", "step"),
+        "normal": ("mean", "standard deviation"),
+        "lognormal": ("median", "sigma"),
+    }.get(form, ("lower", "upper"))
+    if isinstance(arguments, np.ndarray):
+        arguments = arguments.tolist()
+    if not isinstance(arguments, list | tuple) or len(arguments) != len(wanted):
+        raise FlowError(f"{key} needs [{', '.join(wanted)}], not {arguments!r}")
+    numbers = [_number(f"{key} ({what})", v) for what, v in zip(wanted, arguments, strict=True)]
+    if form in DISTRIBUTIONS:
+        return _distribution(key, form, numbers)
+    return _value_list(key, form, numbers)
+
+
+def _value_list(key: str, form: str, numbers: list[float]) -> ValueList:
+    start, stop, third = numbers
+    if form == "arange":
+        if third == 0 or (stop - start) * third <= 0:
+            raise FlowError(
+                f"{key} from {start:g} to {stop:g} in steps of {third:g} has no values; "
+                "the step must lead from start towards stop"
+            )
+        return Arange(start, stop, third)
+    if third != int(third) or third < 1:
+        raise FlowError(f"{key} needs a whole count of at least 1, not {third:g}")
+    if form == "linspace":
+        return Linspace(start, stop, int(third))
+    if start <= 0 or stop <= 0:
+        raise FlowError(
+            f"{key} needs positive endpoints (the values themselves, not exponents), "
+            f"not {start:g} and {stop:g}"
+        )
+    return Logspace(start, stop, int(third))
+
+
+def _distribution(key: str, form: str, numbers: list[float]) -> Distribution:
+    first, second = numbers
+    if form in ("uniform", "loguniform") and not first < second:
+        raise FlowError(f"{key} needs lower < upper, not {first:g} and {second:g}")
+    if form in ("loguniform", "lognormal") and first <= 0:
+        what = "positive bounds" if form == "loguniform" else "a positive median"
+        raise FlowError(f"{key} needs {what}, not {first:g}")
+    if form in ("normal", "lognormal") and second <= 0:
+        what = "standard deviation" if form == "normal" else "sigma"
+        raise FlowError(f"{key} needs a positive {what}, not {second:g}")
+    return Distribution(form, first, second)
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, str):
+        raise FlowError(f"{key} is the text {value!r}, not a number")
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        raise FlowError(f"{key} must be a number, not {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, OverflowError):
+        raise FlowError(f"{key} must be a real number, not {value!r}") from None
+    if not math.isfinite(number):
+        raise FlowError(f"{key} must be finite, not {number}")
+    return number

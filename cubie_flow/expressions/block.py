@@ -1,0 +1,178 @@
+"""Blocks: straight-line code over named buffers, the unit that is compiled.
+
+A block is a list of statements. Each statement reads every value before it writes any, so it
+means the same whether its buffers live in memory or in registers. A buffer without a place in
+memory is a value that never leaves the block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from attrs import field, frozen
+
+from cubie_flow.expressions.graph import (
+    Node,
+    content_hash,
+    load,
+    substitute,
+    symbol,
+    topological,
+)
+
+#: Sweeps and functions up to this size are unrolled; measured in docs/performance.md.
+UNROLL_LIMIT = 48
+
+
+@frozen
+class Sweep:
+    """Elementwise statement: for every ``j < count``, write nodes to ``base + stride*j``.
+
+    A target that is a single value (stride 0) and is read by the nodes is carried from one
+    element to the next, which makes sums and maxima, always in element order.
+    """
+
+    count: int
+    targets: tuple[tuple[str, int, int], ...]
+    nodes: tuple[Node, ...]
+
+    def content(self) -> str:
+        """Return what identifies the statement."""
+        return repr((self.count, self.targets, content_hash(self.nodes)))
+
+
+@frozen
+class Function:
+    """A named function of arrays and scalars, outlined when it is large.
+
+    Its nodes read ``load(formal, index)`` for array inputs and ``symbol(formal)`` for scalars
+    and write ``outputs`` as (formal, index) in the same order as `nodes`.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    scalars: tuple[str, ...]
+    outputs: tuple[tuple[str, int], ...]
+    nodes: tuple[Node, ...]
+
+    def content(self) -> str:
+        """Return what identifies the function."""
+        return repr((self.inputs, self.scalars, self.outputs, content_hash(self.nodes)))
+
+    @property
+    def digest(self) -> str:
+        """Hash of the content, part of the compiled name."""
+        return hashlib.sha256(self.content().encode()).hexdigest()[:16]
+
+
+@frozen
+class Evaluate:
+    """Call of a function: formal arrays are bound to (buffer, base), scalars to nodes."""
+
+    function: Function
+    arrays: Mapping[str, tuple[str, int]]
+    scalars: Mapping[str, Node]
+
+    def inlined(self) -> Sweep:
+        """Return the same work as one statement."""
+        function = self.function
+        mapping: dict[Node, Node] = {symbol(name): node for name, node in self.scalars.items()}
+        for node in topological(function.nodes):
+            if node.op == "load" and node.value[0] in self.arrays:
+                buffer, base = self.arrays[node.value[0]]
+                mapping[node] = load(buffer, base + node.value[1], kind=node.kind)
+        nodes = tuple(substitute(function.nodes, mapping))
+        targets = []
+        for formal, index in function.outputs:
+            buffer, base = self.arrays[formal]
+            targets.append((buffer, base + index, 0))
+        return Sweep(1, tuple(targets), nodes)
+
+    def content(self) -> str:
+        """Return what identifies the statement."""
+        scalars = content_hash(tuple(self.scalars.values()))
+        return repr((self.function.content(), dict(self.arrays), list(self.scalars), scalars))
+
+
+Statement = Sweep | Evaluate
+
+
+@frozen
+class Block:
+    """Straight-line code over named buffers.
+
+    Parameters
+    ----------
+    name : str
+    statements : tuple of Statement
+    externals : tuple of str
+        Arrays outside the run's own memory; each is passed as (pointer, stride, offset) and
+        element ``i`` is ``pointer[i*stride + offset]``. A vector block reads them as uniform.
+    per_lane : bool
+        Work on one lane, whose number is an argument, instead of on all lanes at once.
+    mask : Node, optional
+        Truth returned as an integer with one bit a lane.
+    """
+
+    name: str
+    statements: tuple[Statement, ...]
+    externals: tuple[str, ...] = ()
+    per_lane: bool = False
+    mask: Node | None = None
+    digest: str = field(init=False, eq=False)
+
+    @digest.default
+    def _digest(self) -> str:
+        parts = [repr((self.name, self.externals, self.per_lane, UNROLL_LIMIT))]
+        parts += [statement.content() for statement in self.statements]
+        if self.mask is not None:
+            parts.append(content_hash([self.mask]))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class BlockBuilder:
+    """Collects statements in the order in which they run."""
+
+    def __init__(self) -> None:
+        self.statements: list[Statement] = []
+
+    def assign(self, targets: Sequence[tuple[str, int]], nodes: Sequence[Node]) -> None:
+        """Write each node to its (buffer, index)."""
+        if targets:
+            places = tuple((buffer, index, 0) for buffer, index in targets)
+            self.statements.append(Sweep(1, places, tuple(nodes)))
+
+    def let(self, name: str, node: Node) -> Node:
+        """Name a value; return the node that reads it in later statements."""
+        self.assign([(name, 0)], [node])
+        return load(name, 0, kind=node.kind)
+
+    def sweep(
+        self, count: int, targets: Mapping[str, Node] | Sequence[tuple[str, int, int, Node]]
+    ) -> None:
+        """Write nodes for every ``j < count``; a mapping writes whole buffers from element 0."""
+        if isinstance(targets, Mapping):
+            targets = [(buffer, 0, 1, node) for buffer, node in targets.items()]
+        places = tuple((buffer, base, stride) for buffer, base, stride, _ in targets)
+        self.statements.append(Sweep(count, places, tuple(node for *_, node in targets)))
+
+    def evaluate(
+        self, function: Function, arrays: Mapping[str, tuple[str, int]], **scalars: Node
+    ) -> None:
+        """Call a function."""
+        missing = set(function.scalars) - set(scalars)
+        assert not missing, missing
+        self.statements.append(
+            Evaluate(function, dict(arrays), {n: scalars[n] for n in function.scalars})
+        )
+
+    def build(
+        self,
+        name: str,
+        externals: Sequence[str] = (),
+        per_lane: bool = False,
+        mask: Node | None = None,
+    ) -> Block:
+        """Return the finished block."""
+        return Block(name, tuple(self.statements), tuple(externals), per_lane, mask)

@@ -1,0 +1,543 @@
+"""Blocks emitted as LLVM IR: vectors of lanes for a CPU core, scalars for a CUDA thread.
+
+Multiply-adds are emitted fused and nothing is left to contraction, so bits do not depend on
+the width of vectors or on the compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from attrs import frozen
+from llvmlite import ir
+
+from cubie_flow.expressions import block as blocks
+from cubie_flow.expressions.block import Block, Evaluate, Function, Sweep
+from cubie_flow.expressions.elementary import lower
+from cubie_flow.expressions.graph import Node, fuse, load, substitute, topological
+
+I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+Arena = Literal["shared", "local", "persistent"]
+ARENAS: tuple[Arena, ...] = ("shared", "local", "persistent")
+
+
+@frozen
+class Place:
+    """Where a buffer lives: its arena, the byte offset of a run's copy, and its element type."""
+
+    arena: Arena
+    offset: int
+    dtype: str
+    elements: int
+
+
+@frozen
+class Dialect:
+    """What differs between targets.
+
+    Parameters
+    ----------
+    real : {"float32", "float64"}
+        Working precision.
+    lanes : int
+        Runs side by side in one vector; 1 emits scalars.
+    shared_space : int
+        LLVM address space of shared memory, 3 on CUDA and 0 on a CPU.
+    portable : bool
+        Lower elementary functions to polynomials; otherwise call `library`.
+    library : callable, optional
+        ``library(name, bits) -> str``: symbol of an elementary function of the target.
+    """
+
+    real: str
+    lanes: int
+    shared_space: int = 0
+    portable: bool = True
+    library: Callable[[str, int], str] | None = None
+    intrinsics: Callable[[str, int], str | None] | None = None
+
+    @property
+    def bits(self) -> int:
+        """Width of the working precision."""
+        return 64 if self.real == "float64" else 32
+
+
+def prepare(nodes: Sequence[Node], dialect: Dialect) -> list[Node]:
+    """Return `nodes` as they are emitted: multiply-adds fused, functions lowered."""
+    fused = fuse(nodes)
+    return lower(fused, dialect.bits) if dialect.portable else fused
+
+
+Value = Any
+_FLOAT = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+
+
+class _Scope:
+    """Values already computed; a child scope sees its parent's but does not add to them."""
+
+    def __init__(self, parent: _Scope | None = None) -> None:
+        self.own: dict[Node, Value] = {}
+        self.parent = parent
+
+    def get(self, node: Node) -> Value | None:
+        scope: _Scope | None = self
+        while scope is not None:
+            if node in scope.own:
+                return scope.own[node]
+            scope = scope.parent
+        return None
+
+
+class BlockEmitter:
+    """Emits one block at the builder's position.
+
+    Parameters
+    ----------
+    builder : llvmlite.ir.IRBuilder
+    dialect : Dialect
+    places : mapping
+        Place of every buffer that lives in memory; others are values of the block.
+    arenas : mapping
+        Pointer (``i8*``, generic) to the start of each arena.
+    externals : mapping
+        (pointer, stride, offset) of every external array.
+    lane : llvmlite value, optional
+        Lane of a per-lane block.
+    """
+
+    def __init__(
+        self,
+        builder: Any,
+        dialect: Dialect,
+        places: Mapping[str, Place],
+        arenas: Mapping[str, Any],
+        externals: Mapping[str, tuple[Any, Any, Any]] | None = None,
+        lane: Any = None,
+    ) -> None:
+        self.b = builder
+        self.dialect = dialect
+        self.places = places
+        self.arenas = dict(arenas)
+        self.externals = dict(externals or {})
+        self.lane = lane
+        self.row = dialect.lanes
+        self.lanes = 1 if lane is not None else dialect.lanes
+        self.scalar = _FLOAT[dialect.real]
+        self.whole = I64 if dialect.bits == 64 else I32
+        self.pointers: dict[str, Any] = {}
+        self.temporaries: dict[tuple[str, int], Value] = {}
+        self.index: Any = None
+        if dialect.shared_space and "shared" in self.arenas:
+            space = ir.PointerType(I8, dialect.shared_space)
+            pointer = self.arenas["shared"]
+            if pointer.type != space:
+                self.arenas["shared"] = builder.addrspacecast(pointer, space)
+
+    # types and literals
+
+    def _type(self, kind: str) -> Any:
+        element = {"float": self.scalar, "int": self.whole, "bool": I1}[kind]
+        return ir.VectorType(element, self.lanes) if self.lanes > 1 else element
+
+    def _literal(self, kind: str, value: Any) -> Any:
+        element = {"float": self.scalar, "int": self.whole, "bool": I1}[kind]
+        if kind == "float" and self.dialect.real == "float32":
+            try:
+                value = struct.unpack("f", struct.pack("f", value))[0]
+            except OverflowError:
+                value = float("inf") if value > 0 else float("-inf")
+        constant = ir.Constant(element, value)
+        if self.lanes == 1:
+            return constant
+        return ir.Constant(ir.VectorType(element, self.lanes), [constant] * self.lanes)
+
+    def _splat(self, value: Any) -> Any:
+        if self.lanes == 1:
+            return value
+        vector = ir.VectorType(value.type, self.lanes)
+        first = self.b.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [I32(0)] * self.lanes)
+        return self.b.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
+
+    # memory
+
+    def _address(self, buffer: str, base: int, stride: int) -> tuple[Any, Any, int]:
+        place = self.places[buffer]
+        memory_type = I32 if place.dtype == "int32" else _FLOAT[place.dtype]
+        size = 8 if place.dtype == "float64" else 4
+        offset: Any = I64((place.offset + base * size) * self.row)
+        if stride and self.index is not None:
+            step = self.b.mul(self.index, I64(stride * size * self.row))
+            offset = self.b.add(offset, step)
+        if self.lane is not None and self.row > 1:
+            offset = self.b.add(offset, self.b.mul(self.lane, I64(size)))
+        start = self.pointers.get(buffer) or self.arenas[place.arena]
+        pointer = self.b.gep(start, [offset])
+        element = ir.VectorType(memory_type, self.lanes) if self.lanes > 1 else memory_type
+        space = self.dialect.shared_space if place.arena == "shared" else 0
+        return self.b.bitcast(pointer, ir.PointerType(element, space)), element, size
+
+    def _external_pointer(self, name: str, base: int, stride: int) -> Any:
+        pointer, step, offset = self.externals[name]
+        index: Any = I64(base)
+        if stride and self.index is not None:
+            index = self.b.add(index, self.b.mul(self.index, I64(stride)))
+        position = self.b.add(self.b.mul(index, step), offset)
+        return self.b.gep(pointer, [position])
+
+    def _load(self, buffer: str, base: int, stride: int, kind: str) -> Value:
+        if (buffer, base) in self.temporaries and not stride:
+            return self.temporaries[buffer, base]
+        if buffer in self.externals:
+            value = self.b.load(self._external_pointer(buffer, base, stride))
+            return self._splat(self._from_memory(value, kind, scalar=True))
+        if buffer not in self.places:
+            raise AssertionError(f"{buffer}[{base}] is read before it is written")
+        pointer, _, size = self._address(buffer, base, stride)
+        value = self.b.load(pointer)
+        value.align = size
+        self._keep_shared(value, buffer)
+        return self._from_memory(value, kind)
+
+    def _from_memory(self, value: Any, kind: str, scalar: bool = False) -> Any:
+        if kind == "int":
+            goal = self.whole if scalar else self._type("int")
+            return self.b.sext(value, goal) if value.type != goal else value
+        return value
+
+    def _store(self, buffer: str, base: int, stride: int, value: Value) -> None:
+        if buffer in self.externals:
+            pointer = self._external_pointer(buffer, base, stride)
+            goal = pointer.type.pointee
+            if isinstance(goal, ir.IntType) and value.type != goal:
+                value = self.b.trunc(value, goal)
+            self.b.store(value, pointer)
+        elif buffer in self.places:
+            pointer, element, size = self._address(buffer, base, stride)
+            if self.places[buffer].dtype == "int32" and value.type != element:
+                value = self.b.trunc(value, element)
+            instruction = self.b.store(value, pointer)
+            instruction.align = size
+            self._keep_shared(instruction, buffer)
+        else:
+            self.temporaries[buffer, base] = value
+
+    def _keep_shared(self, instruction: Any, buffer: str) -> None:
+        # Without this the compiler promotes a shared buffer to registers and a placement
+        # study would measure nothing.
+        if self.dialect.shared_space and self.places[buffer].arena == "shared":
+            instruction_text = instruction.descr
+
+            def volatile(buf: list[str]) -> None:
+                start = len(buf)
+                instruction_text(buf)
+                text = "".join(buf[start:])
+                name = "store" if "store " in text else "load"
+                del buf[start:]
+                buf.append(text.replace(f"{name} ", f"{name} volatile ", 1))
+
+            instruction.descr = volatile
+
+    # statements
+
+    def run(self, block: Block) -> Value | None:
+        """Emit every statement; return the mask as ``i64`` if the block has one."""
+        for statement in block.statements:
+            if isinstance(statement, Evaluate):
+                self._evaluate(statement)
+            else:
+                self._sweep(statement)
+        if block.mask is None:
+            return None
+        (mask,) = prepare([block.mask], self.dialect)
+        return self._bitmask(self._value(mask, _Scope()))
+
+    def _bitmask(self, truth: Any) -> Any:
+        if self.lanes > 1:
+            truth = self.b.bitcast(truth, ir.IntType(self.lanes))
+        return truth if self.lanes == 64 else self.b.zext(truth, I64)
+
+    def _in_memory(self, buffer: str) -> bool:
+        return buffer in self.places or buffer in self.externals
+
+    def _sweep(self, sweep: Sweep) -> None:
+        nodes = prepare(sweep.nodes, self.dialect)
+        if sweep.count == 1:
+            self._write(sweep.targets, nodes, 0)
+            return
+        strided = {buffer for buffer, _, stride in sweep.targets if stride}
+        strided |= {n.value[0] for n in topological(nodes) if n.op == "load" and n.value[2]}
+        unrolled = sweep.count <= blocks.UNROLL_LIMIT
+        if unrolled or not all(map(self._in_memory, strided)):
+            for j in range(sweep.count):
+                mapping = {
+                    node: load(node.value[0], node.value[1] + j * node.value[2], kind=node.kind)
+                    for node in topological(nodes)
+                    if node.op == "load" and node.value[2]
+                }
+                self._write(sweep.targets, substitute(nodes, mapping), j)
+        else:
+            self._rolled(sweep, nodes)
+
+    def _write(
+        self, targets: Sequence[tuple[str, int, int]], nodes: Sequence[Node], j: int
+    ) -> None:
+        scope = _Scope()
+        written = {buffer for buffer, _, _ in targets}
+        reads = {n.value[0] for n in topological(nodes) if n.op == "load"}
+        if written & reads:
+            values = [self._value(node, scope) for node in nodes]
+            for (buffer, base, stride), value in zip(targets, values, strict=True):
+                self._store(buffer, base + stride * j, 0, value)
+        else:
+            # Stored as soon as computed, so that large systems need few registers at once.
+            for (buffer, base, stride), node in zip(targets, nodes, strict=True):
+                self._store(buffer, base + stride * j, 0, self._value(node, scope))
+
+    def _rolled(self, sweep: Sweep, nodes: Sequence[Node]) -> None:
+        carried = [
+            (buffer, base)
+            for buffer, base, stride in sweep.targets
+            if not stride and not self._in_memory(buffer)
+        ]
+        b = self.b
+        before = b.block
+        body = b.append_basic_block("sweep")
+        after = b.append_basic_block("swept")
+        b.branch(body)
+        b.position_at_end(body)
+        index = b.phi(I64)
+        index.add_incoming(I64(0), before)
+        phis = {}
+        for key in carried:
+            if key in self.temporaries:
+                value = self.temporaries[key]
+                phis[key] = b.phi(value.type)
+                phis[key].add_incoming(value, before)
+                self.temporaries[key] = phis[key]
+        self.index = index
+        scope = _Scope()
+        values = [self._value(node, scope) for node in nodes]
+        for (buffer, base, stride), value in zip(sweep.targets, values, strict=True):
+            self._store(buffer, base, stride, value)
+        self.index = None
+        following = b.add(index, I64(1))
+        index.add_incoming(following, b.block)
+        for key, phi in phis.items():
+            phi.add_incoming(self.temporaries[key], b.block)
+        b.cbranch(b.icmp_signed("<", following, I64(sweep.count)), body, after)
+        b.position_at_end(after)
+
+    def _evaluate(self, call: Evaluate) -> None:
+        size = len(call.function.outputs)
+        buffers = [buffer for buffer, _ in call.arrays.values()]
+        if size <= blocks.UNROLL_LIMIT or not all(b in self.places for b in buffers):
+            self._sweep(call.inlined())
+            return
+        formals = list(call.arrays)
+        pointers = []
+        for formal in formals:
+            buffer, base = call.arrays[formal]
+            place = self.places[buffer]
+            size = 8 if place.dtype == "float64" else 4
+            offset = I64((place.offset + base * size) * self.row)
+            pointers.append((self.b.gep(self.arenas[place.arena], [offset]), place))
+        scope = _Scope()
+        scalars = [
+            self._value(node, scope) for node in prepare(list(call.scalars.values()), self.dialect)
+        ]
+        self.b.call(
+            self._outlined(call.function, formals, [p for _, p in pointers]),
+            [pointer for pointer, _ in pointers] + scalars,
+        )
+
+    def _outlined(self, function: Function, formals: Sequence[str], places: Sequence[Place]) -> Any:
+        spaces = "".join(p.arena[0] for p in places)
+        name = f"flow_{function.name}_{function.digest}_{self.dialect.real}x{self.lanes}{spaces}"
+        module = self.b.module
+        if name in module.globals:
+            return module.globals[name]
+        space = self.dialect.shared_space
+        types = [ir.PointerType(I8, space if p.arena == "shared" else 0) for p in places]
+        types += [self._type("float")] * len(function.scalars)
+        outlined = ir.Function(module, ir.FunctionType(ir.VoidType(), types), name)
+        outlined.linkage = "internal"
+        outlined.attributes.add("noinline")
+        outlined.attributes.add("nounwind")
+        arguments = list(outlined.args)
+        builder = ir.IRBuilder(outlined.append_basic_block("entry"))
+        inner = BlockEmitter(builder, self.dialect, {}, {})
+        inner.pointers = {f: arguments[i] for i, f in enumerate(formals)}
+        inner.places = {
+            f: Place(p.arena, 0, p.dtype, p.elements) for f, p in zip(formals, places, strict=True)
+        }
+        nodes = prepare(function.nodes, self.dialect)
+        mapping = {}
+        for position, scalar in enumerate(function.scalars):
+            inner.temporaries[scalar, 0] = arguments[len(formals) + position]
+        for node in topological(nodes):
+            if node.op == "symbol":
+                mapping[node] = load(node.value, 0)
+        targets = [(formal, index, 0) for formal, index in function.outputs]
+        inner._write(targets, substitute(nodes, mapping), 0)
+        builder.ret_void()
+        return outlined
+
+    # values
+
+    def _value(self, node: Node, scope: _Scope) -> Value:
+        found = scope.get(node)
+        if found is not None:
+            return found
+        # An explicit stack: graphs are deeper than Python's recursion limit allows.
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            if scope.get(top) is not None:
+                stack.pop()
+                continue
+            needed = top.args if top.op != "rarely" else (top.args[0], top.args[2])
+            waiting = [arg for arg in needed if scope.get(arg) is None]
+            if waiting:
+                stack.extend(reversed(waiting))
+                continue
+            stack.pop()
+            if top.op == "rarely":
+                scope.own[top] = self._rarely(top, scope)
+            else:
+                scope.own[top] = self._operation(top, [scope.get(arg) for arg in top.args])
+        return scope.get(node)
+
+    def _rarely(self, node: Node, scope: _Scope) -> Value:
+        b = self.b
+        condition, fast = scope.get(node.args[0]), scope.get(node.args[2])
+        needed = self._bitmask(condition)
+        before = b.block
+        with b.if_then(b.icmp_unsigned("!=", needed, I64(0)), likely=False):
+            slow = self._value(node.args[1], _Scope(scope))
+            chosen = b.select(condition, slow, fast)
+            end = b.block
+        phi = b.phi(chosen.type)
+        phi.add_incoming(fast, before)
+        phi.add_incoming(chosen, end)
+        return phi
+
+    def _intrinsic(self, name: str, *args: Any) -> Any:
+        kind = args[0].type
+        override = self.dialect.intrinsics and self.dialect.intrinsics(name, self.dialect.bits)
+        if override:
+            symbol = override
+        else:
+            suffix = f"f{self.dialect.bits}"
+            symbol = (
+                f"llvm.{name}.v{self.lanes}{suffix}" if self.lanes > 1 else f"llvm.{name}.{suffix}"
+            )
+        return self.b.call(self._declared(symbol, kind, len(args)), args)
+
+    def _declared(self, symbol: str, kind: Any, arity: int) -> Any:
+        module = self.b.module
+        if symbol in module.globals:
+            return module.globals[symbol]
+        return ir.Function(module, ir.FunctionType(kind, [kind] * arity), symbol)
+
+    def _operation(self, node: Node, args: Sequence[Value]) -> Value:
+        b = self.b
+        match node.op:
+            case "const":
+                return self._literal("float", node.value)
+            case "integer":
+                return self._literal("int", node.value)
+            case "truth":
+                return self._literal("bool", int(node.value))
+            case "load":
+                return self._load(*node.value, node.kind)
+            case "add":
+                return b.fadd(*args)
+            case "sub":
+                return b.fsub(*args)
+            case "mul":
+                return b.fmul(*args)
+            case "div":
+                return b.fdiv(*args)
+            case "neg":
+                return b.fneg(*args)
+            case "fma" | "sqrt" | "fabs" | "floor":
+                return self._intrinsic(node.op, *args)
+            case "round":
+                return self._intrinsic("rint", *args)
+            case "min":
+                return b.select(b.fcmp_ordered("<", *args), *args)
+            case "max":
+                return b.select(b.fcmp_ordered(">", *args), *args)
+            case "compare":
+                if node.value == "!=":
+                    return b.fcmp_unordered("!=", *args)
+                return b.fcmp_ordered(node.value, *args)
+            case "icompare":
+                return b.icmp_signed(node.value, *args)
+            case "and":
+                return b.and_(*args)
+            case "or":
+                return b.or_(*args)
+            case "not":
+                return b.xor(args[0], self._literal("bool", 1))
+            case "select":
+                return b.select(*args)
+            case "bits":
+                return b.bitcast(args[0], self._type("int"))
+            case "from_bits":
+                return b.bitcast(args[0], self._type("float"))
+            case "to_int":
+                return b.fptosi(args[0], self._type("int"))
+            case "to_float":
+                return b.sitofp(args[0], self._type("float"))
+            case "iadd":
+                return b.add(*args)
+            case "isub":
+                return b.sub(*args)
+            case "imul":
+                return b.mul(*args)
+            case "iand":
+                return b.and_(*args)
+            case "ior":
+                return b.or_(*args)
+            case "ixor":
+                return b.xor(*args)
+            case "shl":
+                return b.shl(*args)
+            case "lshr":
+                return b.lshr(*args)
+            case "ashr":
+                return b.ashr(*args)
+            case "table":
+                return self._table(node, args[0])
+            case "call" if self.dialect.library is not None:
+                symbol = self.dialect.library(node.value, self.dialect.bits)
+                return b.call(self._declared(symbol, args[0].type, len(args)), args)
+        raise AssertionError(f"cannot emit {node.op} {node.value}")
+
+    def _table(self, node: Node, index: Any) -> Any:
+        module = self.b.module
+        name = "flow_table_" + hashlib.sha256(repr(node.value).encode()).hexdigest()[:16]
+        name += self.dialect.real
+        if name in module.globals:
+            constant = module.globals[name]
+        else:
+            array = ir.ArrayType(self.scalar, len(node.value))
+            constant = ir.GlobalVariable(module, array, name)
+            constant.initializer = ir.Constant(
+                array, [ir.Constant(self.scalar, v) for v in node.value]
+            )
+            constant.linkage = "internal"
+            constant.global_constant = True
+        if self.lanes == 1:
+            return self.b.load(self.b.gep(constant, [I64(0), index]))
+        result: Any = ir.Constant(self._type("float"), ir.Undefined)
+        for lane in range(self.lanes):
+            position = self.b.extract_element(index, I32(lane))
+            item = self.b.load(self.b.gep(constant, [I64(0), position]))
+            result = self.b.insert_element(result, item, I32(lane))
+        return result

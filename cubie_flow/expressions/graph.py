@@ -1,0 +1,787 @@
+"""The expression graph: interned nodes, built simplified, differentiated exactly.
+
+Equal subexpressions are one object, so common subexpressions cost nothing and a node can be
+compared with ``is``. A node knows no precision: it is chosen when the graph is emitted or
+evaluated. Building folds constants and drops neutral elements, as if every value were finite
+(``0*x`` is ``0``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+from weakref import WeakValueDictionary
+
+from cubie_flow.errors import FlowError, nearest
+
+Kind = Literal["float", "int", "bool"]
+Operand = "Node | float | int"
+
+COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
+_SWAPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
+
+#: Elementary functions a model may call, with the number of arguments.
+FUNCTIONS: dict[str, int] = {
+    "abs": 1, "acos": 1, "acosh": 1, "asin": 1, "asinh": 1, "atan": 1, "atan2": 2, "atanh": 1,
+    "cbrt": 1, "ceil": 1, "cos": 1, "cosh": 1, "erf": 1, "exp": 1, "exp2": 1, "expm1": 1,
+    "floor": 1, "hypot": 2, "log": 1, "log10": 1, "log1p": 1, "log2": 1, "max": 2, "min": 2,
+    "mod": 2, "pow": 2, "sign": 1, "sin": 1, "sinh": 1, "sqrt": 1, "tan": 1, "tanh": 1,
+}  # fmt: skip
+
+
+class Node:
+    """One interned operation.
+
+    Attributes
+    ----------
+    op : str
+        The operation, for instance ``"add"``, ``"const"`` or ``"call"``.
+    args : tuple of Node
+        Operands, in order.
+    value : object
+        What the operation needs besides operands: a number, a name, a buffer and index.
+    kind : {"float", "int", "bool"}
+        What the node evaluates to.
+    """
+
+    __slots__ = ("__weakref__", "args", "kind", "op", "value")
+    op: str
+    args: tuple[Node, ...]
+    value: Any
+    kind: Kind
+
+    def __add__(self, other: Node | float) -> Node:
+        return add(self, other)
+
+    def __radd__(self, other: float) -> Node:
+        return add(other, self)
+
+    def __sub__(self, other: Node | float) -> Node:
+        return sub(self, other)
+
+    def __rsub__(self, other: float) -> Node:
+        return sub(other, self)
+
+    def __mul__(self, other: Node | float) -> Node:
+        return mul(self, other)
+
+    def __rmul__(self, other: float) -> Node:
+        return mul(other, self)
+
+    def __truediv__(self, other: Node | float) -> Node:
+        return div(self, other)
+
+    def __rtruediv__(self, other: float) -> Node:
+        return div(other, self)
+
+    def __pow__(self, other: Node | float) -> Node:
+        return power(self, other)
+
+    def __rpow__(self, other: float) -> Node:
+        return power(other, self)
+
+    def __mod__(self, other: Node | float) -> Node:
+        return call("mod", self, other)
+
+    def __neg__(self) -> Node:
+        return neg(self)
+
+    def __pos__(self) -> Node:
+        return self
+
+    def __abs__(self) -> Node:
+        return fabs(self)
+
+    def __lt__(self, other: Node | float) -> Node:
+        return compare("<", self, other)
+
+    def __le__(self, other: Node | float) -> Node:
+        return compare("<=", self, other)
+
+    def __gt__(self, other: Node | float) -> Node:
+        return compare(">", self, other)
+
+    def __ge__(self, other: Node | float) -> Node:
+        return compare(">=", self, other)
+
+    def __and__(self, other: Node) -> Node:
+        return logical_and(self, other)
+
+    def __or__(self, other: Node) -> Node:
+        return logical_or(self, other)
+
+    def __invert__(self) -> Node:
+        return logical_not(self)
+
+    def __bool__(self) -> bool:
+        raise FlowError(
+            "a model cannot branch on a value that is known only when it runs; "
+            "use where(condition, a, b) instead of if, and, or, not"
+        )
+
+    def __float__(self) -> float:
+        if self.op == "const":
+            return float(self.value)
+        raise FlowError(
+            "a model quantity is not a number yet; use the functions of cubie_flow.maths "
+            "instead of those of math or numpy"
+        )
+
+    def __repr__(self) -> str:
+        return to_text(self, limit=200)
+
+
+_interned: WeakValueDictionary[tuple[Any, ...], Node] = WeakValueDictionary()
+
+
+def _make(op: str, args: tuple[Node, ...] = (), value: Any = None, kind: Kind = "float") -> Node:
+    stamp = value.hex() if isinstance(value, float) else value
+    key = (op, tuple(map(id, args)), stamp, kind)
+    found = _interned.get(key)
+    if found is None:
+        found = Node()
+        found.op, found.args, found.value, found.kind = op, args, value, kind
+        _interned[key] = found
+    return found
+
+
+def const(value: float) -> Node:
+    """Return the float literal `value`."""
+    return _make("const", value=float(value))
+
+
+def symbol(name: str) -> Node:
+    """Return the named free variable."""
+    return _make("symbol", value=name)
+
+
+def load(buffer: str, base: int, stride: int = 0, kind: Kind = "float") -> Node:
+    """Return element ``base + stride*j`` of a named buffer; `j` is the loop index of a sweep."""
+    return _make("load", value=(buffer, base, stride), kind=kind)
+
+
+def as_node(value: Node | float) -> Node:
+    """Return `value` as a node, numbers becoming literals."""
+    if isinstance(value, Node):
+        return value
+    if isinstance(value, bool):
+        return _make("truth", value=value, kind="bool")
+    return const(float(value))
+
+
+ZERO, ONE = const(0.0), const(1.0)
+TRUE, FALSE = as_node(True), as_node(False)
+
+
+def is_const(node: Node, value: float | None = None) -> bool:
+    """Tell whether `node` is a literal, and of that value if one is given."""
+    return node.op == "const" and (value is None or node.value == value)
+
+
+def _fold(function: Callable[..., float], *args: Node) -> Node | None:
+    if all(arg.op == "const" for arg in args):
+        try:
+            result = function(*(arg.value for arg in args))
+        except (ArithmeticError, ValueError):
+            return None
+        if isinstance(result, float) and math.isfinite(result):
+            return const(result)
+    return None
+
+
+# arithmetic -----------------------------------------------------------------------------------
+
+
+def add(a: Node | float, b: Node | float) -> Node:
+    """Return ``a + b``."""
+    a, b = as_node(a), as_node(b)
+    if is_const(a, 0.0):
+        return b
+    if is_const(b, 0.0):
+        return a
+    if b.op == "neg":
+        return sub(a, b.args[0])
+    if a.op == "neg":
+        return sub(b, a.args[0])
+    return _fold(lambda x, y: x + y, a, b) or _make("add", (a, b))
+
+
+def sub(a: Node | float, b: Node | float) -> Node:
+    """Return ``a - b``."""
+    a, b = as_node(a), as_node(b)
+    if is_const(b, 0.0):
+        return a
+    if is_const(a, 0.0):
+        return neg(b)
+    if a is b:
+        return ZERO
+    if b.op == "neg":
+        return add(a, b.args[0])
+    return _fold(lambda x, y: x - y, a, b) or _make("sub", (a, b))
+
+
+def mul(a: Node | float, b: Node | float) -> Node:
+    """Return ``a * b``."""
+    a, b = as_node(a), as_node(b)
+    if is_const(b) and not is_const(a):
+        a, b = b, a
+    if is_const(a):
+        if a.value == 0.0:
+            return ZERO
+        if a.value == 1.0:
+            return b
+        if a.value == -1.0:
+            return neg(b)
+    if a.op == "neg" and b.op == "neg":
+        return mul(a.args[0], b.args[0])
+    if a.op == "neg":
+        return neg(mul(a.args[0], b))
+    if b.op == "neg":
+        return neg(mul(a, b.args[0]))
+    return _fold(lambda x, y: x * y, a, b) or _make("mul", (a, b))
+
+
+def div(a: Node | float, b: Node | float) -> Node:
+    """Return ``a / b``; division by a power of two becomes an exact multiplication."""
+    a, b = as_node(a), as_node(b)
+    if is_const(a, 0.0) and not is_const(b, 0.0):
+        return ZERO
+    if is_const(b):
+        if b.value == 1.0:
+            return a
+        if b.value == -1.0:
+            return neg(a)
+        if b.value != 0.0 and abs(math.frexp(b.value)[0]) == 0.5 and 1e-30 < abs(b.value) < 1e30:
+            return mul(1.0 / b.value, a)
+    if a.op == "neg":
+        return neg(div(a.args[0], b))
+    if b.op == "neg":
+        return neg(div(a, b.args[0]))
+    return _fold(lambda x, y: x / y, a, b) or _make("div", (a, b))
+
+
+def neg(a: Node | float) -> Node:
+    """Return ``-a``."""
+    a = as_node(a)
+    if a.op == "neg":
+        return a.args[0]
+    if a.op == "const":
+        return const(-a.value)
+    if a.op == "sub":
+        return sub(a.args[1], a.args[0])
+    return _make("neg", (a,))
+
+
+def fma(a: Node | float, b: Node | float, c: Node | float) -> Node:
+    """Return ``a*b + c`` with one rounding."""
+    a, b, c = as_node(a), as_node(b), as_node(c)
+    if is_const(a, 0.0) or is_const(b, 0.0):
+        return c
+    if is_const(c, 0.0):
+        return mul(a, b)
+    if is_const(a, 1.0):
+        return add(b, c)
+    if is_const(b, 1.0):
+        return add(a, c)
+    return _make("fma", (a, b, c))
+
+
+def power(a: Node | float, b: Node | float) -> Node:
+    """Return ``a ** b``; small whole and half exponents become products and square roots."""
+    a, b = as_node(a), as_node(b)
+    if is_const(b):
+        exponent = b.value
+        if exponent == int(exponent) and abs(exponent) <= 64 if math.isfinite(exponent) else False:
+            whole = _whole_power(a, abs(int(exponent)))
+            return whole if exponent >= 0 else div(ONE, whole)
+        if exponent == 0.5:
+            return sqrt(a)
+        if exponent == -0.5:
+            return div(ONE, sqrt(a))
+        if exponent == 1.5:
+            return mul(a, sqrt(a))
+    if is_const(a, 1.0):
+        return ONE
+    return _fold(_real_power, a, b) or _make("call", (a, b), "pow")
+
+
+def _real_power(x: float, y: float) -> float:
+    return math.pow(x, y)
+
+
+def _whole_power(base: Node, exponent: int) -> Node:
+    result, square = ONE, base
+    while exponent:
+        if exponent & 1:
+            result = mul(result, square)
+        exponent >>= 1
+        if exponent:
+            square = mul(square, square)
+    return result
+
+
+def sqrt(a: Node | float) -> Node:
+    """Return the square root, correctly rounded."""
+    a = as_node(a)
+    return _fold(math.sqrt, a) or _make("sqrt", (a,))
+
+
+def fabs(a: Node | float) -> Node:
+    """Return the absolute value."""
+    a = as_node(a)
+    if a.op in ("neg", "fabs"):
+        return fabs(a.args[0]) if a.op == "neg" else a
+    return _fold(abs, a) or _make("fabs", (a,))
+
+
+def floor(a: Node | float) -> Node:
+    """Return the largest whole number not above `a`."""
+    a = as_node(a)
+    return _fold(lambda x: float(math.floor(x)), a) or _make("floor", (a,))
+
+
+def round_even(a: Node | float) -> Node:
+    """Return the nearest whole number, ties to even."""
+    a = as_node(a)
+    return _fold(lambda x: float(round(x)), a) or _make("round", (a,))
+
+
+def minimum(a: Node | float, b: Node | float) -> Node:
+    """Return ``a if a < b else b``."""
+    a, b = as_node(a), as_node(b)
+    return a if a is b else _fold(min, a, b) or _make("min", (a, b))
+
+
+def maximum(a: Node | float, b: Node | float) -> Node:
+    """Return ``a if a > b else b``."""
+    a, b = as_node(a), as_node(b)
+    return a if a is b else _fold(max, a, b) or _make("max", (a, b))
+
+
+# logic ----------------------------------------------------------------------------------------
+
+
+def compare(op: str, a: Node | float, b: Node | float) -> Node:
+    """Return the truth of ``a op b``; comparisons with NaN are false, except ``!=``."""
+    a, b = as_node(a), as_node(b)
+    if is_const(a) and is_const(b):
+        return TRUE if _COMPARE[op](a.value, b.value) else FALSE
+    if is_const(a):
+        a, b, op = b, a, _SWAPPED[op]
+    return _make("compare", (a, b), op, "bool")
+
+
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<": lambda x, y: x < y,
+    "<=": lambda x, y: x <= y,
+    ">": lambda x, y: x > y,
+    ">=": lambda x, y: x >= y,
+    "==": lambda x, y: x == y,
+    "!=": lambda x, y: x != y,
+}
+
+
+def logical_and(a: Node, b: Node) -> Node:
+    """Return the conjunction of two truths."""
+    if a is TRUE or a is b:
+        return b
+    if b is TRUE:
+        return a
+    return FALSE if FALSE in (a, b) else _make("and", (a, b), kind="bool")
+
+
+def logical_or(a: Node, b: Node) -> Node:
+    """Return the disjunction of two truths."""
+    if a is FALSE or a is b:
+        return b
+    if b is FALSE:
+        return a
+    return TRUE if TRUE in (a, b) else _make("or", (a, b), kind="bool")
+
+
+def logical_not(a: Node) -> Node:
+    """Return the negation of a truth."""
+    if a.op == "not":
+        return a.args[0]
+    if a.op == "truth":
+        return FALSE if a.value else TRUE
+    return _make("not", (a,), kind="bool")
+
+
+def where(condition: Node, a: Node | float, b: Node | float) -> Node:
+    """Return `a` where the condition holds, else `b`; both sides are evaluated."""
+    if isinstance(condition, bool):
+        condition = as_node(condition)
+    a, b = as_node(a), as_node(b)
+    if condition.kind != "bool":
+        raise FlowError("where(condition, a, b) needs a comparison as its condition, such as x > 0")
+    if condition.op == "truth":
+        return a if condition.value else b
+    if a is b:
+        return a
+    return _make("select", (condition, a, b), kind=a.kind)
+
+
+def rarely(condition: Node, slow: Node, fast: Node) -> Node:
+    """Return `slow` where the condition holds, else `fast`.
+
+    At run time the slow part is skipped when no lane needs it, so `slow` may be expensive.
+    """
+    return _make("rarely", (condition, slow, fast), kind=fast.kind)
+
+
+# bit level ------------------------------------------------------------------------------------
+
+
+def integer(value: int) -> Node:
+    """Return an integer literal, as wide as the precision it is used with."""
+    return _make("integer", value=int(value), kind="int")
+
+
+def bits(a: Node) -> Node:
+    """Return the bit pattern of a float as an integer of the same width."""
+    return _make("bits", (a,), kind="int")
+
+
+def from_bits(a: Node) -> Node:
+    """Return the float whose bit pattern is the integer `a`."""
+    return _make("from_bits", (a,))
+
+
+def to_int(a: Node) -> Node:
+    """Return `a` truncated to an integer."""
+    return _make("to_int", (a,), kind="int")
+
+
+def to_float(a: Node) -> Node:
+    """Return the integer `a` as a float, rounded to nearest."""
+    return _make("to_float", (a,))
+
+
+def _integer_operation(op: str) -> Callable[[Node, Node], Node]:
+    def build(a: Node, b: Node) -> Node:
+        return _make(op, (a, b), kind="int")
+
+    build.__name__ = op
+    build.__doc__ = f"Return the integer operation ``{op}`` of two integers."
+    return build
+
+
+iadd = _integer_operation("iadd")
+isub = _integer_operation("isub")
+imul = _integer_operation("imul")
+iand = _integer_operation("iand")
+ior = _integer_operation("ior")
+ixor = _integer_operation("ixor")
+shl = _integer_operation("shl")
+lshr = _integer_operation("lshr")
+ashr = _integer_operation("ashr")
+
+
+def icompare(op: str, a: Node, b: Node) -> Node:
+    """Return the truth of ``a op b`` for signed integers."""
+    return _make("icompare", (a, b), op, "bool")
+
+
+def table(values: Sequence[float], index: Node) -> Node:
+    """Return ``values[index]`` from a constant table; the index must be in range."""
+    return _make("table", (index,), tuple(float(v) for v in values))
+
+
+# functions ------------------------------------------------------------------------------------
+
+_SIMPLE: dict[str, Callable[..., Node]] = {
+    "abs": fabs,
+    "sqrt": sqrt,
+    "floor": floor,
+    "ceil": lambda a: neg(floor(neg(a))),
+    "min": minimum,
+    "max": maximum,
+    "pow": power,
+    "sign": lambda a: where(
+        compare(">", a, 0.0), 1.0, where(compare("<", a, 0.0), -1.0, as_node(a))
+    ),
+    "mod": lambda a, b: sub(a, mul(b, floor(div(a, b)))),
+}
+
+
+def _python_function(name: str) -> Callable[..., float]:
+    return getattr(math, name)  # type: ignore[no-any-return]
+
+
+def call(name: str, *args: Node | float) -> Node:
+    """Return the elementary function `name` of `args`.
+
+    Raises
+    ------
+    FlowError
+        If the function is unknown or takes another number of arguments.
+    """
+    arity = FUNCTIONS.get(name)
+    if arity is None:
+        raise FlowError(f"unknown function '{name}'{nearest(name, FUNCTIONS)}")
+    if len(args) != arity:
+        raise FlowError(f"{name}() takes {arity} argument(s), not {len(args)}")
+    nodes = tuple(as_node(arg) for arg in args)
+    if name in _SIMPLE:
+        return _SIMPLE[name](*nodes)
+    return _fold(_python_function(name), *nodes) or _make("call", nodes, name)
+
+
+def rebuild(node: Node, args: tuple[Node, ...]) -> Node:
+    """Return `node` with other operands, simplified again."""
+    if args == node.args:
+        return node
+    if node.op in _BUILDERS:
+        return _BUILDERS[node.op](*args)
+    if node.op == "call":
+        return power(*args) if node.value == "pow" else call(node.value, *args)
+    if node.op == "compare":
+        return compare(node.value, *args)
+    return _make(node.op, args, node.value, node.kind)
+
+
+_BUILDERS: dict[str, Callable[..., Node]] = {
+    "add": add, "sub": sub, "mul": mul, "div": div, "neg": neg, "fma": fma, "sqrt": sqrt,
+    "fabs": fabs, "floor": floor, "round": round_even, "min": minimum, "max": maximum,
+    "and": logical_and, "or": logical_or, "not": logical_not, "select": where,
+}  # fmt: skip
+
+
+# walking --------------------------------------------------------------------------------------
+
+
+def topological(nodes: Iterable[Node]) -> list[Node]:
+    """Return every node reachable from `nodes`, operands first, each once."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    stack: list[tuple[Node, bool]] = [(node, False) for node in reversed(list(nodes))]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((arg, False) for arg in reversed(node.args) if arg not in seen)
+    return order
+
+
+def transform(nodes: Sequence[Node], rule: Callable[[Node], Node]) -> list[Node]:
+    """Return `nodes` with `rule` applied to every node, operands first."""
+    done: dict[Node, Node] = {}
+    for node in topological(nodes):
+        done[node] = rule(rebuild(node, tuple(done[arg] for arg in node.args)))
+    return [done[node] for node in nodes]
+
+
+def substitute(nodes: Sequence[Node], mapping: Mapping[Node, Node]) -> list[Node]:
+    """Return `nodes` with every key of `mapping` replaced by its value, simplified again."""
+    return transform(nodes, lambda node: mapping.get(node, node))
+
+
+def free_symbols(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """Return the names of the free variables, in order of first appearance."""
+    return tuple(node.value for node in topological(nodes) if node.op == "symbol")
+
+
+def content_hash(nodes: Sequence[Node]) -> str:
+    """Return a SHA-256 digest of the graph, the same in every process."""
+    digest = hashlib.sha256()
+    number: dict[Node, int] = {}
+    for node in topological(nodes):
+        number[node] = len(number)
+        value = node.value.hex() if isinstance(node.value, float) else node.value
+        digest.update(repr((node.op, value, [number[a] for a in node.args])).encode())
+    digest.update(repr([number[node] for node in nodes]).encode())
+    return digest.hexdigest()
+
+
+def fuse(nodes: Sequence[Node]) -> list[Node]:
+    """Return `nodes` with every ``a*b + c`` made an explicit fused multiply-add."""
+
+    def rule(node: Node) -> Node:
+        if node.op == "add":
+            a, b = node.args
+            if a.op == "mul":
+                return fma(*a.args, b)
+            if b.op == "mul":
+                return fma(*b.args, a)
+        elif node.op == "sub":
+            a, b = node.args
+            if b.op == "mul":
+                return fma(neg(b.args[0]), b.args[1], a)
+            if a.op == "mul":
+                return fma(*a.args, neg(b))
+        return node
+
+    return transform(nodes, rule)
+
+
+# calculus -------------------------------------------------------------------------------------
+
+
+def differentiate(node: Node, variable: Node) -> Node:
+    """Return the exact derivative of `node` with respect to a symbol or load.
+
+    At a kink (``abs``, ``min``, ``where``) the derivative is that of the branch taken; ``floor``
+    and ``sign`` have derivative zero.
+
+    Raises
+    ------
+    FlowError
+        If the graph holds an operation that has no derivative.
+    """
+    return jacobian([node], [variable])[0][0]
+
+
+def jacobian(nodes: Sequence[Node], variables: Sequence[Node]) -> list[list[Node]]:
+    """Return ``d nodes[i] / d variables[j]`` as rows, zero where there is no dependence."""
+    order = topological(nodes)
+    rows = [[ZERO] * len(variables) for _ in nodes]
+    for column, variable in enumerate(variables):
+        d: dict[Node, Node] = {}
+        for node in order:
+            if node is variable:
+                d[node] = ONE
+            elif node.kind != "float" or all(d.get(arg, ZERO) is ZERO for arg in node.args):
+                continue
+            else:
+                d[node] = _derivative(node, tuple(d.get(arg, ZERO) for arg in node.args))
+        for row, node in enumerate(nodes):
+            rows[row][column] = d.get(node, ZERO)
+    return rows
+
+
+def _derivative(node: Node, d: tuple[Node, ...]) -> Node:
+    x = node.args
+    match node.op:
+        case "add":
+            return d[0] + d[1]
+        case "sub":
+            return d[0] - d[1]
+        case "neg":
+            return -d[0]
+        case "mul":
+            return d[0] * x[1] + x[0] * d[1]
+        case "div":
+            return (d[0] - node * d[1]) / x[1]
+        case "fma":
+            return d[0] * x[1] + x[0] * d[1] + d[2]
+        case "sqrt":
+            return d[0] / (2.0 * node)
+        case "fabs":
+            return where(x[0] < 0.0, -d[0], d[0])
+        case "min":
+            return where(x[0] < x[1], d[0], d[1])
+        case "max":
+            return where(x[0] > x[1], d[0], d[1])
+        case "select" | "rarely":
+            return where(x[0], d[1], d[2])
+        case "floor" | "round":
+            return ZERO
+        case "call":
+            terms = _PARTIALS[node.value](node, *x)
+            total = ZERO
+            for term, inner in zip(terms, d, strict=True):
+                if inner is not ZERO:
+                    total = total + term() * inner
+            return total
+    raise FlowError(f"'{node.op}' has no derivative")
+
+
+_TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
+_Partial = Callable[..., tuple[Callable[[], Node], ...]]
+_PARTIALS: dict[str, _Partial] = {
+    "exp": lambda f, x: (lambda: f,),
+    "exp2": lambda f, x: (lambda: math.log(2.0) * f,),
+    "expm1": lambda f, x: (lambda: f + 1.0,),
+    "log": lambda f, x: (lambda: 1.0 / x,),
+    "log2": lambda f, x: (lambda: 1.0 / (math.log(2.0) * x),),
+    "log10": lambda f, x: (lambda: 1.0 / (math.log(10.0) * x),),
+    "log1p": lambda f, x: (lambda: 1.0 / (1.0 + x),),
+    "sin": lambda f, x: (lambda: call("cos", x),),
+    "cos": lambda f, x: (lambda: -call("sin", x),),
+    "tan": lambda f, x: (lambda: 1.0 + f * f,),
+    "asin": lambda f, x: (lambda: 1.0 / sqrt(1.0 - x * x),),
+    "acos": lambda f, x: (lambda: -1.0 / sqrt(1.0 - x * x),),
+    "atan": lambda f, x: (lambda: 1.0 / (1.0 + x * x),),
+    "atan2": lambda f, y, x: (
+        lambda: x / (x * x + y * y),
+        lambda: -y / (x * x + y * y),
+    ),
+    "sinh": lambda f, x: (lambda: call("cosh", x),),
+    "cosh": lambda f, x: (lambda: call("sinh", x),),
+    "tanh": lambda f, x: (lambda: 1.0 - f * f,),
+    "asinh": lambda f, x: (lambda: 1.0 / sqrt(x * x + 1.0),),
+    "acosh": lambda f, x: (lambda: 1.0 / sqrt(x * x - 1.0),),
+    "atanh": lambda f, x: (lambda: 1.0 / (1.0 - x * x),),
+    "erf": lambda f, x: (lambda: _TWO_OVER_SQRT_PI * call("exp", -(x * x)),),
+    "cbrt": lambda f, x: (lambda: f / (3.0 * x),),
+    "hypot": lambda f, x, y: (lambda: x / f, lambda: y / f),
+    "pow": lambda f, x, y: (
+        lambda: y * power(x, y - 1.0),
+        lambda: where(x > 0.0, f * call("log", x), ZERO),
+    ),
+}
+
+
+# reading --------------------------------------------------------------------------------------
+
+_INFIX = {"add": (" + ", 1), "sub": (" - ", 1), "mul": ("*", 2), "div": ("/", 2)}
+
+
+def to_text(node: Node, limit: int | None = None) -> str:
+    """Return `node` as infix text that the equation parser reads back.
+
+    Parameters
+    ----------
+    node : Node
+        What to write.
+    limit : int, optional
+        Give up with ``"..."`` beyond this many nodes (shared ones written each time).
+    """
+    budget = [limit if limit is not None else 1 << 62]
+
+    def write(node: Node, level: int) -> str:
+        budget[0] -= 1
+        if budget[0] < 0:
+            return "..."
+        text, own = _write(node, write)
+        return f"({text})" if own < level else text
+
+    return write(node, 0)
+
+
+def _write(node: Node, write: Callable[[Node, int], str]) -> tuple[str, int]:
+    a = node.args
+    match node.op:
+        case "const":
+            return (repr(node.value), 9) if node.value >= 0 else (repr(node.value), 1)
+        case "symbol":
+            return node.value, 9
+        case "truth":
+            return ("1 == 1" if node.value else "1 == 0"), 0
+        case "add" | "sub" | "mul" | "div":
+            sign, level = _INFIX[node.op]
+            return write(a[0], level) + sign + write(a[1], level + 1), level
+        case "neg":
+            return "-" + write(a[0], 2), 1
+        case "compare":
+            return f"{write(a[0], 1)} {node.value} {write(a[1], 1)}", 0
+        case "and" | "or":
+            return f"({write(a[0], 1)}) {node.op} ({write(a[1], 1)})", 0
+        case "not":
+            return f"not ({write(a[0], 0)})", 0
+        case "load":
+            buffer, base, stride = node.value
+            return f"{buffer}[{base}{f'+{stride}*j' if stride else ''}]", 9
+    name = {"select": "where", "fabs": "abs", "call": node.value}.get(node.op, node.op)
+    return f"{name}({', '.join(write(arg, 0) for arg in a)})", 9
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """Yield the nodes below `node`, operands first."""
+    return iter(topological([node]))

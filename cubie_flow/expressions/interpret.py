@@ -1,0 +1,123 @@
+"""Blocks interpreted in NumPy: what the simulator runs and the compiled targets are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cubie_flow.expressions.block import Block, Evaluate
+from cubie_flow.expressions.emit import Dialect, Place, prepare
+from cubie_flow.expressions.evaluate import Evaluator
+from cubie_flow.expressions.graph import Node, topological
+
+Array = Any
+
+
+class BlockInterpreter:
+    """A block as a Python function ``(memory, lane, *externals) -> mask or None``.
+
+    Parameters
+    ----------
+    block : Block
+    dialect : Dialect
+    places : mapping
+        Place of every buffer that lives in memory.
+
+    Notes
+    -----
+    ``memory`` is the tuple of the shared, local and persistent arena as ``uint8`` arrays, each
+    holding exactly one group of lanes, and an external is a tuple (flat array, stride, offset).
+    """
+
+    def __init__(self, block: Block, dialect: Dialect, places: Mapping[str, Place]) -> None:
+        self.block = block
+        self.dialect = dialect
+        self.places = places
+        self.evaluator = Evaluator(dialect.real)
+        self.statements = []
+        for statement in block.statements:
+            sweep = statement.inlined() if isinstance(statement, Evaluate) else statement
+            nodes = prepare(sweep.nodes, dialect)
+            self.statements.append((sweep.count, sweep.targets, nodes, topological(nodes)))
+        self.mask = prepare([block.mask], dialect) if block.mask is not None else None
+
+    def __call__(self, memory: Sequence[Array], lane: int, *externals: Any) -> Any:
+        frame = _Frame(self, memory, lane, dict(zip(self.block.externals, externals, strict=True)))
+        with np.errstate(all="ignore"):
+            for count, targets, nodes, order in self.statements:
+                for j in range(count):
+                    values = frame.values(order, j)
+                    for (buffer, base, stride), node in zip(targets, nodes, strict=True):
+                        frame.store(buffer, base + stride * j, values[node])
+            if self.mask is None:
+                return None
+            truth = frame.values(topological(self.mask), 0)[self.mask[0]]
+        if self.mask[0].kind == "int":
+            return int(np.ravel(truth)[0])
+        flags = np.broadcast_to(np.ravel(truth), (1 if self.block.per_lane else frame.lanes,))
+        return sum(1 << position for position, flag in enumerate(flags) if flag)
+
+
+class _Frame:
+    """One call of a block."""
+
+    def __init__(
+        self,
+        owner: BlockInterpreter,
+        memory: Sequence[Array],
+        lane: int,
+        externals: dict[str, tuple[Array, int, int]],
+    ) -> None:
+        self.evaluator = owner.evaluator
+        self.places = owner.places
+        self.lanes = owner.dialect.lanes
+        self.memory = dict(zip(("shared", "local", "persistent"), memory, strict=True))
+        self.lane = lane if owner.block.per_lane else None
+        self.externals = externals
+        self.temporaries: dict[tuple[str, int], Array] = {}
+
+    def row(self, buffer: str, index: int) -> Array:
+        """Return the view of one element of a buffer in every lane, or in the one lane."""
+        place = self.places[buffer]
+        assert 0 <= index < place.elements, f"{buffer}[{index}] of {place.elements}"
+        size = np.dtype(place.dtype).itemsize
+        start = (place.offset + index * size) * self.lanes
+        raw = self.memory[place.arena][start : start + size * self.lanes]
+        assert raw.nbytes == size * self.lanes, f"{buffer}[{index}] is outside its arena"
+        view = raw.view(place.dtype)
+        return view if self.lane is None else view[self.lane : self.lane + 1]
+
+    def values(self, order: Sequence[Node], j: int) -> dict[Node, Array]:
+        """Return the value of every node of a statement."""
+        done: dict[Node, Array] = {}
+        for node in order:
+            if node.op == "load":
+                done[node] = self.load(node, j)
+            else:
+                done[node] = self.evaluator.apply(node, [done[arg] for arg in node.args])
+        return done
+
+    def load(self, node: Node, j: int) -> Array:
+        """Return the value of a load at loop index `j`."""
+        buffer, base, stride = node.value
+        index = base + stride * j
+        if (buffer, index) in self.temporaries:
+            return self.temporaries[buffer, index]
+        if buffer in self.externals:
+            array, step, offset = self.externals[buffer]
+            value = array[index * step + offset]
+        else:
+            value = self.row(buffer, index).copy()
+        return np.asarray(value, self.evaluator.whole) if node.kind == "int" else value
+
+    def store(self, buffer: str, index: int, value: Array) -> None:
+        """Write one element."""
+        if buffer in self.externals:
+            array, step, offset = self.externals[buffer]
+            array[index * step + offset] = np.ravel(value)[0]
+        elif buffer in self.places:
+            self.row(buffer, index)[:] = value
+        else:
+            self.temporaries[buffer, index] = value

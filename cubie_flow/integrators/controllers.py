@@ -1,0 +1,139 @@
+"""Step controllers: how the next step size follows from the error estimate."""
+
+from __future__ import annotations
+
+import struct
+
+from attrs import field, frozen, validators
+
+from cubie_flow.expressions.block import BlockBuilder
+from cubie_flow.expressions.graph import (
+    Node,
+    bits,
+    const,
+    from_bits,
+    load,
+    maximum,
+    minimum,
+    to_float,
+    to_int,
+    where,
+)
+from cubie_flow.memory import CUDAFactory, buffer_registry
+
+#: Controller kinds, by how many past errors they use.
+MEMORY = {"fixed": 0, "i": 1, "pi": 2, "pid": 3}
+
+
+def approximate_power(x: Node, exponent: float, precision: str) -> Node:
+    """Return ``x**exponent`` within 1 % for small exponents and positive, normal `x`.
+
+    The bit pattern of a float is nearly linear in its logarithm, so one multiplication of the
+    pattern is a power (J. F. Blinn, "Floating-point tricks", IEEE CG&A 17, 1997).
+    """
+    if exponent == 0.0:
+        return const(1.0)
+    one = struct.unpack("<q", struct.pack("<d", 1.0))[0]
+    if precision == "float32":
+        one = struct.unpack("<i", struct.pack("<f", 1.0))[0]
+    pattern = to_float(bits(x))
+    return from_bits(to_int(exponent * pattern + (1.0 - exponent) * one))
+
+
+@frozen
+class ControllerSettings:
+    """Compile-time choices of a step controller.
+
+    ``gains`` are the exponents beta of the digital filter ``factor = safety *
+    err_n**(-beta1/k) * err_(n-1)**(-beta2/k) * err_(n-2)**(-beta3/k)`` (G. Soderlind, "Digital
+    filters in adaptive time-stepping", ACM TOMS 29, 2003), with ``k = embedded order + 1``.
+    """
+
+    precision: str = field(default="float64", validator=validators.in_(("float32", "float64")))
+    kind: str = field(default="pi", validator=validators.in_(tuple(MEMORY)))
+    order: int = 5
+    gains: tuple[float, float, float] = (0.7, -0.4, 0.0)
+    safety: float = field(default=0.9, validator=[validators.gt(0.0), validators.le(1.0)])
+    min_factor: float = field(default=0.2, validator=[validators.gt(0.0), validators.lt(1.0)])
+    max_factor: float = field(default=5.0, validator=validators.gt(1.0))
+
+
+class StepController(CUDAFactory):
+    """Owns the step size and the errors it remembers.
+
+    Buffer ``step_control`` holds the proposed step and the squared errors of the last two
+    accepted steps.
+    """
+
+    settings: ControllerSettings
+
+    def register_buffers(self) -> None:
+        size = max(1, MEMORY[self.settings.kind])
+        precision = self.settings.precision
+        buffer_registry.register("step_control", self, size, "local", precision, persistent=True)
+
+    def build(self) -> str:
+        return self.settings.kind
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether steps can be rejected."""
+        return self.settings.kind != "fixed"
+
+    def proposal(self) -> Node:
+        """Return the step size to try."""
+        return load("step_control", 0)
+
+    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
+        """Start fresh lanes with step `dt` and no remembered error."""
+        size = max(1, MEMORY[self.settings.kind])
+        values = [dt] + [const(1.0)] * (size - 1)
+        block.assign(
+            [("step_control", i) for i in range(size)],
+            [where(fresh, v, load("step_control", i)) for i, v in enumerate(values)],
+        )
+
+    def advance(
+        self, block: BlockBuilder, error: Node, accept: Node, h: Node, last: Node, bounds: Node
+    ) -> None:
+        """Choose the next step.
+
+        Parameters
+        ----------
+        error : Node
+            Squared error norm, 1 at tolerance.
+        accept, last : Node
+            Whether the step is accepted and whether it was cut to end at a given time.
+        h : Node
+            Step just tried.
+        bounds : Node
+            Largest step allowed.
+        """
+        s = self.settings
+        depth = MEMORY[s.kind]
+        k = 2.0 * s.order  # errors are squared, hence the 2
+        gains = s.gains[:depth]
+        floor = const(1e-12 if s.precision == "float64" else 1e-8)
+        usable = where(error < 1e20, maximum(error, floor), const(1e20))
+        usable = block.let("usable_error", usable)
+        factor = s.safety * approximate_power(usable, -gains[0] / k, s.precision)
+        for past, gain in enumerate(gains[1:], start=1):
+            remembered = load("step_control", past)
+            factor = factor * approximate_power(remembered, -gain / k, s.precision)
+        # After a rejection only the present error counts, and the step never grows.
+        plain = s.safety * approximate_power(usable, -1.0 / k, s.precision)
+        factor = where(accept, minimum(factor, const(s.max_factor)), minimum(plain, const(0.9)))
+        factor = maximum(factor, const(s.min_factor))
+        scaled = block.let("scaled_step", h * factor)
+        # A step cut short to land on a time says little about the step that is possible.
+        kept = where(last, maximum(scaled, load("step_control", 0)), scaled)
+        chosen = where(accept, kept, scaled)
+        targets = [("step_control", 0)]
+        values = [minimum(chosen, bounds)]
+        if depth > 1:
+            targets.append(("step_control", 1))
+            values.append(where(accept, usable, load("step_control", 1)))
+        if depth > 2:
+            targets.append(("step_control", 2))
+            values.append(where(accept, load("step_control", 1), load("step_control", 2)))
+        block.assign(targets, values)

@@ -1,0 +1,42 @@
+"""A model's equations as the functions that blocks call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cubie_flow.expressions.block import Function
+from cubie_flow.expressions.graph import Node, const, load, substitute, symbol
+from cubie_flow.systems import OdeSystem
+
+
+def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> list[Node]:
+    """Return `nodes` reading states from ``u`` and varied parameters from ``p``.
+
+    Parameters that no run varies are folded in as literals.
+    """
+    mapping: dict[Node, Node] = {}
+    for i, state in enumerate(system.states):
+        mapping[symbol(state.name)] = load("u", i)
+    for parameter in system.parameters:
+        mapping[symbol(parameter.name)] = (
+            load("p", varied.index(parameter.name))
+            if parameter.name in varied
+            else const(parameter.value)
+        )
+    return substitute(nodes, mapping)
+
+
+def right_hand_side(system: OdeSystem, varied: Sequence[str]) -> Function:
+    """Return ``du = f(t, u, p)``."""
+    return _function("rhs", "du", bind(system, system.derivatives, varied))
+
+
+def observables(system: OdeSystem, varied: Sequence[str], names: Sequence[str]) -> Function:
+    """Return the observables `names` of ``(t, u, p)``."""
+    known = {item.name: item.expression for item in system.observables}
+    return _function("observables", "g", bind(system, [known[name] for name in names], varied))
+
+
+def _function(name: str, output: str, nodes: Sequence[Node]) -> Function:
+    outputs = tuple((output, i) for i in range(len(nodes)))
+    return Function(name, ("u", "p"), ("t",), outputs, tuple(nodes))

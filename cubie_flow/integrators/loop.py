@@ -1,0 +1,524 @@
+"""The integration loop: time, acceptance, saving and status, as blocks.
+
+`IVPLoop` builds the blocks that a driver calls in order (``kernels/targets/driver.py``): start a
+run in a lane, begin, attempt a step, sample what is due, finish. All state of a run lives in
+registered buffers, so a lane can be handed the next run at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen, validators
+
+from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
+from cubie_flow.expressions.graph import (
+    Node,
+    compare,
+    const,
+    fabs,
+    iadd,
+    icompare,
+    integer,
+    load,
+    logical_and,
+    logical_not,
+    logical_or,
+    maximum,
+    minimum,
+    sqrt,
+    where,
+)
+from cubie_flow.integrators.controllers import StepController, approximate_power
+from cubie_flow.integrators.step import DT, DT_MAX, DT_MIN, MAX_STEPS, SETTINGS, ExplicitStep
+from cubie_flow.memory import CUDAFactory, buffer_registry
+
+if TYPE_CHECKING:
+    from cubie_flow.expressions.graph import Node as _Node  # noqa: F401
+
+#: How a run ended, as stored in ``status``.
+STATUS = {
+    "success": 0,
+    "step_limit": 1,
+    "step_too_small": 2,
+    "non_finite": 3,
+    "solver_failed": 4,
+    "event_stop": 5,
+}
+RUNNING, IDLE = 100, 101
+
+# Elements of the buffers `clock` (working precision) and `counters` (int32).
+T, T_LOW, T_START, T_END, T_NEXT, T_PREVIOUS, H, CLOCK = range(8)
+CODE, STEPS, REJECTED, SAVED, FRESH, COUNTERS = range(6)
+
+#: Summary metrics, over the whole run from its start.
+METRICS = ("min", "max", "mean", "rms", "std", "peaks")
+# Elements of the buffer `metrics` for one variable.
+LAST, REFERENCE, LOWEST, HIGHEST, INTEGRAL, SQUARE, PEAKS, BEFORE, METRIC_ROWS = range(9)
+
+
+@frozen
+class LoopSettings:
+    """Compile-time choices of the loop.
+
+    Parameters
+    ----------
+    rhs : Function
+        Right-hand side of the model.
+    observables : Function or None
+        The observables that are saved or summarised.
+    states, parameters : int
+        States of the model; parameters that vary between runs.
+    saved : tuple of int
+        What is sampled: below `states` a state, above an observable.
+    summarised : tuple of int
+        What metrics are kept of, numbered alike.
+    start : tuple of (int or float)
+        For each state its literal initial value, or the row of the inputs (int) it comes from.
+    t_start, duration : int or float
+        Likewise.
+    sampling : bool
+        Whether there are times to sample at.
+    """
+
+    rhs: Function
+    observables: Function | None
+    states: int
+    parameters: int
+    start: tuple[int | float, ...]
+    t_start: int | float
+    duration: int | float
+    first_parameter: int
+    saved: tuple[int, ...] = ()
+    summarised: tuple[int, ...] = ()
+    sampling: bool = False
+    precision: str = field(default="float64", validator=validators.in_(("float32", "float64")))
+
+
+def _flag(name: int) -> Node:
+    return load("counters", name, kind="int")
+
+
+def _clock(name: int) -> Node:
+    return load("clock", name)
+
+
+class IVPLoop(CUDAFactory):
+    """Owns time, acceptance, saving and status of a run.
+
+    Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
+    ``previous_state``, ``sample``, ``metrics``, ``observables``.
+    """
+
+    settings: LoopSettings
+
+    @property
+    def dense(self) -> bool:
+        """Whether samples are interpolated from a step (set by the run)."""
+        return self._dense
+
+    _dense = False
+
+    def register_buffers(self) -> None:
+        s = self.settings
+        n, precision = s.states, s.precision
+
+        def keep(name: str, size: int, dtype: str = precision) -> None:
+            buffer_registry.register(name, self, size, "local", dtype, persistent=True)
+
+        keep("state", n)
+        keep("derivative", n)
+        keep("parameters", max(1, s.parameters))
+        keep("clock", CLOCK)
+        keep("counters", COUNTERS, "int32")
+        if s.sampling:
+            keep("previous_state", n)
+            scratch = "local"
+            buffer_registry.register("sample", self, self.outputs, scratch, precision)
+        if s.summarised:
+            keep("metrics", METRIC_ROWS * len(s.summarised))
+            scratch = "register" if n <= UNROLL_LIMIT else "local"
+            buffer_registry.register("middle_state", self, n, scratch, precision)
+        if s.observables is not None:
+            size = len(s.observables.outputs)
+            scratch = "register" if size <= UNROLL_LIMIT else "local"
+            buffer_registry.register("observables", self, size, scratch, precision)
+
+    @property
+    def outputs(self) -> int:
+        """Elements of a sample: all states, then what else is saved."""
+        count = self.settings.states
+        if self.settings.observables is not None:
+            count += len(self.settings.observables.outputs)
+        return count
+
+    def build(self) -> LoopSettings:
+        return self.settings
+
+    # blocks
+
+    def blocks(self, step: ExplicitStep, controller: StepController) -> dict[str, Block]:
+        """Return every block of the run, by the name the driver calls it."""
+        dense = self.settings.sampling and step.settings.dense
+        built: dict[str, Block] = {
+            "start": self._start(),
+            "park": self._park(),
+            "begin": self._begin(step, controller),
+            "attempt": self._attempt(step, controller, dense),
+            "finished": self._mask("finished", self._finished()),
+            "finish": self._finish(),
+        }
+        if self.settings.sampling:
+            built["due"] = self._mask("due", self._due())
+            built["sample"] = self._sample(step, dense)
+            built["store_sample"] = self._store_sample()
+            built["store_missing"] = self._store_missing()
+            built["saved"] = Block("saved", (), (), True, _flag(SAVED))
+            if dense and step.tableau.dense is not None and step.tableau.dense.extra_a:
+                block = BlockBuilder()
+                step.densify(block, self.settings.rhs, _clock(H), _clock(T_PREVIOUS))
+                built["densify"] = block.build("densify")
+        return built
+
+    def _mask(self, name: str, truth: Node) -> Block:
+        return Block(name, (), (), False, truth)
+
+    @staticmethod
+    def _finished() -> Node:
+        code = _flag(CODE)
+        return logical_and(
+            icompare("!=", code, integer(RUNNING)), icompare("!=", code, integer(IDLE))
+        )
+
+    @staticmethod
+    def _due() -> Node:
+        occupied = icompare("!=", _flag(CODE), integer(IDLE))
+        return logical_and(occupied, compare(">=", _clock(T), _clock(T_NEXT)))
+
+    def _start(self) -> Block:
+        s = self.settings
+        block = BlockBuilder()
+
+        def given(value: int | float) -> Node:
+            return load("inputs", value) if isinstance(value, int) else const(value)
+
+        rows = [value for value in s.start if isinstance(value, int)]
+        if len(rows) == s.states and rows == list(range(rows[0], rows[0] + s.states)):
+            block.sweep(s.states, {"state": load("inputs", rows[0], 1)})
+        elif s.states > UNROLL_LIMIT and not rows:
+            block.sweep(s.states, {"state": load("initial", 0, 1)})
+        else:
+            block.assign([("state", i) for i in range(s.states)], [given(v) for v in s.start])
+        if s.parameters:
+            block.sweep(s.parameters, {"parameters": load("inputs", s.first_parameter, 1)})
+        t_start = block.let("t_start", given(s.t_start))
+        t_end = t_start + given(s.duration)
+        zero = const(0.0)
+        block.assign(
+            [("clock", i) for i in (T, T_LOW, T_START, T_END, T_PREVIOUS, H, T_NEXT)],
+            [t_start, zero, t_start, t_end, t_start, zero, load("times", 0) + t_start],
+        )
+        block.assign(
+            [("counters", i) for i in range(COUNTERS)],
+            [integer(RUNNING), *(integer(0) for _ in range(3)), integer(1)],
+        )
+        return block.build("start", ("inputs", "times", "initial"), per_lane=True)
+
+    def _park(self) -> Block:
+        block = BlockBuilder()
+        block.assign([("counters", CODE), ("counters", FRESH)], [integer(IDLE), integer(0)])
+        return block.build("park", per_lane=True)
+
+    def _begin(self, step: ExplicitStep, controller: StepController) -> Block:
+        s, n = self.settings, self.settings.states
+        block = BlockBuilder()
+        fresh = block.let("fresh", icompare("!=", _flag(FRESH), integer(0)))
+        t = block.let("t", _clock(T))
+        # Lanes that are under way keep their derivative: their state gives the same bits only
+        # where no time was compensated.
+        row = ("stage_increments", n * len(step.tableau.b))
+        block.evaluate(s.rhs, {"u": ("state", 0), "p": ("parameters", 0), "du": row}, t=t)
+        target = load(*row, 1)
+        block.sweep(n, {"derivative": where(fresh, target, load("derivative", 0, 1))})
+        if s.sampling:
+            kept = where(fresh, load("state", 0, 1), load("previous_state", 0, 1))
+            block.sweep(n, {"previous_state": kept})
+        dt = self._first_step(block, step, controller, t)
+        controller.reset(block, fresh, dt)
+        if s.summarised:
+            self._observe(block, "state", t)
+            for position, variable in enumerate(s.summarised):
+                value = self._variable(variable, "state")
+                base = METRIC_ROWS * position
+                started = {
+                    LAST: value, REFERENCE: value, LOWEST: value, HIGHEST: value,
+                    INTEGRAL: const(0.0), SQUARE: const(0.0), PEAKS: const(0.0), BEFORE: value,
+                }  # fmt: skip
+                block.assign(
+                    [("metrics", base + i) for i in started],
+                    [where(fresh, v, load("metrics", base + i)) for i, v in started.items()],
+                )
+        empty = logical_and(fresh, logical_not(compare(">", _clock(T_END), _clock(T))))
+        block.assign(
+            [("counters", CODE), ("counters", FRESH)],
+            [where(empty, integer(STATUS["success"]), _flag(CODE)), integer(0)],
+        )
+        pending = logical_or(self._due(), self._finished()) if s.sampling else self._finished()
+        return block.build("begin", ("settings",), mask=pending)
+
+    def _first_step(
+        self, block: BlockBuilder, step: ExplicitStep, controller: StepController, t: Node
+    ) -> Node:
+        given = block.let("given_dt", load("settings", DT))
+        if not controller.adaptive:
+            return given
+        # Hairer, Norsett and Wanner, Solving ODEs I, section II.4, "Starting step size".
+        s, n = self.settings, self.settings.states
+        zero = const(0.0)
+        state, rate = load("state", 0, 1), load("derivative", 0, 1)
+        scale = load("settings", SETTINGS, 1) * fabs(state) + load("settings", SETTINGS + n, 1)
+        block.assign([("d0", 0), ("d1", 0), ("d2", 0)], [zero, zero, zero])
+        block.sweep(
+            n,
+            [
+                ("d0", 0, 0, (state / scale) * (state / scale) + load("d0", 0)),
+                ("d1", 0, 0, (rate / scale) * (rate / scale) + load("d1", 0)),
+            ],
+        )
+        d0 = block.let("norm0", sqrt(load("d0", 0) / n))
+        d1 = block.let("norm1", sqrt(load("d1", 0) / n))
+        span = block.let("span", _clock(T_END) - _clock(T))
+        flat = logical_or(compare("<", d0, 1e-5), compare("<", d1, 1e-5))
+        h0 = where(flat, 1e-4 * minimum(span, const(1.0)), 0.01 * (d0 / d1))
+        h0 = block.let("h0", minimum(h0, span))
+        block.sweep(n, {"stage_state": h0 * rate + state})
+        row = ("stage_increments", n * len(step.tableau.b))
+        arrays = {"u": ("stage_state", 0), "p": ("parameters", 0), "du": row}
+        block.evaluate(s.rhs, arrays, t=t + h0)
+        change = (load(*row, 1) - rate) / scale
+        block.sweep(n, [("d2", 0, 0, change * change + load("d2", 0))])
+        d2 = sqrt(load("d2", 0) / n) / h0
+        steepest = block.let("steepest", maximum(d1, d2))
+        order = step.tableau.order + 1.0
+        power = approximate_power(100.0 * steepest, -1.0 / order, s.precision)
+        h1 = where(compare("<=", steepest, 1e-15), maximum(const(1e-6) * span, 1e-3 * h0), power)
+        chosen = minimum(minimum(100.0 * h0, h1), minimum(span, load("settings", DT_MAX)))
+        # A start where nothing is finite falls back to a small part of the run.
+        chosen = where(compare(">", chosen, 0.0), chosen, 1e-6 * span)
+        return block.let("first_dt", where(compare(">", given, 0.0), given, chosen))
+
+    def _attempt(self, step: ExplicitStep, controller: StepController, dense: bool) -> Block:
+        s, n = self.settings, self.settings.states
+        real = s.precision
+        block = BlockBuilder()
+        active = block.let("active", icompare("==", _flag(CODE), integer(RUNNING)))
+        t = block.let("t", _clock(T))
+        landing = s.sampling and not dense
+        end = _clock(T_END)
+        stop = block.let("stop", minimum(end, _clock(T_NEXT)) if landing else end)
+        remaining = (stop - t) - _clock(T_LOW)
+        remaining = block.let("remaining", remaining)
+        dt = block.let("dt", minimum(controller.proposal(), load("settings", DT_MAX)))
+        # The last stretch may be a little longer than a step, never a sliver of one.
+        last = block.let("last", compare("<=", remaining, 1.01 * dt))
+        h = block.let("h", where(last, remaining, dt))
+        step.attempt(block, s.rhs, h, t)
+        block.assign([("magnitude", 0)], [const(0.0)])
+        size = fabs(load("proposed_state", 0, 1)) + load("magnitude", 0)
+        block.sweep(n, [("magnitude", 0, 0, size)])
+        largest = 1e308 if real == "float64" else 1e38
+        finite = block.let("finite", compare("<", load("magnitude", 0), largest))
+        failed: list[tuple[Node, str]] = []
+        if controller.adaptive:
+            error = step.error(block, h)
+            passed = logical_and(compare("<=", error, 1.0), finite)
+            ok = block.let("ok", passed)
+            epsilon = 2.0**-52 if real == "float64" else 2.0**-23
+            smallest = maximum(load("settings", DT_MIN), 4.0 * epsilon * fabs(t))
+            stuck = logical_and(logical_not(ok), compare("<=", h, smallest))
+            failed.append((logical_and(stuck, finite), "step_too_small"))
+            failed.append((logical_and(stuck, logical_not(finite)), "non_finite"))
+        else:
+            ok = finite
+            failed.append((logical_not(finite), "non_finite"))
+        accept = block.let("accept", logical_and(ok, active))
+        if controller.adaptive:
+            controller.advance(block, error, ok, h, last, load("settings", DT_MAX))
+        # Compensated time: the rounding of t + h is kept (Kahan, CACM 8, 1965).
+        moved = block.let("moved", h + _clock(T_LOW))
+        total = block.let("total", t + moved)
+        rounding = moved - (total - t)
+        reached = block.let("reached", logical_and(accept, last))
+        t_new = block.let("t_new", where(accept, where(last, stop, total), t))
+        low = where(reached, const(0.0), where(accept, rounding, _clock(T_LOW)))
+        block.assign(
+            [("clock", i) for i in (T, T_LOW, T_PREVIOUS, H)],
+            [t_new, low, where(accept, t, _clock(T_PREVIOUS)), where(accept, h, _clock(H))],
+        )
+        if s.summarised:
+            self._summarise(block, step, h, t, t_new, accept)
+        moves = [
+            ("state", 0, 1, where(accept, load("proposed_state", 0, 1), load("state", 0, 1))),
+            ("derivative", 0, 1, where(accept, step.end_derivative, load("derivative", 0, 1))),
+        ]
+        if s.sampling:
+            kept = where(accept, load("state", 0, 1), load("previous_state", 0, 1))
+            moves.append(("previous_state", 0, 1, kept))
+        block.sweep(n, moves)
+        steps = where(accept, iadd(_flag(STEPS), integer(1)), _flag(STEPS))
+        again = logical_and(active, logical_not(accept))
+        rejected = where(again, iadd(_flag(REJECTED), integer(1)), _flag(REJECTED))
+        block.assign([("counters", STEPS), ("counters", REJECTED)], [steps, rejected])
+        code: Node = integer(RUNNING)
+        from cubie_flow.expressions.graph import to_float
+
+        tried = to_float(iadd(_flag(STEPS), _flag(REJECTED)))
+        limit = compare(">=", tried, load("settings", MAX_STEPS))
+        code = where(limit, integer(STATUS["step_limit"]), code)
+        for condition, name in failed:
+            code = where(condition, integer(STATUS[name]), code)
+        done = logical_and(accept, compare(">=", t_new, end))
+        code = where(done, integer(STATUS["success"]), code)
+        code = where(active, code, _flag(CODE))
+        block.assign([("counters", CODE)], [code])
+        attention = icompare("!=", _flag(CODE), integer(RUNNING))
+        if s.sampling:
+            attention = logical_or(attention, compare(">=", t_new, _clock(T_NEXT)))
+        return block.build("attempt", ("settings",), mask=logical_and(active, attention))
+
+    # saving
+
+    def _observe(self, block: BlockBuilder, at: str, t: Node) -> None:
+        function = self.settings.observables
+        if function is not None:
+            arrays = {"u": (at, 0), "p": ("parameters", 0), "g": ("observables", 0)}
+            block.evaluate(function, arrays, t=t)
+
+    def _variable(self, number: int, at: str) -> Node:
+        n = self.settings.states
+        return load(at, number) if number < n else load("observables", number - n)
+
+    def _sample(self, step: ExplicitStep, dense: bool) -> Block:
+        s, n = self.settings, self.settings.states
+        block = BlockBuilder()
+        t = block.let("t", _clock(T_NEXT))
+        state, previous = load("state", 0, 1), load("previous_state", 0, 1)
+        if dense:
+            theta = block.let("theta", (t - _clock(T_PREVIOUS)) / _clock(H))
+            value = step.interpolate(block, theta, _clock(H))
+            # At the ends the step itself is exact; a run that has not moved has no step.
+            inside = block.let("inside", compare("<", t, _clock(T)))
+            before = block.let("before", compare("<=", t, _clock(T_PREVIOUS)))
+            value = where(inside, where(before, previous, value), state)
+            block.sweep(n, {"sample": value})
+        else:
+            block.sweep(n, {"sample": state})
+        if s.observables is not None:
+            self._observe(block, "sample", t)
+            size = len(s.observables.outputs)
+            block.sweep(size, [("sample", n, 1, load("observables", 0, 1))])
+        return block.build("sample")
+
+    def _store_sample(self) -> Block:
+        block = BlockBuilder()
+        self._copy_out(block, lambda number: load("sample", number))
+        block.assign([("clock", T_NEXT)], [load("times", 0) + _clock(T_START)])
+        block.assign([("counters", SAVED)], [iadd(_flag(SAVED), integer(1))])
+        return block.build("store_sample", ("samples", "times"), per_lane=True)
+
+    def _store_missing(self) -> Block:
+        block = BlockBuilder()
+        self._copy_out(block, lambda number: const(float("nan")))
+        return block.build("store_missing", ("samples",), per_lane=True)
+
+    def _copy_out(self, block: BlockBuilder, value: Callable[[int], Node]) -> None:
+        saved = self.settings.saved
+        if len(saved) > UNROLL_LIMIT and saved == tuple(range(len(saved))):
+            node = value(0)
+            node = load("sample", 0, 1) if node.op == "load" else node
+            block.sweep(len(saved), [("samples", 0, 1, node)])
+        else:
+            block.assign([("samples", i) for i in range(len(saved))], [value(v) for v in saved])
+
+    def _summarise(
+        self, block: BlockBuilder, step: ExplicitStep, h: Node, t: Node, t_new: Node, accept: Node
+    ) -> None:
+        """Update the metrics over a step from its cubic Hermite midpoint and its end."""
+        s, n = self.settings, self.settings.states
+        start, end = load("state", 0, 1), load("proposed_state", 0, 1)
+        slopes = load("derivative", 0, 1) - step.end_derivative
+        middle = 0.125 * h * slopes + 0.5 * (start + end)
+        block.sweep(n, {"middle_state": middle})
+
+        def values(at: str, time: Node, prefix: str) -> list[Node]:
+            if any(variable >= n for variable in s.summarised):
+                self._observe(block, at, time)
+            return [
+                block.let(f"{prefix}_{i}", self._variable(variable, at))
+                for i, variable in enumerate(s.summarised)
+            ]
+
+        middles = values("middle_state", 0.5 * h + t, "middle")
+        ends = values("proposed_state", t_new, "end")
+        for position, (mid, new) in enumerate(zip(middles, ends, strict=True)):
+            base = METRIC_ROWS * position
+
+            def old(row: int, base: int = base) -> Node:
+                return load("metrics", base + row)
+
+            last, reference = old(LAST), old(REFERENCE)
+            a, m, b = last - reference, mid - reference, new - reference
+            sixth = block.let("sixth", h * (1.0 / 6.0))
+            one = const(1.0)
+            zero = const(0.0)
+            peak_at_start = logical_and(compare(">", last, old(BEFORE)), compare(">=", last, mid))
+            peak_at_middle = logical_and(compare(">", mid, last), compare(">=", mid, new))
+            found = where(peak_at_start, one, zero) + where(peak_at_middle, one, zero)
+            updated = {
+                LAST: new,
+                LOWEST: minimum(minimum(mid, new), old(LOWEST)),
+                HIGHEST: maximum(maximum(mid, new), old(HIGHEST)),
+                INTEGRAL: sixth * (4.0 * m + (a + b)) + old(INTEGRAL),
+                SQUARE: sixth * (4.0 * (m * m) + (a * a + b * b)) + old(SQUARE),
+                PEAKS: old(PEAKS) + found,
+                BEFORE: mid,
+            }
+            block.assign(
+                [("metrics", base + row) for row in updated],
+                [where(accept, value, old(row)) for row, value in updated.items()],
+            )
+
+    def _finish(self) -> Block:
+        """Write the final state, the metrics, the status and the counts of a run."""
+        s, n = self.settings, self.settings.states
+        block = BlockBuilder()
+        good = block.let("good", icompare("==", _flag(CODE), integer(STATUS["success"])))
+        nan = const(float("nan"))
+        block.sweep(n, {"finals": where(good, load("state", 0, 1), nan)})
+        span = block.let("elapsed", _clock(T_END) - _clock(T_START))
+        some = block.let("some", compare(">", span, 0.0))
+        for position in range(len(s.summarised)):
+
+            def row(name: int, base: int = METRIC_ROWS * position) -> Node:
+                return load("metrics", base + name)
+
+            zero = const(0.0)
+            shift = block.let("shift", where(some, row(INTEGRAL) / span, zero))
+            power = where(some, row(SQUARE) / span, zero)
+            variance = block.let("variance", maximum(power - shift * shift, zero))
+            mean = block.let("mean", row(REFERENCE) + shift)
+            computed: Mapping[str, Node] = {
+                "min": row(LOWEST),
+                "max": row(HIGHEST),
+                "mean": mean,
+                "rms": sqrt(mean * mean + variance),
+                "std": sqrt(variance),
+                "peaks": row(PEAKS),
+            }
+            block.assign(
+                [("finals", n + len(METRICS) * position + i) for i in range(len(METRICS))],
+                [where(good, computed[name], nan) for name in METRICS],
+            )
+        block.assign([("counts", i) for i in range(3)], [_flag(CODE), _flag(STEPS), _flag(REJECTED)])
+        return block.build("finish", ("finals", "counts"), per_lane=True)

@@ -1,0 +1,171 @@
+"""The CPU target: runs as lanes of SIMD registers, blocks of lanes over threads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from attrs import frozen
+
+from cubie_flow.expressions.block import Block
+from cubie_flow.expressions.emit import Dialect, Place
+
+Array = Any
+
+
+def usable_threads(limit: int | None = None) -> int:
+    """Return the cores this process may use: affinity, cgroup quota, then `limit`."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, min(cores, limit) if limit else cores)
+
+
+def processor() -> tuple[str, str]:
+    """Return LLVM's name and features of this processor."""
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+
+
+def vector_bits() -> int:
+    """Return the width of this processor's widest vector registers."""
+    features = llvm.get_host_cpu_features()
+    for name, width in (("avx512f", 512), ("avx2", 256), ("sve", 128), ("neon", 128)):
+        if features.get(name):
+            return width
+    return 128
+
+
+def default_lanes(real: str, states: int) -> int:
+    """Return the lanes that keep a core busy: several vectors for small models, fewer for large.
+
+    Measured on small to large Lorenz-96 systems; see ``docs/performance.md``.
+    """
+    vector = vector_bits() // (64 if real == "float64" else 32)
+    several = 2 if states <= 16 else 1
+    return min(64, max(1, several * vector))
+
+
+@frozen
+class CpuCode:
+    """Compiled driver: object code and the name of its entry."""
+
+    code: bytes
+    entry: str
+
+
+def compile_code(
+    blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
+) -> CpuCode:
+    """Compile the driver (imports numba)."""
+    from cubie_flow.kernels.targets.cpu_compile import compile_driver
+
+    code, entry, _ = compile_driver(blocks, dialect, places)
+    return CpuCode(code, entry)
+
+
+class CpuProgram:
+    """Loaded driver, ready to run batches.
+
+    Parameters
+    ----------
+    code : CpuCode
+    dialect : Dialect
+    arena_bytes : tuple of int
+        Bytes of a run's shared, local and persistent arena.
+    """
+
+    def __init__(self, code: CpuCode, dialect: Dialect, arena_bytes: tuple[int, int, int]) -> None:
+        self.dialect = dialect
+        self.arena_bytes = arena_bytes
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code.code))
+        self._engine.finalize_object()
+        address = self._engine.get_function_address(code.entry)
+        pointer, size = ctypes.c_void_p, ctypes.c_int64
+        # Numba's own convention: two out-pointers (result, exception), then the arguments.
+        self._call = ctypes.CFUNCTYPE(
+            ctypes.c_int32, pointer, pointer, pointer, pointer, pointer, pointer, size, pointer,
+            pointer, pointer, pointer, pointer, size, pointer, size, size, size, pointer, pointer,
+        )(address)  # fmt: skip
+
+    def run(
+        self,
+        *,
+        count: int,
+        inputs: Array,
+        initial: Array,
+        settings: Array,
+        times: Array,
+        time_count: int,
+        samples: Array,
+        strides: tuple[int, int, int],
+        finals: Array,
+        counts: Array,
+        threads: int,
+        tick: Callable[[int], None] | None = None,
+    ) -> None:
+        """Integrate runs ``0 .. count-1``; arrays are in the working precision.
+
+        Parameters
+        ----------
+        tick : callable, optional
+            Called several times a second with the number of runs started. What it raises stops
+            the batch after the runs in flight.
+        """
+        counter = np.zeros(8, np.int64)
+        lanes = self.dialect.lanes
+        errors: list[int] = []
+
+        def work() -> None:
+            offsets, total = [], 0
+            for size in self.arena_bytes:
+                offsets.append(total)
+                total += -(-size * lanes // 64) * 64
+            store = np.zeros(total + 128, np.uint8)
+            base = -(-store.ctypes.data // 64) * 64
+            runs = np.zeros(lanes, np.int64)
+            result, error = ctypes.c_void_p(), ctypes.c_void_p()
+            code = self._call(
+                ctypes.addressof(result), ctypes.addressof(error),
+                *(base + offset for offset in offsets), runs.ctypes.data, count,
+                counter.ctypes.data, inputs.ctypes.data, initial.ctypes.data,
+                settings.ctypes.data, times.ctypes.data, time_count, samples.ctypes.data,
+                *strides, finals.ctypes.data, counts.ctypes.data,
+            )  # fmt: skip
+            if code:
+                errors.append(code)
+
+        workers = [
+            threading.Thread(target=work, name=f"flow-{i}", daemon=True)
+            for i in range(max(1, min(threads, -(-count // lanes))))
+        ]
+        for worker in workers:
+            worker.start()
+        try:
+            for worker in workers:
+                while worker.is_alive():
+                    worker.join(0.1)
+                    if tick is not None:
+                        tick(min(int(counter[0]), count))
+        except BaseException:
+            counter[0] = 1 << 62
+            for worker in workers:
+                worker.join()
+            raise
+        assert not errors, errors

@@ -1,0 +1,123 @@
+"""The driver: the one loop that every target runs around a run's blocks.
+
+It is plain Python that numba compiles for a CPU (many lanes), numba-cuda for a GPU (one lane a
+thread), and that the simulator runs as it stands. It neither allocates nor raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def make_driver(
+    blocks: Mapping[str, Callable[..., Any]],
+    take: Callable[..., Any],
+    lanes: int,
+    compile_function: Callable[[Any], Any],
+) -> Callable[..., Any]:
+    """Return ``driver(memory, first, count, stride, counter, ...)``.
+
+    Parameters
+    ----------
+    blocks : mapping
+        Compiled or interpreted blocks, each ``(memory, lane, *externals)``.
+    take : callable
+        ``take(counter, following, stride)``: the run to start when a lane is free.
+    lanes : int
+        Lanes a group of memory holds, at most 64.
+    compile_function : callable
+        Turns a Python function into one that the target can call.
+    """
+    start, park, begin = blocks["start"], blocks["park"], blocks["begin"]
+    attempt, finished, finish = blocks["attempt"], blocks["finished"], blocks["finish"]
+    sampling = "sample" in blocks
+    everything = (1 << lanes) - 1
+    if lanes == 64:
+        everything = -1
+
+    if sampling:
+        due, sample, saved = blocks["due"], blocks["sample"], blocks["saved"]
+        store_sample, store_missing = blocks["store_sample"], blocks["store_missing"]
+        densify = blocks.get("densify") or compile_function(_nothing)
+        dense_stages = "densify" in blocks
+
+        @compile_function
+        def save_due(
+            memory: Any, runs: Any, times: Any, samples: Any, rows: int, run_stride: int,
+            time_stride: int,
+        ) -> None:  # fmt: skip
+            waiting = due(memory, 0)
+            if waiting != 0 and dense_stages:
+                densify(memory, 0)
+            while waiting != 0:
+                sample(memory, 0)
+                for lane in range(lanes):
+                    if (waiting >> lane) & 1:
+                        index = saved(memory, lane)
+                        place = runs[lane] * run_stride + index * time_stride
+                        store_sample(memory, lane, (samples, rows, place), (times, 1, index + 1))
+                waiting = due(memory, 0)
+
+        @compile_function
+        def save_missing(
+            memory: Any, lane: int, run: int, time_count: int, samples: Any, rows: int,
+            run_stride: int, time_stride: int,
+        ) -> None:  # fmt: skip
+            for index in range(saved(memory, lane), time_count):
+                place = run * run_stride + index * time_stride
+                store_missing(memory, lane, (samples, rows, place))
+    else:
+        save_due = save_missing = compile_function(_nothing)
+
+    @compile_function
+    def driver(
+        memory: Any, runs: Any, first: int, count: int, stride: int, counter: Any, inputs: Any,
+        initial: Any, settings: Any, times: Any, time_count: int, samples: Any, rows: int,
+        run_stride: int, time_stride: int, finals: Any, counts: Any,
+    ) -> None:  # fmt: skip
+        following = take(counter, first - stride, stride)
+        vacant = everything
+        occupied = 0
+        while True:
+            for lane in range(lanes):
+                if (vacant >> lane) & 1:
+                    if following < count:
+                        runs[lane] = following
+                        start(
+                            memory, lane, (inputs, count, following), (times, 1, 0),
+                            (initial, 1, 0),
+                        )  # fmt: skip
+                        occupied |= 1 << lane
+                        following = take(counter, following, stride)
+                    else:
+                        park(memory, lane)
+                        occupied &= ~(1 << lane)
+            if occupied == 0:
+                break
+            marks = begin(memory, 0, (settings, 1, 0))
+            while marks == 0:
+                marks = attempt(memory, 0, (settings, 1, 0))
+            vacant = 0
+            while vacant == 0:
+                if sampling:
+                    save_due(memory, runs, times, samples, rows, run_stride, time_stride)
+                vacant = finished(memory, 0)
+                if vacant == 0:
+                    marks = 0
+                    while marks == 0:
+                        marks = attempt(memory, 0, (settings, 1, 0))
+            for lane in range(lanes):
+                if (vacant >> lane) & 1:
+                    run = runs[lane]
+                    if sampling:
+                        save_missing(
+                            memory, lane, run, time_count, samples, rows, run_stride, time_stride
+                        )
+                    finish(memory, lane, (finals, count, run), (counts, count, run))
+
+    return driver
+
+
+def _nothing(*_: Any) -> None:
+    """Stand in for a step that this kernel does not need."""

@@ -1,0 +1,39 @@
+"""The Zarr store of a study: its layout, its writer and where it came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cubie_flow.storage.folders import new_run_folder
+from cubie_flow.storage.layout import ShardPlan, plan_shards
+from cubie_flow.storage.provenance import SCHEMA_VERSION, provenance
+from cubie_flow.storage.schema import StoreSchema, Variable
+
+if TYPE_CHECKING:
+    from cubie_flow.storage.store import ResultStore
+    from cubie_flow.storage.writer import AsyncWriter
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AsyncWriter",
+    "ResultStore",
+    "ShardPlan",
+    "StoreSchema",
+    "Variable",
+    "new_run_folder",
+    "plan_shards",
+    "provenance",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the two names that need zarr only when they are used, so that planning does not."""
+    if name == "ResultStore":
+        from cubie_flow.storage.store import ResultStore
+
+        return ResultStore
+    if name == "AsyncWriter":
+        from cubie_flow.storage.writer import AsyncWriter
+
+        return AsyncWriter
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

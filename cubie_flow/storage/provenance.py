@@ -1,0 +1,89 @@
+"""Where a result came from: versions, commit, machine and time, and never a secret."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+PACKAGES = ("cubie-flow", "numpy", "numba", "llvmlite", "numba-cuda", "scipy", "xarray", "zarr")
+
+
+def provenance(overrides: Sequence[str] = (), folder: str | Path = ".") -> dict[str, object]:
+    """Return what a store says about its origin.
+
+    Only what is named here is recorded: never the environment, the user or the arguments of the
+    process.
+
+    Parameters
+    ----------
+    overrides
+        What the caller wants recorded of its command line.
+    folder
+        Whose git commit is recorded, if it lies in a checkout.
+
+    Returns
+    -------
+    dict
+        ``schema_version``, ``created`` (UTC, ISO 8601), ``python``, ``platform``, ``cpu``, one
+        ``version_<package>`` an installed package, ``overrides``, and in a checkout
+        ``git_commit`` and ``git_modified``.
+    """
+    record: dict[str, object] = {
+        "schema_version": SCHEMA_VERSION,
+        "created": utc_now(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": cpu_name(),
+        "overrides": list(overrides),
+    }
+    for package in PACKAGES:
+        try:
+            record[f"version_{package.replace('-', '_')}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit:
+        record["git_commit"] = commit
+        record["git_modified"] = bool(_git(folder, "status", "--porcelain", "-uno"))
+    return record
+
+
+def utc_now() -> str:
+    """Return the time now in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def cpu_name() -> str:
+    """Return the processor's own name, or its architecture where that is not to be had."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git(folder: str | Path, *arguments: str) -> str:
+    """Return what git says, or nothing: no git, no checkout and a slow disk are no errors."""
+    # Optional locks off: recording must not write into a checkout.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=2,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+

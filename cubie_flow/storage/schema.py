@@ -1,0 +1,189 @@
+"""What a store holds, said before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import field, frozen
+from numpy.typing import ArrayLike, NDArray
+
+from cubie_flow.errors import FlowError
+
+RUN, TIME, STATUS = "run", "time", "status"
+UNWRITTEN = 255
+PER_RUN = (RUN,)
+PER_RUN_AND_TIME = (RUN, TIME)
+
+# xarray reads these English words as calendar durations; the UDUNITS symbols stay numbers, which
+# is what the time of an ODE is.
+_UDUNITS = {
+    "nanosecond": "ns",
+    "microsecond": "us",
+    "millisecond": "ms",
+    "second": "s",
+    "minute": "min",
+    "hour": "h",
+    "day": "d",
+}
+
+
+def cf_unit(unit: str) -> str:
+    """Return the symbol UDUNITS and CF use for a unit of time; other units unchanged."""
+    return _UDUNITS.get(unit.removesuffix("s"), unit)
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
+
+
+def _times(times: ArrayLike | None) -> NDArray[np.float64] | None:
+    return None if times is None else np.asarray(times, dtype=np.float64)
+
+
+@frozen
+class Variable:
+    """One array of a store.
+
+    Attributes
+    ----------
+    name
+        Its name in the store.
+    dims
+        ``("run", "time")`` or ``("run",)``.
+    dtype
+        NumPy dtype or its name.
+    unit, long_name
+        CF ``units`` and ``long_name``; an empty text leaves the attribute out.
+    attrs
+        More attributes, JSON-able.
+    """
+
+    name: str
+    dims: tuple[str, ...] = field(default=PER_RUN_AND_TIME, converter=_names)
+    dtype: np.dtype[Any] = field(default="float64", converter=np.dtype)
+    unit: str = ""
+    long_name: str = ""
+    attrs: Mapping[str, Any] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if self.dims not in (PER_RUN, PER_RUN_AND_TIME):
+            raise FlowError(
+                f"the dims of '{self.name}' are {self.dims}, not ('run',) or ('run', 'time')"
+            )
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """All attributes of the array, as plain JSON values."""
+        named = {"units": cf_unit(self.unit), "long_name": self.long_name}
+        return {**{key: text for key, text in named.items() if text}, **plain(self.attrs)}
+
+
+STEPS = Variable("steps", PER_RUN, "int32", "1", "accepted steps")
+REJECTED = Variable("rejected", PER_RUN, "int32", "1", "rejected steps")
+
+
+@frozen(eq=False)
+class StoreSchema:
+    """Everything about a store but its bulk.
+
+    Attributes
+    ----------
+    runs
+        Length of ``run``.
+    variables
+        States, observables and summary metrics.
+    status_flags
+        Meaning of each value of ``status``, one word each (words are joined by underscores);
+        255 is kept for runs not yet written.
+    time
+        Saved times, float64, shape (n,); None where only final values are kept.
+    coordinates
+        The swept quantities, each along ``run``.
+    counters
+        Per-run integer arrays; by default ``steps`` and ``rejected``.
+    time_unit
+        Unit of ``time``.
+    attrs
+        Attributes of the root group: provenance, model, design.
+    memory
+        One row (a mapping of column to number or text) a buffer, for the group ``/memory``.
+    plan
+        Attributes of ``/memory``: plan and compiler figures.
+    config
+        Attributes of ``/config``: the composed YAML, the overrides.
+    """
+
+    runs: int
+    variables: tuple[Variable, ...] = field(converter=tuple)
+    status_flags: Mapping[int, str]
+    time: NDArray[np.float64] | None = field(default=None, converter=_times)
+    coordinates: tuple[Variable, ...] = field(default=(), converter=tuple)
+    counters: tuple[Variable, ...] = field(default=(STEPS, REJECTED), converter=tuple)
+    time_unit: str = ""
+    attrs: Mapping[str, Any] = field(factory=dict)
+    memory: Sequence[Mapping[str, Any]] = field(factory=list)
+    plan: Mapping[str, Any] = field(factory=dict)
+    config: Mapping[str, Any] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if self.runs < 1:
+            raise FlowError(f"a store needs at least one run, not {self.runs}")
+        known: set[str] = {RUN, TIME, STATUS}
+        for variable in self.arrays:
+            if variable.name in known:
+                raise FlowError(
+                    f"the store cannot hold two arrays named '{variable.name}' "
+                    f"({RUN}, {TIME} and {STATUS} are its own); rename the quantity in the model"
+                )
+            if not variable.name or "/" in variable.name or variable.name.startswith((".", "__")):
+                raise FlowError(f"'{variable.name}' cannot be the name of an array in a store")
+            known.add(variable.name)
+        for variable in self.coordinates + self.counters:
+            if variable.dims != PER_RUN:
+                raise FlowError(f"'{variable.name}' must lie along run only, not {variable.dims}")
+        self._check_time()
+        bad = [v for v in self.status_flags if not 0 <= v < UNWRITTEN]
+        if bad:
+            raise FlowError(f"the status value {bad[0]} is not within 0 to {UNWRITTEN - 1}")
+
+    def _check_time(self) -> None:
+        timed = [v.name for v in self.variables if v.dims == PER_RUN_AND_TIME]
+        if timed and (self.time is None or self.time.size == 0):
+            raise FlowError(f"'{timed[0]}' is saved over time, but the store has no saved times")
+        if self.time is not None and (self.time.ndim != 1 or not np.isfinite(self.time).all()):
+            raise FlowError("the saved times must be one list of finite numbers")
+
+    @property
+    def arrays(self) -> tuple[Variable, ...]:
+        """Every array a shard writes but ``status``, which is written last."""
+        return self.variables + self.coordinates + self.counters
+
+    def bytes_per_run(self, variable: Variable) -> int:
+        """Return the bytes one run adds to a variable, before compression."""
+        times = self.time.size if variable.dims == PER_RUN_AND_TIME and self.time is not None else 1
+        return times * variable.dtype.itemsize
+
+    @property
+    def bytes_per_run_largest_variable(self) -> int:
+        """Bytes one run adds to the widest array: what `plan_shards` asks for."""
+        return max((self.bytes_per_run(variable) for variable in self.arrays), default=1)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all bulk arrays, before compression."""
+        return self.runs * (1 + sum(self.bytes_per_run(variable) for variable in self.arrays))
+
+
+def plain(value: Any) -> Any:
+    """Return `value` in the types JSON has (NumPy scalars, arrays, tuples and paths turned)."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)

@@ -1,0 +1,301 @@
+"""One study's Zarr store: made by xarray, filled shard by shard, opened by anyone.
+
+The store is an xarray Dataset first: xarray writes its schema, so its conventions are xarray's
+own. The Dataset is written with no runs at all and its arrays are then lengthened, which changes
+one number of their metadata; so nothing of the size of the study is ever made, and no dask is
+needed. The bulk goes straight into those arrays through zarr.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from attrs import frozen
+from numpy.typing import NDArray
+
+from cubie_flow.errors import FlowError, nearest
+from cubie_flow.storage.layout import ShardPlan
+from cubie_flow.storage.schema import (
+    PER_RUN_AND_TIME,
+    RUN,
+    STATUS,
+    TIME,
+    UNWRITTEN,
+    StoreSchema,
+    Variable,
+    plain,
+)
+
+
+@frozen(eq=False)
+class ResultStore:
+    """An open store.
+
+    Attributes
+    ----------
+    path
+        Its folder.
+    plan
+        How its runs are cut.
+    """
+
+    path: Path
+    plan: ShardPlan
+    _group: zarr.Group
+    _arrays: dict[str, zarr.Array[Any]]
+
+    @classmethod
+    def create(cls, path: str | Path, schema: StoreSchema, plan: ShardPlan) -> ResultStore:
+        """Make a new store with no run written yet.
+
+        Parameters
+        ----------
+        path
+            A folder that does not exist yet, or is empty.
+        schema
+            What the store holds.
+        plan
+            The cut of its runs, see `cubie_flow.storage.layout.plan_shards`.
+
+        Raises
+        ------
+        FlowError
+            Where the folder already holds something or cannot be written, or where plan and
+            schema speak of different numbers of runs.
+        """
+        path = Path(path)
+        if plan.runs != schema.runs:
+            raise FlowError(f"the plan is for {plan.runs} runs but the store for {schema.runs}")
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise FlowError(
+                    f"'{path}' already exists and is not empty; results are never overwritten, "
+                    "so resume it or choose another folder"
+                )
+            path.mkdir(parents=True, exist_ok=True)
+            _write_schema(path, schema, plan)
+        except OSError as error:
+            raise _os_error(path, error) from error
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> ResultStore:
+        """Open a store to read what is complete or to write what is not.
+
+        Raises
+        ------
+        FlowError
+            Where `path` holds no store, or one whose creation was cut short.
+        """
+        path = Path(path)
+        try:
+            group = zarr.open_group(path, mode="r+", use_consolidated=False, zarr_format=3)
+            arrays = dict(group.arrays())
+        except (FileNotFoundError, ValueError) as error:
+            raise FlowError(f"'{path}' is not a results store: it has no Zarr group") from error
+        except OSError as error:
+            raise _os_error(path, error) from error
+        if STATUS not in arrays:
+            raise FlowError(f"'{path}' is not a results store: it has no array '{STATUS}'")
+        runs = {name: a for name, a in arrays.items() if a.metadata.dimension_names[0] == RUN}
+        lengths = {name: array.shape[0] for name, array in runs.items()}
+        if len(set(lengths.values())) != 1 or lengths[STATUS] == 0:
+            raise FlowError(f"'{path}' was left unfinished while it was made; delete it")
+        shard_runs = _shard_runs(runs[STATUS])
+        chunk_runs = min(array.chunks[0] for array in runs.values())
+        return cls(path, ShardPlan(lengths[STATUS], chunk_runs, shard_runs), group, runs)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Attributes of the root group."""
+        return dict(self._group.attrs)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arrays every shard must bring, without ``status``."""
+        return tuple(name for name in self._arrays if name != STATUS)
+
+    def write_shard(self, index: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write one shard: all its data first, its ``status`` last.
+
+        Parameters
+        ----------
+        index
+            Which of ``plan.shards``.
+        arrays
+            One array for each of `names` and for ``status``, shape ``(runs of the shard,)`` or
+            ``(runs of the shard, times)``, in the store's dtypes.
+
+        Raises
+        ------
+        FlowError
+            Where an array is missing, unknown, misshapen or of another dtype, or where the
+            folder cannot take it (disk full, permission).
+        """
+        if not 0 <= index < len(self.plan.shards):
+            raise FlowError(f"shard {index} is not one of the {len(self.plan.shards)} of the study")
+        start, stop = self.plan.shards[index]
+        self._check(arrays, stop - start)
+        try:
+            # One after another: the chunks of one array already keep zarr's threads busy, and
+            # only the encoded bytes of one array are held.
+            for name in (*self.names, STATUS):
+                self._arrays[name][start:stop] = arrays[name]
+        except OSError as error:
+            raise _os_error(self.path, error) from error
+
+    def completed(self) -> set[int]:
+        """Return the shards whose ``status`` is written for every run."""
+        status = np.asarray(self._arrays[STATUS][:])
+        return {
+            index
+            for index, (start, stop) in enumerate(self.plan.shards)
+            if (status[start:stop] != UNWRITTEN).all()
+        }
+
+    def status_counts(self) -> dict[int, int]:
+        """Return how many runs ended with each status; 255 counts those not yet written."""
+        values, counts = np.unique(np.asarray(self._arrays[STATUS][:]), return_counts=True)
+        return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+    def grown(self, runs: int) -> ResultStore:
+        """Lengthen the store to `runs` runs, keeping its layout, and return it anew.
+
+        A last shard that was not full is no longer complete: its new runs are not written.
+
+        Raises
+        ------
+        FlowError
+            Where `runs` is less than the store already has, or the folder cannot be written.
+        """
+        if runs < self.plan.runs:
+            raise FlowError(f"'{self.path}' has {self.plan.runs} runs and cannot shrink to {runs}")
+        try:
+            for array in self._arrays.values():
+                array.resize((runs, *array.shape[1:]))
+            _consolidate(self.path)
+        except OSError as error:
+            raise _os_error(self.path, error) from error
+        return ResultStore.open(self.path)
+
+    def finalise(self, attrs: Mapping[str, Any] | None = None) -> None:
+        """Add the attributes known only at the end, and gather all metadata in one file.
+
+        Raises
+        ------
+        FlowError
+            Where the folder cannot be written.
+        """
+        try:
+            self._group.update_attributes(plain(attrs or {}))
+            _consolidate(self.path)
+        except OSError as error:
+            raise _os_error(self.path, error) from error
+
+    def _check(self, arrays: Mapping[str, NDArray[Any]], runs: int) -> None:
+        for name in arrays:
+            if name not in self._arrays:
+                raise FlowError(f"the store has no array '{name}'{nearest(name, self._arrays)}")
+        for name, target in self._arrays.items():
+            if name not in arrays:
+                raise FlowError(f"the array '{name}' is missing from a shard")
+            given, shape = arrays[name], (runs, *target.shape[1:])
+            if given.shape != shape or given.dtype != target.dtype:
+                raise FlowError(
+                    f"the array '{name}' of a shard is {given.dtype} {given.shape}; the store "
+                    f"needs {target.dtype} {shape}"
+                )
+        if (arrays[STATUS] == UNWRITTEN).any():
+            raise FlowError(f"a status of {UNWRITTEN} means 'not written' and cannot be written")
+
+
+def _write_schema(path: Path, schema: StoreSchema, plan: ShardPlan) -> None:
+    import xarray as xr
+
+    codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+    times = 0 if schema.time is None else schema.time.size
+    encoding: dict[str, dict[str, Any]] = {}
+
+    def empty(variable: Variable) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
+        inner = (times,) if variable.dims == PER_RUN_AND_TIME else ()
+        chunk_runs = plan.chunk_runs_for(schema.bytes_per_run(variable))
+        layout: dict[str, Any] = {"chunks": (chunk_runs, *inner), "compressors": (codec,)}
+        if chunk_runs < plan.shard_runs:
+            layout["shards"] = (plan.shard_runs, *inner)
+        if variable.dtype.kind == "f":
+            layout["_FillValue"] = variable.dtype.type("nan")
+        encoding[variable.name] = layout
+        return variable.dims, np.empty((0, *inner), variable.dtype), variable.attributes
+
+    flags = {**schema.status_flags, UNWRITTEN: "not_written"}
+    status = Variable(
+        STATUS,
+        (RUN,),
+        "uint8",
+        long_name="how the run ended",
+        attrs={
+            "flag_values": list(flags),
+            "flag_meanings": " ".join("_".join(meaning.split()) for meaning in flags.values()),
+        },
+    )
+    coordinates = {variable.name: empty(variable) for variable in schema.coordinates}
+    if schema.time is not None:
+        attributes = Variable(TIME, unit=schema.time_unit, long_name="time").attributes
+        coordinates[TIME] = ((TIME,), schema.time, attributes)
+        encoding[TIME] = {"_FillValue": None}
+    data = {v.name: empty(v) for v in (*schema.variables, *schema.counters, status)}
+    # A status chunk is a whole shard, so that completing a shard is the writing of one file.
+    encoding[STATUS] = {
+        "chunks": (plan.shard_runs,),
+        "compressors": (codec,),
+        "fill_value": UNWRITTEN,
+    }
+    root = xr.Dataset(data, coordinates, plain(schema.attrs))
+    root.to_zarr(path, mode="w-", zarr_format=3, encoding=encoding, consolidated=False)
+    memory = xr.Dataset(_columns(schema.memory), attrs=plain(schema.plan))
+    memory.to_zarr(path, group="memory", mode="a", zarr_format=3, consolidated=False)
+    config = xr.Dataset(attrs=plain(schema.config))
+    config.to_zarr(path, group="config", mode="a", zarr_format=3, consolidated=False)
+    for _, array in zarr.open_group(path, mode="r+", use_consolidated=False).arrays():
+        if array.metadata.dimension_names[0] == RUN:
+            array.resize((schema.runs, *array.shape[1:]))
+    _consolidate(path)
+
+
+def _columns(rows: Any) -> dict[str, tuple[str, NDArray[Any]]]:
+    """Turn rows of one table into columns along ``buffer``."""
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    columns: dict[str, tuple[str, NDArray[Any]]] = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        if all(isinstance(value, bool | int | float | np.generic) for value in values):
+            columns[name] = ("buffer", np.asarray(values))
+        else:
+            text = ["" if value is None else str(value) for value in values]
+            columns[name] = ("buffer", np.asarray(text, dtype=object))
+    return columns
+
+
+def _consolidate(path: Path) -> None:
+    with warnings.catch_warnings():
+        # zarr warns that consolidated metadata is not in the format's text yet; readers that do
+        # not know it read the same metadata array by array.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(path, zarr_format=3)
+
+
+def _shard_runs(array: zarr.Array[Any]) -> int:
+    return int((array.shards or array.chunks)[0])
+
+
+def _os_error(path: Path, error: OSError) -> FlowError:
+    reason = error.strerror or str(error)
+    return FlowError(
+        f"'{path}' cannot be written: {reason}; shards already complete are kept, so the study "
+        "can be resumed once this is mended"
+    )
