@@ -469,9 +469,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def _permute(
-    index: NDArray[np.uint64], size: int, keys: NDArray[np.uint64]
-) -> NDArray[np.uint64]:
+def _permute(index: NDArray[np.uint64], size: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Permute ``range(size)``, elementwise and without holding it.
 
     A balanced Feistel network is a bijection of ``range(4**h)``, the smallest such range that

@@ -138,7 +138,7 @@ class Arange(ValueList):
         return max(0, math.ceil((self.stop - self.start) / self.step - 1e-9))
 
     def at(self, index: Indices) -> Array:
-        return self.start + index * self.step
+        return self.start + index.astype(np.float64) * self.step
 
     @property
     def spec(self) -> dict[str, list[float]]:

@@ -463,7 +463,8 @@ class BlockEmitter:
             case "div":
                 return b.fdiv(*args)
             case "neg":
-                return b.fneg(*args)
+                # NVVM's dialect has no fneg; the optimiser makes it one where it exists.
+                return b.fsub(self._literal("float", -0.0), args[0])
             case "fma" | "sqrt" | "fabs" | "floor":
                 return self._intrinsic(node.op, *args)
             case "round":

@@ -66,8 +66,7 @@ class ShardPlan:
         fitting = [
             self.chunk_runs * multiple
             for multiple in range(1, pieces + 1)
-            if pieces % multiple == 0
-            and self.chunk_runs * multiple * bytes_per_run <= chunk_bytes
+            if pieces % multiple == 0 and self.chunk_runs * multiple * bytes_per_run <= chunk_bytes
         ]
         return max(fitting, default=self.chunk_runs)
 

@@ -85,5 +85,3 @@ def _git(folder: str | Path, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-

@@ -1,0 +1,175 @@
+"""One integration run: loop, step and controller put together for a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import field, frozen, validators
+
+from cubie_flow.errors import FlowError, nearest
+from cubie_flow.expressions.block import Block
+from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
+from cubie_flow.integrators.equations import observables, right_hand_side
+from cubie_flow.integrators.loop import IVPLoop, LoopSettings
+from cubie_flow.integrators.step import ExplicitStep, StepSettings
+from cubie_flow.integrators.tableaus import tableau
+from cubie_flow.memory import CUDAFactory
+from cubie_flow.systems import OdeSystem
+
+DURATION = "duration"
+
+
+@frozen
+class RunSettings:
+    """Compile-time choices of a run.
+
+    Parameters
+    ----------
+    system : OdeSystem
+    varied : tuple of str
+        Quantities that differ between runs: states (their initial values), parameters, and
+        ``duration``. All others are compiled in.
+    algorithm : str
+    precision : {"float32", "float64"}
+    controller : str
+        ``default`` takes what the literature gives for the method.
+    safety, min_factor, max_factor, gains
+        Of the controller; None for the method's own.
+    saved : tuple of str
+        States and observables that are sampled.
+    summarised : tuple of str
+        States and observables whose metrics are kept.
+    sampling : bool
+        Whether there are times to sample at.
+    t_start, duration : float
+        In the model's unit of time.
+    """
+
+    system: OdeSystem
+    varied: tuple[str, ...] = field(default=(), converter=tuple)
+    algorithm: str = "tsit5"
+    precision: str = field(default="float64", validator=validators.in_(("float32", "float64")))
+    controller: str = field(default="default", validator=validators.in_(("default", *MEMORY)))
+    safety: float | None = None
+    min_factor: float | None = None
+    max_factor: float | None = None
+    gains: tuple[float, float, float] | None = None
+    saved: tuple[str, ...] = field(default=(), converter=tuple)
+    summarised: tuple[str, ...] = field(default=(), converter=tuple)
+    sampling: bool = False
+    t_start: float = 0.0
+    duration: float = 1.0
+
+
+class SingleIntegratorRun(CUDAFactory):
+    """Composes a loop, a step and a controller, and keeps them in step with its settings."""
+
+    settings: RunSettings
+
+    @property
+    def step(self) -> ExplicitStep:
+        """The step of the chosen method."""
+        return self.children["step"]  # type: ignore[return-value]
+
+    @property
+    def controller(self) -> StepController:
+        """The step controller."""
+        return self.children["controller"]  # type: ignore[return-value]
+
+    @property
+    def loop(self) -> IVPLoop:
+        """The integration loop."""
+        return self.children["loop"]  # type: ignore[return-value]
+
+    def register_buffers(self) -> None:
+        s = self.settings
+        method = tableau(s.algorithm)
+        kind = method.controller if s.controller == "default" else s.controller
+        if kind != "fixed" and method.error is None:
+            raise FlowError(
+                f"controller '{kind}' needs an error estimate, which algorithm '{s.algorithm}' "
+                "has not; use controller=fixed, or a method with an embedded error such as tsit5"
+            )
+        wanted: dict[str, tuple[type[CUDAFactory], Any]] = {
+            "loop": (IVPLoop, self._loop_settings()),
+            "step": (
+                ExplicitStep,
+                StepSettings(
+                    algorithm=s.algorithm,
+                    states=len(s.system.states),
+                    precision=s.precision,
+                    dense=s.sampling and method.dense is not None,
+                    adaptive=kind != "fixed",
+                ),
+            ),
+            "controller": (StepController, self._controller_settings(kind)),
+        }
+        for name, (kind_of_factory, settings) in wanted.items():
+            present = self.children.get(name)
+            if present is None or present.settings != settings:
+                self.adopt(name, kind_of_factory(settings))
+
+    def _controller_settings(self, kind: str) -> ControllerSettings:
+        s, method = self.settings, tableau(self.settings.algorithm)
+        own = kind == method.controller
+        gains = {"i": (1.0, 0.0, 0.0), "pi": (0.7, -0.4, 0.0), "pid": (0.49, -0.34, 0.10)}
+        return ControllerSettings(
+            precision=s.precision,
+            kind=kind,
+            order=(method.embedded_order or 0) + 1,
+            gains=s.gains or (method.gains if own else gains.get(kind, (1.0, 0.0, 0.0))),
+            safety=method.safety if s.safety is None else s.safety,
+            min_factor=method.min_factor if s.min_factor is None else s.min_factor,
+            max_factor=method.max_factor if s.max_factor is None else s.max_factor,
+        )
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of the rows of the run-time inputs, in order."""
+        s = self.settings
+        names = [state.name for state in s.system.states]
+        parameters = [parameter.name for parameter in s.system.parameters]
+        for name in s.varied:
+            if name not in (*names, *parameters, DURATION):
+                known = (*names, *parameters, DURATION)
+                raise FlowError(
+                    f"'{name}' is no state, parameter or duration of system "
+                    f"'{s.system.name}'{nearest(name, known)}"
+                )
+        rows = [name for name in (*names, DURATION) if name in s.varied]
+        return tuple(rows + [name for name in parameters if name in s.varied])
+
+    def _loop_settings(self) -> LoopSettings:
+        s = self.settings
+        rows = self.rows
+        states = [state.name for state in s.system.states]
+        known = {item.name: item for item in s.system.observables}
+        for name in (*s.saved, *s.summarised):
+            if name not in states and name not in known:
+                raise FlowError(
+                    f"'{name}' is no state or observable of system '{s.system.name}'"
+                    f"{nearest(name, (*states, *known))}"
+                )
+        watched = [name for name in known if name in s.saved or name in s.summarised]
+        numbers = {name: i for i, name in enumerate((*states, *watched))}
+        parameters = [p.name for p in s.system.parameters if p.name in rows]
+        return LoopSettings(
+            rhs=right_hand_side(s.system, parameters),
+            observables=observables(s.system, parameters, watched) if watched else None,
+            states=len(states),
+            parameters=len(parameters),
+            start=tuple(
+                rows.index(state.name) if state.name in rows else float(state.value)
+                for state in s.system.states
+            ),
+            t_start=float(s.t_start),
+            duration=rows.index(DURATION) if DURATION in rows else float(s.duration),
+            first_parameter=len(rows) - len(parameters),
+            saved=tuple(numbers[name] for name in s.saved) if s.sampling else (),
+            summarised=tuple(numbers[name] for name in s.summarised),
+            sampling=s.sampling,
+            precision=s.precision,
+        )
+
+    def build(self) -> dict[str, Block]:
+        return self.loop.blocks(self.step, self.controller)

@@ -1,0 +1,175 @@
+"""The CUDA target's compiler: driver and blocks to PTX and cubin, no GPU needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+from numba import cuda
+from numba.cuda import types
+from numba.cuda.compiler import compile_cuda, kernel_fixup
+from numba.cuda.extending import intrinsic
+
+from cubie_flow.errors import FlowError
+from cubie_flow.expressions.block import Block
+from cubie_flow.expressions.emit import I8, I64, Dialect, Place, ir
+from cubie_flow.kernels.targets.blocks import block_intrinsic
+from cubie_flow.kernels.targets.cuda_kernel import make_kernel, take
+from cubie_flow.kernels.targets.driver import make_driver
+
+#: NVVM knows these only as libdevice functions.
+_LIBDEVICE_ROUNDING = {"floor": "__nv_floor", "rint": "__nv_rint", "fabs": "__nv_fabs"}
+
+
+def libdevice(name: str, bits: int) -> str:
+    """Return the libdevice symbol of an elementary function."""
+    return f"__nv_{name}" + ("f" if bits == 32 else "")
+
+
+def rounding(name: str, bits: int) -> str | None:
+    """Return the libdevice symbol that replaces an LLVM intrinsic, if one must."""
+    base = _LIBDEVICE_ROUNDING.get(name)
+    return base and base + ("f" if bits == 32 else "")
+
+
+@frozen
+class CompilerFigures:
+    """What ptxas reports of one kernel on one architecture.
+
+    Attributes
+    ----------
+    registers : int
+        Registers a thread.
+    stack, spill_stores, spill_loads : int
+        Bytes a thread.
+    constant, code : int
+        Bytes of constant memory and of machine code.
+    """
+
+    registers: int
+    stack: int
+    spill_stores: int
+    spill_loads: int
+    constant: int
+    code: int
+
+
+@frozen
+class CudaCode:
+    """Compiled kernel: PTX, cubin, entry name and the compiler's figures."""
+
+    ptx: str
+    cubin: bytes
+    entry: str
+    arch: str
+    figures: CompilerFigures
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(context: Any, array: Any, offset: Any, size: Any) -> Any:
+    """Return the address of a byte of an array."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        start = builder.bitcast(data, ir.PointerType(I8))
+        position = args[1]
+        if position.type != I64:
+            position = builder.sext(position, I64)
+        return builder.gep(start, [position])
+
+    return types.voidptr(array, offset, size), generate
+
+
+def compile_kernel(
+    blocks: Mapping[str, Block],
+    dialect: Dialect,
+    places: Mapping[str, Place],
+    arena_bytes: tuple[int, int, int],
+    shared_stride: int,
+    arch: str,
+) -> CudaCode:
+    """Compile the batch kernel.
+
+    Parameters
+    ----------
+    blocks : mapping
+        The run's blocks by name.
+    dialect : Dialect
+    places : mapping
+        Place of every buffer that lives in memory.
+    arena_bytes : tuple of int
+        Bytes of a run's shared, local and persistent arena.
+    shared_stride : int
+        Bytes between the shared parts of neighbouring threads.
+    arch : str
+        Architecture, for instance ``"sm_90"``.
+    """
+
+    def compile_function(function: Any) -> Any:
+        return cuda.jit(device=True, inline="always")(function)
+
+    compiled = {
+        name: block_intrinsic(block, dialect, places, intrinsic, types)
+        for name, block in blocks.items()
+    }
+    driver = make_driver(compiled, compile_function(take), 1, compile_function)
+    kernel = make_kernel(driver, _pointer, shared_stride, arena_bytes[1], arena_bytes[2])
+    real = types.CPointer(types.float64 if dialect.real == "float64" else types.float32)
+    size = types.int64
+    signature = (
+        size, types.boolean, real, real, real, real, size, real, size, size, size, real,
+        types.CPointer(types.int32),
+    )  # fmt: skip
+    capability = compute_capability(arch)
+    result = compile_cuda(
+        kernel, types.void, signature, nvvm_options={"fma": False, "opt": 3}, cc=capability
+    )
+    library = result.library
+    kernel_fixup(library.get_function(result.fndesc.llvm_func_name), False)
+    library._entry_name = result.fndesc.llvm_func_name
+    ptx = library.get_asm_str(cc=capability)
+    cubin, figures = link(ptx, arch)
+    return CudaCode(ptx, cubin, library._entry_name, arch, figures)
+
+
+def compute_capability(arch: str) -> tuple[int, int]:
+    """Return (major, minor) of an architecture name."""
+    match = re.fullmatch(r"sm_(\d+)(\d)[a-f]?", arch)
+    if not match:
+        raise FlowError(f"target.arch is '{arch}'; it must look like sm_80 or sm_90")
+    return int(match[1]), int(match[2])
+
+
+def link(ptx: str, arch: str) -> tuple[bytes, CompilerFigures]:
+    """Assemble PTX for `arch`; return the cubin and what the assembler reports."""
+    from cuda.bindings import nvjitlink
+
+    handle = nvjitlink.create(2, [f"-arch={arch}", "-verbose"])
+    try:
+        source = ptx.encode()
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, source, len(source), "kernel")
+        nvjitlink.complete(handle)
+        cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, cubin)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(cubin), _figures(log.decode())
+
+
+def _figures(log: str) -> CompilerFigures:
+    def number(pattern: str) -> int:
+        found = [int(value) for value in re.findall(pattern, log)]
+        return max(found, default=0)
+
+    return CompilerFigures(
+        registers=number(r"Used (\d+) registers"),
+        stack=number(r"(\d+) bytes stack frame"),
+        spill_stores=number(r"(\d+) bytes spill stores"),
+        spill_loads=number(r"(\d+) bytes spill loads"),
+        constant=number(r"(\d+) bytes cmem\[0\]"),
+        code=0,
+    )

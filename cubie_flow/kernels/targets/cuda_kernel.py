@@ -1,0 +1,62 @@
+"""The CUDA kernel around the driver; its source is compiled, and run by the simulator, as is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import cuda
+from numba.cuda import types
+
+
+def make_kernel(
+    driver: Callable[..., Any],
+    pointer: Callable[..., Any],
+    shared_stride: int,
+    local_bytes: int,
+    persistent_bytes: int,
+) -> Callable[..., Any]:
+    """Return the kernel: each thread is one lane that integrates runs a grid apart.
+
+    Parameters
+    ----------
+    driver : callable
+        From `make_driver`, for one lane.
+    pointer : callable
+        ``pointer(array, offset, size)``: address of a run's part of an array, in bytes.
+    shared_stride : int
+        Bytes from one thread's part of shared memory to the next, padding included.
+    local_bytes, persistent_bytes : int
+        Size of the two local arenas.
+    """
+    # Arrays of float64 are aligned for every type; an array of no elements is not allowed.
+    local_words = max(1, -(-local_bytes // 8))
+    persistent_words = max(1, -(-persistent_bytes // 8))
+
+    def batch_kernel(
+        count, persistent_threads, inputs, initial, settings, times, time_count, samples, rows,
+        run_stride, time_stride, finals, counts,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        first = cuda.threadIdx.x + cuda.blockIdx.x * cuda.blockDim.x
+        shared = cuda.shared.array(0, types.float64)
+        local = cuda.local.array(local_words, types.float64)
+        persistent = cuda.local.array(persistent_words, types.float64)
+        run = cuda.local.array(1, types.int64)
+        stride = cuda.gridDim.x * cuda.blockDim.x if persistent_threads else count
+        memory = (
+            pointer(shared, cuda.threadIdx.x * shared_stride, shared_stride),
+            pointer(local, 0, local_bytes),
+            pointer(persistent, 0, persistent_bytes),
+        )
+        if first < count:
+            driver(
+                memory, run, first, count, stride, 0, inputs, initial, settings, times, time_count,
+                samples, rows, run_stride, time_stride, finals, counts,
+            )  # fmt: skip
+
+    return batch_kernel
+
+
+def take(counter: int, following: int, stride: int) -> int:
+    """Return the run after `following` in this thread's share of the grid."""
+    return following + stride
