@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class FlowError(ValueError):
@@ -14,3 +15,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, or nothing."""
     matches = get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def one_of(*allowed: object) -> Callable[[object, Any, object], None]:
+    """Return an attrs validator that refuses all but the `allowed` values, in one sentence."""
+
+    def check(_: object, attribute: Any, value: object) -> None:
+        if value not in allowed:
+            names = ", ".join(map(str, allowed))
+            hint = nearest(str(value), map(str, allowed))
+            raise FlowError(f"{attribute.name} is '{value}'; it must be one of {names}{hint}")
+
+    return check

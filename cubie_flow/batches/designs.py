@@ -227,7 +227,8 @@ class Sobol(Sampled):
             return np.empty((0, self.dimensions))
         # A new engine a slice keeps no state between threads; skipping 10^7 points takes 30 ms.
         engine = qmc.Sobol(self.dimensions, scramble=True, rng=np.random.default_rng(self.seed))
-        engine.fast_forward(start)
+        if start:
+            engine.fast_forward(start)
         # scipy warns unless the first draw is a power of two; one point is, and changes nothing.
         first = engine.random(1)
         rest = engine.random(stop - start - 1)
@@ -275,6 +276,7 @@ class Table(Design):
     names: tuple[str, ...]
     columns_used: dict[str, str | Constant]
     size: int
+    rows_hash: str
 
     def _columns(self, start: int, stop: int) -> dict[str, Array]:
         rows = self.rows.read(start, stop)
@@ -295,7 +297,7 @@ class Table(Design):
                 for name, source in self.columns_used.items()
             },
             "path": str(self.rows.path),
-            "rows_hash": self.rows.content_hash(self.size),
+            "rows_hash": self.rows_hash,
         }
 
     def extends(self, described: Mapping[str, Any]) -> bool:
@@ -445,7 +447,9 @@ def _table(path: str | Path, values: dict[str, Any], size: int | None) -> Table:
     if size is not None and size > rows.size:
         raise FlowError(f"batch.size is {size} but '{path}' has {rows.size} rows")
     sources = sources or {name: name for name in names}
-    return Table(rows, tuple(sources), sources, size or rows.size)
+    size = size or rows.size
+    # Hashing reads every row once, so a bad value is found now and not in the middle of a study.
+    return Table(rows, tuple(sources), sources, size, rows.content_hash(size))
 
 
 def _essence(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,11 @@ class Sweep:
         """Return what identifies the statement."""
         return repr((self.count, self.targets, content_hash(self.nodes)))
 
+    def buffers(self) -> tuple[set[str], set[str]]:
+        """Return the names of the buffers read and written."""
+        reads = {node.value[0] for node in topological(self.nodes) if node.op == "load"}
+        return reads, {buffer for buffer, _, _ in self.targets}
+
 
 @frozen
 class Function:
@@ -61,9 +66,9 @@ class Function:
         return repr((self.inputs, self.scalars, self.outputs, content_hash(self.nodes)))
 
     @property
-    def digest(self) -> str:
+    def content_hash(self) -> str:
         """Hash of the content, part of the compiled name."""
-        return hashlib.sha256(self.content().encode()).hexdigest()[:16]
+        return hashlib.sha256(self.content().encode()).hexdigest()
 
 
 @frozen
@@ -88,6 +93,14 @@ class Evaluate:
             buffer, base = self.arrays[formal]
             targets.append((buffer, base + index, 0))
         return Sweep(1, tuple(targets), nodes)
+
+    def buffers(self) -> tuple[set[str], set[str]]:
+        """Return the names of the buffers read and written."""
+        outputs = {formal for formal, _ in self.function.outputs}
+        used = {n.value[0] for n in topological(self.function.nodes) if n.op == "load"}
+        reads = {self.arrays[formal][0] for formal in used}
+        reads |= {n.value[0] for n in topological(self.scalars.values()) if n.op == "load"}
+        return reads, {self.arrays[formal][0] for formal in outputs}
 
     def content(self) -> str:
         """Return what identifies the statement."""

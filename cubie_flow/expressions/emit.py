@@ -189,7 +189,7 @@ class BlockEmitter:
         return self.b.gep(pointer, [position])
 
     def _load(self, buffer: str, base: int, stride: int, kind: str) -> Value:
-        if (buffer, base) in self.temporaries and not stride:
+        if (buffer, base) in self.temporaries and (not stride or self.index is None):
             return self.temporaries[buffer, base]
         if buffer in self.externals:
             value = self.b.load(self._external_pointer(buffer, base, stride))
@@ -356,7 +356,7 @@ class BlockEmitter:
 
     def _outlined(self, function: Function, formals: Sequence[str], places: Sequence[Place]) -> Any:
         spaces = "".join(p.arena[0] for p in places)
-        name = f"flow_{function.name}_{function.digest}_{self.dialect.real}x{self.lanes}{spaces}"
+        name = f"flow_{function.name}_{function.content_hash[:16]}_{self.dialect.real}x{self.lanes}{spaces}"
         module = self.b.module
         if name in module.globals:
             return module.globals[name]

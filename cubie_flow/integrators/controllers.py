@@ -6,6 +6,7 @@ import struct
 
 from attrs import field, frozen, validators
 
+from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import (
     Node,
@@ -49,8 +50,8 @@ class ControllerSettings:
     filters in adaptive time-stepping", ACM TOMS 29, 2003), with ``k = embedded order + 1``.
     """
 
-    precision: str = field(default="float64", validator=validators.in_(("float32", "float64")))
-    kind: str = field(default="pi", validator=validators.in_(tuple(MEMORY)))
+    precision: str = field(default="float64", validator=one_of("float32", "float64"))
+    kind: str = field(default="pi", validator=one_of(*MEMORY))
     order: int = 5
     gains: tuple[float, float, float] = (0.7, -0.4, 0.0)
     safety: float = field(default=0.9, validator=[validators.gt(0.0), validators.le(1.0)])

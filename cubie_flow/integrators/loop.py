@@ -8,10 +8,10 @@ registered buffers, so a lane can be handed the next run at any time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
-from attrs import field, frozen, validators
+from attrs import field, frozen
 
+from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
 from cubie_flow.expressions.graph import (
     Node,
@@ -28,14 +28,12 @@ from cubie_flow.expressions.graph import (
     maximum,
     minimum,
     sqrt,
+    to_float,
     where,
 )
 from cubie_flow.integrators.controllers import StepController, approximate_power
 from cubie_flow.integrators.step import DT, DT_MAX, DT_MIN, MAX_STEPS, SETTINGS, ExplicitStep
 from cubie_flow.memory import CUDAFactory, buffer_registry
-
-if TYPE_CHECKING:
-    from cubie_flow.expressions.graph import Node as _Node  # noqa: F401
 
 #: How a run ended, as stored in ``status``.
 STATUS = {
@@ -70,13 +68,13 @@ class LoopSettings:
         The observables that are saved or summarised.
     states, parameters : int
         States of the model; parameters that vary between runs.
-    saved : tuple of int
+    saved_numbers : tuple of int
         What is sampled: below `states` a state, above an observable.
-    summarised : tuple of int
+    summarised_numbers : tuple of int
         What metrics are kept of, numbered alike.
     start : tuple of (int or float)
         For each state its literal initial value, or the row of the inputs (int) it comes from.
-    t_start, duration : int or float
+    start_from, duration_from : int or float
         Likewise.
     sampling : bool
         Whether there are times to sample at.
@@ -87,13 +85,13 @@ class LoopSettings:
     states: int
     parameters: int
     start: tuple[int | float, ...]
-    t_start: int | float
-    duration: int | float
+    start_from: int | float
+    duration_from: int | float
     first_parameter: int
-    saved: tuple[int, ...] = ()
-    summarised: tuple[int, ...] = ()
+    saved_numbers: tuple[int, ...] = ()
+    summarised_numbers: tuple[int, ...] = ()
     sampling: bool = False
-    precision: str = field(default="float64", validator=validators.in_(("float32", "float64")))
+    precision: str = field(default="float64", validator=one_of("float32", "float64"))
 
 
 def _flag(name: int) -> Node:
@@ -113,13 +111,6 @@ class IVPLoop(CUDAFactory):
 
     settings: LoopSettings
 
-    @property
-    def dense(self) -> bool:
-        """Whether samples are interpolated from a step (set by the run)."""
-        return self._dense
-
-    _dense = False
-
     def register_buffers(self) -> None:
         s = self.settings
         n, precision = s.states, s.precision
@@ -136,8 +127,8 @@ class IVPLoop(CUDAFactory):
             keep("previous_state", n)
             scratch = "local"
             buffer_registry.register("sample", self, self.outputs, scratch, precision)
-        if s.summarised:
-            keep("metrics", METRIC_ROWS * len(s.summarised))
+        if s.summarised_numbers:
+            keep("metrics", METRIC_ROWS * len(s.summarised_numbers))
             scratch = "register" if n <= UNROLL_LIMIT else "local"
             buffer_registry.register("middle_state", self, n, scratch, precision)
         if s.observables is not None:
@@ -212,8 +203,8 @@ class IVPLoop(CUDAFactory):
             block.assign([("state", i) for i in range(s.states)], [given(v) for v in s.start])
         if s.parameters:
             block.sweep(s.parameters, {"parameters": load("inputs", s.first_parameter, 1)})
-        t_start = block.let("t_start", given(s.t_start))
-        t_end = t_start + given(s.duration)
+        t_start = block.let("t_start", given(s.start_from))
+        t_end = t_start + given(s.duration_from)
         zero = const(0.0)
         block.assign(
             [("clock", i) for i in (T, T_LOW, T_START, T_END, T_PREVIOUS, H, T_NEXT)],
@@ -246,9 +237,9 @@ class IVPLoop(CUDAFactory):
             block.sweep(n, {"previous_state": kept})
         dt = self._first_step(block, step, controller, t)
         controller.reset(block, fresh, dt)
-        if s.summarised:
+        if s.summarised_numbers:
             self._observe(block, "state", t)
-            for position, variable in enumerate(s.summarised):
+            for position, variable in enumerate(s.summarised_numbers):
                 value = self._variable(variable, "state")
                 base = METRIC_ROWS * position
                 started = {
@@ -356,7 +347,7 @@ class IVPLoop(CUDAFactory):
             [("clock", i) for i in (T, T_LOW, T_PREVIOUS, H)],
             [t_new, low, where(accept, t, _clock(T_PREVIOUS)), where(accept, h, _clock(H))],
         )
-        if s.summarised:
+        if s.summarised_numbers:
             self._summarise(block, step, h, t, t_new, accept)
         moves = [
             ("state", 0, 1, where(accept, load("proposed_state", 0, 1), load("state", 0, 1))),
@@ -371,8 +362,6 @@ class IVPLoop(CUDAFactory):
         rejected = where(again, iadd(_flag(REJECTED), integer(1)), _flag(REJECTED))
         block.assign([("counters", STEPS), ("counters", REJECTED)], [steps, rejected])
         code: Node = integer(RUNNING)
-        from cubie_flow.expressions.graph import to_float
-
         tried = to_float(iadd(_flag(STEPS), _flag(REJECTED)))
         limit = compare(">=", tried, load("settings", MAX_STEPS))
         code = where(limit, integer(STATUS["step_limit"]), code)
@@ -433,7 +422,7 @@ class IVPLoop(CUDAFactory):
         return block.build("store_missing", ("samples",), per_lane=True)
 
     def _copy_out(self, block: BlockBuilder, value: Callable[[int], Node]) -> None:
-        saved = self.settings.saved
+        saved = self.settings.saved_numbers
         if len(saved) > UNROLL_LIMIT and saved == tuple(range(len(saved))):
             node = value(0)
             node = load("sample", 0, 1) if node.op == "load" else node
@@ -452,11 +441,11 @@ class IVPLoop(CUDAFactory):
         block.sweep(n, {"middle_state": middle})
 
         def values(at: str, time: Node, prefix: str) -> list[Node]:
-            if any(variable >= n for variable in s.summarised):
+            if any(variable >= n for variable in s.summarised_numbers):
                 self._observe(block, at, time)
             return [
                 block.let(f"{prefix}_{i}", self._variable(variable, at))
-                for i, variable in enumerate(s.summarised)
+                for i, variable in enumerate(s.summarised_numbers)
             ]
 
         middles = values("middle_state", 0.5 * h + t, "middle")
@@ -498,7 +487,7 @@ class IVPLoop(CUDAFactory):
         block.sweep(n, {"finals": where(good, load("state", 0, 1), nan)})
         span = block.let("elapsed", _clock(T_END) - _clock(T_START))
         some = block.let("some", compare(">", span, 0.0))
-        for position in range(len(s.summarised)):
+        for position in range(len(s.summarised_numbers)):
 
             def row(name: int, base: int = METRIC_ROWS * position) -> Node:
                 return load("metrics", base + name)

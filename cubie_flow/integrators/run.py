@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import field, frozen, validators
+from attrs import field, frozen
 
-from cubie_flow.errors import FlowError, nearest
+from cubie_flow.errors import FlowError, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
 from cubie_flow.integrators.equations import observables, right_hand_side
@@ -48,8 +48,8 @@ class RunSettings:
     system: OdeSystem
     varied: tuple[str, ...] = field(default=(), converter=tuple)
     algorithm: str = "tsit5"
-    precision: str = field(default="float64", validator=validators.in_(("float32", "float64")))
-    controller: str = field(default="default", validator=validators.in_(("default", *MEMORY)))
+    precision: str = field(default="float64", validator=one_of("float32", "float64"))
+    controller: str = field(default="default", validator=one_of("default", *MEMORY))
     safety: float | None = None
     min_factor: float | None = None
     max_factor: float | None = None
@@ -81,7 +81,7 @@ class SingleIntegratorRun(CUDAFactory):
         """The integration loop."""
         return self.children["loop"]  # type: ignore[return-value]
 
-    def register_buffers(self) -> None:
+    def arrange_children(self) -> None:
         s = self.settings
         method = tableau(s.algorithm)
         kind = method.controller if s.controller == "default" else s.controller
@@ -162,11 +162,11 @@ class SingleIntegratorRun(CUDAFactory):
                 rows.index(state.name) if state.name in rows else float(state.value)
                 for state in s.system.states
             ),
-            t_start=float(s.t_start),
-            duration=rows.index(DURATION) if DURATION in rows else float(s.duration),
+            start_from=float(s.t_start),
+            duration_from=rows.index(DURATION) if DURATION in rows else float(s.duration),
             first_parameter=len(rows) - len(parameters),
-            saved=tuple(numbers[name] for name in s.saved) if s.sampling else (),
-            summarised=tuple(numbers[name] for name in s.summarised),
+            saved_numbers=tuple(numbers[name] for name in s.saved) if s.sampling else (),
+            summarised_numbers=tuple(numbers[name] for name in s.summarised),
             sampling=s.sampling,
             precision=s.precision,
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attrs import field, frozen, validators
 
+from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function
 from cubie_flow.expressions.graph import Node, compare, const, fabs, load, maximum, where
 from cubie_flow.integrators.tableaus import Tableau, tableau
@@ -23,7 +24,7 @@ class StepSettings:
 
     algorithm: str = "tsit5"
     states: int = field(default=1, validator=validators.ge(1))
-    precision: str = field(default="float64", validator=validators.in_(("float32", "float64")))
+    precision: str = field(default="float64", validator=one_of("float32", "float64"))
     dense: bool = False
     adaptive: bool = True
 

@@ -1,0 +1,1 @@
+"""Kernels: the batch kernel, its targets and the cache of compiled code."""

@@ -56,7 +56,7 @@ class ShardPlan:
             for start in range(0, self.runs, self.shard_runs)
         ]
 
-    def chunk_runs_for(self, bytes_per_run: int, chunk_bytes: int = CHUNK_BYTES) -> int:
+    def chunk_runs_for(self, bytes_per_run: int, chunk_bytes: int) -> int:
         """Return the runs in one inner chunk of a variable of `bytes_per_run`.
 
         The largest whole multiple of `chunk_runs` that divides the shard and stays within

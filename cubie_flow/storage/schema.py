@@ -84,6 +84,10 @@ STEPS = Variable("steps", PER_RUN, "int32", "1", "accepted steps")
 REJECTED = Variable("rejected", PER_RUN, "int32", "1", "rejected steps")
 
 
+def _variables(variables: Iterable[Variable]) -> tuple[Variable, ...]:
+    return tuple(variables)
+
+
 @frozen(eq=False)
 class StoreSchema:
     """Everything about a store but its bulk.
@@ -116,11 +120,11 @@ class StoreSchema:
     """
 
     runs: int
-    variables: tuple[Variable, ...] = field(converter=tuple)
+    variables: tuple[Variable, ...] = field(converter=_variables)
     status_flags: Mapping[int, str]
     time: NDArray[np.float64] | None = field(default=None, converter=_times)
-    coordinates: tuple[Variable, ...] = field(default=(), converter=tuple)
-    counters: tuple[Variable, ...] = field(default=(STEPS, REJECTED), converter=tuple)
+    coordinates: tuple[Variable, ...] = field(default=(), converter=_variables)
+    counters: tuple[Variable, ...] = field(default=(STEPS, REJECTED), converter=_variables)
     time_unit: str = ""
     attrs: Mapping[str, Any] = field(factory=dict)
     memory: Sequence[Mapping[str, Any]] = field(factory=list)

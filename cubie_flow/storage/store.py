@@ -9,7 +9,7 @@ needed. The bulk goes straight into those arrays through zarr.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +186,16 @@ class ResultStore:
     def finalise(self, attrs: Mapping[str, Any] | None = None) -> None:
         """Add the attributes known only at the end, and gather all metadata in one file.
 
+        For when no writer is left: files that a killed process left half-written are removed.
+
         Raises
         ------
         FlowError
             Where the folder cannot be written.
         """
         try:
+            for partial in list(self.path.rglob("*.partial")):
+                partial.unlink()
             self._group.update_attributes(plain(attrs or {}))
             _consolidate(self.path)
         except OSError as error:
@@ -219,11 +223,12 @@ def _write_schema(path: Path, schema: StoreSchema, plan: ShardPlan) -> None:
 
     codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
     times = 0 if schema.time is None else schema.time.size
+    chunk_bytes = plan.chunk_runs * schema.bytes_per_run_largest_variable
     encoding: dict[str, dict[str, Any]] = {}
 
     def empty(variable: Variable) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
         inner = (times,) if variable.dims == PER_RUN_AND_TIME else ()
-        chunk_runs = plan.chunk_runs_for(schema.bytes_per_run(variable))
+        chunk_runs = plan.chunk_runs_for(schema.bytes_per_run(variable), chunk_bytes)
         layout: dict[str, Any] = {"chunks": (chunk_runs, *inner), "compressors": (codec,)}
         if chunk_runs < plan.shard_runs:
             layout["shards"] = (plan.shard_runs, *inner)
@@ -247,7 +252,7 @@ def _write_schema(path: Path, schema: StoreSchema, plan: ShardPlan) -> None:
     if schema.time is not None:
         attributes = Variable(TIME, unit=schema.time_unit, long_name="time").attributes
         coordinates[TIME] = ((TIME,), schema.time, attributes)
-        encoding[TIME] = {"_FillValue": None}
+        encoding[TIME] = {"_FillValue": None}  # a coordinate has no missing values (CF 2.5.1)
     data = {v.name: empty(v) for v in (*schema.variables, *schema.counters, status)}
     # A status chunk is a whole shard, so that completing a shard is the writing of one file.
     encoding[STATUS] = {
@@ -267,14 +272,16 @@ def _write_schema(path: Path, schema: StoreSchema, plan: ShardPlan) -> None:
     _consolidate(path)
 
 
-def _columns(rows: Any) -> dict[str, tuple[str, NDArray[Any]]]:
-    """Turn rows of one table into columns along ``buffer``."""
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, NDArray[Any]]]:
+    """Turn rows into columns along ``buffer``; a number that a row lacks is NaN."""
     names = list(dict.fromkeys(key for row in rows for key in row))
     columns: dict[str, tuple[str, NDArray[Any]]] = {}
     for name in names:
         values = [row.get(name) for row in rows]
-        if all(isinstance(value, bool | int | float | np.generic) for value in values):
-            columns[name] = ("buffer", np.asarray(values))
+        known = [value for value in values if value is not None]
+        if all(isinstance(value, bool | int | float | np.number) for value in known):
+            numbers = [np.nan if value is None else value for value in values]
+            columns[name] = ("buffer", np.asarray(numbers))
         else:
             text = ["" if value is None else str(value) for value in values]
             columns[name] = ("buffer", np.asarray(text, dtype=object))

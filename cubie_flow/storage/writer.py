@@ -100,7 +100,7 @@ class AsyncWriter:
         # is the one to report.
         try:
             self.close()
-        except FlowError:
+        except Exception:
             if error is None:
                 raise
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 from numba import cuda
 from numba.cuda import types
 from numba.cuda.compiler import compile_cuda, kernel_fixup
@@ -54,6 +54,10 @@ class CompilerFigures:
     spill_loads: int
     constant: int
     code: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the figures by name."""
+        return asdict(self)
 
 
 @frozen

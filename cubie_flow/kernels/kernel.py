@@ -1,0 +1,535 @@
+"""The batch kernel: one compiled program that integrates every run of a batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+from attrs import evolve, field, frozen, validators
+
+from cubie_flow.errors import FlowError, one_of
+from cubie_flow.expressions.block import UNROLL_LIMIT, Block
+from cubie_flow.expressions.emit import ARENAS, Dialect, Place
+from cubie_flow.integrators.loop import METRICS
+from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
+from cubie_flow.kernels.cache import KernelCache, source_digest
+from cubie_flow.kernels.targets.detect import (
+    cuda_devices,
+    install_hint,
+    toolkit_installed,
+)
+from cubie_flow.memory import (
+    BlockFit,
+    CUDAFactory,
+    Layout,
+    buffer_registry,
+    fit_block,
+    padded_stride_bytes,
+)
+
+Array = Any
+TARGETS = ("auto", "cpu", "cuda", "simulator")
+#: Dynamic shared memory a block gets without opting in, on every device.
+SHARED_LIMIT = 48 * 1024
+
+
+def _optional(validator: Any) -> Any:
+    return validators.optional(validator)
+
+
+@frozen
+class BatchSolverConfig:
+    """Compile-time choices of the batch kernel; it holds no sizes of memory.
+
+    Parameters
+    ----------
+    target : {"auto", "cpu", "cuda", "simulator"}
+        ``auto`` is ``cuda`` where there is a usable GPU, else ``cpu``.
+    precision : {"float32", "float64"}
+    lanes : int, optional
+        Runs side by side on a CPU core, a power of two up to 64; None chooses.
+    math : {"portable", "native"}
+        Elementary functions on CUDA: our polynomials, which give a CPU's bits, or libdevice.
+    arch : str, optional
+        CUDA architecture to compile for, such as ``sm_90``; None asks the device.
+    block_size : int
+        Threads a CUDA block before fitting shared memory.
+    device : int
+        Which GPU.
+    """
+
+    target: str = field(default="auto", validator=one_of(*TARGETS))
+    precision: str = field(default="float64", validator=one_of("float32", "float64"))
+    lanes: int | None = field(
+        default=None, validator=_optional(one_of(1, 2, 4, 8, 16, 32, 64))
+    )
+    math: str = field(default="portable", validator=one_of("portable", "native"))
+    arch: str | None = None
+    block_size: int = field(default=128, validator=[validators.ge(1), validators.le(1024)])
+    device: int = field(default=0, validator=validators.ge(0))
+
+    def resolved_target(self) -> str:
+        """Return the target that ``auto`` stands for on this machine."""
+        if self.target != "auto":
+            return self.target
+        return "cuda" if cuda_devices() and toolkit_installed() else "cpu"
+
+
+class Program(Protocol):
+    """What a target makes of the kernel."""
+
+    def run(
+        self,
+        *,
+        count: int,
+        inputs: Array,
+        initial: Array,
+        settings: Array,
+        times: Array,
+        time_count: int,
+        samples: Array,
+        strides: tuple[int, int, int],
+        finals: Array,
+        counts: Array,
+        threads: int,
+        tick: Callable[[int], None] | None = None,
+    ) -> None: ...
+
+
+@frozen(eq=False)
+class Built:
+    """A built kernel and how it came about.
+
+    Attributes
+    ----------
+    program : Program
+    seconds : float
+        Time to build it.
+    cached : bool
+        Whether it came from the cache.
+    figures : dict
+        What the compiler reports (registers, stack, spills), empty on a CPU.
+    """
+
+    program: Program
+    seconds: float
+    cached: bool
+    figures: dict[str, int]
+
+
+@frozen
+class Tolerances:
+    """Run-time settings; changing them rebuilds nothing.
+
+    Parameters
+    ----------
+    rtol, atol : float or mapping
+        One value, or one a state by name (others keep the default).
+    dt : float, optional
+        First step, or the step of a fixed-step method; None lets an adaptive method choose.
+    dt_min, dt_max : float
+    max_steps : int
+        Attempts a run, accepted and rejected.
+    """
+
+    rtol: float | Mapping[str, float] = 1e-6
+    atol: float | Mapping[str, float] = 1e-6
+    dt: float | None = None
+    dt_min: float = 0.0
+    dt_max: float | None = None
+    max_steps: int = 1_000_000
+
+    def vector(self, states: tuple[str, ...], dtype: Any) -> Array:
+        """Return the settings as blocks read them.
+
+        Raises
+        ------
+        FlowError
+            If a tolerance is not positive, or names no state.
+        """
+        parts = [self.dt or 0.0, self.dt_min, self.dt_max or np.inf, float(self.max_steps)]
+        for key, value, zero in (("rtol", self.rtol, False), ("atol", self.atol, True)):
+            parts += _per_state(key, value, states, zero)
+        return np.asarray(parts, dtype)
+
+
+def _per_state(
+    key: str, value: float | Mapping[str, float], states: tuple[str, ...], zero: bool
+) -> list[float]:
+    if isinstance(value, Mapping):
+        for name in value:
+            if name not in states:
+                raise FlowError(f"controller.{key}.{name}: the system has no state '{name}'")
+        values = [float(value.get(name, 1e-6)) for name in states]
+    else:
+        values = [float(value)] * len(states)
+    for number in values:
+        if not (number >= 0.0 if zero else number > 0.0) or not np.isfinite(number):
+            allowed = "a number of at least 0" if zero else "a positive number"
+            raise FlowError(f"controller.{key} is {number}; it must be {allowed}")
+    return values
+
+
+@frozen(eq=False)
+class BatchResult:
+    """What a batch of runs gives.
+
+    Attributes
+    ----------
+    samples : ndarray, shape (saved, runs, times)
+    finals : ndarray, shape (states, runs)
+    metrics : ndarray, shape (summarised, 6, runs)
+    status : ndarray of uint8, shape (runs,)
+    steps, rejected : ndarray of int32, shape (runs,)
+    seconds : float
+        Time in the kernel, with transfers.
+    """
+
+    samples: Array
+    finals: Array
+    metrics: Array
+    status: Array
+    steps: Array
+    rejected: Array
+    seconds: float
+
+
+class BatchSolverKernel(CUDAFactory):
+    """Builds and launches the kernel of one `SingleIntegratorRun`.
+
+    Sizes of memory come from the registry at each access.
+
+    Parameters
+    ----------
+    run : RunSettings
+    config : BatchSolverConfig
+    locations : mapping, optional
+        ``{buffer: location}``.
+    cache : KernelCache, optional
+    """
+
+    settings: BatchSolverConfig
+
+    def __init__(
+        self,
+        run: RunSettings,
+        config: BatchSolverConfig | None = None,
+        locations: Mapping[str, str] | None = None,
+        cache: KernelCache | None = None,
+    ) -> None:
+        config = evolve(config or BatchSolverConfig(), precision=run.precision)
+        self._cache = cache or KernelCache()
+        super().__init__(config)
+        self.adopt("run", SingleIntegratorRun(run))
+        if locations:
+            self.update(**{f"{name}_location": place for name, place in locations.items()})
+
+    @property
+    def run(self) -> SingleIntegratorRun:
+        """The run this kernel is made of."""
+        return self.children["run"]  # type: ignore[return-value]
+
+    @property
+    def target(self) -> str:
+        """The target this kernel is built for."""
+        return self.settings.resolved_target()
+
+    # memory
+
+    @property
+    def layout(self) -> Layout:
+        """Every buffer of the tree with its place."""
+        return buffer_registry.layout(self)
+
+    def _region(self, arena: str) -> Any:
+        return getattr(buffer_registry.get_child_allocators(self, self.run, "run"), arena)
+
+    @property
+    def shared_memory_elements(self) -> int:
+        """Shared memory of one run, in elements of the working precision, without padding."""
+        return int(self._region("shared").elements(self.settings.precision))
+
+    @property
+    def local_memory_elements(self) -> int:
+        """Local memory of one run (persistent included), in elements of the precision."""
+        precision = self.settings.precision
+        return int(
+            self._region("local").elements(precision)
+            + self._region("persistent").elements(precision)
+        )
+
+    @property
+    def shared_memory_bytes(self) -> int:
+        """Bytes from one run's shared memory to the next: padded, host and device alike."""
+        widest = self.layout.widest_dtype("shared")
+        size = int(self._region("shared").bytes)
+        return padded_stride_bytes(size, widest.itemsize) if widest is not None else size
+
+    @property
+    def arena_bytes(self) -> tuple[int, int, int]:
+        """Bytes of a run's shared, local and persistent arena."""
+        layout = self.layout
+        shared, local, persistent = (layout.bytes(arena) for arena in ARENAS)
+        return shared, local, persistent
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """Place of every buffer that lives in memory, by name."""
+        return {
+            entry.name: Place(entry.arena, entry.offset, entry.dtype.name, entry.elements)  # type: ignore[arg-type]
+            for entry in self.layout.entries
+            if entry.arena in ARENAS
+        }
+
+    def fit_block(self) -> BlockFit:
+        """Return the block size that fits the device's shared memory."""
+        limit = SHARED_LIMIT
+        if self.target == "cuda" and cuda_devices():
+            from cubie_flow.kernels.targets.cuda import shared_memory_limit
+
+            limit = shared_memory_limit(self.settings.device)
+        return fit_block(
+            self.settings.block_size, self.shared_memory_bytes, limit, layout=self.layout
+        )
+
+    # building
+
+    @property
+    def dialect(self) -> Dialect:
+        """How blocks are emitted for the target."""
+        s, target = self.settings, self.target
+        if target == "cpu":
+            from cubie_flow.kernels.targets.cpu import default_lanes
+
+            states = len(self.run.settings.system.states)
+            return Dialect(s.precision, s.lanes or default_lanes(s.precision, states))
+        return Dialect(s.precision, 1, shared_space=3, portable=s.math == "portable")
+
+    def build(self) -> Built:
+        started = perf_counter()
+        blocks = self.run.product
+        dialect, places, sizes = self.dialect, self.places, self.arena_bytes
+        self._check_locations(blocks, places)
+        if self.target == "cpu":
+            program, cached = self._build_cpu(blocks, dialect, places, sizes)
+            return Built(program, perf_counter() - started, cached, {})
+        if self.target == "simulator":
+            _require_toolkit("target.kind=simulator")
+            from cubie_flow.kernels.targets.simulator import SimulatorProgram
+
+            program = SimulatorProgram(
+                blocks, dialect, places, sizes, self.shared_memory_bytes, self.settings.block_size
+            )
+            return Built(program, perf_counter() - started, False, {})
+        return self._build_cuda(started)
+
+    @staticmethod
+    def _check_locations(blocks: Mapping[str, Block], places: Mapping[str, Place]) -> None:
+        """Refuse ``register`` for a buffer that must outlive a block."""
+        external = {name for block in blocks.values() for name in block.externals}
+        for block in blocks.values():
+            written: set[str] = set()
+            for statement in block.statements:
+                reads, writes = statement.buffers()
+                for name in reads:
+                    if name not in places and name not in external and name not in written:
+                        raise FlowError(
+                            f"buffers.{name} is 'register', but its values outlive a step here; "
+                            "it must be local or shared"
+                        )
+                written |= writes
+
+    def _key(self, blocks: Mapping[str, Block], **more: Any) -> str:
+        parts = {
+            "blocks": {name: block.digest for name, block in blocks.items()},
+            "dialect": repr(
+                (self.dialect.real, self.dialect.lanes, self.dialect.portable, UNROLL_LIMIT)
+            ),
+            "places": {n: repr(p) for n, p in self.places.items()},
+            "sizes": self.arena_bytes,
+            "source": source_digest(),
+            **more,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _build_cpu(
+        self,
+        blocks: Mapping[str, Block],
+        dialect: Dialect,
+        places: Mapping[str, Place],
+        sizes: tuple[int, int, int],
+    ) -> tuple[Program, bool]:
+        from cubie_flow.kernels.targets import cpu
+
+        key = self._key(
+            blocks, processor=cpu.processor(), compilers=_versions("numba", "llvmlite", "numpy")
+        )
+        found = self._cache.get(key)
+        if found is not None:
+            header, parts = found
+            code = cpu.CpuCode(parts["object"], header["entry"])
+        else:
+            code = cpu.compile_code(blocks, dialect, places)
+            self._cache.put(key, {"entry": code.entry, "target": "cpu"}, {"object": code.code})
+        return cpu.CpuProgram(code, dialect, sizes), found is not None
+
+    def compile_cuda(self, arch: str) -> Any:
+        """Compile for a CUDA architecture, no GPU needed.
+
+        Returns
+        -------
+        CudaCode
+            PTX, cubin and the compiler's figures.
+        """
+        _require_toolkit("compiling for CUDA")
+        from cubie_flow.kernels.targets import cuda_compile as compiler
+
+        dialect = evolve(
+            self.dialect,
+            lanes=1,
+            shared_space=3,
+            portable=self.settings.math == "portable",
+            library=compiler.libdevice,
+            intrinsics=compiler.rounding,
+        )
+        return compiler.compile_kernel(
+            self.run.product,
+            dialect,
+            self.places,
+            self.arena_bytes,
+            self.shared_memory_bytes,
+            arch,
+        )
+
+    def _build_cuda(self, started: float) -> Built:
+        _require_toolkit("target.kind=cuda")
+        devices = cuda_devices()
+        if len(devices) <= self.settings.device:
+            raise FlowError(
+                f"target.device is {self.settings.device}, but the driver offers {len(devices)} "
+                "GPU(s); use target.kind=cpu, or task=doctor to see what is missing"
+            )
+        from cubie_flow.kernels.targets.cuda import CudaProgram
+
+        arch = self.settings.arch or devices[self.settings.device].arch
+        fit = self.fit_block()
+        key = self._key(
+            self.run.product,
+            arch=arch,
+            stride=self.shared_memory_bytes,
+            compilers=_versions("numba", "llvmlite", "numba-cuda", "nvidia-nvvm", "cuda-bindings"),
+        )
+        found = self._cache.get(key)
+        if found is not None:
+            header, parts = found
+            cubin, entry, figures = parts["cubin"], header["entry"], header["figures"]
+        else:
+            code = self.compile_cuda(arch)
+            cubin, entry, figures = code.cubin, code.entry, code.figures.as_dict()
+            self._cache.put(
+                key, {"entry": entry, "target": "cuda", "figures": figures}, {"cubin": cubin}
+            )
+        program = CudaProgram(
+            cubin, entry, fit.block_size, fit.shared_bytes, self.settings.device
+        )
+        return Built(program, perf_counter() - started, found is not None, figures)
+
+    # running
+
+    def solve(
+        self,
+        columns: Mapping[str, Array],
+        count: int,
+        tolerances: Tolerances,
+        times: Array | None = None,
+        threads: int = 1,
+        tick: Callable[[int], None] | None = None,
+    ) -> BatchResult:
+        """Integrate `count` runs.
+
+        Parameters
+        ----------
+        columns : mapping
+            For every varied quantity its values, shape (count,).
+        count : int
+        tolerances : Tolerances
+        times : ndarray, optional
+            Times to sample at, relative to the start, increasing; needed when the run samples.
+        threads : int
+            CPU threads.
+        tick : callable, optional
+            Called now and then with the number of runs started.
+
+        Raises
+        ------
+        FlowError
+            If a fixed-step method has no step, or a setting is out of range.
+        """
+        run = self.run
+        dtype = np.dtype(self.settings.precision)
+        if not run.controller.adaptive and not (tolerances.dt and tolerances.dt > 0):
+            raise FlowError(
+                f"controller.dt is {tolerances.dt}; algorithm '{run.settings.algorithm}' takes "
+                "fixed steps here and needs a positive step size, such as controller.dt=0.01"
+            )
+        states = tuple(state.name for state in run.settings.system.states)
+        sampled = run.loop.settings.sampling
+        given = np.asarray([] if times is None else times, np.float64)
+        n_saved = len(run.loop.settings.saved_numbers)
+        n_metrics = len(run.loop.settings.summarised_numbers)
+        inputs = np.empty((len(run.rows), count), dtype)
+        for row, name in enumerate(run.rows):
+            inputs[row] = columns[name]
+        initial = np.asarray([state.value for state in run.settings.system.states], dtype)
+        sentinel = np.concatenate([given, [np.inf]]).astype(dtype)
+        samples = np.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
+        finals = np.empty((len(states) + len(METRICS) * n_metrics, count), dtype)
+        counts = np.empty((3, count), np.int32)
+        program = self.product.program
+        started = perf_counter()
+        program.run(
+            count=count,
+            inputs=inputs,
+            initial=initial,
+            settings=tolerances.vector(states, dtype),
+            times=sentinel,
+            time_count=len(given),
+            samples=samples,
+            strides=(count * len(given), len(given), 1),
+            finals=finals,
+            counts=counts,
+            threads=threads,
+            tick=tick,
+        )
+        seconds = perf_counter() - started
+        return BatchResult(
+            samples=samples if sampled else np.empty((0, count, 0), dtype),
+            finals=finals[: len(states)],
+            metrics=finals[len(states) :].reshape(n_metrics, len(METRICS), count),
+            status=counts[0].astype(np.uint8),
+            steps=counts[1],
+            rejected=counts[2],
+            seconds=seconds,
+        )
+
+
+def _require_toolkit(what: str) -> None:
+    if not toolkit_installed():
+        raise FlowError(f"{what} needs numba-cuda and its toolkit wheels: {install_hint()}")
+
+
+@cache
+def _versions(*packages: str) -> tuple[str, ...]:
+    found = []
+    for package in ("cubie-flow", *packages):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(package)
+    return tuple(found)

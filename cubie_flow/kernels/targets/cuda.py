@@ -1,0 +1,126 @@
+"""The CUDA target: loading a cubin and running batches through the driver API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import c_bool, c_int64, c_void_p
+from typing import Any
+
+import numpy as np
+
+from cubie_flow.errors import FlowError
+
+Array = Any
+
+
+def _check(result: tuple[Any, ...]) -> Any:
+    """Return what a driver call returns, or raise its error as one sentence."""
+    from cuda.bindings import driver
+
+    error, *values = result
+    if error != driver.CUresult.CUDA_SUCCESS:
+        _, text = driver.cuGetErrorString(error)
+        raise FlowError(f"CUDA driver: {text.decode() if text else error}")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+class CudaProgram:
+    """A kernel loaded on one device.
+
+    Parameters
+    ----------
+    cubin : bytes
+    entry : str
+    block_size : int
+        Threads a block, after fitting shared memory.
+    shared_bytes : int
+        Dynamic shared memory a block.
+    device : int
+    """
+
+    def __init__(
+        self, cubin: bytes, entry: str, block_size: int, shared_bytes: int, device: int = 0
+    ) -> None:
+        from cuda.bindings import driver
+
+        _check(driver.cuInit(0))
+        self.device = _check(driver.cuDeviceGet(device))
+        self.context = _check(driver.cuDevicePrimaryCtxRetain(self.device))
+        _check(driver.cuCtxSetCurrent(self.context))
+        self.module = _check(driver.cuModuleLoadData(np.frombuffer(cubin, np.uint8).ctypes.data))
+        self.function = _check(driver.cuModuleGetFunction(self.module, entry.encode()))
+        self.block_size, self.shared_bytes = block_size, shared_bytes
+        if shared_bytes > 48 * 1024:
+            attribute = driver.CUfunction_attribute
+            _check(
+                driver.cuFuncSetAttribute(
+                    self.function,
+                    attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                    shared_bytes,
+                )
+            )
+
+    @contextmanager
+    def _arrays(self, *hosts: Array) -> Iterator[list[int]]:
+        """Copy host arrays to the device for the length of a batch."""
+        from cuda.bindings import driver
+
+        pointers: list[Any] = []
+        try:
+            for host in hosts:
+                pointers.append(_check(driver.cuMemAlloc(max(8, host.nbytes))))
+                _check(driver.cuMemcpyHtoD(pointers[-1], host.ctypes.data, host.nbytes))
+            yield [int(pointer) for pointer in pointers]
+        finally:
+            for pointer in pointers:
+                driver.cuMemFree(pointer)
+
+    def run(
+        self,
+        *,
+        count: int,
+        inputs: Array,
+        initial: Array,
+        settings: Array,
+        times: Array,
+        time_count: int,
+        samples: Array,
+        strides: tuple[int, int, int],
+        finals: Array,
+        counts: Array,
+        threads: int,
+        tick: Callable[[int], None] | None = None,
+    ) -> None:
+        """Integrate runs ``0 .. count-1`` in one launch; see `CpuProgram.run`."""
+        from cuda.bindings import driver
+
+        _check(driver.cuCtxSetCurrent(self.context))
+        arrays = (inputs, initial, settings, times, samples, finals, counts)
+        with self._arrays(*arrays) as (a, b, c, d, e, f, g):
+            values = (count, False, a, b, c, d, time_count, e, *strides, f, g)
+            kinds = (
+                c_int64, c_bool, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p,
+                c_int64, c_int64, c_int64, c_void_p, c_void_p,
+            )  # fmt: skip
+            blocks = -(-count // self.block_size)
+            _check(
+                driver.cuLaunchKernel(
+                    self.function, blocks, 1, 1, self.block_size, 1, 1, self.shared_bytes, 0,
+                    (values, kinds), 0,
+                )  # fmt: skip
+            )
+            _check(driver.cuCtxSynchronize())
+            for host, pointer in ((samples, e), (finals, f), (counts, g)):
+                _check(driver.cuMemcpyDtoH(host.ctypes.data, pointer, host.nbytes))
+        if tick is not None:
+            tick(count)
+
+
+def shared_memory_limit(device: int = 0) -> int:
+    """Return the bytes of shared memory a block may opt in to."""
+    from cuda.bindings import driver
+
+    _check(driver.cuInit(0))
+    attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    return int(_check(driver.cuDeviceGetAttribute(attribute, _check(driver.cuDeviceGet(device)))))

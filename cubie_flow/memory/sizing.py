@@ -1,0 +1,183 @@
+"""How runs share a block's memory: the padded stride of a run and the block that fits."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from attrs import frozen
+
+from cubie_flow.errors import FlowError
+from cubie_flow.memory.registry import Layout, LayoutEntry
+
+BANKS = 32
+BANK_BYTES = 4
+
+
+def padded_stride_bytes(bytes_per_run: int, widest_itemsize: int) -> int:
+    """Return the bytes from one run's shared memory to the next.
+
+    The one source of both the host's dynamic shared bytes and the kernel's stride. An odd number
+    of the widest items spreads equal offsets of neighbouring runs over all banks, and keeps every
+    run's 8-byte views aligned where 8 bytes are the widest.
+
+    Parameters
+    ----------
+    bytes_per_run : int
+        Shared bytes of one run; none stay none.
+    widest_itemsize : int
+        Bytes of the widest dtype in shared memory; narrower than a bank counts as 4.
+
+    Returns
+    -------
+    int
+        At least ``bytes_per_run``: an odd multiple of 4 or 8 bytes, or 0.
+
+    Raises
+    ------
+    FlowError
+        If the item size is not 1, 2, 4 or 8 or the bytes are negative.
+    """
+    if widest_itemsize not in (1, 2, 4, 8):
+        raise FlowError(f"widest_itemsize={widest_itemsize} is none of 1, 2, 4, 8")
+    if bytes_per_run < 0:
+        raise FlowError(f"bytes_per_run={bytes_per_run} is negative")
+    if bytes_per_run == 0:
+        return 0
+    unit = max(widest_itemsize, BANK_BYTES)
+    return (-(-bytes_per_run // unit) | 1) * unit
+
+
+def bank_conflicts(stride_bytes: int, itemsize: int, lanes: int = 32) -> int:
+    """Return the worst number of turns one bank takes when every lane reads the same offset.
+
+    Simulates 32 banks of 4 bytes. Lanes are served 128 bytes at a time (a half warp for 8-byte
+    items), and lanes that read the same word share one turn; 1 means no conflict.
+
+    Parameters
+    ----------
+    stride_bytes : int
+        Bytes between neighbouring lanes' data.
+    itemsize : int
+        Bytes each lane reads.
+    lanes : int
+        Lanes that read together.
+    """
+    served = BANKS * BANK_BYTES // max(itemsize, BANK_BYTES)
+    worst = 0
+    for first in range(0, lanes, served):
+        words: defaultdict[int, set[int]] = defaultdict(set)
+        for lane in range(first, min(first + served, lanes)):
+            start = lane * stride_bytes
+            for word in range(start // BANK_BYTES, (start + itemsize - 1) // BANK_BYTES + 1):
+                words[word % BANKS].add(word)
+        worst = max(worst, *map(len, words.values()))
+    return worst
+
+
+@frozen
+class BlockFit:
+    """A block that fits.
+
+    Attributes
+    ----------
+    block_size : int
+        Runs a block.
+    halvings : int
+        How often the wish was halved; 0 when it was granted.
+    shared_bytes : int
+        Dynamic shared memory of the block.
+    """
+
+    block_size: int
+    halvings: int
+    shared_bytes: int
+
+
+def fit_block(
+    block_size: int,
+    stride_bytes: int,
+    limit_bytes: int,
+    warp: int = 32,
+    layout: Layout | None = None,
+) -> BlockFit:
+    """Halve the block until its dynamic shared memory fits, down to a single run.
+
+    Parameters
+    ----------
+    block_size : int
+        Runs a block, as wished.
+    stride_bytes : int
+        Shared bytes a run, from `padded_stride_bytes`.
+    limit_bytes : int
+        The device's limit a block.
+    warp : int
+        Lanes that run together: a halved block of a warp or more is cut to whole warps.
+    layout : Layout, optional
+        Where the bytes come from; lets the error name buffers and remedies.
+
+    Raises
+    ------
+    FlowError
+        If the block is smaller than one run, or if one run does not fit.
+    """
+    if block_size < 1:
+        raise FlowError(f"block_size={block_size} is smaller than one run")
+    if stride_bytes > limit_bytes:
+        raise FlowError(_too_large(stride_bytes, limit_bytes, layout))
+    size, halvings = block_size, 0
+    while size * stride_bytes > limit_bytes:
+        size //= 2
+        halvings += 1
+        if size > warp:
+            size -= size % warp
+    return BlockFit(size, halvings, size * stride_bytes)
+
+
+def _too_large(stride_bytes: int, limit_bytes: int, layout: Layout | None) -> str:
+    message = f"one run needs {stride_bytes} bytes of shared memory and a block has {limit_bytes}"
+    if layout is None:
+        return message
+    shared = [entry for entry in layout.entries if entry.arena == "shared" and entry.bytes]
+    shared.sort(key=lambda entry: -entry.bytes)
+    largest = ", ".join(f"{e.path}.{e.name} ({e.bytes} bytes)" for e in shared[:3])
+    moves = _moves(layout, shared, limit_bytes)
+    return f"{message}; the largest shared buffers are {largest}; {moves}"
+
+
+def _moves(layout: Layout, shared: list[LayoutEntry], limit_bytes: int) -> str:
+    """Say which moves to local memory would make one run fit.
+
+    Taking a buffer of b bytes out of a packed arena frees at least b rounded down to the widest
+    item, so what is suggested is sure to fit. Keys move every buffer of a name, aliases included:
+    left behind, an alias would need its own space.
+    """
+    widest = layout.widest_dtype("shared")
+    itemsize = widest.itemsize if widest is not None else BANK_BYTES
+    freed: Counter[str] = Counter()
+    for entry in shared:
+        if entry.alias is None:
+            freed[entry.name] += entry.bytes - entry.bytes % itemsize
+    guests: defaultdict[str, list[str]] = defaultdict(list)
+    for entry in shared:
+        if entry.alias is not None:
+            guests[entry.alias].append(entry.name)
+
+    def fits(names: list[str]) -> bool:
+        left = layout.bytes("shared") - sum(freed[name] for name in names)
+        # Both units: the widest item may be among the moved, and either may pad more.
+        strides = (padded_stride_bytes(max(left, 0), unit) for unit in (BANK_BYTES, itemsize))
+        return max(strides) <= limit_bytes
+
+    def keys(names: list[str]) -> str:
+        every = dict.fromkeys(key for name in names for key in (name, *guests[name]))
+        return " ".join(f"{name}_location=local" for name in every)
+
+    alone = [name for name in freed if fits([name])]
+    if alone:
+        return f"{' or '.join(keys([name]) for name in alone[:3])} would fit"
+    names: list[str] = []
+    for name, _ in freed.most_common():
+        names.append(name)
+        if fits(names):
+            break
+    return f"{keys(names)} together would fit"

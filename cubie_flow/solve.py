@@ -1,0 +1,650 @@
+"""The library entry: a model and a batch in, a labelled dataset or store out.
+
+`solve` is for notebooks, `run_study` writes a store while it solves; the command line uses it too.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from attrs import field, frozen
+
+from cubie_flow.batches import Design, make_design
+from cubie_flow.errors import FlowError
+from cubie_flow.integrators.loop import METRICS, STATUS
+from cubie_flow.integrators.run import DURATION, RunSettings
+from cubie_flow.kernels.kernel import BatchResult, BatchSolverConfig, BatchSolverKernel, Tolerances
+from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
+from cubie_flow.storage import AsyncWriter, ResultStore, StoreSchema, Variable, plan_shards
+from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
+from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
+from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME
+from cubie_flow.systems import OdeSystem
+
+if TYPE_CHECKING:
+    import xarray
+
+Array = Any
+#: Bytes of one shard's arrays over all variables; four shards may be in memory at once.
+SHARD_MEMORY = 160_000_000
+
+
+@frozen
+class ControllerChoice:
+    """Step control: the kind and its constants (compiled in), tolerances and bounds (run time)."""
+
+    kind: str = "default"
+    rtol: float | Mapping[str, float] = 1e-6
+    atol: float | Mapping[str, float] = 1e-6
+    dt: float | None = None
+    dt_min: float = 0.0
+    dt_max: float | None = None
+    max_steps: int = 1_000_000
+    safety: float | None = None
+    min_factor: float | None = None
+    max_factor: float | None = None
+
+
+@frozen
+class OutputChoice:
+    """What is kept of every run.
+
+    Parameters
+    ----------
+    save_every : float, optional
+        Interval between saved times, from the start on.
+    times : sequence of float, optional
+        Saved times, relative to the start; instead of `save_every`.
+    variables : sequence of str, optional
+        States and observables saved at those times; None saves all states.
+    summaries : sequence of str, optional
+        States and observables whose min, max, mean, rms, std and number of peaks over the whole
+        run are kept; None keeps none.
+    """
+
+    save_every: float | None = None
+    times: Sequence[float] | None = None
+    variables: Sequence[str] | None = None
+    summaries: Sequence[str] | None = None
+
+    def saved_times(self, duration: float) -> Array:
+        """Return the saved times relative to the start, float64; empty for the final state only.
+
+        Raises
+        ------
+        FlowError
+            If both ways are used, or times are negative, repeated or not increasing.
+        """
+        if self.save_every is not None and self.times is not None:
+            raise FlowError("output.save_every and output.times exclude each other; give one")
+        if self.save_every is not None:
+            if not self.save_every > 0:
+                raise FlowError(f"output.save_every is {self.save_every}; it must be positive")
+            count = int(np.floor(duration / self.save_every * (1 + 1e-12)))
+            if count >= 10_000_000:
+                raise FlowError(
+                    f"output.save_every={self.save_every} makes {count + 1} saved times over a "
+                    f"duration of {duration}; allowed are 10,000,000"
+                )
+            return self.save_every * np.arange(count + 1)
+        given = np.asarray([] if self.times is None else list(self.times), np.float64)
+        if given.size and (
+            not np.isfinite(given).all() or given[0] < 0 or (np.diff(given) <= 0).any()
+        ):
+            raise FlowError(
+                "output.times must be finite, not negative and increasing, such as [0, 0.5, 1]"
+            )
+        return given
+
+
+@frozen
+class TargetChoice:
+    """Where and how the batch runs; see `BatchSolverConfig`."""
+
+    kind: str = "auto"
+    threads: int | None = None
+    lanes: int | None = None
+    math: str = "portable"
+    arch: str | None = None
+    block_size: int = 128
+    device: int = 0
+
+
+@frozen
+class Study:
+    """A model, a batch over it, and how to integrate and save it."""
+
+    system: OdeSystem
+    design: Design
+    name: str = "study"
+    duration: float | None = None
+    t_start: float = 0.0
+    algorithm: str = "tsit5"
+    precision: str = "float32"
+    controller: ControllerChoice = field(factory=ControllerChoice)
+    output: OutputChoice = field(factory=OutputChoice)
+    target: TargetChoice = field(factory=TargetChoice)
+    locations: Mapping[str, str] = field(factory=dict)
+
+    @property
+    def span(self) -> float:
+        """Duration of a run; the longest one where durations vary."""
+        if DURATION in self.design.names:
+            return max(
+                float(self.design.columns(start, min(start + 65536, self.design.size))[DURATION].max())
+                for start in range(0, self.design.size, 65536)
+            )
+        return float(self.system.duration if self.duration is None else self.duration)
+
+    @property
+    def times(self) -> Array:
+        """Saved times relative to the start."""
+        times = self.output.saved_times(self.span)
+        if times.size and times[-1] > self.span * (1 + 1e-12):
+            raise FlowError(
+                f"output.times ends at {times[-1]:g}, after the duration of {self.span:g}"
+            )
+        return times
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """Names of what is saved over time."""
+        if not self.times.size:
+            return ()
+        if self.output.variables is None:
+            return tuple(state.name for state in self.system.states)
+        return tuple(self.output.variables)
+
+    @property
+    def summarised(self) -> tuple[str, ...]:
+        """Names of what is summarised."""
+        return tuple(self.output.summaries or ())
+
+
+def build_kernel(study: Study) -> BatchSolverKernel:
+    """Return the kernel of a study, not yet compiled.
+
+    Raises
+    ------
+    FlowError
+        If the study asks for what its system, method or target does not have.
+    """
+    if not study.span >= 0 or not np.isfinite(study.span):
+        raise FlowError(f"duration is {study.span}; it must be a finite number of at least 0")
+    c, t = study.controller, study.target
+    saved = study.saved
+    run = RunSettings(
+        system=study.system,
+        varied=study.design.names,
+        algorithm=study.algorithm,
+        precision=study.precision,
+        controller=c.kind,
+        safety=c.safety,
+        min_factor=c.min_factor,
+        max_factor=c.max_factor,
+        saved=saved,
+        summarised=study.summarised,
+        sampling=bool(saved),
+        t_start=study.t_start,
+        duration=study.span,
+    )
+    config = BatchSolverConfig(
+        target=t.kind,
+        lanes=t.lanes,
+        math=t.math,
+        arch=t.arch,
+        block_size=t.block_size,
+        device=t.device,
+    )
+    return BatchSolverKernel(run, config, study.locations)
+
+
+def tolerances(choice: ControllerChoice) -> Tolerances:
+    """Return the run-time settings of a controller, checked.
+
+    Raises
+    ------
+    FlowError
+        If a bound is not positive or the step limit is below 1.
+    """
+    for key, value in (("dt", choice.dt), ("dt_max", choice.dt_max)):
+        if value is not None and not value > 0:
+            raise FlowError(f"controller.{key} is {value}; it must be positive, or null")
+    if not choice.dt_min >= 0:
+        raise FlowError(f"controller.dt_min is {choice.dt_min}; it must be at least 0")
+    if choice.max_steps < 1:
+        raise FlowError(f"controller.max_steps is {choice.max_steps}; it must be at least 1")
+    return Tolerances(
+        choice.rtol, choice.atol, choice.dt, choice.dt_min, choice.dt_max, choice.max_steps
+    )
+
+
+# what a store holds ---------------------------------------------------------------------------
+
+
+def coordinate_name(study: Study, quantity: str) -> str:
+    """Return the name of a swept quantity in the store; an initial value is ``<state>_initial``."""
+    states = {state.name for state in study.system.states}
+    return f"{quantity}_initial" if quantity in states else quantity
+
+
+def _labels(system: OdeSystem) -> dict[str, tuple[str, str]]:
+    quantities = (*system.states, *system.parameters, *system.observables)
+    return {item.name: (item.unit, item.long_name) for item in quantities}
+
+
+def variables(study: Study) -> tuple[Variable, ...]:
+    """Return every data variable of the study, in the order of `shard_arrays`."""
+    labels, real = _labels(study.system), study.precision
+    found = []
+    for name in study.saved:
+        unit, text = labels[name]
+        found.append(Variable(name, PER_RUN_AND_TIME, real, unit, text))
+    for state in study.system.states:
+        text = f"final value of {state.long_name or state.name}"
+        found.append(Variable(f"{state.name}_final", PER_RUN, real, state.unit, text))
+    for name in study.summarised:
+        unit, text = labels[name]
+        for metric in METRICS:
+            label = f"{_METRIC_LABELS[metric]} of {text or name} over the run"
+            own = "1" if metric == "peaks" else unit
+            found.append(Variable(f"{name}_{metric}", PER_RUN, real, own, label))
+    return tuple(found)
+
+
+_METRIC_LABELS = {
+    "min": "minimum",
+    "max": "maximum",
+    "mean": "time mean",
+    "rms": "root mean square",
+    "std": "standard deviation",
+    "peaks": "number of local maxima",
+}
+
+
+def schema(study: Study, kernel: BatchSolverKernel, config: Mapping[str, Any]) -> StoreSchema:
+    """Return what the store of a study holds."""
+    labels = _labels(study.system)
+    coordinates = []
+    for name in study.design.names:
+        unit, text = labels.get(name, (study.system.time_unit, "duration of the run"))
+        text = f"initial value of {text or name}" if coordinate_name(study, name) != name else text
+        coordinates.append(
+            Variable(coordinate_name(study, name), PER_RUN, "float64", unit, text or name)
+        )
+    built = kernel.product
+    times = study.times
+    layout = kernel.layout
+    plan = {
+        "target": kernel.target,
+        "lanes": kernel.dialect.lanes,
+        "precision": study.precision,
+        "shared_bytes_per_run": layout.bytes("shared"),
+        "shared_bytes_padded": kernel.shared_memory_bytes,
+        "local_bytes_per_run": layout.bytes("local") + layout.bytes("persistent"),
+        "kernel_hash": kernel.config_hash,
+        "kernel_from_cache": built.cached,
+        "compile_seconds": built.seconds,
+        **{f"compiler_{name}": value for name, value in built.figures.items()},
+    }
+    return StoreSchema(
+        runs=study.design.size,
+        variables=variables(study),
+        status_flags={code: name for name, code in STATUS.items()},
+        time=study.t_start + times if times.size else None,
+        coordinates=tuple(coordinates),
+        time_unit=study.system.time_unit,
+        attrs={
+            "title": study.system.title or study.system.name,
+            "study": study.name,
+            "algorithm": study.algorithm,
+            "design": json.dumps(study.design.describe()),
+            "system": json.dumps(study.system.to_mapping()),
+            "system_hash": study.system.content_hash,
+            **config,
+        },
+        memory=[
+            {
+                "buffer": entry.name,
+                "owner": entry.path,
+                "location": entry.location,
+                "dtype": entry.dtype.name,
+                "elements": entry.elements,
+                "bytes": entry.bytes,
+                "offset": entry.offset,
+                "persistent": int(entry.persistent),
+                "alias": entry.alias or "",
+            }
+            for entry in layout.entries
+        ],
+        plan=plan,
+    )
+
+
+def shard_arrays(
+    study: Study, columns: Mapping[str, Array], result: BatchResult
+) -> dict[str, Array]:
+    """Return the arrays of a shard by the names of the store."""
+    arrays = {name: result.samples[i] for i, name in enumerate(study.saved)}
+    for i, state in enumerate(study.system.states):
+        arrays[f"{state.name}_final"] = result.finals[i]
+    for i, name in enumerate(study.summarised):
+        for j, metric in enumerate(METRICS):
+            arrays[f"{name}_{metric}"] = result.metrics[i, j]
+    for name, values in columns.items():
+        arrays[coordinate_name(study, name)] = values
+    arrays.update(steps=result.steps, rejected=result.rejected, status=result.status)
+    return arrays
+
+
+def plan(study: Study, held: StoreSchema) -> ShardPlan:
+    """Return how the study's runs are cut into shards that bound the memory in use."""
+    largest = held.bytes_per_run_largest_variable
+    per_run = max(1, held.total_bytes // held.runs)
+    limit = min(SHARD_BYTES, max(largest, SHARD_MEMORY * largest // per_run))
+    return plan_shards(study.design.size, largest, shard_bytes=limit)
+
+
+# running --------------------------------------------------------------------------------------
+
+
+@frozen
+class Progress:
+    """How far a study is: runs done and in all, runs that failed so far, seconds since start."""
+
+    done: int
+    total: int
+    failures: int
+    seconds: float
+
+
+@frozen
+class RunReport:
+    """What a study came to.
+
+    Attributes
+    ----------
+    path : Path
+    runs : int
+    statuses : dict
+        Runs by status name.
+    mean_steps, mean_rejected : float
+    seconds : dict
+        Phase to seconds: build, kernel, write, total.
+    runs_per_second : float
+        Runs by kernel seconds.
+    peak_memory_bytes, store_bytes : int
+    device : str
+    notes : tuple of str
+    """
+
+    path: Path
+    runs: int
+    statuses: dict[str, int]
+    mean_steps: float
+    mean_rejected: float
+    seconds: dict[str, float]
+    runs_per_second: float
+    peak_memory_bytes: int
+    store_bytes: int
+    device: str
+    notes: tuple[str, ...]
+
+
+def _threads(study: Study) -> int:
+    from cubie_flow.kernels.targets.cpu import usable_threads
+
+    return usable_threads(study.target.threads)
+
+
+def _shards(
+    study: Study,
+    kernel: BatchSolverKernel,
+    bounds: Sequence[tuple[int, int]],
+    tick: Callable[[int], None] | None,
+) -> Iterator[tuple[dict[str, Array], BatchResult]]:
+    limits, times = tolerances(study.controller), study.times
+    threads = _threads(study)
+    for start, stop in bounds:
+        columns = study.design.columns(start, stop)
+        result = kernel.solve(
+            columns,
+            stop - start,
+            limits,
+            times if times.size else None,
+            threads,
+            None if tick is None else lambda done, start=start: tick(start + done),  # type: ignore[misc]
+        )
+        yield shard_arrays(study, columns, result), result
+
+
+def run_study(
+    study: Study,
+    path: str | Path,
+    *,
+    config_yaml: str = "",
+    overrides: Sequence[str] = (),
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunReport:
+    """Integrate a study into a new store.
+
+    Parameters
+    ----------
+    study : Study
+    path : path
+        Where the store goes; it must not exist or be empty.
+    config_yaml : str
+        The composed config, unresolved, kept in the store.
+    overrides : sequence of str
+        The command line, kept in the store.
+    on_progress : callable, optional
+        Called several times a second.
+
+    Raises
+    ------
+    FlowError
+        For whatever makes the study impossible, in one sentence.
+    KeyboardInterrupt
+        After Ctrl-C; the shards already solved are written and readable.
+    """
+    began = perf_counter()
+    path = Path(path)
+    kernel = build_kernel(study)
+    built = kernel.product
+    origin = provenance(overrides)
+    device = _device(kernel, _threads(study))
+    held = schema(study, kernel, {**origin, "config": config_yaml, "device": device})
+    cut = plan(study, held)
+    store = ResultStore.create(path, held, cut)
+    statuses = np.zeros(256, np.int64)
+    steps = rejected = 0
+    kernel_seconds = 0.0
+
+    def tick(done: int) -> None:
+        if on_progress is not None:
+            failures = int(statuses.sum() - statuses[0])
+            on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
+
+    writer = AsyncWriter(store)
+    with writer:
+        for index, (arrays, result) in enumerate(_shards(study, kernel, cut.shards, tick)):
+            statuses += np.bincount(result.status, minlength=256)
+            steps += int(result.steps.sum(dtype=np.int64))
+            rejected += int(result.rejected.sum(dtype=np.int64))
+            kernel_seconds += result.seconds
+            writer.submit(index, arrays)
+    seconds = {
+        "build": built.seconds,
+        "kernel": kernel_seconds,
+        "write": writer.seconds,
+        "total": perf_counter() - began,
+    }
+    counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
+    store.finalise(
+        {
+            "completed": utc_now(),
+            "statuses": json.dumps(counted),
+            **{f"seconds_{phase}": value for phase, value in seconds.items()},
+        }
+    )
+    runs = study.design.size
+    return RunReport(
+        path=path,
+        runs=runs,
+        statuses=counted,
+        mean_steps=steps / runs,
+        mean_rejected=rejected / runs,
+        seconds=seconds,
+        runs_per_second=runs / max(kernel_seconds, 1e-9),
+        peak_memory_bytes=_peak_memory(),
+        store_bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        device=device,
+        notes=_notes(study),
+    )
+
+
+def solve(
+    system: OdeSystem,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    initial_values: Mapping[str, Any] | None = None,
+    batch: str | Design | None = None,
+    duration: float | Any | None = None,
+    t_start: float = 0.0,
+    algorithm: str = "tsit5",
+    precision: str = "float64",
+    save_every: float | None = None,
+    times: Sequence[float] | None = None,
+    variables: Sequence[str] | None = None,
+    summaries: Sequence[str] | None = None,
+    controller: ControllerChoice | None = None,
+    rtol: float | Mapping[str, float] | None = None,
+    atol: float | Mapping[str, float] | None = None,
+    dt: float | None = None,
+    target: str | TargetChoice = "auto",
+    locations: Mapping[str, str] | None = None,
+) -> xarray.Dataset:
+    """Integrate a batch of runs of a model in memory.
+
+    Parameters
+    ----------
+    system : OdeSystem
+    parameters, initial_values : mapping, optional
+        Values by name: a number for all runs, or an array with one value a run.
+    batch : {"zip", "grid"} or Design, optional
+        How arrays combine: run by run (the default), or every combination. A design replaces
+        the arrays.
+    duration : float or array, optional
+        In the model's unit of time; the model's own by default.
+    t_start : float
+    algorithm : str
+        Name of a method.
+    precision : {"float32", "float64"}
+    save_every, times, variables, summaries
+        See `OutputChoice`; without times only final values are kept.
+    controller : ControllerChoice, optional
+        Step control in full; `rtol`, `atol` and `dt` change single choices of it.
+    target : str or TargetChoice
+    locations : mapping, optional
+        ``{buffer: location}``.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the names, dimensions and attributes of a store.
+
+    Raises
+    ------
+    FlowError
+        For whatever makes the batch impossible, in one sentence.
+    """
+    from attrs import evolve
+
+    fixed: dict[str, dict[str, float]] = {"parameters": {}, "states": {}}
+    varied: dict[str, Any] = {}
+    given = (("parameters", parameters or {}), ("states", initial_values or {}))
+    for group, values in given:
+        for name, value in values.items():
+            array = np.asarray(value, np.float64)
+            if array.ndim == 0:
+                fixed[group][name] = float(array)
+            else:
+                varied[name] = array.ravel().tolist()
+    if duration is not None and np.ndim(duration):
+        varied[DURATION] = np.asarray(duration, np.float64).ravel().tolist()
+        duration = None
+    if isinstance(batch, Design):
+        design = batch
+    else:
+        design = make_design((batch or "zip") if varied else "single", varied)
+    chosen = controller or ControllerChoice(rtol=1e-6, atol=1e-9)
+    changes = {"rtol": rtol, "atol": atol, "dt": dt}
+    chosen = evolve(chosen, **{key: value for key, value in changes.items() if value is not None})
+    study = Study(
+        system=system.with_values(**fixed) if any(fixed.values()) else system,
+        design=design,
+        duration=duration,
+        t_start=t_start,
+        algorithm=algorithm,
+        precision=precision,
+        controller=chosen,
+        output=OutputChoice(save_every, times, variables, summaries),
+        target=TargetChoice(target) if isinstance(target, str) else target,
+        locations=dict(locations or {}),
+    )
+    return solve_study(study)
+
+
+def solve_study(study: Study) -> xarray.Dataset:
+    """Integrate a study in memory; see `solve`."""
+    import xarray
+
+    kernel = build_kernel(study)
+    held = schema(study, kernel, {})
+    parts = [arrays for arrays, _ in _shards(study, kernel, plan(study, held).shards, None)]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    described = {v.name: v for v in held.arrays}
+    data = {}
+    for name, values in joined.items():
+        known = described.get(name)
+        dims = known.dims if known else PER_RUN
+        flags = {
+            "flag_values": list(held.status_flags),
+            "flag_meanings": " ".join(held.status_flags.values()),
+        }
+        data[name] = (dims, values, known.attributes if known else flags)
+    coordinates = {v.name: data.pop(v.name) for v in held.coordinates}
+    if held.time is not None:
+        coordinates["time"] = (("time",), held.time, {"units": held.time_unit})
+    return xarray.Dataset(data, coordinates, dict(held.attrs))
+
+
+def _device(kernel: BatchSolverKernel, threads: int) -> str:
+    if kernel.target == "cuda":
+        return cuda_devices()[kernel.settings.device].name
+    if kernel.target == "simulator":
+        return "CUDA simulator"
+    lanes = kernel.dialect.lanes
+    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''} x {lanes} lanes"
+
+
+def _notes(study: Study) -> tuple[str, ...]:
+    if study.target.kind == "auto" and cuda_devices() and not toolkit_installed():
+        name = cuda_devices()[0].name
+        return (f"GPU found ({name}) but not used: {install_hint()}",)
+    return ()
+
+
+def _peak_memory() -> int:
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
