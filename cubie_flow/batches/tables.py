@@ -75,7 +75,15 @@ class CsvRows(Rows):
     def _values(self) -> Array:
         import pandas as pd
 
-        frame = pd.read_csv(self.path, usecols=list(self.columns), skipinitialspace=True)
+        # All columns, because pandas cuts rows that are too long when told to read only some.
+        frame = _read_csv(self.path)
+        if len(frame):
+            # pandas takes a first value too many as a row label, which shifts every column.
+            first = _read_csv(self.path, header=None, skiprows=1, nrows=1)
+            if first.shape[1] > frame.shape[1]:
+                raise FlowError(
+                    f"batch.path '{self.path}' has rows with more values than its header has names"
+                )
         values = np.empty((len(frame), len(self.columns)))
         for i, column in enumerate(self.columns):
             series = frame[column]
@@ -111,7 +119,8 @@ class ParquetRows(Rows):
 
     def _group(self, group: int) -> Array:
         # Sequential slices hit the same group many times, so the last one stays.
-        if self._last is None or self._last[0] != group:
+        last = self._last
+        if last is None or last[0] != group:
             table = self._file.read_row_group(group, columns=list(self.columns))
             columns = []
             for name in self.columns:
@@ -123,8 +132,8 @@ class ParquetRows(Rows):
                     )
                 columns.append(column.astype(np.float64))
             rows = self._check(np.column_stack(columns), int(self._starts[group]))
-            self._last = (group, rows)
-        return self._last[1]
+            self._last = last = (group, rows)
+        return last[1]
 
     _last: tuple[int, Array] | None = None
 
@@ -165,7 +174,8 @@ def open_table(path: str | Path, columns: Mapping[str, str] | None) -> tuple[tup
         raise FlowError(f"batch.path '{path}' is neither a .csv nor a .parquet file")
     if not path.is_file():
         raise FlowError(f"batch.path '{path}' is not a file")
-    header = _csv_header(path) if suffix == ".csv" else tuple(_parquet(path).schema_arrow.names)
+    names = _read_csv(path, nrows=0) if suffix == ".csv" else _parquet(path).schema_arrow.names
+    header = tuple(map(str, names))
     unnamed = [i for i, name in enumerate(header) if not name or name.startswith("Unnamed: ")]
     if columns is None and unnamed:
         raise FlowError(
@@ -185,13 +195,14 @@ def open_table(path: str | Path, columns: Mapping[str, str] | None) -> tuple[tup
     return tuple(wanted), rows
 
 
-def _csv_header(path: Path) -> tuple[str, ...]:
+def _read_csv(path: Path, **settings: Any) -> Any:
     import pandas as pd
 
     try:
-        return tuple(map(str, pd.read_csv(path, nrows=0, skipinitialspace=True).columns))
-    except (ValueError, UnicodeDecodeError, OSError) as error:
-        raise FlowError(f"batch.path '{path}' cannot be read as CSV: {error}") from error
+        return pd.read_csv(path, skipinitialspace=True, **settings)
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise FlowError(f"batch.path '{path}' cannot be read as CSV: {reason}") from error
 
 
 def _parquet(path: Path) -> Any:

@@ -22,7 +22,7 @@ from cubie_flow.expressions.graph import (
 )
 
 #: Sweeps and functions up to this size are unrolled; measured in docs/performance.md.
-UNROLL_LIMIT = 48
+UNROLL_LIMIT = 8
 
 
 @frozen

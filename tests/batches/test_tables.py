@@ -98,6 +98,13 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(FlowError, match="cannot be read as CSV"):
         make_design("table", {}, path=tmp_path / "empty.csv")
+    (tmp_path / "ragged.csv").write_text("rho\n1\n2,3,4\n")
+    with pytest.raises(FlowError, match="cannot be read as CSV") as caught:
+        make_design("table", {}, path=tmp_path / "ragged.csv")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "shifted.csv").write_text("rho,sigma\n0,2,3\n1,5,6\n")
+    with pytest.raises(FlowError, match="more values than its header has names"):
+        make_design("table", {}, path=tmp_path / "shifted.csv")
     (tmp_path / "head.csv").write_text("rho\n")
     with pytest.raises(FlowError, match="no rows"):
         make_design("table", {}, path=tmp_path / "head.csv")

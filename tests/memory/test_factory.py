@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import subprocess
 import sys
 import weakref
@@ -221,19 +222,11 @@ def test_a_refused_update_changes_nothing_anywhere_in_the_tree(loop, refusal):
 
 
 def test_a_buffer_that_cannot_be_registered_refuses_the_update(loop):
+    loop.update(algorithm="implicit")
     before = state(loop)
-    with pytest.raises(FlowError, match="size=-4 of buffer 'state'"):
-        loop.update(n=-4, algorithm="explicit") if False else _shrink(loop)
+    with pytest.raises(FlowError, match="size=-4 of buffer 'basis'"):
+        loop.update(n=8, krylov=-4)
     assert state(loop) == before
-
-
-def _shrink(loop):
-    """The child's own bound is out of the way, so that only the registry can refuse."""
-    loop.release("step")
-    try:
-        loop.update(n=-4)
-    finally:
-        loop.adopt("step", ExplicitStep(StepSettings()))
 
 
 # ------------------------------------------------------------------ products
@@ -364,7 +357,7 @@ def test_a_location_is_remembered_for_a_swapped_child(loop):
     assert locations(loop)["stage_increments"] == "shared"
     loop.update(algorithm="implicit")
     assert locations(loop)["stage_increments"] == "shared"
-    assert buffer_registry.shared_buffer_bytes(loop) == 3 * 2 * 8 or sizes(loop)
+    assert buffer_registry.shared_buffer_bytes(loop) == 3 * 2 * 8
 
 
 def test_a_location_is_remembered_for_a_buffer_that_comes_back(loop):
@@ -460,7 +453,7 @@ class Content:
         (1, True),
         (1, "1"),
         (None, "None"),
-        (0.1, 0.1 + 1e-17 + 2e-17),
+        (0.1, math.nextafter(0.1, 1.0)),
         (0.0, -0.0),
         ((1, 2), (2, 1)),
         ((1, (2, 3)), (1, 2, 3)),
@@ -478,7 +471,7 @@ class Content:
     ],
 )
 def test_unlike_values_hash_unlike(one, two):
-    assert (stable_hash(one) == stable_hash(two)) == (one is two)
+    assert stable_hash(one) != stable_hash(two)
 
 
 def test_hashes_ignore_the_order_of_sets_and_mappings():

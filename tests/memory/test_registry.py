@@ -182,7 +182,8 @@ def test_a_short_or_wrong_arena_is_refused(registry):
     ],
 )
 def test_a_wrong_declaration_is_refused_by_name(registry, change, message):
-    wish = dict(name="a", owner=Owner(), size=1, location="local", dtype=np.float32) | change
+    wish = {"name": "a", "owner": Owner(), "size": 1, "location": "local", "dtype": np.float32}
+    wish |= change
     with pytest.raises(FlowError, match=message):
         registry.register(**wish)
 

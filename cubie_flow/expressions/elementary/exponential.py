@@ -115,9 +115,11 @@ def _hyperbolic(p: Precision, x: Node) -> _Hyperbolic:
     cosh_rest = square * horner(COSH[p.width], square)
     grow = p.power_of_two(reduced.shifted, -1)
     decay = p.reciprocal_power_of_two(reduced.shifted, -1)
-    total, difference = grow + decay, grow - decay
-    sinh = fma(r, total, fma(cosh_rest, difference, sinh_rest * total))
-    cosh = fma(r, difference, fma(cosh_rest, total, sinh_rest * difference))
+    total, total_rest = fast_two_sum(grow, decay)
+    difference, difference_rest = fast_two_sum(grow, -decay)
+    sinh = fma(cosh_rest, difference, fma(sinh_rest, total, difference_rest))
+    cosh = fma(cosh_rest, total, fma(sinh_rest, difference, total_rest))
+    sinh, cosh = fma(r, total, sinh), fma(r, difference, cosh)
     return _Hyperbolic((difference, sinh), (total, cosh))
 
 

@@ -23,6 +23,7 @@ from cubie_flow.expressions.elementary.precision import (
 )
 from cubie_flow.expressions.graph import (
     ONE,
+    ZERO,
     Node,
     bits,
     compare,
@@ -72,10 +73,10 @@ def _rest(p: Precision, f: Node) -> Node:
     return fma(s, fma(z, polynomial(LOG_QUOTIENT[64], z, z * z), half), -half)
 
 
-def _combine(p: Precision, k: Node, f: Node) -> Node:
-    """Return ``k*ln(2) + log(1 + f)``."""
+def _combine(p: Precision, k: Node, f: Node, tail: Node = ZERO) -> Node:
+    """Return ``k*ln(2) + log(1 + f + tail)``, the tail tiny beside f."""
     high, low = p.words(LN2, 2)
-    return fma(k, high, f + fma(k, low, _rest(p, f)))
+    return fma(k, high, f + (fma(k, low, _rest(p, f)) + tail))
 
 
 def _log_of_normal(p: Precision, x: Node, doublings: int = 0) -> Node:
@@ -88,7 +89,7 @@ def _log_of_double_word(p: Precision, high: Node, low: Node) -> Node:
     """Return ``log(high + low)`` for a moderate positive number."""
     reduced = reduce(p, high)
     inverse = from_bits(isub(integer(2 * p.bias << p.digits), p.exponent(reduced.field)))
-    return _combine(p, reduced.k, fma(low, inverse, reduced.m - 1.0))
+    return _combine(p, reduced.k, *fast_two_sum(reduced.m - 1.0, low * inverse))
 
 
 def _log_of_one_plus(p: Precision, high: Node, low: Node) -> Node:

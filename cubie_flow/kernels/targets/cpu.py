@@ -54,7 +54,7 @@ def default_lanes(real: str, states: int) -> int:
     Measured on small to large Lorenz-96 systems; see ``docs/performance.md``.
     """
     vector = vector_bits() // (64 if real == "float64" else 32)
-    several = 2 if states <= 16 else 1
+    several = 2 if states <= 32 else 1
     return min(64, max(1, several * vector))
 
 
