@@ -30,7 +30,7 @@ def fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
         if a.dtype == np.float32:
             product = a.astype(np.float64) * b.astype(np.float64)
             total, error = _two_sum(product, c.astype(np.float64))
-            return _round_to_odd(total, error).astype(np.float32)
+            return np.asarray(_round_to_odd(total, error)).astype(np.float32)
         product = a * b
         plain = product + c
         low = _product_error(a, b, product)
@@ -59,10 +59,10 @@ def _product_error(a: Array, b: Array, product: Array) -> Array:
 
 
 def _round_to_odd(total: Array, error: Array) -> Array:
-    pattern = np.ascontiguousarray(total).view(np.int64)
+    pattern = np.asarray(total).view(np.int64)
     inexact_even = (error != 0.0) & ((pattern & 1) == 0) & np.isfinite(total)
     towards = np.where((error > 0.0) == (total > 0.0), 1, -1)
-    return np.where(inexact_even, pattern + towards, pattern).view(np.float64)
+    return np.asarray(np.where(inexact_even, pattern + towards, pattern)).view(np.float64)
 
 
 _NUMPY_FUNCTIONS: dict[str, Callable[..., Array]] = {

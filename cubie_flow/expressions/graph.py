@@ -180,15 +180,18 @@ def is_const(node: Node, value: float | None = None) -> bool:
     return node.op == "const" and (value is None or node.value == value)
 
 
-def _fold(function: Callable[..., float], *args: Node) -> Node | None:
+def _folded(
+    function: Callable[..., float], op: str, args: tuple[Node, ...], value: Any = None
+) -> Node:
+    """Return the literal `function` gives for literal operands, else the operation."""
     if all(arg.op == "const" for arg in args):
         try:
             result = function(*(arg.value for arg in args))
         except (ArithmeticError, ValueError):
-            return None
+            result = math.nan
         if isinstance(result, float) and math.isfinite(result):
             return const(result)
-    return None
+    return _make(op, args, value)
 
 
 # arithmetic -----------------------------------------------------------------------------------
@@ -205,7 +208,7 @@ def add(a: Node | float, b: Node | float) -> Node:
         return sub(a, b.args[0])
     if a.op == "neg":
         return sub(b, a.args[0])
-    return _fold(lambda x, y: x + y, a, b) or _make("add", (a, b))
+    return _folded(lambda x, y: x + y, "add", (a, b))
 
 
 def sub(a: Node | float, b: Node | float) -> Node:
@@ -219,7 +222,7 @@ def sub(a: Node | float, b: Node | float) -> Node:
         return ZERO
     if b.op == "neg":
         return add(a, b.args[0])
-    return _fold(lambda x, y: x - y, a, b) or _make("sub", (a, b))
+    return _folded(lambda x, y: x - y, "sub", (a, b))
 
 
 def mul(a: Node | float, b: Node | float) -> Node:
@@ -240,7 +243,7 @@ def mul(a: Node | float, b: Node | float) -> Node:
         return neg(mul(a.args[0], b))
     if b.op == "neg":
         return neg(mul(a, b.args[0]))
-    return _fold(lambda x, y: x * y, a, b) or _make("mul", (a, b))
+    return _folded(lambda x, y: x * y, "mul", (a, b))
 
 
 def div(a: Node | float, b: Node | float) -> Node:
@@ -259,7 +262,7 @@ def div(a: Node | float, b: Node | float) -> Node:
         return neg(div(a.args[0], b))
     if b.op == "neg":
         return neg(div(a, b.args[0]))
-    return _fold(lambda x, y: x / y, a, b) or _make("div", (a, b))
+    return _folded(lambda x, y: x / y, "div", (a, b))
 
 
 def neg(a: Node | float) -> Node:
@@ -304,7 +307,7 @@ def power(a: Node | float, b: Node | float) -> Node:
             return mul(a, sqrt(a))
     if is_const(a, 1.0):
         return ONE
-    return _fold(_real_power, a, b) or _make("call", (a, b), "pow")
+    return _folded(_real_power, "call", (a, b), "pow")
 
 
 def _real_power(x: float, y: float) -> float:
@@ -325,7 +328,7 @@ def _whole_power(base: Node, exponent: int) -> Node:
 def sqrt(a: Node | float) -> Node:
     """Return the square root, correctly rounded."""
     a = as_node(a)
-    return _fold(math.sqrt, a) or _make("sqrt", (a,))
+    return _folded(math.sqrt, "sqrt", (a,))
 
 
 def fabs(a: Node | float) -> Node:
@@ -333,31 +336,31 @@ def fabs(a: Node | float) -> Node:
     a = as_node(a)
     if a.op in ("neg", "fabs"):
         return fabs(a.args[0]) if a.op == "neg" else a
-    return _fold(abs, a) or _make("fabs", (a,))
+    return _folded(abs, "fabs", (a,))
 
 
 def floor(a: Node | float) -> Node:
     """Return the largest whole number not above `a`."""
     a = as_node(a)
-    return _fold(lambda x: float(math.floor(x)), a) or _make("floor", (a,))
+    return _folded(lambda x: float(math.floor(x)), "floor", (a,))
 
 
 def round_even(a: Node | float) -> Node:
     """Return the nearest whole number, ties to even."""
     a = as_node(a)
-    return _fold(lambda x: float(round(x)), a) or _make("round", (a,))
+    return _folded(lambda x: float(round(x)), "round", (a,))
 
 
 def minimum(a: Node | float, b: Node | float) -> Node:
     """Return ``a if a < b else b``."""
     a, b = as_node(a), as_node(b)
-    return a if a is b else _fold(min, a, b) or _make("min", (a, b))
+    return a if a is b else _folded(min, "min", (a, b))
 
 
 def maximum(a: Node | float, b: Node | float) -> Node:
     """Return ``a if a > b else b``."""
     a, b = as_node(a), as_node(b)
-    return a if a is b else _fold(max, a, b) or _make("max", (a, b))
+    return a if a is b else _folded(max, "max", (a, b))
 
 
 # logic ----------------------------------------------------------------------------------------
@@ -527,7 +530,7 @@ def call(name: str, *args: Node | float) -> Node:
     nodes = tuple(as_node(arg) for arg in args)
     if name in _SIMPLE:
         return _SIMPLE[name](*nodes)
-    return _fold(_python_function(name), *nodes) or _make("call", nodes, name)
+    return _folded(_python_function(name), "call", nodes, name)
 
 
 def rebuild(node: Node, args: tuple[Node, ...]) -> Node:

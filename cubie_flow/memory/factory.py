@@ -271,7 +271,6 @@ class CUDAFactory(ABC, Generic[Settings]):
                 factory._settings,
                 factory._settings_hash,
                 dict(factory._children),
-                list(factory._parents),
                 dict(factory._locations),
             )
             for factory in self._subtree()
@@ -279,11 +278,10 @@ class CUDAFactory(ABC, Generic[Settings]):
         restore_registry = buffer_registry.snapshot(self)
 
         def restore() -> None:
-            for factory, settings, settings_hash, children, parents, locations in saved:
+            for factory, settings, settings_hash, children, locations in saved:
                 factory._settings = settings
                 factory._settings_hash = settings_hash
                 factory._children = children
-                factory._parents = parents
                 factory._locations = locations
             restore_registry()
 

@@ -95,7 +95,7 @@ class Controller(CUDAFactory[SolverSettings]):
 
 class Loop(CUDAFactory[LoopSettings]):
     def __init__(self, settings):
-        self.builds = 0
+        self.builds = self.registrations = 0
         super().__init__(settings)
 
     def arrange_children(self):
@@ -106,10 +106,13 @@ class Loop(CUDAFactory[LoopSettings]):
             self.adopt("controller", Controller(SolverSettings()))
 
     def register_buffers(self):
-        # A parent's size that follows a child's setting.
+        self.registrations += 1
+        # A parent's sizes that follow its children's settings.
         stages = self.children["step"].settings.stages
+        spare = self.children["controller"].settings.krylov
         buffer_registry.register("state", self, self.settings.n, "local", self.settings.precision)
         buffer_registry.register("weights", self, stages, "local", np.float64)
+        buffer_registry.register("spare", self, spare, "local", np.float64)
 
     def build(self):
         self.builds += 1
@@ -229,6 +232,49 @@ def test_a_buffer_that_cannot_be_registered_refuses_the_update(loop):
     assert state(loop) == before
 
 
+def test_a_refused_location_is_not_remembered_for_later_children(loop):
+    with pytest.raises(FlowError):
+        loop.update(stage_increments_location="shared", nobody_knows=1)
+    loop.adopt("step", ExplicitStep(StepSettings(5)))
+    assert locations(loop)["stage_increments"] == "local"
+
+
+class Mirror(CUDAFactory[SolverSettings]):
+    """A parent whose buffer is as large as its first child's shared memory, at most 64 bytes."""
+
+    def register_buffers(self):
+        for child in self.children.values():
+            size = buffer_registry.shared_buffer_bytes(child)
+            buffer_registry.register("mirror", self, size, "local", np.int8)
+            if size > 64:
+                raise FlowError("too much to mirror")
+
+    def build(self):
+        return object()
+
+
+def test_a_parents_size_follows_where_its_childs_buffers_are():
+    top, middle = Mirror(SolverSettings()), Mirror(SolverSettings())
+    middle.adopt("step", ExplicitStep(StepSettings()))
+    top.adopt("middle", middle)
+    assert sizes(middle) == {"mirror": 0, "stage_increments": 6}
+    middle.update(stage_increments_location="shared")
+    assert buffer_registry.layout(middle).find(middle, "mirror").bytes == 48
+    assert buffer_registry.layout(top).find(top, "mirror").bytes == 48
+
+
+def test_a_child_cannot_change_what_its_parent_refuses():
+    parent, step = Mirror(SolverSettings()), ExplicitStep(StepSettings())
+    parent.adopt("step", step)
+    step.update(stage_increments_location="shared")
+    before, product = state(parent), parent.product
+    with pytest.raises(FlowError, match="too much to mirror"):
+        step.update(stages=4)
+    assert state(parent) == before
+    assert step.settings.stages == 2
+    assert parent.product is product
+
+
 # ------------------------------------------------------------------ products
 
 
@@ -245,6 +291,7 @@ def test_an_update_that_changes_nothing_keeps_the_very_same_product(loop):
     [
         {"n": 4},
         {"stages": 4},
+        {"low": 1},
         {"precision": np.float32},
         {"algorithm": "implicit"},
         {"stage_increments_location": "shared"},
@@ -307,12 +354,14 @@ def test_sizes_always_follow_settings(loop):
     assert sizes(loop) == {
         "state": 5,
         "weights": 4,
+        "spare": 2,
         "stage_increments": 20,
         "extra": 1,
         "gains": 2,
     }
     loop.update(stages=1)
     assert "extra" not in sizes(loop)
+    assert sizes(loop)["weights"] == 1
 
 
 def test_an_algorithm_swap_keeps_survivors_and_leaves_nothing_stale(loop):
@@ -376,20 +425,35 @@ def test_a_location_is_remembered_for_grandchildren_of_a_later_child(loop):
 
 def test_a_released_child_leaves_nothing(loop):
     controller = loop.children["controller"]
-    loop.release("controller")
-    loop.release("controller")
-    assert "gains" not in sizes(loop)
-    assert "controller" not in loop.children
+    parent = ExplicitStep(StepSettings())
+    parent.adopt("controller", controller)
+    product = parent.product
+    parent.release("controller")
+    parent.release("controller")
+    assert "gains" not in sizes(parent)
+    assert not parent.children
+    assert parent.product is not product
     assert sizes(controller) == {"gains": 2}
     with pytest.raises(FlowError):
-        loop.update(gains_location="shared")
+        parent.update(gains_location="shared")
+
+
+def test_a_child_adopted_under_another_name_leaves_the_first():
+    parent, child = ExplicitStep(StepSettings()), Solver(SolverSettings())
+    parent.adopt("first", child)
+    parent.adopt("second", child)
+    assert list(parent.children) == ["second"]
+    paths = [e.path for e in buffer_registry.layout(parent).entries if e.name == "basis"]
+    assert paths == ["explicit_step.second"]
 
 
 def test_an_old_child_no_longer_speaks_to_its_former_parent(loop):
     old = loop.children["step"]
     loop.adopt("step", ExplicitStep(StepSettings(5)))
     before, product = state(loop), loop.product
+    asked = loop.registrations
     old.update(stages=4, n=50)
+    assert loop.registrations == asked
     assert state(loop) == before
     assert loop.product is product
 
@@ -435,6 +499,13 @@ def test_equal_configurations_have_equal_hashes_and_unequal_do_not():
     assert first.config_hash == second.config_hash
     assert len(first.config_hash) == 64
     second.children["step"].update(stages=3)
+    assert first.config_hash != second.config_hash
+
+
+def test_unlike_components_hash_unlike():
+    first, second = Solver(SolverSettings()), Controller(SolverSettings())
+    for one in (first, second):
+        buffer_registry.clear(one)
     assert first.config_hash != second.config_hash
 
 

@@ -345,6 +345,25 @@ def test_children_without_a_name_get_free_labels(registry):
     ]
 
 
+def test_a_child_linked_under_another_name_leaves_the_first(registry):
+    run, loop = SingleRun(), Loop()
+    registry.register("a", loop, 1, "local", np.float64)
+    registry.get_child_allocators(run, loop, "first")
+    registry.get_child_allocators(run, loop, "second")
+    assert [e.path for e in registry.layout(run).entries] == ["single_run.second"]
+
+
+def test_an_owner_that_hangs_in_a_tree_twice_has_no_one_place(registry):
+    run, loop, step, shared_child = SingleRun(), Loop(), Owner(), Owner()
+    registry.register("a", shared_child, 1, "local", np.float64)
+    for parent in (loop, step):
+        registry.get_child_allocators(run, parent)
+        registry.get_child_allocators(parent, shared_child)
+    assert registry.local_buffer_bytes(run) == 16
+    with pytest.raises(FlowError, match="at 2 places"):
+        registry.layout(run).find(shared_child, "a")
+
+
 def test_owners_are_told_apart_by_identity_never_by_equality(registry):
     first, second = EqualOwner(), EqualOwner()
     assert first == second
@@ -387,6 +406,7 @@ def test_layout_is_the_same_object_until_something_below_changes(registry):
     first = registry.layout(run)
     registry.register("a", step, 1, "local", np.float64)
     registry.register("elsewhere", other, 1, "local", np.float64)
+    registry.update(run, {})
     assert registry.layout(run) is first
     registry.register("a", step, 2, "local", np.float64)
     second = registry.layout(run)
@@ -394,6 +414,8 @@ def test_layout_is_the_same_object_until_something_below_changes(registry):
     registry.update(run, {"a_location": "shared"})
     third = registry.layout(run)
     assert third.bytes("shared") == 16
+    registry.update(run, {"a_location": "shared"})
+    assert registry.layout(run) is third
     registry.clear(step)
     assert registry.layout(run).entries == ()
     assert first.bytes("local") == 8

@@ -161,3 +161,27 @@ def test_moves_that_only_fit_together_are_named_together():
         registry.update(run, {key: "local"})
     assert padded_stride_bytes(registry.shared_buffer_bytes(run), 8) <= 100
     del step
+
+
+def test_a_move_that_only_opens_a_gap_is_not_suggested():
+    """Without ``x`` the doubles stay at byte 8: its 7 bytes free nothing."""
+    registry, run = BufferRegistry(), Run()
+    for name, size, dtype in (
+        ("p", 1, np.int8),
+        ("x", 7, np.int8),
+        ("d", 2, np.float64),
+        ("q", 1, np.int8),
+    ):
+        registry.register(name, run, size, "shared", dtype)
+    message = refused(registry, run, 24)
+    assert message.endswith("d_location=local would fit")
+    assert "x_location" not in message
+
+
+def test_a_move_that_takes_the_widest_item_away_is_padded_anew():
+    """8 bytes of doubles are odd already, 8 bytes of floats are padded to 12."""
+    registry, run = BufferRegistry(), Run()
+    registry.register("d", run, 4, "shared", np.float64)
+    registry.register("f", run, 2, "shared", np.float32)
+    message = refused(registry, run, 8)
+    assert "d_location=local f_location=local together would fit" in message

@@ -7,6 +7,7 @@ approximates, where, and the largest error of the rounded polynomial.
 
 from __future__ import annotations
 
+# fmt: off
 Coefficients = dict[int, tuple[float, ...]]
 
 #: (e**r - 1 - r) / r**2 for |r| <= 0.34661; error relative to e**r: 2**-56.9 (64), 2**-28.2 (32)

@@ -62,9 +62,7 @@ def acos(p: Precision, x: Node) -> Node:
 def _arctangent_excess(p: Precision, t: Node) -> Node:
     """Return ``atan(t)/t - 1`` for ``|t| <= 1``."""
     z = t * t
-    # The two chains nearly cancel; outside them, the first coefficient hides their errors.
-    first, *others = ATAN[p.width]
-    return z * fma(z, polynomial(others, z, z * z), first)
+    return z * polynomial(ATAN[p.width], z, z * z)
 
 
 def atan(p: Precision, x: Node) -> Node:
@@ -90,9 +88,7 @@ def atan2(p: Precision, y: Node, x: Node) -> Node:
     left = icompare("<", bits(x), integer(0))
     # t, pi/2 - t, pi - t or pi/2 + t
     high, low = p.words(PI / 2, 2)
-    start, start_low = (
-        where(steep, word, where(left, 2.0 * word, 0.0)) for word in (high, low)
-    )
+    start, start_low = (where(steep, word, where(left, 2.0 * word, 0.0)) for word in (high, low))
     subtract = logical_and(logical_or(steep, left), logical_not(logical_and(steep, left)))
     signed = where(subtract, -t, t)
     return p.with_sign((start + signed) + fma(signed, excess, start_low), y)

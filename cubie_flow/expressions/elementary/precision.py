@@ -14,6 +14,7 @@ from attrs import frozen
 
 from cubie_flow.expressions.graph import (
     Node,
+    as_node,
     ashr,
     bits,
     compare,
@@ -169,15 +170,19 @@ def beyond(x: Node, bound: float) -> Node:
 
 
 def polynomial(coefficients: Sequence[float], x: Node, square: Node) -> Node:
-    """Return a polynomial, lowest coefficient first, as two interleaved Horner chains."""
+    """Return a polynomial, lowest coefficient first, by Horner's rule over pairs of terms.
+
+    As many operations as Horner's rule over single terms, half as many in a row.
+    """
     if len(coefficients) < 4:
         return horner(coefficients, x)
-    return fma(horner(coefficients[1::2], square), x, horner(coefficients[0::2], square))
+    starts = range(0, len(coefficients), 2)
+    return horner([horner(coefficients[i : i + 2], x) for i in starts], square)
 
 
-def horner(coefficients: Sequence[float], x: Node) -> Node:
+def horner(coefficients: Sequence[Node | float], x: Node) -> Node:
     """Return a polynomial, lowest coefficient first, by Horner's rule."""
-    total = const(coefficients[-1])
+    total = as_node(coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         total = fma(total, x, coefficient)
     return total

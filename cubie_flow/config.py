@@ -1,0 +1,318 @@
+"""The one schema of ``conf/``: which keys there are and what each may hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from cubie_flow.errors import FlowError, nearest
+
+if TYPE_CHECKING:
+    from cubie_flow.solve import Study
+
+Check = Callable[[str, Any], Any]
+
+
+def shipped(folder: str) -> Path:
+    """Return the folder ``conf`` or ``experiments``: in the package of a wheel, else beside it."""
+    package = Path(__file__).parent
+    inside = package / folder
+    return inside if inside.is_dir() else package.parent / folder
+
+
+def number(
+    *, above: float = -math.inf, least: float = -math.inf, optional: bool = False
+) -> Check:
+    """Return the check of a finite number."""
+    if above > -math.inf:
+        allowed = f"a number above {above:g}"
+    elif least > -math.inf:
+        allowed = f"a number of at least {least:g}"
+    else:
+        allowed = "a number"
+    allowed += ", or null" if optional else ""
+
+    def check(key: str, value: Any) -> float | None:
+        if value is None and optional:
+            return None
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (fits and math.isfinite(value) and value > above and value >= least):
+            raise FlowError(f"{key} is {value!r}; it must be {allowed}")
+        return float(value)
+
+    return check
+
+
+def whole(least: int, *, optional: bool = False) -> Check:
+    """Return the check of a whole number; 1e6 is one too."""
+
+    def check(key: str, value: Any) -> int | None:
+        if value is None and optional:
+            return None
+        fits = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not fits or value < least:
+            allowed = f"a whole number of at least {least}" + (", or null" if optional else "")
+            raise FlowError(f"{key} is {value!r}; it must be {allowed}")
+        return int(value)
+
+    return check
+
+
+def choice(*allowed: str) -> Check:
+    """Return the check of one word of several."""
+
+    def check(key: str, value: Any) -> str:
+        if value not in allowed:
+            raise FlowError(
+                f"{key} is {value!r}; it must be one of {', '.join(allowed)}"
+                f"{nearest(str(value), allowed)}"
+            )
+        return str(value)
+
+    return check
+
+
+def flag(key: str, value: Any) -> bool:
+    """Check true or false."""
+    if not isinstance(value, bool):
+        raise FlowError(f"{key} is {value!r}; it must be true or false")
+    return value
+
+
+def text(*, optional: bool = False) -> Check:
+    """Return the check of a text that is not empty."""
+
+    def check(key: str, value: Any) -> str | None:
+        if value is None and optional:
+            return None
+        if not isinstance(value, str) or not value:
+            allowed = "a text" + (", or null" if optional else "")
+            raise FlowError(f"{key} is {value!r}; it must be {allowed}")
+        return value
+
+    return check
+
+
+def mapping(key: str, value: Any) -> dict[str, Any]:
+    """Check a mapping of names to anything; null is an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise FlowError(f"{key} is {value!r}; it must be a mapping of names, such as {{x: 1}}")
+    return {str(name): item for name, item in value.items()}
+
+
+def tolerance(*, zero: bool) -> Check:
+    """Return the check of a tolerance: one number, or one a state."""
+    one = number(least=0.0) if zero else number(above=0.0)
+
+    def check(key: str, value: Any) -> float | dict[str, float]:
+        if isinstance(value, Mapping):
+            return {str(name): one(f"{key}.{name}", item) for name, item in value.items()}
+        return float(one(key, value))
+
+    return check
+
+
+def names(key: str, value: Any) -> list[str] | None:
+    """Check a list of names, one name, or null."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise FlowError(f"{key} is {value!r}; it must be a list of names, such as [x, y], or null")
+    return list(value)
+
+
+def times(key: str, value: Any) -> list[float] | None:
+    """Check a list of times, or null."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value:
+        raise FlowError(f"{key} is {value!r}; it must be a list of times, such as [0, 1], or null")
+    one = number(least=0.0)
+    return [one(f"{key}[{i}]", item) for i, item in enumerate(value)]
+
+
+Schema = Mapping[str, "Check | Schema"]
+
+SCHEMA: Schema = {
+    "task": {"name": choice("run", "doctor", "clear_cache")},
+    "study": text(optional=True),
+    "system": mapping,
+    "algorithm": {"name": text()},
+    "duration": number(least=0.0, optional=True),
+    "t_start": number(),
+    "precision": choice("float32", "float64"),
+    "controller": {
+        "kind": choice("default", "fixed", "i", "pi", "pid"),
+        "rtol": tolerance(zero=False),
+        "atol": tolerance(zero=True),
+        "dt": number(above=0.0, optional=True),
+        "dt_min": number(least=0.0),
+        "dt_max": number(above=0.0, optional=True),
+        "max_steps": whole(1),
+        "safety": number(above=0.0, optional=True),
+        "min_factor": number(above=0.0, optional=True),
+        "max_factor": number(above=1.0, optional=True),
+    },
+    "target": {
+        "kind": choice("auto", "cpu", "cuda", "simulator"),
+        "threads": whole(1, optional=True),
+        "lanes": whole(1, optional=True),
+        "math": choice("portable", "native"),
+        "arch": text(optional=True),
+        "block_size": whole(1),
+        "device": whole(0),
+    },
+    "buffers": mapping,
+    "batch": {
+        "kind": choice("single", "grid", "zip", "sobol", "latin_hypercube", "table"),
+        "values": mapping,
+        "size": whole(1, optional=True),
+        "seed": whole(0),
+        "path": text(optional=True),
+    },
+    "output": {
+        "save_every": number(above=0.0, optional=True),
+        "times": times,
+        "variables": names,
+        "summaries": names,
+    },
+    "engine": {"kind": choice("local"), "progress": flag},
+    "storage": {"folder": text(), "picture": flag},
+}
+
+
+def checked(given: Any, schema: Schema = SCHEMA, key: str = "") -> dict[str, Any]:
+    """Return a composed config with every key known and every value checked.
+
+    Raises
+    ------
+    FlowError
+        Naming the key, its value, what is allowed and the nearest name.
+    """
+    where = f"{key}." if key else ""
+    if not isinstance(given, Mapping):
+        raise FlowError(
+            f"{key} is {given!r}; it has the keys {', '.join(schema)}, so write "
+            f"{where}{next(iter(schema))}=... or choose one of its files with {key}=NAME"
+        )
+    for name in given:
+        if name not in schema:
+            raise FlowError(
+                f"'{where}{name}' is not a key of the config (allowed"
+                f"{f' in {key}' if key else ''}: {', '.join(schema)}){nearest(name, schema)}"
+            )
+    found = {}
+    for name, rule in schema.items():
+        if name not in given:
+            raise FlowError(f"the config has no key '{where}{name}'")
+        if isinstance(rule, Mapping):
+            found[name] = checked(given[name], rule, where + name)
+        else:
+            found[name] = rule(where + name, given[name])
+    return found
+
+
+def refuse_targets(config: Any, key: str = "") -> None:
+    """Refuse ``_target_``, which makes Hydra run code, anywhere in a config.
+
+    Raises
+    ------
+    FlowError
+        Naming where it is.
+    """
+    items = config.items() if isinstance(config, Mapping) else ()
+    if isinstance(config, list):
+        items = ((str(i), item) for i, item in enumerate(config))
+    for name, item in items:
+        where = f"{key}.{name}" if key else str(name)
+        if name == "_target_":
+            raise FlowError(f"'{where}' is refused: a config holds values and never names code")
+        refuse_targets(item, where)
+
+
+@frozen(eq=False)
+class Settings:
+    """A validated config.
+
+    Attributes
+    ----------
+    values
+        Every key of `SCHEMA`, checked.
+    notes
+        What was decided for the user, one sentence each.
+    """
+
+    values: dict[str, Any]
+    notes: list[str] = field(factory=list)
+
+    @classmethod
+    def from_container(cls, container: Any) -> Settings:
+        """Check a composed, resolved config.
+
+        Raises
+        ------
+        FlowError
+            For the first mistake found.
+        """
+        refuse_targets(container)
+        return cls(checked(container))
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.values["task"]["name"])
+
+    def study(self) -> Study:
+        """Return the study that the config describes (imports the solver).
+
+        Raises
+        ------
+        FlowError
+            For a mistake in the model or the batch.
+        """
+        from cubie_flow.batches import make_design
+        from cubie_flow.defaults import batch_values, load_system
+        from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice
+
+        v = self.values
+        system = load_system(v["system"])
+        batch = dict(v["batch"])
+        if batch["kind"] not in ("table", "single"):
+            batch["values"], batch["size"], notes = batch_values(
+                batch["kind"], batch["values"], batch["size"], system
+            )
+            self.notes.extend(notes)
+        design = make_design(**batch)
+        known = {quantity.name for quantity in (*system.states, *system.parameters)} | {"duration"}
+        for name in design.names:
+            if name not in known:
+                raise FlowError(
+                    f"batch.values names '{name}', which is no parameter, state or duration of "
+                    f"the system '{system.name}'{nearest(name, known)}"
+                )
+        output = dict(v["output"])
+        states = [state.name for state in system.states]
+        for key in ("variables", "summaries"):
+            if output[key] == ["all"] and "all" not in states:
+                output[key] = states
+        return Study(
+            name=v["study"] or system.name,
+            system=system,
+            design=design,
+            duration=v["duration"],
+            t_start=v["t_start"],
+            algorithm=v["algorithm"]["name"],
+            precision=v["precision"],
+            controller=ControllerChoice(**v["controller"]),
+            output=OutputChoice(**output),
+            target=TargetChoice(**v["target"]),
+            locations=v["buffers"],
+        )

@@ -1,0 +1,180 @@
+"""What a study takes where the config leaves it open: the model file, and what to vary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cubie_flow.errors import FlowError, nearest
+
+if TYPE_CHECKING:
+    from cubie_flow.systems import OdeSystem
+
+#: Runs of a batch that says neither what varies nor how often.
+RUNS = 10_000
+_AS_DISTRIBUTION = {"linspace": "uniform", "logspace": "loguniform"}
+_AS_LIST = {"uniform": "linspace", "loguniform": "logspace"}
+
+
+def load_system(given: Mapping[str, Any]) -> OdeSystem:
+    """Return the system of a config: its equations, or those of ``system.file`` with changes.
+
+    Raises
+    ------
+    FlowError
+        For a mistake in the model, or a change of something it does not have.
+    """
+    from cubie_flow.systems import OdeSystem
+
+    changes = dict(given)
+    file = changes.pop("file", None)
+    if file is None:
+        return OdeSystem.from_mapping(changes)
+    model = _read(Path(str(file)))
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            own = model.get(key) or {}
+            for name in value:
+                if name not in own:
+                    raise FlowError(
+                        f"system.{key}.{name} is not in '{file}' (it has: "
+                        f"{', '.join(own) or 'none'}){nearest(name, own)}"
+                    )
+            model[key] = {**own, **value}
+        else:
+            model[key] = value
+    return OdeSystem.from_mapping(model)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a model file as plain values; its interpolations, if any, are resolved."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        model = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FlowError(f"system.file is '{path}', which cannot be read: {reason}") from error
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise FlowError(f"system.file '{path}' is not YAML: {reason}") from error
+    if not isinstance(model, dict):
+        raise FlowError(f"system.file '{path}' is not a model: it needs states and equations")
+    model = {str(key): value for key, value in model.items()}
+    model.setdefault("name", path.stem)
+    return model
+
+
+def batch_values(
+    kind: str, values: Mapping[str, Any], size: int | None, system: OdeSystem
+) -> tuple[dict[str, Any], int | None, list[str]]:
+    """Return what varies, in the form that a batch of `kind` can use.
+
+    Empty `values` become what the system suggests, or 20 % to either side of each parameter.
+    A range given as a list is a distribution where runs are sampled and the reverse, so that
+    ``batch=sobol`` works with any study.
+
+    Returns
+    -------
+    values : dict
+    size : int or None
+        For `make_design`: of a grid or zip the values decide it.
+    notes : list of str
+    """
+    notes: list[str] = []
+    chosen = {name: value for name, value in values.items() if value is not None}
+    if not chosen:
+        chosen, source = _suggested(system)
+        size = size or RUNS
+        if not chosen:
+            return {}, 1, ["nothing varies: the system has no parameter, so there is one run"]
+        listed = "; ".join(f"{name} {_words(value)}" for name, value in chosen.items())
+        notes.append(f"batch.values is empty, so the batch varies {source}: {listed}")
+    if kind in ("sobol", "latin_hypercube"):
+        size = size or _count(chosen)
+        return {name: _sampled(value) for name, value in chosen.items()}, size, notes
+    open_names = [name for name, value in chosen.items() if _is_range(value, size)]
+    if size is not None and open_names:
+        return _resized(kind, chosen, open_names, size), None, notes
+    return dict(chosen), size, notes
+
+
+def _suggested(system: OdeSystem) -> tuple[dict[str, Any], str]:
+    if system.suggested:
+        values = {
+            name: {"uniform": list(value)} if _is_pair(value) else value
+            for name, value in system.suggested.items()
+        }
+        return values, f"what the system '{system.name}' suggests"
+    quantities = [q for q in system.parameters if q.value] or [q for q in system.states if q.value]
+    values = {
+        q.name: {"uniform": sorted([0.8 * float(q.value), 1.2 * float(q.value)])}
+        for q in quantities
+    }
+    what = "parameter" if any(q.value for q in system.parameters) else "initial value"
+    return values, f"every {what} by 20 %"
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
+def _form(value: Any) -> tuple[str, Any]:
+    """Return the one key of a value spec and its arguments, or nothing."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((form, arguments),) = value.items()
+        if isinstance(arguments, list | tuple):
+            return str(form), list(arguments)
+    return "", None
+
+
+def _is_range(value: Any, size: int | None) -> bool:
+    """Whether the values leave it open how many there are, given that a `size` is wanted."""
+    form, _ = _form(value)
+    return form in _AS_LIST or (size is not None and form in _AS_DISTRIBUTION)
+
+
+def _sampled(value: Any) -> Any:
+    form, arguments = _form(value)
+    if form in _AS_DISTRIBUTION and len(arguments) == 3:
+        return {_AS_DISTRIBUTION[form]: arguments[:2]}
+    return value
+
+
+def _count(values: Mapping[str, Any]) -> int | None:
+    """Return the runs that the lists among the values would make, if there are any."""
+    total = 1
+    for value in values.values():
+        form, arguments = _form(value)
+        if form in _AS_DISTRIBUTION and len(arguments) == 3 and arguments[2] == int(arguments[2]):
+            total *= int(arguments[2])
+    return total if total > 1 else None
+
+
+def _resized(
+    kind: str, values: Mapping[str, Any], open_names: list[str], size: int
+) -> dict[str, Any]:
+    """Give the ranges as many points as make `size` runs, or just fewer."""
+    fixed = 1
+    if kind == "grid":
+        for name, value in values.items():
+            if name not in open_names and isinstance(value, list):
+                fixed *= max(1, len(value))
+    points = max(1, size // fixed)
+    if kind == "grid" and len(open_names) > 1:
+        points = max(2, int(points ** (1.0 / len(open_names)) + 1e-9))
+    found = dict(values)
+    for name in open_names:
+        form, arguments = _form(values[name])
+        found[name] = {_AS_LIST.get(form, form): [*arguments[:2], points]}
+    return found
+
+
+def _words(value: Any) -> str:
+    form, arguments = _form(value)
+    if form in (*_AS_LIST, *_AS_DISTRIBUTION) and len(arguments) >= 2:
+        return f"from {arguments[0]:g} to {arguments[1]:g}"
+    return str(value)

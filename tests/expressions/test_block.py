@@ -1,0 +1,119 @@
+"""Blocks: interpreted and compiled give the same bits, whatever the width of vectors."""
+
+from __future__ import annotations
+
+import ctypes
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from llvmlite import ir
+
+from cubie_flow.expressions import block as blocks
+from cubie_flow.expressions import graph as g
+from cubie_flow.expressions.block import Block, BlockBuilder, Function
+from cubie_flow.expressions.emit import I8, I64, BlockEmitter, Dialect, Place
+from cubie_flow.expressions.interpret import BlockInterpreter
+
+
+def run_compiled(block: Block, dialect: Dialect, places: dict[str, Place], arena: np.ndarray):  # type: ignore[no-untyped-def]
+    """Compile a block without externals through llvmlite alone and run it on one arena."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = ir.Module("test")
+    kind = ir.FunctionType(I64, [ir.PointerType(I8)])
+    function = ir.Function(module, kind, "entry")
+    builder = ir.IRBuilder(function.append_basic_block())
+    mask = BlockEmitter(builder, dialect, places, {"local": function.args[0]}).run(block)
+    builder.ret(mask if mask is not None else I64(0))
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
+    )
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(module)), machine)
+    engine.finalize_object()
+    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(engine.get_function_address("entry"))
+    return call(arena.ctypes.data)
+
+
+def aligned(bytes_needed: int) -> np.ndarray:
+    store = np.zeros(bytes_needed + 64, np.uint8)
+    start = -store.ctypes.data % 64
+    return store[start : start + bytes_needed]
+
+
+def rotation(n: int) -> tuple[Block, dict[str, Place]]:
+    """A block with a sweep, a sum, a function and a mask over `n` elements."""
+    b = BlockBuilder()
+    u = [g.load("u", i) for i in range(n)]
+    function = Function(
+        "turn", ("u",), ("t",), tuple(("du", i) for i in range(n)),
+        tuple(u[(i + 1) % n] * u[i - 1] - g.symbol("t") * u[i] for i in range(n)),
+    )  # fmt: skip
+    h = b.let("h", g.load("clock", 0) * 0.125)
+    b.evaluate(function, {"u": ("state", 0), "du": ("slope", 0)}, t=h)
+    b.assign([("total", 0)], [g.const(0.0)])
+    change = g.load("slope", 0, 1) * h + g.load("state", 0, 1)
+    b.sweep(n, {"state": change})
+    b.sweep(n, [("total", 0, 0, g.fabs(g.load("state", 0, 1)) + g.load("total", 0))])
+    b.assign([("clock", 0)], [g.sqrt(g.load("total", 0))])
+    b.assign([("count", 0)], [g.iadd(g.load("count", 0, kind="int"), g.integer(3))])
+    mask = g.load("total", 0) > 0.5 * n
+    places = {
+        "clock": Place("local", 0, "float64", 1),
+        "state": Place("local", 8, "float64", n),
+        "slope": Place("local", 8 + 8 * n, "float64", n),
+        "count": Place("local", 8 + 16 * n, "int32", 1),
+    }
+    return b.build("rotation", mask=mask), places
+
+
+@pytest.mark.parametrize("n", [3, 20])
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+def test_compiled_block_is_the_interpreted_one(n: int, lanes: int) -> None:
+    assert n == 3 or n > blocks.UNROLL_LIMIT
+    block, places = rotation(n)
+    size = (16 + 16 * n) * lanes
+    rng = np.random.default_rng(7)
+    start = rng.normal(size=(1 + 2 * n, lanes))
+    arenas = [aligned(size) for _ in range(2)]
+    for arena in arenas:
+        arena[: start.nbytes] = start.reshape(-1).view(np.uint8)
+    dialect = Dialect("float64", lanes)
+    empty = np.zeros(0, np.uint8)
+    expected = BlockInterpreter(block, dialect, places)((empty, arenas[0], empty), 0)
+    got = run_compiled(block, dialect, places, arenas[1])
+    assert got == expected
+    np.testing.assert_array_equal(arenas[0], arenas[1])
+
+
+def test_results_do_not_depend_on_rolling(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = []
+    for limit in (0, 100):
+        monkeypatch.setattr(blocks, "UNROLL_LIMIT", limit)
+        block, places = rotation(12)
+        arena = aligned((16 + 16 * 12) * 8)
+        arena[: 8 * 8 * 25] = np.linspace(-1, 2, 8 * 25).view(np.uint8)
+        run_compiled(block, Dialect("float64", 8), places, arena)
+        outcomes.append(arena.copy())
+    np.testing.assert_array_equal(*outcomes)
+
+
+def test_reading_before_writing_is_an_error() -> None:
+    block = BlockBuilder()
+    block.assign([("clock", 0)], [g.load("nowhere", 0)])
+    with pytest.raises(AssertionError, match="nowhere"):
+        run_compiled(
+            block.build("bad"), Dialect("float64", 1),
+            {"clock": Place("local", 0, "float64", 1)}, aligned(64),
+        )  # fmt: skip
+
+
+def test_rare_part_counts_only_where_asked() -> None:
+    x = g.load("x", 0)
+    block = BlockBuilder()
+    block.assign([("x", 0)], [g.rarely(x > 2.0, g.sqrt(x), -x)])
+    arena = aligned(64)
+    arena[:] = np.array([1, 4, 9, 2, 16, 0, 3, 25], float).view(np.uint8)
+    run_compiled(block.build("rare"), Dialect("float64", 8), {"x": Place("local", 0, "float64", 1)}, arena)
+    expected = [-1, 2, 3, -2, 4, 0, np.sqrt(3), 5]
+    np.testing.assert_array_equal(arena.view(float), expected)
