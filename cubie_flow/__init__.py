@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,21 +24,35 @@ _HOMES = {
     "FlowError": "cubie_flow.errors",
     "OdeSystem": "cubie_flow.systems",
     "TargetChoice": "cubie_flow.solve",
-    "solve": "cubie_flow.solve",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `import cubie_flow` alone loads nothing."""
+    """Import a public name when it is first used: ``import cubie_flow`` alone loads nothing."""
     if name == "maths":
         return import_module("cubie_flow.maths")
     if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-        # Importing the module `cubie_flow.solve` binds it here; the function is what is meant.
-        globals()[name] = value
-        return value
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+class _Package(ModuleType):
+    """This package, in which ``solve`` is the function and never the module of that name.
+
+    Importing ``cubie_flow.solve`` would bind the module here, whoever does it first.
+    """
+
+    @property
+    def solve(self) -> Any:
+        return import_module("cubie_flow.solve").solve
+
+    @solve.setter
+    def solve(self, _: Any) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

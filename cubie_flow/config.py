@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cubie_flow.solve import Study
 
 Check = Callable[[str, Any], Any]
+SUFFIX = "_location"
 
 
 def shipped(folder: str) -> Path:
@@ -24,9 +25,7 @@ def shipped(folder: str) -> Path:
     return inside if inside.is_dir() else package.parent / folder
 
 
-def number(
-    *, above: float = -math.inf, least: float = -math.inf, optional: bool = False
-) -> Check:
+def number(*, above: float = -math.inf, least: float = -math.inf, optional: bool = False) -> Check:
     """Return the check of a finite number."""
     if above > -math.inf:
         allowed = f"a number above {above:g}"
@@ -139,6 +138,19 @@ def times(key: str, value: Any) -> list[float] | None:
     return [one(f"{key}[{i}]", item) for i, item in enumerate(value)]
 
 
+def locations(key: str, value: Any) -> dict[str, str]:
+    """Check locations of buffers; return them by the names of the buffers."""
+    found = {}
+    for name, place in mapping(key, value).items():
+        if not name.endswith(SUFFIX):
+            raise FlowError(
+                f"'{key}.{name}' is not a key of the config; the location of a buffer is "
+                f"{key}.NAME{SUFFIX}; did you mean '{name}{SUFFIX}'?"
+            )
+        found[name.removesuffix(SUFFIX)] = text()(f"{key}.{name}", place)
+    return found
+
+
 Schema = Mapping[str, "Check | Schema"]
 
 SCHEMA: Schema = {
@@ -170,7 +182,7 @@ SCHEMA: Schema = {
         "block_size": whole(1),
         "device": whole(0),
     },
-    "buffers": mapping,
+    "buffers": locations,
     "batch": {
         "kind": choice("single", "grid", "zip", "sobol", "latin_hypercube", "table"),
         "values": mapping,
@@ -228,10 +240,10 @@ def refuse_targets(config: Any, key: str = "") -> None:
     FlowError
         Naming where it is.
     """
-    items = config.items() if isinstance(config, Mapping) else ()
+    items = dict(config) if isinstance(config, Mapping) else {}
     if isinstance(config, list):
-        items = ((str(i), item) for i, item in enumerate(config))
-    for name, item in items:
+        items = dict(enumerate(config))
+    for name, item in items.items():
         where = f"{key}.{name}" if key else str(name)
         if name == "_target_":
             raise FlowError(f"'{where}' is refused: a config holds values and never names code")

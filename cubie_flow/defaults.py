@@ -27,7 +27,7 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
     """
     from cubie_flow.systems import OdeSystem
 
-    changes = dict(given)
+    changes = {key: value for key, value in given.items() if value is not None}
     file = changes.pop("file", None)
     if file is None:
         return OdeSystem.from_mapping(changes)
@@ -51,7 +51,7 @@ def _read(path: Path) -> dict[str, Any]:
     """Return a model file as plain values; its interpolations, if any, are resolved."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     try:
         model = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
@@ -63,9 +63,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise FlowError(f"system.file '{path}' is not YAML: {reason}") from error
     if not isinstance(model, dict):
         raise FlowError(f"system.file '{path}' is not a model: it needs states and equations")
-    model = {str(key): value for key, value in model.items()}
-    model.setdefault("name", path.stem)
-    return model
+    return {"name": path.stem, **{str(key): value for key, value in model.items()}}
 
 
 def batch_values(

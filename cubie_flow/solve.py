@@ -584,7 +584,7 @@ def solve(
     else:
         design = make_design((batch or "zip") if varied else "single", varied)
     chosen = controller or ControllerChoice(rtol=1e-6, atol=1e-9)
-    changes = {"rtol": rtol, "atol": atol, "dt": dt}
+    changes: dict[str, Any] = {"rtol": rtol, "atol": atol, "dt": dt}
     chosen = evolve(chosen, **{key: value for key, value in changes.items() if value is not None})
     study = Study(
         system=system.with_values(**fixed) if any(fixed.values()) else system,

@@ -417,13 +417,54 @@ class BlockEmitter:
         needed = self._bitmask(condition)
         before = b.block
         with b.if_then(b.icmp_unsigned("!=", needed, I64(0)), likely=False):
-            slow = self._value(node.args[1], _Scope(scope))
+            slow = self._call_slow(node.args[1], scope)
             chosen = b.select(condition, slow, fast)
             end = b.block
         phi = b.phi(chosen.type)
         phi.add_incoming(fast, before)
         phi.add_incoming(chosen, end)
         return phi
+
+    def _call_slow(self, node: Node, scope: _Scope) -> Value:
+        """Call the rarely needed part as a function of its own, one for all its uses."""
+        given: list[Node] = []
+        seen: set[Node] = set()
+        described: list[object] = []
+        stack = [node]
+        while stack:
+            top = stack.pop()
+            if top in seen:
+                continue
+            seen.add(top)
+            if scope.get(top) is not None and top.op not in ("const", "integer", "truth"):
+                given.append(top)
+            else:
+                stack.extend(reversed(top.args))
+        number = {top: i for i, top in enumerate(given)}
+        order = [top for top in topological([node]) if top in seen]
+        place = {top: i for i, top in enumerate(order)}
+        for top in order:
+            if top in number:
+                described.append(("given", number[top], top.kind))
+            else:
+                value = top.value.hex() if isinstance(top.value, float) else top.value
+                described.append((top.op, value, [place[arg] for arg in top.args]))
+        digest = hashlib.sha256(repr(described).encode()).hexdigest()[:16]
+        name = f"flow_rare_{digest}_{self.dialect.real}x{self.lanes}"
+        module = self.b.module
+        if name not in module.globals:
+            types = [self._type(top.kind) for top in given]
+            function = ir.Function(module, ir.FunctionType(self._type(node.kind), types), name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            function.attributes.add("nounwind")
+            builder = ir.IRBuilder(function.append_basic_block("entry"))
+            inner = BlockEmitter(builder, self.dialect, {}, {})
+            inner.lanes = self.lanes
+            own = _Scope()
+            own.own.update(zip(given, function.args, strict=True))
+            builder.ret(inner._value(node, own))
+        return self.b.call(module.globals[name], [scope.get(top) for top in given])
 
     def _intrinsic(self, name: str, *args: Any) -> Any:
         kind = args[0].type
@@ -453,7 +494,8 @@ class BlockEmitter:
             case "truth":
                 return self._literal("bool", int(node.value))
             case "load":
-                return self._load(*node.value, node.kind)
+                buffer, base, stride = node.value
+                return self._load(buffer, base, stride, node.kind)
             case "add":
                 return b.fadd(*args)
             case "sub":

@@ -609,15 +609,15 @@ def fuse(nodes: Sequence[Node]) -> list[Node]:
         if node.op == "add":
             a, b = node.args
             if a.op == "mul":
-                return fma(*a.args, b)
+                return fma(a.args[0], a.args[1], b)
             if b.op == "mul":
-                return fma(*b.args, a)
+                return fma(b.args[0], b.args[1], a)
         elif node.op == "sub":
             a, b = node.args
             if b.op == "mul":
                 return fma(neg(b.args[0]), b.args[1], a)
             if a.op == "mul":
-                return fma(*a.args, neg(b))
+                return fma(a.args[0], a.args[1], neg(b))
         return node
 
     return transform(nodes, rule)

@@ -59,14 +59,12 @@ class ControllerSettings:
     max_factor: float = field(default=5.0, validator=validators.gt(1.0))
 
 
-class StepController(CUDAFactory):
+class StepController(CUDAFactory[ControllerSettings]):
     """Owns the step size and the errors it remembers.
 
     Buffer ``step_control`` holds the proposed step and the squared errors of the last two
     accepted steps.
     """
-
-    settings: ControllerSettings
 
     def register_buffers(self) -> None:
         size = max(1, MEMORY[self.settings.kind])

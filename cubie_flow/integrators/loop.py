@@ -102,14 +102,12 @@ def _clock(name: int) -> Node:
     return load("clock", name)
 
 
-class IVPLoop(CUDAFactory):
+class IVPLoop(CUDAFactory[LoopSettings]):
     """Owns time, acceptance, saving and status of a run.
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
     ``previous_state``, ``sample``, ``metrics``, ``observables``.
     """
-
-    settings: LoopSettings
 
     def register_buffers(self) -> None:
         s = self.settings

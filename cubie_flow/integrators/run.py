@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import field, frozen
@@ -17,6 +18,10 @@ from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
 
 DURATION = "duration"
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
 
 
 @frozen
@@ -46,7 +51,7 @@ class RunSettings:
     """
 
     system: OdeSystem
-    varied: tuple[str, ...] = field(default=(), converter=tuple)
+    varied: tuple[str, ...] = field(default=(), converter=_names)
     algorithm: str = "tsit5"
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
     controller: str = field(default="default", validator=one_of("default", *MEMORY))
@@ -54,17 +59,15 @@ class RunSettings:
     min_factor: float | None = None
     max_factor: float | None = None
     gains: tuple[float, float, float] | None = None
-    saved: tuple[str, ...] = field(default=(), converter=tuple)
-    summarised: tuple[str, ...] = field(default=(), converter=tuple)
+    saved: tuple[str, ...] = field(default=(), converter=_names)
+    summarised: tuple[str, ...] = field(default=(), converter=_names)
     sampling: bool = False
     t_start: float = 0.0
     duration: float = 1.0
 
 
-class SingleIntegratorRun(CUDAFactory):
+class SingleIntegratorRun(CUDAFactory[RunSettings]):
     """Composes a loop, a step and a controller, and keeps them in step with its settings."""
-
-    settings: RunSettings
 
     @property
     def step(self) -> ExplicitStep:
@@ -90,7 +93,7 @@ class SingleIntegratorRun(CUDAFactory):
                 f"controller '{kind}' needs an error estimate, which algorithm '{s.algorithm}' "
                 "has not; use controller=fixed, or a method with an embedded error such as tsit5"
             )
-        wanted: dict[str, tuple[type[CUDAFactory], Any]] = {
+        wanted: dict[str, tuple[type[CUDAFactory[Any]], Any]] = {
             "loop": (IVPLoop, self._loop_settings()),
             "step": (
                 ExplicitStep,

@@ -29,15 +29,13 @@ class StepSettings:
     adaptive: bool = True
 
 
-class ExplicitStep(CUDAFactory):
+class ExplicitStep(CUDAFactory[StepSettings]):
     """One step of an explicit Runge-Kutta method.
 
     Buffers: ``stage_increments`` (one row of derivatives a stage, then that of the end point,
     then those that only dense output needs), ``stage_state`` (argument of a stage) and
     ``proposed_state``. ``state`` and ``derivative`` belong to the loop.
     """
-
-    settings: StepSettings
 
     @property
     def tableau(self) -> Tableau:

@@ -200,7 +200,7 @@ class BatchResult:
     seconds: float
 
 
-class BatchSolverKernel(CUDAFactory):
+class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
     """Builds and launches the kernel of one `SingleIntegratorRun`.
 
     Sizes of memory come from the registry at each access.
@@ -213,8 +213,6 @@ class BatchSolverKernel(CUDAFactory):
         ``{buffer: location}``.
     cache : KernelCache, optional
     """
-
-    settings: BatchSolverConfig
 
     def __init__(
         self,

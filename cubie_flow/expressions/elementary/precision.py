@@ -6,6 +6,7 @@ with ``|low| <= ulp(high)/2``.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from fractions import Fraction
@@ -72,10 +73,14 @@ class Precision:
             return float("inf") if value > 0 else float("-inf")
 
     def words(self, value: Fraction, count: int) -> list[float]:
-        """Return `count` numbers of the format whose sum is `value`, largest first."""
+        """Return numbers of the format whose sum is a positive `value`, largest first.
+
+        They are truncated, hence positive: then their products with zero keep its sign.
+        """
         parts = []
         for _ in range(count):
-            parts.append(self.round(value))
+            unit = Fraction(2) ** (math.frexp(value)[1] - self.digits - 1)
+            parts.append(float(value // unit * unit))
             value -= Fraction(parts[-1])
         return parts
 

@@ -33,7 +33,7 @@ def block_intrinsic(
 
     def define(memory: Any, lane: Any, *externals: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arenas = {
+            arenas: dict[str, Any] = {
                 arena: builder.extract_value(args[0], position)
                 for position, arena in enumerate(ARENAS)
             }

@@ -42,9 +42,10 @@ def compile_driver(
     driver = make_driver(compiled, _take, dialect.lanes, compile_function)
 
     def entry(
-        shared, local, persistent, runs, count, counter, inputs, initial, settings, times,
-        time_count, samples, rows, run_stride, time_stride, finals, counts,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        shared: Any, local: Any, persistent: Any, runs: Any, count: int, counter: Any,
+        inputs: Any, initial: Any, settings: Any, times: Any, time_count: int, samples: Any,
+        rows: int, run_stride: int, time_stride: int, finals: Any, counts: Any,
+    ) -> None:  # fmt: skip
         driver(
             (shared, local, persistent), runs, 0, count, 1, counter, inputs, initial, settings,
             times, time_count, samples, rows, run_stride, time_stride, finals, counts,

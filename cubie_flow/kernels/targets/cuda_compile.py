@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attrs import asdict, frozen
+from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
 from numba.cuda.compiler import compile_cuda, kernel_fixup
@@ -14,7 +15,7 @@ from numba.cuda.extending import intrinsic
 
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.block import Block
-from cubie_flow.expressions.emit import I8, I64, Dialect, Place, ir
+from cubie_flow.expressions.emit import I8, I64, Dialect, Place
 from cubie_flow.kernels.targets.blocks import block_intrinsic
 from cubie_flow.kernels.targets.cuda_kernel import make_kernel, take
 from cubie_flow.kernels.targets.driver import make_driver

@@ -34,9 +34,10 @@ def make_kernel(
     persistent_words = max(1, -(-persistent_bytes // 8))
 
     def batch_kernel(
-        count, persistent_threads, inputs, initial, settings, times, time_count, samples, rows,
-        run_stride, time_stride, finals, counts,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+        count: int, persistent_threads: bool, inputs: Any, initial: Any, settings: Any, times: Any,
+        time_count: int, samples: Any, rows: int, run_stride: int, time_stride: int, finals: Any,
+        counts: Any,
+    ) -> None:  # fmt: skip
         first = cuda.threadIdx.x + cuda.blockIdx.x * cuda.blockDim.x
         shared = cuda.shared.array(0, types.float64)
         local = cuda.local.array(local_words, types.float64)

@@ -70,7 +70,6 @@ def make_driver(
     else:
         save_due = save_missing = compile_function(_nothing)
 
-    @compile_function
     def driver(
         memory: Any, runs: Any, first: int, count: int, stride: int, counter: Any, inputs: Any,
         initial: Any, settings: Any, times: Any, time_count: int, samples: Any, rows: int,
@@ -116,7 +115,8 @@ def make_driver(
                         )
                     finish(memory, lane, (finals, count, run), (counts, count, run))
 
-    return driver
+    compiled: Callable[..., Any] = compile_function(driver)
+    return compiled
 
 
 def _nothing(*_: Any) -> None:

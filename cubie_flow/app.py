@@ -1,0 +1,215 @@
+"""The Hydra entry: compose, validate, plan, run, report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cubie_flow import command_line, studies
+from cubie_flow.config import Settings, shipped
+from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from cubie_flow.solve import Study
+
+RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
+INTERRUPTED = 130
+log = logging.getLogger("cubie_flow")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    arguments
+        Instead of those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "HYDRA_FULL_ERROR" in os.environ
+    # Hydra then raises its errors instead of printing them over several lines.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    saved = sys.argv
+    try:
+        studies.register()
+        given = command_line.arguments(given)
+        sys.argv = [sys.argv[0], *given]
+        return _compose_and_run()
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except (FlowError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        if traceback:
+            raise
+        return _complain(command_line.sentence(error, given))
+    finally:
+        sys.argv = saved
+        if not traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _compose_and_run() -> int:
+    """Let Hydra compose, and run the job, or each job of a multirun."""
+    codes = [0]
+
+    def job(config: DictConfig) -> None:
+        codes.append(_attempt(config))
+
+    entry = hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")
+    entry(job)()
+    return max(codes)
+
+
+def _attempt(config: DictConfig) -> int:
+    """Run one job; its failure is said and does not stop the other jobs of a multirun."""
+    try:
+        run(config)
+    except FlowError as error:
+        return _complain(str(error))
+    except (OmegaConfBaseException, OSError) as error:
+        return _complain(command_line.sentence(error, []))
+    return 0
+
+
+def _complain(message: str, code: int = 1) -> int:
+    print(f"cubie-flow: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def run(config: DictConfig) -> None:
+    """Do the task of a composed config.
+
+    Raises
+    ------
+    FlowError
+        For whatever makes it impossible, in one sentence.
+    """
+    _check_experiment()
+    settings = Settings.from_container(OmegaConf.to_container(config, resolve=True))
+    if settings.task == "doctor":
+        from cubie_flow.doctor import examination
+
+        print(examination())
+    elif settings.task == "clear_cache":
+        from cubie_flow.kernels.cache import KernelCache
+
+        cache = KernelCache()
+        kernels, size = cache.clear()
+        print(f"deleted {kernels} kernels ({size / 1e6:.1f} MB) from {cache.folder}")
+    else:
+        run_settings(settings, OmegaConf.to_yaml(config))
+
+
+def run_settings(settings: Settings, config_yaml: str) -> None:
+    """Integrate the study of a config and leave store, config, log and picture behind.
+
+    Parameters
+    ----------
+    settings
+        The checked config.
+    config_yaml
+        The composed config with its interpolations unresolved, so that the value of an
+        environment variable is never stored.
+    """
+    from cubie_flow.progress import progress
+    from cubie_flow.report import summary
+    from cubie_flow.solve import run_study
+
+    study = settings.study()
+    overrides = list(HydraConfig.get().overrides.task)
+    with _folder(settings, study) as folder, _logging(folder / LOG):
+        (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
+        log.info("%s %s", study.name, " ".join(overrides))
+        with progress(study.name, settings.values["engine"]["progress"]) as show:
+            report = run_study(
+                study,
+                folder / RESULTS,
+                config_yaml=config_yaml,
+                overrides=overrides,
+                on_progress=show,
+            )
+        picture = None
+        if settings.values["storage"]["picture"]:
+            from cubie_flow.picture import draw
+
+            picture = draw(report.path, folder / f"{study.name}.png")
+        text = summary(study, report, picture, settings.notes)
+        log.info("finished\n%s", text)
+        print(text)
+
+
+@contextmanager
+def _folder(settings: Settings, study: Study) -> Iterator[Path]:
+    """Yield the folder of the run; one in which nothing came to be is not left behind."""
+    from cubie_flow.storage.folders import new_run_folder
+
+    composed = HydraConfig.get()
+    own = composed.mode != RunMode.MULTIRUN and composed.run.dir == "."
+    if own:
+        folder = new_run_folder(settings.values["storage"]["folder"], study.name, datetime.now())
+    else:
+        folder = Path(composed.runtime.output_dir)
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        kept = folder / RESULTS
+        if kept.exists():
+            print(f"what was solved is kept in {kept}", file=sys.stderr)
+        raise
+    finally:
+        if own and not (folder / RESULTS).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            # The folders of the day and the study go too, unless something else is in them.
+            for parent in (folder.parent, folder.parent.parent):
+                with suppress(OSError):
+                    parent.rmdir()
+
+
+@contextmanager
+def _logging(path: Path) -> Iterator[None]:
+    """Send what is logged, and warnings, to a file."""
+    # A disk that is full is said once, in a sentence, and not by the logger as well.
+    logging.raiseExceptions = False
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    loggers: list[Any] = [log, logging.getLogger("py.warnings")]
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    except FlowError as error:
+        log.error(str(error))
+        raise
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        raise
+    finally:
+        logging.captureWarnings(False)
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+def _check_experiment() -> None:
+    loader = GlobalHydra.instance().config_loader()
+    options = loader.get_group_options(studies.GROUP)
+    command_line.refuse_unknown_experiment(HydraConfig.get().overrides.task, options)

@@ -1,0 +1,179 @@
+"""What a Runge-Kutta method is, and how the literature's coefficients become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from attrs import field, frozen
+
+from cubie_flow.errors import one_of
+
+Row = tuple[float, ...]
+Rows = tuple[Row, ...]
+
+
+@frozen
+class Dense:
+    """Continuous extension of a step.
+
+    ``y(t + theta*h) = y + h * sum(b_i(theta) * k_i)`` for ``0 <= theta <= 1``, where the
+    ``k_i`` are the stages, then the derivative at the end of the step, then the extra stages.
+
+    Parameters
+    ----------
+    weights : tuple of tuple of float, shape (stages + 1 + extra, degree)
+        Coefficients of ``theta**1 .. theta**degree`` of ``b_i``.
+    order : int
+        Order of the polynomial at every ``theta``.
+    source : str
+        Where the coefficients come from.
+    extra_a : tuple of tuple of float
+        One row an extra stage: weights of all ``k_i`` before it.
+    extra_c : tuple of float
+        Nodes of the extra stages.
+    """
+
+    weights: Rows
+    order: int
+    source: str
+    extra_a: Rows = ()
+    extra_c: Row = ()
+
+
+@frozen
+class Tableau:
+    """An explicit Runge-Kutta method and the step control its authors recommend.
+
+    The derivative at the end of a step is always evaluated and becomes the first stage of the
+    next, so a first-same-as-last method has no row for it in ``a``.
+
+    Parameters
+    ----------
+    name, title : str
+        Name in configs, and what to call it in a report.
+    order : int
+        Order of the solution that is advanced.
+    a : tuple of tuple of float
+        Row ``i`` holds the weights of stages ``0 .. i - 1``.
+    b, c : tuple of float, shape (stages,)
+        Weights and nodes.
+    source : str
+        Where the coefficients come from.
+    embedded_order : int, optional
+        The error estimate of one step is ``O(h**(embedded_order + 1))``.
+    error : tuple of float, shape (stages,) or (stages + 1,), optional
+        ``b - b_hat``; the last of ``stages + 1`` belongs to the derivative at the end.
+    error3 : tuple of float, optional
+        A second estimate, of lower order. With the scaled norms ``err5`` of ``error`` and
+        ``err3`` of ``error3`` over ``n`` states (sums of squares, not means), the error is
+        ``abs(h) * err5**2 / sqrt((err5**2 + 0.01 * err3**2) * n)`` (DOP853).
+    dense : Dense, optional
+        Continuous extension, where the literature gives one.
+    controller : {'fixed', 'i', 'pi', 'pid'}
+        Default step controller; ``fixed`` without an error estimate.
+    gains : tuple of float, shape (3,)
+        ``beta`` of ``factor = safety * err_n**(-beta1/k) * err_(n-1)**(-beta2/k) *
+        err_(n-2)**(-beta3/k)``, with ``k = embedded_order + 1`` and errors 1 at tolerance.
+    safety, min_factor, max_factor : float
+        Safety factor, and bounds of the change of step size.
+    """
+
+    name: str
+    title: str
+    order: int
+    a: Rows
+    b: Row
+    c: Row
+    source: str
+    embedded_order: int | None = None
+    error: Row | None = None
+    error3: Row | None = None
+    dense: Dense | None = None
+    controller: str = field(default="fixed", validator=one_of("fixed", "i", "pi", "pid"))
+    gains: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    safety: float = 0.9
+    min_factor: float = 0.2
+    max_factor: float = 5.0
+
+
+def exact(text: str) -> list[Fraction]:
+    """Return the numbers of `text`, rationals or decimals between spaces."""
+    return [Fraction(word) for word in text.split()]
+
+
+def row(text: str) -> Row:
+    """Return the numbers of `text`, each rounded once."""
+    return tuple(map(float, exact(text)))
+
+
+def rows(text: str) -> Rows:
+    """Return the rows of `text`, which semicolons end."""
+    return tuple(row(line) for line in text.split(";")[:-1])
+
+
+def difference(b: str, b_hat: str) -> Row:
+    """Return ``b - b_hat``, rounded once; the shorter is continued by zeros."""
+    high, low = exact(b), exact(b_hat)
+    size = max(len(high), len(low))
+    high += [Fraction(0)] * (size - len(high))
+    low += [Fraction(0)] * (size - len(low))
+    return tuple(float(x - y) for x, y in zip(high, low, strict=True))
+
+
+def hermite(
+    b: str,
+    order: int,
+    source: str,
+    corrections: str = "",
+    extra_a: str = "",
+    extra_c: str = "",
+) -> Dense:
+    """Return cubic Hermite interpolation of a step, raised in order by `corrections`.
+
+    With ``f0``, ``f1`` the derivatives at both ends and ``dy = sum(b_i * k_i)``, Hairer's nested
+    form is ``y + h*theta*(dy + (1-theta)*(f0 - dy + theta*(2*dy - f0 - f1 + (1-theta)*(d1 +
+    theta*(d2 + ...)))))`` (E. Hairer, S. P. Norsett and G. Wanner, Solving Ordinary Differential
+    Equations I, 2nd ed. 1993, section II.6; functions contd5 of dopri5.f, contd8 of dop853.f).
+    It is continuously differentiable from step to step whatever the corrections.
+
+    Parameters
+    ----------
+    b : str
+        Weights of the step.
+    order : int
+        Order of the interpolation.
+    source : str
+        Where the corrections come from.
+    corrections : str
+        A row each of ``d1, d2, ..``: weights of all ``k_i``.
+    extra_a, extra_c : str
+        Rows and nodes of the extra stages.
+    """
+    extra = rows(extra_a)
+    advance = exact(b)
+    end = len(advance)
+    size = end + 1 + len(extra)
+    advance += [Fraction(0)] * (size - end)
+    levels = [
+        advance,
+        [(i == 0) - advance[i] for i in range(size)],
+        [2 * advance[i] - (i == 0) - (i == end) for i in range(size)],
+        *(exact(line) for line in corrections.split(";")[:-1]),
+    ]
+    weights = tuple(_expand([level[i] for level in levels]) for i in range(size))
+    return Dense(weights, order, source, extra, row(extra_c))
+
+
+def _expand(levels: Sequence[Fraction]) -> Row:
+    """Return the coefficients of theta**1, theta**2, .. of the nested form of `levels`."""
+    zero = Fraction(0)
+    total = [zero]
+    for depth in reversed(range(len(levels))):
+        total[0] += levels[depth]
+        shifted = [zero, *total]
+        if depth % 2 == 0:
+            total = shifted
+        else:
+            total = [x - y for x, y in zip([*total, zero], shifted, strict=True)]
+    return tuple(map(float, total[1:]))

@@ -1,0 +1,44 @@
+"""The summary of a run, in plain words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cubie_flow.solve import RunReport, Study
+
+MEGABYTE = 1e6
+
+
+def summary(study: Study, report: RunReport, picture: Path | None, notes: list[str]) -> str:
+    """Return the lines printed after a run."""
+    title = study.system.title or study.system.name
+    kind = study.design.kind.replace("_", " ")
+    ended = ", ".join(f"{name} {count:,}" for name, count in report.statuses.items())
+    seconds = report.seconds
+    rows = [
+        ("study", f"{study.name}: {title}, {study.algorithm}, {study.precision}"),
+        ("runs", f"{report.runs:,} ({kind} over {', '.join(study.design.names) or 'nothing'})"),
+        ("ended", ended),
+        ("steps", f"{report.mean_steps:,.1f} a run, {report.mean_rejected:,.1f} more rejected"),
+        ("speed", f"{report.runs_per_second:,.0f} trajectories/s on {report.device}"),
+        (
+            "time",
+            f"{seconds['total']:.2f} s: build {seconds['build']:.2f}, solve "
+            f"{seconds['kernel']:.2f}, write {seconds['write']:.2f} (while solving)",
+        ),
+        ("memory", f"{report.peak_memory_bytes / MEGABYTE:,.0f} MB at its peak"),
+        ("result", f"{shown(report.path)} ({report.store_bytes / MEGABYTE:,.1f} MB)"),
+    ]
+    if picture is not None:
+        rows.append(("picture", shown(picture)))
+    rows += [("note", note) for note in (*notes, *report.notes)]
+    return "\n".join(f"{name:<8} {text}" for name, text in rows)
+
+
+def shown(path: Path) -> str:
+    """Return a path as short as it can be said from the current folder."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

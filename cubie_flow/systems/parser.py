@@ -1,0 +1,446 @@
+"""The safe equation parser: infix text to an expression graph, and nothing is ever executed.
+
+The text is ordinary Python arithmetic: ``+ - * / ** %``, comparisons (chained ones too), ``and``,
+``or``, ``not``, ``a if c else b``, numbers, names and calls of the functions of
+`cubie_flow.expressions.graph.FUNCTIONS`, of ``where(condition, a, b)`` and of
+``sum(expression, index)``. Python's own grammar reads it; then every piece must be one that is
+known here. Length, depth and work are bounded, so hostile text is refused quickly.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
+from itertools import product
+from typing import NoReturn
+
+from attrs import define, field, frozen
+
+from cubie_flow.errors import FlowError, nearest
+from cubie_flow.expressions import graph
+from cubie_flow.expressions.graph import Node, const
+
+#: Characters of one expression.
+MAX_LENGTH = 32_768
+#: Levels of parentheses, calls, signs and exponents within each other.
+MAX_DEPTH = 100
+#: Pieces that one model may be built of, indexed families and sums written out.
+MAX_WORK = 2_000_000
+
+#: Names that mean a number unless the model defines them.
+NUMBERS: dict[str, Node] = {"e": const(math.e), "pi": const(math.pi)}
+#: Every name that may be called.
+CALLABLE = frozenset({*graph.FUNCTIONS, "where", "sum"})
+
+BOUNDARIES = ("none", "periodic", "clamp")
+
+_ALLOWED = re.compile(r"[A-Za-z0-9_.+\-*/%(),<>=!\[\] ]*")
+_ADVICE = {
+    "^": "use ** for powers",
+    "&": "use 'and'",
+    "|": "use 'or'",
+    "~": "use 'not'",
+    "'": "an expression holds no text",
+    '"': "an expression holds no text",
+}
+_OPERATORS: dict[type[ast.operator], Callable[[Node, Node], Node]] = {
+    ast.Add: graph.add,
+    ast.Sub: graph.sub,
+    ast.Mult: graph.mul,
+    ast.Div: graph.div,
+    ast.Pow: graph.power,
+    ast.Mod: lambda a, b: graph.call("mod", a, b),
+}
+_COMPARISONS: dict[type[ast.cmpop], str] = {
+    ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
+}  # fmt: skip
+
+
+@frozen
+class Index:
+    """One index of indexed families, running from 0 to ``size - 1``.
+
+    Parameters
+    ----------
+    name : str
+    size : int
+    boundary : {"none", "periodic", "clamp"}
+        What an index outside the range means: a mistake, the element a whole turn away, or the
+        nearest element.
+    """
+
+    name: str
+    size: int
+    boundary: str = "none"
+
+    def place(self, value: int) -> int | None:
+        """Return the element that `value` stands for, None if there is none."""
+        if self.boundary == "periodic":
+            return value % self.size
+        if self.boundary == "clamp":
+            return min(max(value, 0), self.size - 1)
+        return value if 0 <= value < self.size else None
+
+
+def element_name(family: str, at: tuple[int, ...]) -> str:
+    """Return the flat name of one element: ``x[3]`` is ``x_3``, ``u[0, 2]`` is ``u_0_2``."""
+    return "_".join((family, *map(str, at)))
+
+
+def elements(indices: tuple[Index, ...]) -> Iterator[tuple[int, ...]]:
+    """Yield the places of a family, the last index running fastest."""
+    # Not `product(range, ...)`: it would hold the whole of a hostile range in memory first.
+    if len(indices) == 1:
+        yield from ((k,) for k in range(indices[0].size))
+    else:
+        yield from product(*(range(index.size) for index in indices))
+
+
+@define
+class Scope:
+    """What names mean in the expressions of one model.
+
+    Parameters
+    ----------
+    names : dict
+        Node of every plain name and of every element by its flat name.
+    families : dict
+        Indices of every indexed family.
+    indices : dict
+        Every declared index.
+    work : int
+        Pieces that may still be built.
+    """
+
+    names: dict[str, Node] = field(factory=dict)
+    families: dict[str, tuple[Index, ...]] = field(factory=dict)
+    indices: dict[str, Index] = field(factory=dict)
+    work: int = MAX_WORK
+
+    def knows(self, name: str) -> bool:
+        """Tell whether `name` may stand in an expression."""
+        return any(name in known for known in (self.names, self.families, self.indices, NUMBERS))
+
+    def known(self) -> list[str]:
+        """Return every name that may stand in an expression, functions included."""
+        return [*self.names, *self.families, *self.indices, *CALLABLE, *NUMBERS]
+
+
+@frozen
+class Expression:
+    """A piece of text that has the grammar of an expression.
+
+    Parameters
+    ----------
+    text : str
+        On one line.
+    where : str
+        The place it comes from, as errors name it.
+    tree : ast.expr
+    """
+
+    text: str
+    where: str
+    tree: ast.expr
+
+    @classmethod
+    def read(cls, text: str, where: str) -> Expression:
+        """Read `text`.
+
+        Raises
+        ------
+        FlowError
+            If it is empty, too long, too deeply nested or no expression.
+        """
+        line = " ".join(text.split())
+        if not line:
+            raise FlowError(f"{where}: the expression is empty")
+        if len(line) > MAX_LENGTH:
+            raise FlowError(
+                f"{where}: the expression has {len(line)} characters, allowed are {MAX_LENGTH}; "
+                "name parts of it under 'definitions'"
+            )
+        readable = _ALLOWED.match(line)
+        good = readable.end() if readable else 0
+        if good < len(line):
+            advice = _ADVICE.get(line[good], "it has no meaning in an expression")
+            raise FlowError(f"{where}: '{line[good]}' in {_quoted(line)} is not allowed; {advice}")
+        try:
+            tree = ast.parse(line, mode="eval").body
+        except (MemoryError, RecursionError, SystemError):
+            raise FlowError(
+                f"{where}: the expression {_quoted(line)} is too long or too deeply nested; name "
+                "parts of it under 'definitions'"
+            ) from None
+        except (SyntaxError, ValueError) as error:
+            at = getattr(error, "offset", None)
+            place = f" at character {at}" if at else ""
+            reason = str(getattr(error, "msg", error)).split(";")[0].split(". ")[0]
+            raise FlowError(
+                f"{where}: {_quoted(line)} cannot be read as an expression: {reason}{place}"
+            ) from None
+        return cls(line, where, tree)
+
+    @property
+    def names(self) -> set[str]:
+        """Every name used, called functions excepted."""
+        called = {id(node.func) for node in ast.walk(self.tree) if isinstance(node, ast.Call)}
+        return {
+            node.id
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Name) and id(node) not in called
+        }
+
+    def check_names(self, scope: Scope) -> None:
+        """Refuse a name that is not defined, even in a branch that is never taken."""
+        for name in sorted(self.names):
+            if not scope.knows(name):
+                raise FlowError(
+                    f"{self.where}: '{name}' is not defined{nearest(name, scope.known())}"
+                )
+
+    def build(self, scope: Scope, at: Mapping[str, int] | None = None) -> Node:
+        """Return the graph.
+
+        Parameters
+        ----------
+        scope : Scope
+        at : mapping, optional
+            Value of every index in force.
+
+        Raises
+        ------
+        FlowError
+            If a piece is not allowed, a name unknown, or a truth stands where a number must.
+        """
+        return _Builder(self, scope, dict(at or {})).build(self.tree, 0)
+
+
+def parse_expression(text: str, names: Mapping[str, Node], where: str) -> Node:
+    """Return the graph of an expression, a number.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``"sigma*(y - x)"``.
+    names : mapping
+        Node of every name that may be used; ``pi`` and ``e`` are numbers unless named here.
+    where : str
+        The place `text` comes from, as errors name it: ``"system lorenz, equation of x"``.
+
+    Raises
+    ------
+    FlowError
+        In one sentence that names the place and the offending piece.
+    """
+    scope = Scope(dict(names))
+    expression = Expression.read(text, where)
+    expression.check_names(scope)
+    return as_number(expression.build(scope), expression)
+
+
+def as_number(node: Node, expression: Expression) -> Node:
+    """Return `node`, refusing a truth such as ``x > 0``."""
+    if node.kind != "float":
+        raise FlowError(
+            f"{expression.where}: {_quoted(expression.text)} is true or false, not a number; "
+            "use where(condition, a, b)"
+        )
+    return node
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'" if len(text) <= 60 else f"'{text[:57]}...'"
+
+
+@define
+class _Builder:
+    """Builds one expression at one place of its family."""
+
+    expression: Expression
+    scope: Scope
+    at: dict[str, int]
+
+    def refuse(self, piece: ast.expr, reason: str) -> NoReturn:
+        # The text is ASCII on one line, so offsets in bytes are offsets in characters.
+        text = self.expression.text[piece.col_offset : piece.end_col_offset]
+        raise FlowError(f"{self.expression.where}: {_quoted(text)} {reason}")
+
+    def build(self, piece: ast.expr, depth: int) -> Node:
+        self.scope.work -= 1
+        if self.scope.work < 0:
+            raise FlowError(
+                f"{self.expression.where}: the model is too large: written out it has more than "
+                f"{MAX_WORK} pieces"
+            )
+        if depth > MAX_DEPTH:
+            self.refuse(piece, f"is nested more than {MAX_DEPTH} levels deep")
+        deeper = depth + 1
+        match piece:
+            case ast.Constant(value=bool()):
+                self.refuse(piece, "is no number; write a comparison such as x > 0")
+            case ast.Constant(value=int() | float()):
+                return self.literal(piece)
+            case ast.Name(id=name):
+                return self.name(piece, name)
+            case ast.Subscript():
+                return self.element(piece, deeper)
+            case ast.BinOp():
+                return self.chain(piece, deeper)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return graph.logical_not(self.truth(operand, deeper))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return graph.neg(self.number(operand, deeper))
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return self.number(operand, deeper)
+            case ast.BoolOp(op=op, values=values):
+                join = graph.logical_and if isinstance(op, ast.And) else graph.logical_or
+                return reduce(join, [self.truth(value, deeper) for value in values])
+            case ast.Compare():
+                return self.comparison(piece, deeper)
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                return self.choice(piece, test, body, orelse, deeper)
+            case ast.Call(func=ast.Name(id=function), args=args, keywords=[]):
+                return self.call(piece, function, args, deeper)
+        self.refuse(
+            piece,
+            "is not allowed: an expression holds numbers, names, + - * / ** %, comparisons, "
+            "'and', 'or', 'not' and calls of functions",
+        )
+
+    def number(self, piece: ast.expr, depth: int) -> Node:
+        node = self.build(piece, depth)
+        if node.kind != "float":
+            self.refuse(piece, "is true or false, not a number; use where(condition, a, b)")
+        return node
+
+    def truth(self, piece: ast.expr, depth: int) -> Node:
+        node = self.build(piece, depth)
+        if node.kind != "bool":
+            self.refuse(piece, "is a number, not a condition; write a comparison such as x > 0")
+        return node
+
+    def literal(self, piece: ast.Constant) -> Node:
+        try:
+            value = float(piece.value)  # type: ignore[arg-type]
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
+            self.refuse(piece, "is too large for a floating-point number")
+        return const(value)
+
+    def name(self, piece: ast.expr, name: str) -> Node:
+        if name in self.at:
+            return const(self.at[name])
+        for known in (self.scope.names, NUMBERS):
+            if name in known:
+                return known[name]
+        if name in self.scope.families:
+            letters = ", ".join(index.name for index in self.scope.families[name])
+            self.refuse(piece, f"is an indexed family; write {name}[{letters}]")
+        if name in self.scope.indices:
+            self.refuse(piece, "is an index that has no value here; use it inside sum(..., index)")
+        hint = nearest(name, self.scope.known())
+        self.refuse(piece, f"is {'a function' if name in CALLABLE else 'not defined'}{hint}")
+
+    def element(self, piece: ast.Subscript, depth: int) -> Node:
+        if not isinstance(piece.value, ast.Name):
+            self.refuse(piece, "is not allowed; only an indexed family takes an index")
+        family = piece.value.id
+        if family not in self.scope.families:
+            self.refuse(
+                piece,
+                f"takes an index, but '{family}' is no indexed family"
+                f"{nearest(family, self.scope.families)}",
+            )
+        indices = self.scope.families[family]
+        parts = piece.slice.elts if isinstance(piece.slice, ast.Tuple) else [piece.slice]
+        if len(parts) != len(indices):
+            self.refuse(piece, f"has {len(parts)} indices, but '{family}' has {len(indices)}")
+        places = []
+        for part, index in zip(parts, indices, strict=True):
+            node = self.number(part, depth)
+            if node.op != "const" or node.value != int(node.value):
+                self.refuse(part, f"is no index of '{family}': it must be a whole number")
+            place = index.place(int(node.value))
+            if place is None:
+                self.refuse(
+                    piece,
+                    f"asks for element {int(node.value)} of '{family}', which has 0 to "
+                    f"{index.size - 1}; give index '{index.name}' a boundary: periodic or clamp",
+                )
+            places.append(place)
+        return self.scope.names[element_name(family, tuple(places))]
+
+    def chain(self, piece: ast.BinOp, depth: int) -> Node:
+        # A long sum is a deep tree to the left: walked in a loop, it costs no depth.
+        links: list[ast.BinOp] = []
+        first: ast.expr = piece
+        while isinstance(first, ast.BinOp):
+            if type(first.op) not in _OPERATORS:
+                self.refuse(first, "uses an operator that is not allowed; use + - * / ** %")
+            links.append(first)
+            first = first.left
+        node = self.number(first, depth)
+        for link in reversed(links):
+            node = _OPERATORS[type(link.op)](node, self.number(link.right, depth))
+        return node
+
+    def comparison(self, piece: ast.Compare, depth: int) -> Node:
+        sides = [self.number(side, depth) for side in (piece.left, *piece.comparators)]
+        result = graph.TRUE
+        for op, left, right in zip(piece.ops, sides, sides[1:], strict=False):
+            if type(op) not in _COMPARISONS:
+                self.refuse(piece, "is not allowed; compare with < <= > >= == !=")
+            result = graph.logical_and(result, graph.compare(_COMPARISONS[type(op)], left, right))
+        return result
+
+    def choice(
+        self, piece: ast.expr, test: ast.expr, yes: ast.expr, no: ast.expr, depth: int
+    ) -> Node:
+        condition = self.truth(test, depth)
+        if condition.op == "truth":
+            # Decided now: the other branch may name elements that do not exist.
+            return self.build(yes if condition.value else no, depth)
+        a, b = self.build(yes, depth), self.build(no, depth)
+        if a.kind != b.kind:
+            self.refuse(piece, "chooses between a number and a condition")
+        return graph.where(condition, a, b)
+
+    def call(self, piece: ast.Call, function: str, args: list[ast.expr], depth: int) -> Node:
+        if function == "where":
+            if len(args) != 3:
+                self.refuse(piece, f"has {len(args)} arguments; it is where(condition, a, b)")
+            return self.choice(piece, args[0], args[1], args[2], depth)
+        if function == "sum":
+            return self.total(piece, args, depth)
+        if function not in graph.FUNCTIONS:
+            self.refuse(piece, f"calls an unknown function{nearest(function, CALLABLE)}")
+        nodes = [self.number(arg, depth) for arg in args]
+        if function in ("min", "max") and len(nodes) >= 2:
+            return reduce(lambda a, b: graph.call(function, a, b), nodes)
+        if len(nodes) != graph.FUNCTIONS[function]:
+            self.refuse(
+                piece, f"has {len(nodes)} arguments; it takes {graph.FUNCTIONS[function]}"
+            )
+        return graph.call(function, *nodes)
+
+    def total(self, piece: ast.Call, args: list[ast.expr], depth: int) -> Node:
+        index = args[1].id if len(args) == 2 and isinstance(args[1], ast.Name) else None
+        if index is None:
+            self.refuse(piece, "must be sum(expression, index)")
+        if index not in self.scope.indices:
+            self.refuse(
+                piece, f"sums over '{index}', no index{nearest(index, self.scope.indices)}"
+            )
+        if index in self.at:
+            self.refuse(piece, f"sums over '{index}', which already has a value here")
+        result = graph.ZERO
+        for value in range(self.scope.indices[index].size):
+            self.at[index] = value
+            result = graph.add(result, self.number(args[0], depth))
+        del self.at[index]
+        return result

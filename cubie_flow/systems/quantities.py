@@ -1,0 +1,129 @@
+"""What a model is made of by name: quantities, observables, and which names are allowed."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+from attrs import frozen
+
+from cubie_flow.errors import FlowError
+from cubie_flow.expressions.graph import Node
+from cubie_flow.systems.parser import CALLABLE
+
+#: Names with a meaning of their own, in expressions or in the results.
+RESERVED = {
+    "t": "the time",
+    "time": "the time axis of the results",
+    "duration": "the duration of a run",
+    "run": "the axis of runs in the results",
+    "status": "an array of the results",
+    "steps": "an array of the results",
+    "rejected": "an array of the results",
+    "pi": "the number 3.14159...",
+    **{name: "a function" for name in CALLABLE},
+}
+MAX_NAME = 64
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@frozen
+class Quantity:
+    """A state with its initial value, or a parameter with its value.
+
+    Parameters
+    ----------
+    name : str
+    value : float
+    unit : str
+    long_name : str
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    long_name: str = ""
+
+
+@frozen
+class Observable:
+    """A quantity computed from states, parameters and time.
+
+    Parameters
+    ----------
+    name : str
+    expression : Node
+        In symbols of states, parameters and ``t``.
+    unit : str
+    long_name : str
+    """
+
+    name: str
+    expression: Node
+    unit: str = ""
+    long_name: str = ""
+
+
+def check_name(name: object, where: str) -> str:
+    """Return `name` if a quantity may be called so.
+
+    Raises
+    ------
+    FlowError
+        If it is no plain identifier, too long, or means something already.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise FlowError(
+            f"{where} '{name}' is no usable name; use letters, digits and _, beginning with a "
+            "letter, and no word of Python"
+        )
+    if len(name) > MAX_NAME:
+        raise FlowError(
+            f"{where} '{name[:20]}...' has {len(name)} characters, allowed are {MAX_NAME}"
+        )
+    if name in RESERVED:
+        raise FlowError(f"{where} '{name}' has a reserved name: it means {RESERVED[name]}")
+    return name
+
+
+def check_unique(names: Iterable[tuple[str, str]], system: str) -> None:
+    """Refuse a name that is used twice.
+
+    Parameters
+    ----------
+    names : iterable of (str, str)
+        Section, such as ``"state"``, and name.
+    system : str
+        Name of the system, for the error.
+    """
+    seen: dict[str, str] = {}
+    for section, name in names:
+        if name in seen:
+            other = seen[name]
+            both = f"two {section}s" if other == section else f"both a {other} and a {section}"
+            raise FlowError(f"system {system}: '{name}' names {both}; rename one")
+        seen[name] = section
+
+
+def finite(value: Any, where: str) -> float:
+    """Return `value` as a float.
+
+    Raises
+    ------
+    FlowError
+        If it is no number or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise FlowError(f"{where} is {value!r}, which is not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise FlowError(f"{where} is {number}, which is not finite")
+    return number
