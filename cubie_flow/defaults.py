@@ -26,44 +26,25 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
         For a mistake in the model, or a change of something it does not have.
     """
     from cubie_flow.systems import OdeSystem
+    from cubie_flow.systems.files import read_yaml
 
     changes = {key: value for key, value in given.items() if value is not None}
-    file = changes.pop("file", None)
-    if file is None:
+    if "file" not in changes:
         return OdeSystem.from_mapping(changes)
-    model = _read(Path(str(file)))
+    path = Path(str(changes.pop("file"))).expanduser()
+    model = {"name": path.stem, **read_yaml(path)}
     for key, value in changes.items():
-        if isinstance(value, Mapping):
-            own = model.get(key) or {}
+        own = model.get(key)
+        if isinstance(value, Mapping) and isinstance(own, Mapping):
             for name in value:
                 if name not in own:
                     raise FlowError(
-                        f"system.{key}.{name} is not in '{file}' (it has: "
-                        f"{', '.join(own) or 'none'}){nearest(name, own)}"
+                        f"system.{key}.{name} is not in '{path}' (it has: {', '.join(own)})"
+                        f"{nearest(name, own)}"
                     )
-            model[key] = {**own, **value}
-        else:
-            model[key] = value
+            value = {**own, **value}
+        model[key] = value
     return OdeSystem.from_mapping(model)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return a model file as plain values; its interpolations, if any, are resolved."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
-
-    try:
-        model = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FlowError(f"system.file is '{path}', which cannot be read: {reason}") from error
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise FlowError(f"system.file '{path}' is not YAML: {reason}") from error
-    if not isinstance(model, dict):
-        raise FlowError(f"system.file '{path}' is not a model: it needs states and equations")
-    return {"name": path.stem, **{str(key): value for key, value in model.items()}}
 
 
 def batch_values(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,12 +66,12 @@ def draw(store: Path, target: Path) -> Path:
     return target
 
 
-def _label(array: DataArray) -> str:
-    name = str(array.name)
-    text = array.attrs.get("long_name", "") or name
-    text = text if name in text.split() else f"{text} {name}"
+def _label(array: DataArray, width: int = 32) -> str:
+    """Return name, meaning and unit, in lines that fit beside a panel."""
+    name, text = str(array.name), str(array.attrs.get("long_name", ""))
     unit = array.attrs.get("units", "")
-    return f"{text} ({unit})" if unit not in ("", "1") else text
+    label = f"{name}: {text}" if text not in ("", name) else name
+    return fill(f"{label} ({unit})" if unit not in ("", "1") else label, width)
 
 
 def _summarised(data: Dataset) -> list[str]:
@@ -99,7 +100,7 @@ def _over_quantity(figure: Figure, data: Dataset, quantity: DataArray) -> None:
         _range(panels[-1], data, summarised[0], values, order)
     else:
         _spread(panels[-1], data, _final_names(data)[0], values, order)
-    panels[-1].set_xlabel(_label(quantity))
+    panels[-1].set_xlabel(_label(quantity, 80))
     panels[-1].set_xlim(values.min(), values.max())
 
 
@@ -135,17 +136,25 @@ def _bins(values: Array, order: Array) -> list[Array]:
 
 
 def _range(panel: Axes, data: Dataset, name: str, values: Array, order: Array) -> None:
-    """Draw the lowest, mean and highest value of a run, each as the median of a bin."""
+    """Draw the lowest, mean and highest value of a run, each as the median of a bin.
+
+    Where the variable was saved, the shade is where it is in the last quarter of the saved times:
+    what remains when the start is forgotten.
+    """
     bins = _bins(values, order)
     middle = np.array([np.median(values[part]) for part in bins])
     curves = {}
     for metric in ("min", "mean", "max"):
         found = data[f"{name}_{metric}"].to_numpy()
         curves[metric] = np.array([_quantiles(found[part], (0.5,))[0] for part in bins])
-    panel.fill_between(middle, curves["min"], curves["max"], color=BLUE, alpha=0.25, lw=0)
     panel.plot(middle, curves["min"], color=BLUE, lw=0.8, label="minimum and maximum over the run")
     panel.plot(middle, curves["max"], color=BLUE, lw=0.8)
     panel.plot(middle, curves["mean"], color=RED, lw=1.2, label="mean over the run")
+    if name in data:
+        late = data[name].isel(time=slice(-(-3 * data.sizes["time"] // 4), None)).to_numpy()
+        low, high = np.array([_quantiles(late[part], (0.01, 0.99)) for part in bins]).T
+        shade = "98 % of the last quarter of the times"
+        panel.fill_between(middle, low, high, color=BLUE, alpha=0.25, lw=0, label=shade)
     source = data[name] if name in data else data[f"{name}_mean"]
     panel.set_ylabel(_label(source))
     panel.legend(frameon=False, fontsize=8, loc="upper left")
@@ -204,7 +213,7 @@ def _finals(figure: Figure, data: Dataset) -> None:
             if low == high:
                 low, high = low - 0.5, high + 0.5
             panel.hist(found, bins=100, range=(low, high), color=BLUE)
-        panel.set_xlabel(_label(data[name]))
+        panel.set_xlabel(_label(data[name], 80))
         panel.set_ylabel("runs")
 
 

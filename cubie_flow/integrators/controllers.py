@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 from attrs import field, frozen, validators
@@ -14,6 +15,7 @@ from cubie_flow.expressions.graph import (
     const,
     from_bits,
     load,
+    logical_and,
     maximum,
     minimum,
     to_float,
@@ -26,19 +28,29 @@ from cubie_flow.memory import CUDAFactory, buffer_registry
 MEMORY = {"fixed": 0, "i": 1, "pi": 2, "pid": 3}
 
 
-def approximate_power(x: Node, exponent: float, precision: str) -> Node:
-    """Return ``x**exponent`` within 1 % for small exponents and positive, normal `x`.
-
-    The bit pattern of a float is nearly linear in its logarithm, so one multiplication of the
-    pattern is a power (J. F. Blinn, "Floating-point tricks", IEEE CG&A 17, 1997).
-    """
-    if exponent == 0.0:
-        return const(1.0)
-    one = struct.unpack("<q", struct.pack("<d", 1.0))[0]
+def _one(precision: str) -> int:
+    """Return the bit pattern of 1.0."""
     if precision == "float32":
-        one = struct.unpack("<i", struct.pack("<f", 1.0))[0]
-    pattern = to_float(bits(x))
-    return from_bits(to_int(exponent * pattern + (1.0 - exponent) * one))
+        return int(struct.unpack("<i", struct.pack("<f", 1.0))[0])
+    return int(struct.unpack("<q", struct.pack("<d", 1.0))[0])
+
+
+def _octave(precision: str) -> float:
+    """Return by how much the bit pattern of a float grows when it doubles."""
+    return 2.0**23 if precision == "float32" else 2.0**52
+
+
+def pattern(x: Node) -> Node:
+    """Return the bit pattern of `x` as a float: nearly linear in the logarithm of `x`.
+
+    J. F. Blinn, "Floating-point tricks", IEEE CG&A 17, 1997.
+    """
+    return to_float(bits(x))
+
+
+def approximate_power(x: Node, exponent: float, precision: str) -> Node:
+    """Return ``x**exponent`` within 1 % for small exponents and positive, normal `x`."""
+    return from_bits(to_int(exponent * pattern(x) + (1.0 - exponent) * _one(precision)))
 
 
 @frozen
@@ -62,8 +74,8 @@ class ControllerSettings:
 class StepController(CUDAFactory[ControllerSettings]):
     """Owns the step size and the errors it remembers.
 
-    Buffer ``step_control`` holds the proposed step and the squared errors of the last two
-    accepted steps.
+    Buffer ``step_control`` holds the proposed step and the logarithms (bit patterns above that
+    of 1) of the squared errors of the last two accepted steps.
     """
 
     def register_buffers(self) -> None:
@@ -86,7 +98,7 @@ class StepController(CUDAFactory[ControllerSettings]):
     def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
         """Start fresh lanes with step `dt` and no remembered error."""
         size = max(1, MEMORY[self.settings.kind])
-        values = [dt] + [const(1.0)] * (size - 1)
+        values = [dt] + [const(0.0)] * (size - 1)
         block.assign(
             [("step_control", i) for i in range(size)],
             [where(fresh, v, load("step_control", i)) for i, v in enumerate(values)],
@@ -112,26 +124,32 @@ class StepController(CUDAFactory[ControllerSettings]):
         depth = MEMORY[s.kind]
         k = 2.0 * s.order  # errors are squared, hence the 2
         gains = s.gains[:depth]
+        one, octave = _one(s.precision), _octave(s.precision)
+
+        def level(factor: float) -> float:
+            return one + octave * math.log2(factor)
+
+        # The factor is computed in the logarithmic domain of bit patterns: powers become
+        # products, the safety factor a constant, and one conversion serves both outcomes.
         floor = const(1e-12 if s.precision == "float64" else 1e-8)
         usable = where(error < 1e20, maximum(error, floor), const(1e20))
-        usable = block.let("usable_error", usable)
-        factor = s.safety * approximate_power(usable, -gains[0] / k, s.precision)
-        for past, gain in enumerate(gains[1:], start=1):
-            remembered = load("step_control", past)
-            factor = factor * approximate_power(remembered, -gain / k, s.precision)
+        present = block.let("error_pattern", pattern(usable) - one)
         # After a rejection only the present error counts, and the step never grows.
-        plain = s.safety * approximate_power(usable, -1.0 / k, s.precision)
-        factor = where(accept, minimum(factor, const(s.max_factor)), minimum(plain, const(0.9)))
-        factor = maximum(factor, const(s.min_factor))
-        scaled = block.let("scaled_step", h * factor)
+        plain = minimum((-1.0 / k) * present + level(s.safety), const(level(0.9)))
+        filtered = (-gains[0] / k) * present + level(s.safety)
+        for past, gain in enumerate(gains[1:], start=1):
+            filtered = (-gain / k) * load("step_control", past) + filtered
+        filtered = minimum(filtered, const(level(s.max_factor)))
+        chosen = maximum(where(accept, filtered, plain), const(level(s.min_factor)))
+        scaled = block.let("scaled_step", h * from_bits(to_int(chosen)))
         # A step cut short to land on a time says little about the step that is possible.
-        kept = where(last, maximum(scaled, load("step_control", 0)), scaled)
-        chosen = where(accept, kept, scaled)
+        kept = logical_and(last, accept)
+        scaled = where(kept, maximum(scaled, load("step_control", 0)), scaled)
         targets = [("step_control", 0)]
-        values = [minimum(chosen, bounds)]
+        values = [minimum(scaled, bounds)]
         if depth > 1:
             targets.append(("step_control", 1))
-            values.append(where(accept, usable, load("step_control", 1)))
+            values.append(where(accept, present, load("step_control", 1)))
         if depth > 2:
             targets.append(("step_control", 2))
             values.append(where(accept, load("step_control", 1), load("step_control", 2)))

@@ -18,9 +18,6 @@ from cubie_flow.expressions.graph import (
     compare,
     const,
     fabs,
-    iadd,
-    icompare,
-    integer,
     load,
     logical_and,
     logical_not,
@@ -28,7 +25,7 @@ from cubie_flow.expressions.graph import (
     maximum,
     minimum,
     sqrt,
-    to_float,
+    to_int,
     where,
 )
 from cubie_flow.integrators.controllers import StepController, approximate_power
@@ -46,9 +43,10 @@ STATUS = {
 }
 RUNNING, IDLE = 100, 101
 
-# Elements of the buffers `clock` (working precision) and `counters` (int32).
+# Elements of the buffers `clock` and `counters`. Counts are floats: exact up to 2**24 in float32,
+# and one vector width serves all.
 T, T_LOW, T_START, T_END, T_NEXT, T_PREVIOUS, H, CLOCK = range(8)
-CODE, STEPS, REJECTED, SAVED, FRESH, COUNTERS = range(6)
+CODE, STEPS, TRIED, SAVED, FRESH, COUNTERS = range(6)
 
 #: Summary metrics, over the whole run from its start.
 METRICS = ("min", "max", "mean", "rms", "std", "peaks")
@@ -95,7 +93,7 @@ class LoopSettings:
 
 
 def _flag(name: int) -> Node:
-    return load("counters", name, kind="int")
+    return load("counters", name)
 
 
 def _clock(name: int) -> Node:
@@ -113,14 +111,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s = self.settings
         n, precision = s.states, s.precision
 
-        def keep(name: str, size: int, dtype: str = precision) -> None:
-            buffer_registry.register(name, self, size, "local", dtype, persistent=True)
+        def keep(name: str, size: int) -> None:
+            buffer_registry.register(name, self, size, "local", precision, persistent=True)
 
         keep("state", n)
         keep("derivative", n)
         keep("parameters", max(1, s.parameters))
         keep("clock", CLOCK)
-        keep("counters", COUNTERS, "int32")
+        keep("counters", COUNTERS)
         if s.sampling:
             keep("previous_state", n)
             scratch = "local"
@@ -163,7 +161,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             built["sample"] = self._sample(step, dense)
             built["store_sample"] = self._store_sample()
             built["store_missing"] = self._store_missing()
-            built["saved"] = Block("saved", (), (), True, _flag(SAVED))
+            built["saved"] = Block("saved", (), (), True, to_int(_flag(SAVED)))
             if dense and step.tableau.dense is not None and step.tableau.dense.extra_a:
                 block = BlockBuilder()
                 step.densify(block, self.settings.rhs, _clock(H), _clock(T_PREVIOUS))
@@ -176,13 +174,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     @staticmethod
     def _finished() -> Node:
         code = _flag(CODE)
-        return logical_and(
-            icompare("!=", code, integer(RUNNING)), icompare("!=", code, integer(IDLE))
-        )
+        return compare("<", code, float(RUNNING))
 
     @staticmethod
     def _due() -> Node:
-        occupied = icompare("!=", _flag(CODE), integer(IDLE))
+        occupied = compare("!=", _flag(CODE), float(IDLE))
         return logical_and(occupied, compare(">=", _clock(T), _clock(T_NEXT)))
 
     def _start(self) -> Block:
@@ -210,19 +206,19 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         )
         block.assign(
             [("counters", i) for i in range(COUNTERS)],
-            [integer(RUNNING), *(integer(0) for _ in range(3)), integer(1)],
+            [const(RUNNING), zero, zero, zero, const(1.0)],
         )
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
 
     def _park(self) -> Block:
         block = BlockBuilder()
-        block.assign([("counters", CODE), ("counters", FRESH)], [integer(IDLE), integer(0)])
+        block.assign([("counters", CODE), ("counters", FRESH)], [const(IDLE), const(0.0)])
         return block.build("park", per_lane=True)
 
     def _begin(self, step: ExplicitStep, controller: StepController) -> Block:
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
-        fresh = block.let("fresh", icompare("!=", _flag(FRESH), integer(0)))
+        fresh = block.let("fresh", compare("!=", _flag(FRESH), 0.0))
         t = block.let("t", _clock(T))
         # Lanes that are under way keep their derivative: their state gives the same bits only
         # where no time was compensated.
@@ -251,7 +247,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         empty = logical_and(fresh, logical_not(compare(">", _clock(T_END), _clock(T))))
         block.assign(
             [("counters", CODE), ("counters", FRESH)],
-            [where(empty, integer(STATUS["success"]), _flag(CODE)), integer(0)],
+            [where(empty, const(STATUS["success"]), _flag(CODE)), const(0.0)],
         )
         pending = logical_or(self._due(), self._finished()) if s.sampling else self._finished()
         return block.build("begin", ("settings",), mask=pending)
@@ -301,7 +297,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s, n = self.settings, self.settings.states
         real = s.precision
         block = BlockBuilder()
-        active = block.let("active", icompare("==", _flag(CODE), integer(RUNNING)))
+        active = block.let("active", compare("==", _flag(CODE), float(RUNNING)))
         t = block.let("t", _clock(T))
         landing = s.sampling and not dense
         end = _clock(T_END)
@@ -313,24 +309,24 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         last = block.let("last", compare("<=", remaining, 1.01 * dt))
         h = block.let("h", where(last, remaining, dt))
         step.attempt(block, s.rhs, h, t)
-        block.assign([("magnitude", 0)], [const(0.0)])
-        size = fabs(load("proposed_state", 0, 1)) + load("magnitude", 0)
-        block.sweep(n, [("magnitude", 0, 0, size)])
-        largest = 1e308 if real == "float64" else 1e38
-        finite = block.let("finite", compare("<", load("magnitude", 0), largest))
         failed: list[tuple[Node, str]] = []
         if controller.adaptive:
             error = step.error(block, h)
-            passed = logical_and(compare("<=", error, 1.0), finite)
-            ok = block.let("ok", passed)
+            ok = block.let("ok", compare("<=", error, 1.0))
+            # NaN and infinity anywhere in the step end in the error estimate.
+            finite = compare("<", error, 1e38)
             epsilon = 2.0**-52 if real == "float64" else 2.0**-23
             smallest = maximum(load("settings", DT_MIN), 4.0 * epsilon * fabs(t))
             stuck = logical_and(logical_not(ok), compare("<=", h, smallest))
             failed.append((logical_and(stuck, finite), "step_too_small"))
             failed.append((logical_and(stuck, logical_not(finite)), "non_finite"))
         else:
-            ok = finite
-            failed.append((logical_not(finite), "non_finite"))
+            block.assign([("magnitude", 0)], [const(0.0)])
+            size = fabs(load("proposed_state", 0, 1)) + load("magnitude", 0)
+            block.sweep(n, [("magnitude", 0, 0, size)])
+            largest = 1e308 if real == "float64" else 1e38
+            ok = block.let("ok", compare("<", load("magnitude", 0), largest))
+            failed.append((logical_not(ok), "non_finite"))
         accept = block.let("accept", logical_and(ok, active))
         if controller.adaptive:
             controller.advance(block, error, ok, h, last, load("settings", DT_MAX))
@@ -341,10 +337,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         reached = block.let("reached", logical_and(accept, last))
         t_new = block.let("t_new", where(accept, where(last, stop, total), t))
         low = where(reached, const(0.0), where(accept, rounding, _clock(T_LOW)))
-        block.assign(
-            [("clock", i) for i in (T, T_LOW, T_PREVIOUS, H)],
-            [t_new, low, where(accept, t, _clock(T_PREVIOUS)), where(accept, h, _clock(H))],
-        )
+        block.assign([("clock", T), ("clock", T_LOW)], [t_new, low])
+        if dense:
+            block.assign(
+                [("clock", T_PREVIOUS), ("clock", H)],
+                [where(accept, t, _clock(T_PREVIOUS)), where(accept, h, _clock(H))],
+            )
         if s.summarised_numbers:
             self._summarise(block, step, h, t, t_new, accept)
         moves = [
@@ -355,21 +353,19 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             kept = where(accept, load("state", 0, 1), load("previous_state", 0, 1))
             moves.append(("previous_state", 0, 1, kept))
         block.sweep(n, moves)
-        steps = where(accept, iadd(_flag(STEPS), integer(1)), _flag(STEPS))
-        again = logical_and(active, logical_not(accept))
-        rejected = where(again, iadd(_flag(REJECTED), integer(1)), _flag(REJECTED))
-        block.assign([("counters", STEPS), ("counters", REJECTED)], [steps, rejected])
-        code: Node = integer(RUNNING)
-        tried = to_float(iadd(_flag(STEPS), _flag(REJECTED)))
+        steps = where(accept, _flag(STEPS) + 1.0, _flag(STEPS))
+        tried = block.let("tried", where(active, _flag(TRIED) + 1.0, _flag(TRIED)))
+        block.assign([("counters", STEPS), ("counters", TRIED)], [steps, tried])
+        code: Node = const(RUNNING)
         limit = compare(">=", tried, load("settings", MAX_STEPS))
-        code = where(limit, integer(STATUS["step_limit"]), code)
+        code = where(limit, const(STATUS["step_limit"]), code)
         for condition, name in failed:
-            code = where(condition, integer(STATUS[name]), code)
+            code = where(condition, const(STATUS[name]), code)
         done = logical_and(accept, compare(">=", t_new, end))
-        code = where(done, integer(STATUS["success"]), code)
+        code = where(done, const(STATUS["success"]), code)
         code = where(active, code, _flag(CODE))
         block.assign([("counters", CODE)], [code])
-        attention = icompare("!=", _flag(CODE), integer(RUNNING))
+        attention = compare("!=", _flag(CODE), float(RUNNING))
         if s.sampling:
             attention = logical_or(attention, compare(">=", t_new, _clock(T_NEXT)))
         return block.build("attempt", ("settings",), mask=logical_and(active, attention))
@@ -411,7 +407,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         block = BlockBuilder()
         self._copy_out(block, lambda number: load("sample", number))
         block.assign([("clock", T_NEXT)], [load("times", 0) + _clock(T_START)])
-        block.assign([("counters", SAVED)], [iadd(_flag(SAVED), integer(1))])
+        block.assign([("counters", SAVED)], [_flag(SAVED) + 1.0])
         return block.build("store_sample", ("samples", "times"), per_lane=True)
 
     def _store_missing(self) -> Block:
@@ -480,7 +476,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         """Write the final state, the metrics, the status and the counts of a run."""
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
-        good = block.let("good", icompare("==", _flag(CODE), integer(STATUS["success"])))
+        good = block.let("good", compare("==", _flag(CODE), float(STATUS["success"])))
         nan = const(float("nan"))
         block.sweep(n, {"finals": where(good, load("state", 0, 1), nan)})
         span = block.let("elapsed", _clock(T_END) - _clock(T_START))
@@ -507,5 +503,6 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 [("finals", n + len(METRICS) * position + i) for i in range(len(METRICS))],
                 [where(good, computed[name], nan) for name in METRICS],
             )
-        block.assign([("counts", i) for i in range(3)], [_flag(CODE), _flag(STEPS), _flag(REJECTED)])
+        counted = (_flag(CODE), _flag(STEPS), _flag(TRIED) - _flag(STEPS))
+        block.assign([("counts", i) for i in range(3)], [to_int(count) for count in counted])
         return block.build("finish", ("finals", "counts"), per_lane=True)

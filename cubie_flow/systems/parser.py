@@ -91,12 +91,8 @@ def element_name(family: str, at: tuple[int, ...]) -> str:
 
 
 def elements(indices: tuple[Index, ...]) -> Iterator[tuple[int, ...]]:
-    """Yield the places of a family, the last index running fastest."""
-    # Not `product(range, ...)`: it would hold the whole of a hostile range in memory first.
-    if len(indices) == 1:
-        yield from ((k,) for k in range(indices[0].size))
-    else:
-        yield from product(*(range(index.size) for index in indices))
+    """Return the places of a family, the last index running fastest."""
+    return product(*(range(index.size) for index in indices))
 
 
 @define
@@ -423,9 +419,7 @@ class _Builder:
         if function in ("min", "max") and len(nodes) >= 2:
             return reduce(lambda a, b: graph.call(function, a, b), nodes)
         if len(nodes) != graph.FUNCTIONS[function]:
-            self.refuse(
-                piece, f"has {len(nodes)} arguments; it takes {graph.FUNCTIONS[function]}"
-            )
+            self.refuse(piece, f"has {len(nodes)} arguments; it takes {graph.FUNCTIONS[function]}")
         return graph.call(function, *nodes)
 
     def total(self, piece: ast.Call, args: list[ast.expr], depth: int) -> Node:
@@ -433,9 +427,7 @@ class _Builder:
         if index is None:
             self.refuse(piece, "must be sum(expression, index)")
         if index not in self.scope.indices:
-            self.refuse(
-                piece, f"sums over '{index}', no index{nearest(index, self.scope.indices)}"
-            )
+            self.refuse(piece, f"sums over '{index}', no index{nearest(index, self.scope.indices)}")
         if index in self.at:
             self.refuse(piece, f"sums over '{index}', which already has a value here")
         result = graph.ZERO

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import math
 import re
+import reprlib
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
@@ -25,7 +26,7 @@ RESERVED = {
     "steps": "an array of the results",
     "rejected": "an array of the results",
     "pi": "the number 3.14159...",
-    **{name: "a function" for name in CALLABLE},
+    **dict.fromkeys(CALLABLE, "a function"),
 }
 MAX_NAME = 64
 
@@ -33,7 +34,16 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @frozen
-class Quantity:
+class Described:
+    """Whatever has a name and a unit."""
+
+    name: str
+    unit: str = ""
+    long_name: str = ""
+
+
+@frozen
+class Quantity(Described):
     """A state with its initial value, or a parameter with its value.
 
     Parameters
@@ -51,7 +61,7 @@ class Quantity:
 
 
 @frozen
-class Observable:
+class Observable(Described):
     """A quantity computed from states, parameters and time.
 
     Parameters
@@ -69,6 +79,11 @@ class Observable:
     long_name: str = ""
 
 
+def shortened(value: object) -> str:
+    """Return `value` as an error shows it, however large it is."""
+    return reprlib.repr(value)
+
+
 def check_name(name: object, where: str) -> str:
     """Return `name` if a quantity may be called so.
 
@@ -79,8 +94,8 @@ def check_name(name: object, where: str) -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise FlowError(
-            f"{where} '{name}' is no usable name; use letters, digits and _, beginning with a "
-            "letter, and no word of Python"
+            f"{where} {shortened(name)} is no usable name; use letters, digits and _, beginning "
+            "with a letter, and no word of Python"
         )
     if len(name) > MAX_NAME:
         raise FlowError(
@@ -119,7 +134,7 @@ def finite(value: Any, where: str) -> float:
         If it is no number or not finite.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise FlowError(f"{where} is {value!r}, which is not a number")
+        raise FlowError(f"{where} is {shortened(value)}, which is not a number")
     try:
         number = float(value)
     except OverflowError:

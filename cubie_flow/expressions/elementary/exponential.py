@@ -19,6 +19,7 @@ from cubie_flow.expressions.elementary.precision import (
     quotient,
 )
 from cubie_flow.expressions.graph import (
+    ONE,
     Node,
     compare,
     fabs,
@@ -55,7 +56,16 @@ def exp_of_remainder(p: Precision, r: Node) -> Node:
     return fma(square, polynomial(EXP[p.width], r, square), r) + 1.0
 
 
-def _safe(p: Precision) -> float:
+def exp_of_double_word(p: Precision, r: Node, tail: Node) -> Node:
+    """Return ``exp(r + tail)`` for ``|r| <= ln(2)/2``, nearly correctly rounded."""
+    r, tail = fast_two_sum(r, tail)
+    square = r * r
+    rest = fma(square, polynomial(EXP[p.width], r, square), fma(r, tail, tail))
+    high, low = fast_two_sum(ONE, r)
+    return high + (low + rest)
+
+
+def safe_bound(p: Precision) -> float:
     """Bound of ``|x|`` up to which exp(x) is far from overflow and underflow."""
     return p.round((p.bias - 2) * LN2)
 
@@ -72,7 +82,7 @@ def exp(p: Precision, x: Node) -> Node:
     reduced = reduce(p, x)
     mantissa = exp_of_remainder(p, reduced.r)
     slow = scaled(p, x, mantissa, reduced.shifted, float(LN2))
-    return rarely(beyond(x, _safe(p)), slow, p.scale(mantissa, reduced.shifted))
+    return rarely(beyond(x, safe_bound(p)), slow, p.scale(mantissa, reduced.shifted))
 
 
 def exp2(p: Precision, x: Node) -> Node:
@@ -95,7 +105,7 @@ def expm1(p: Precision, x: Node) -> Node:
     fast = fma(power, correction, fma(power, r, power - 1.0))
     slow = scaled(p, x, exp_of_remainder(p, r), reduced.shifted, float(LN2))
     # The sign is lost for negative zero only.
-    return rarely(beyond(bounded, _safe(p)), slow, p.with_sign(fast, x))
+    return rarely(beyond(bounded, safe_bound(p)), slow, p.with_sign(fast, x))
 
 
 @frozen
@@ -135,7 +145,7 @@ def sinh(p: Precision, x: Node) -> Node:
     """Return the hyperbolic sine."""
     size = fabs(x)
     large, small = _hyperbolic(p, size).sinh
-    value = rarely(beyond(size, _safe(p)), _beyond_hyperbolic(p, size), large + small)
+    value = rarely(beyond(size, safe_bound(p)), _beyond_hyperbolic(p, size), large + small)
     return p.with_sign(value, x)
 
 
@@ -143,7 +153,7 @@ def cosh(p: Precision, x: Node) -> Node:
     """Return the hyperbolic cosine."""
     size = fabs(x)
     large, small = _hyperbolic(p, size).cosh
-    return rarely(beyond(size, _safe(p)), _beyond_hyperbolic(p, size), large + small)
+    return rarely(beyond(size, safe_bound(p)), _beyond_hyperbolic(p, size), large + small)
 
 
 def tanh(p: Precision, x: Node) -> Node:

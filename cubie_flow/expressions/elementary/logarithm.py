@@ -36,6 +36,7 @@ from cubie_flow.expressions.graph import (
     isub,
     logical_and,
     logical_not,
+    maximum,
     rarely,
     sqrt,
     where,
@@ -172,8 +173,13 @@ def acosh(p: Precision, x: Node) -> Node:
     """Return the non-negative inverse hyperbolic cosine, NaN below 1."""
     above = x - 1.0
     # above + sqrt(x**2 - 1)
-    root = sqrt(fma(above, above, 2.0 * above))
-    usual = _log_of_one_plus(p, *fast_two_sum(root, above))
+    twice = 2.0 * above
+    square = fma(above, above, twice)
+    square_rest = fma(above, above, twice - square)
+    root = sqrt(square)
+    root_rest = (fma(-root, root, square) + square_rest) / maximum(2.0 * root, p.tiny)
+    total, rest = fast_two_sum(root, above)
+    usual = _log_of_one_plus(p, total, rest + root_rest)
     large = where(compare("<=", x, p.largest), _log_of_normal(p, x, doublings=1), x)
     inside = logical_and(compare(">=", x, 1.0), compare("<=", x, _square_bound(p)))
     return rarely(logical_not(inside), where(compare("<", x, 1.0), NAN, large), usual)

@@ -21,6 +21,7 @@ from cubie_flow.expressions.graph import (
     Node,
     bits,
     compare,
+    const,
     fabs,
     fma,
     from_bits,
@@ -48,7 +49,7 @@ def _wide_logarithm(p: Precision, x: Node, shift: Node | None = None) -> tuple[N
     reduced = logarithm.reduce(p, x)
     m = reduced.m
     k = reduced.k if shift is None else reduced.k - shift
-    # log(m) = 2*s + 2/3*s**3 + ..., s = (m - 1)/(m + 1), the first two as double words
+    # log(m) = 2*s + s**3*(2/3 + ...) with s = (m - 1)/(m + 1), in double words
     below = m + 1.0
     below_rest = m - (below - 1.0)
     inverse = 1.0 / below
@@ -59,31 +60,26 @@ def _wide_logarithm(p: Precision, x: Node, shift: Node | None = None) -> tuple[N
     cube, cube_rest = two_product(z, s)
     cube_rest = fma(z, s_rest, fma(z_rest, s, cube_rest))
     factor, factor_rest = p.words(Fraction(2, 3), 2)
-    third, third_rest = two_product(factor, cube)
-    third_rest = fma(factor_rest, cube, fma(factor, cube_rest, third_rest))
-    series = (cube * z) * polynomial(LOG_WIDE[p.width], z, z * z)
+    factors, rest = fast_two_sum(const(factor), z * polynomial(LOG_WIDE[p.width], z, z * z))
+    third, third_rest = two_product(factors, cube)
+    third_rest = fma(rest + factor_rest, cube, fma(factors, cube_rest, third_rest))
     # The first word of ln(2) is short, so that its product with k is exact.
     unit = Fraction(1, 1 << (p.digits - p.bias.bit_length() - 1))
     ln2 = LN2 // unit * unit
     high, first = fast_two_sum(k * float(ln2), 2.0 * s)
     high, second = fast_two_sum(high, third)
-    low = fma(k, p.round(LN2 - ln2), fma(2.0, s_rest, third_rest) + series)
+    low = fma(k, p.round(LN2 - ln2), fma(2.0, s_rest, third_rest))
     return fast_two_sum(high, low + (first + second))
 
 
 def power(p: Precision, x: Node, y: Node) -> Node:
     """Return `x` to the power `y`, with the special values of C99."""
-    safe = p.round((p.bias - 2) * LN2)
-
-    def exponential_of(high: Node, low: Node) -> tuple[Node, Node]:
-        reduced = exponential.reduce(p, high)
-        return exponential.exp_of_remainder(p, reduced.r + low), reduced.shifted
-
     high, low = _wide_logarithm(p, x)
     product, rest = two_product(y, high)
-    mantissa, shifted = exponential_of(product, fma(y, low, rest))
-    usual = logical_and(p.is_normal(x), logical_not(beyond(product, safe)))
-    return rarely(logical_not(usual), _unusual_power(p, x, y), p.scale(mantissa, shifted))
+    reduced = exponential.reduce(p, product)
+    mantissa = exponential.exp_of_double_word(p, reduced.r, fma(y, low, rest))
+    usual = logical_and(p.is_normal(x), compare("<=", fabs(product), exponential.safe_bound(p)))
+    return rarely(logical_not(usual), _unusual_power(p, x, y), p.scale(mantissa, reduced.shifted))
 
 
 def _unusual_power(p: Precision, x: Node, y: Node) -> Node:
@@ -100,7 +96,7 @@ def _unusual_power(p: Precision, x: Node, y: Node) -> Node:
     product, rest = two_product(y, high)
     low = where(beyond(product, 4.0 * p.bias), 0.0, fma(y, low, rest))
     reduced = exponential.reduce(p, product)
-    mantissa = exponential.exp_of_remainder(p, reduced.r + low)
+    mantissa = exponential.exp_of_double_word(p, reduced.r, low)
     value = exponential.scaled(p, product, mantissa, reduced.shifted, float(LN2))
     # The sign, and NaN for other powers of negative numbers
     whole = compare("==", round_even(y), y)

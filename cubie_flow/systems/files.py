@@ -1,0 +1,95 @@
+"""YAML files, read strictly: plain values only, no key twice, nothing that grows when read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cubie_flow.errors import FlowError
+from cubie_flow.systems.quantities import shortened
+
+#: Bytes of a model file.
+MAX_BYTES = 2_000_000
+SUFFIXES = (".yaml", ".yml")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Numbers follow YAML 1.2: ``1e-3`` is a number, and ``no`` and ``on`` are words.
+
+    Raises
+    ------
+    FlowError
+        If the file is missing, too large, no YAML, no mapping, or has a key twice.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise FlowError(f"model file '{path}' must end in {' or '.join(SUFFIXES)}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FlowError(f"model file '{path}' cannot be read: {reason}") from error
+    if len(content) > MAX_BYTES:
+        raise FlowError(f"model file '{path}' has more than {MAX_BYTES} bytes")
+    try:
+        model = yaml.load(content.decode("utf-8"), _StrictLoader)  # a SafeLoader, made stricter
+    except UnicodeDecodeError:
+        raise FlowError(f"model file '{path}' is not UTF-8 text") from None
+    except RecursionError:
+        raise FlowError(f"model file '{path}' is nested too deeply") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise FlowError(f"model file '{path}' is not YAML: {reason}") from None
+    except FlowError as error:
+        raise FlowError(f"model file '{path}', {error}") from None
+    if not isinstance(model, dict):
+        raise FlowError(f"model file '{path}' must hold a mapping with states and equations")
+    return model
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Numbers, truths, text, lists and mappings; neither tags nor anchors."""
+
+    def compose_node(self, parent: Any, index: int) -> Any:
+        # An alias of an alias of an alias grows without bound ("billion laughs").
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.anchor is not None:
+            raise FlowError(f"{_line(event)}: anchors and aliases are not allowed; write it out")
+        if getattr(event, "tag", None) is not None:
+            raise FlowError(f"{_line(event)}: the tag {shortened(event.tag)} is not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise FlowError(f"{_line(key)}: a key must be a name")
+            if key.value in found:
+                raise FlowError(f"{_line(key)}: the key {shortened(key.value)} is given twice")
+            # Keys are names even where they look like something else, as `1` and `true` do.
+            found[key.value] = self.construct_object(value, deep)
+        return found
+
+    def construct_yaml_int(self, node: Any) -> int:
+        return int(node.value)  # decimal, where YAML 1.1 takes 010 for eight
+
+
+def _line(item: Any) -> str:
+    return f"line {item.start_mark.line + 1}"
+
+
+_StrictLoader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|", ["~", "n", ""]),
+    ("bool", r"true|false", ["t", "f"]),
+    ("int", r"[-+]?[0-9]{1,300}", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+):
+    _name = f"tag:yaml.org,2002:{_tag}"
+    _StrictLoader.add_implicit_resolver(_name, re.compile(rf"(?:{_pattern})\Z"), _first)
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)

@@ -1,0 +1,557 @@
+"""Models as plain mappings, as YAML files and composed configs hold them.
+
+A model is a mapping with these keys; only `states` and `equations` are needed::
+
+    name: heat                          # of the system; letters, digits, _ - .
+    title: A heated rod                 # and description, source: text
+    time: {unit: s, duration: 10.0}
+    settings: {size: 20}                # whole numbers, fixed when the model is compiled
+    indices:                            # what runs in indexed families, from 0 to size - 1
+      i: {size: size, boundary: clamp}  # boundary: none (the default), periodic or clamp
+    constants: {length: 0.5}            # numbers, folded in
+    parameters: {k: 1e-4}               # numbers that a batch may vary
+    states:                             # initial values
+      T[i]: where(i == 0, 100, 0)
+    definitions: {dx: length/size}      # named parts of expressions, not saved
+    equations:                          # time derivative of every state
+      T[i]: k*(T[i-1] - 2*T[i] + T[i+1])/dx**2
+    observables: {mean: sum(T[i], i)/size}   # computed from states, parameters and t
+    units: {T: degC, mean: degC}        # of any of them, families by their plain name
+    long_names: {T: temperature}
+    suggested: {k: {loguniform: [1e-5, 1e-3]}}   # what a batch varies if nobody says
+    unused: []                          # names that are meant to be used nowhere
+
+Every value is a number or an expression. Values of constants, parameters and states may use
+numbers, settings, constants and the family's own index; definitions, equations and observables
+may use everything, each other too, and ``t``. Instead of a value, ``{value: 1.0, unit: m,
+long_name: height}`` (``expression`` for definitions and observables) may stand.
+
+An indexed family ``T[i]`` is written out: its elements are called ``T_0``, ``T_1`` and so on,
+those of ``u[i, j]`` ``u_0_0``. An index may be computed, ``T[2*i + 1]``, and ``sum(T[i], i)``
+sums over one. ``where`` with a condition that only depends on indices is decided beforehand, so
+``where(i == 0, 0, T[i-1])`` never asks for ``T[-1]``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from cubie_flow.errors import FlowError, nearest
+from cubie_flow.expressions import graph
+from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.systems.parser import (
+    BOUNDARIES,
+    Expression,
+    Index,
+    Scope,
+    as_number,
+    element_name,
+    elements,
+)
+from cubie_flow.systems.quantities import (
+    Observable,
+    Quantity,
+    check_name,
+    check_unique,
+    finite,
+    shortened,
+)
+
+if TYPE_CHECKING:
+    from cubie_flow.systems.system import OdeSystem
+
+#: Elements that one model may have, families written out.
+MAX_ELEMENTS = 100_000
+
+KEYS = (
+    "name", "title", "description", "source", "time", "settings", "indices", "constants",
+    "parameters", "states", "definitions", "equations", "observables", "units", "long_names",
+    "suggested", "unused",
+)  # fmt: skip
+#: Sections that hold named items, and what one of them is called.
+SECTIONS = {
+    "constants": "constant",
+    "parameters": "parameter",
+    "states": "state",
+    "definitions": "definition",
+    "observables": "observable",
+}
+_FAMILY = re.compile(r"\s*(\w+)\s*\[([\w\s,]*)\]\s*")
+_SYSTEM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+@frozen
+class Item:
+    """One entry of a section: a quantity, or a family of them.
+
+    Parameters
+    ----------
+    name : str
+    letters : tuple of str
+        Names of its indices; empty for a single quantity.
+    content : object
+        The number or text given.
+    where : str
+        The place, as errors name it.
+    unit, long_name : str
+    """
+
+    name: str
+    letters: tuple[str, ...]
+    content: Any
+    where: str
+    unit: str = ""
+    long_name: str = ""
+
+    @property
+    def expression(self) -> Expression:
+        """The content as an expression."""
+        return self.read(self.content)
+
+    @property
+    def names(self) -> set[str]:
+        """Every name that the content uses."""
+        contents = self.content if isinstance(self.content, tuple) else (self.content,)
+        return set().union(*(self.read(text).names for text in contents if isinstance(text, str)))
+
+    def at(self, place: tuple[int, ...]) -> Any:
+        """Return the content of one element."""
+        return self.content[place[0]] if isinstance(self.content, tuple) else self.content
+
+    def read(self, text: Any) -> Expression:
+        """Return a number or text as an expression."""
+        return Expression.read(text if isinstance(text, str) else repr(float(text)), self.where)
+
+
+def read_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the `OdeSystem` that a mapping describes.
+
+    Raises
+    ------
+    FlowError
+        For the first mistake, in one sentence that names it.
+    """
+    if not isinstance(model, Mapping):
+        raise FlowError(f"a model is a mapping with states and equations, not {shortened(model)}")
+    name = model.get("name") or "model"
+    if not isinstance(name, str) or not _SYSTEM_NAME.fullmatch(name):
+        raise FlowError(
+            f"the system name {shortened(name)} must be up to 100 letters, digits, '_', '-' and "
+            "'.', beginning with a letter or digit"
+        )
+    _check_keys(model, KEYS, f"system {name}")
+    return _Reader(name, model).read()
+
+
+def _check_keys(given: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
+    for key in given:
+        if key not in known:
+            raise FlowError(
+                f"{where}: unknown key {shortened(key)} (known: {', '.join(known)})"
+                f"{nearest(str(key), known)}"
+            )
+
+
+class _Reader:
+    """Reads one model; every step fills the scope that the next one needs."""
+
+    def __init__(self, name: str, model: Mapping[str, Any]) -> None:
+        self.name = name
+        self.model = model
+        self.where = f"system {name}"
+        self.scope = Scope()
+        self.used: set[str] = set()
+        self.items = {section: self._items(section) for section in SECTIONS}
+        self.equations = self._items("equations")
+
+    def read(self) -> dict[str, Any]:
+        time = self._section("time")
+        _check_keys(time, ("unit", "duration"), f"{self.where}, time")
+        self._check_declared()
+        self._settings()
+        self._indices()
+        self._check_families()
+        self._constants()
+        parameters = self._quantities("parameters")
+        states = self._quantities("states")
+        duration = self._value(
+            Item("duration", (), time.get("duration", 1.0), f"{self.where}, duration"), {}
+        )
+        self._symbols(parameters, states)
+        observables = self._derived()
+        derivatives = self._derivatives(states)
+        self._check_used()
+        return {
+            "name": self.name,
+            **{key: self._text(key) for key in ("title", "description", "source")},
+            "states": tuple(states),
+            "parameters": tuple(parameters),
+            "observables": observables,
+            "derivatives": derivatives,
+            "duration": duration,
+            "time_unit": _text(time.get("unit"), f"{self.where}, time.unit"),
+            "suggested": _plain(self._section("suggested")),
+        }
+
+    # what is written ------------------------------------------------------------------------
+
+    def _section(self, key: str) -> Mapping[Any, Any]:
+        found = self.model.get(key)
+        if found is None:
+            return {}
+        if not isinstance(found, Mapping):
+            raise FlowError(f"{self.where}: '{key}' must be a mapping, not {shortened(found)}")
+        return found
+
+    def _text(self, key: str) -> str:
+        return _text(self.model.get(key), f"{self.where}, {key}")
+
+    def _items(self, section: str) -> dict[str, Item]:
+        kind = SECTIONS.get(section, "equation")
+        items: dict[str, Item] = {}
+        for key, given in self._section(section).items():
+            family = _FAMILY.fullmatch(key) if isinstance(key, str) else None
+            bare, letters = (key, ()) if family is None else (family[1], _letters(family[2]))
+            name = check_name(bare, f"{self.where}: the {kind}")
+            label = f"{name}[{', '.join(letters)}]" if letters else name
+            place = {"states": "initial value of", "equations": "equation of"}.get(section, kind)
+            where = f"{self.where}, {place} {label}"
+            if name in items:
+                raise FlowError(f"{self.where}: {kind} '{name}' is given twice")
+            items[name] = self._item(section, name, letters, given, where)
+        return items
+
+    def _item(
+        self, section: str, name: str, letters: tuple[str, ...], given: Any, where: str
+    ) -> Item:
+        labels = {
+            key: _text(self._section(f"{key}s").get(name), f"{self.where}, {key} of '{name}'")
+            for key in ("unit", "long_name")
+        }
+        content = given
+        if isinstance(given, Mapping) and section != "equations":
+            value = "expression" if section in ("definitions", "observables") else "value"
+            _check_keys(given, (value, "unit", "long_name"), where)
+            if value not in given:
+                raise FlowError(f"{where}: '{value}' is missing")
+            content = given[value]
+            for key in ("unit", "long_name"):
+                if key in given:
+                    if labels[key]:
+                        raise FlowError(f"{where}: its {key} is also given under '{key}s'")
+                    labels[key] = _text(given[key], f"{where}, {key}")
+        if not isinstance(content, str):
+            content = finite(content, where)
+        return Item(name, letters, content, where, **labels)
+
+    # names ----------------------------------------------------------------------------------
+
+    def _check_declared(self) -> None:
+        named = [(kind, name) for s, kind in SECTIONS.items() for name in self.items[s]]
+        for section, kind in (("settings", "setting"), ("indices", "index")):
+            for name in self._section(section):
+                named.append((kind, check_name(name, f"{self.where}: the {kind}")))
+        check_unique(named, self.name)
+        self.kinds = {name: kind for kind, name in named}
+        for key in ("units", "long_names"):
+            _check_keys(self._section(key), self.kinds, f"{self.where}, {key}")
+        for name in self._section("suggested"):
+            if self.kinds.get(name) not in ("state", "parameter") and name != "duration":
+                known = [*self.items["states"], *self.items["parameters"], "duration"]
+                if not self._is_element(name):
+                    raise FlowError(
+                        f"{self.where}: 'suggested' names {shortened(name)}, which is no state, "
+                        f"parameter or duration{nearest(str(name), known)}"
+                    )
+
+    def _is_element(self, name: object) -> bool:
+        base = re.sub(r"(_\d+)+$", "", str(name))
+        return self.kinds.get(base) in ("state", "parameter")
+
+    def _settings(self) -> None:
+        for name, given in self._section("settings").items():
+            where = f"{self.where}, setting {name}"
+            self.scope.names[name] = const(self._whole(given, where))
+
+    def _indices(self) -> None:
+        for name, given in self._section("indices").items():
+            where = f"{self.where}, index {name}"
+            described = given if isinstance(given, Mapping) else {"size": given}
+            _check_keys(described, ("size", "boundary"), where)
+            if "size" not in described:
+                raise FlowError(f"{where}: 'size' is missing")
+            size = self._whole(described["size"], f"{where}, size")
+            boundary = described.get("boundary", "none")
+            if boundary not in BOUNDARIES:
+                raise FlowError(
+                    f"{where}: boundary is {shortened(boundary)}; it must be one of "
+                    f"{', '.join(BOUNDARIES)}{nearest(str(boundary), BOUNDARIES)}"
+                )
+            if not 1 <= size <= MAX_ELEMENTS:
+                raise FlowError(f"{where}: size is {size}; it must be 1 to {MAX_ELEMENTS}")
+            self.scope.indices[name] = Index(name, size, boundary)
+
+    def _whole(self, given: Any, where: str) -> int:
+        value = self._value(Item("", (), given, where), {})
+        if value != int(value) or abs(value) > 1e9:
+            raise FlowError(f"{where} is {value}, which is not a whole number up to 1e9")
+        return int(value)
+
+    def _check_families(self) -> None:
+        flat: list[tuple[str, str]] = [
+            (self.kinds[name], name) for name in (*self.scope.names, *self.scope.indices)
+        ]
+        total = 0
+        for section, kind in SECTIONS.items():
+            for item in self.items[section].values():
+                indices = self._indices_of(item)
+                if indices:
+                    self.scope.families[item.name] = indices
+                total += prod(index.size for index in indices)
+                if total > MAX_ELEMENTS:
+                    raise FlowError(
+                        f"{self.where}: it has more than {MAX_ELEMENTS} quantities, families "
+                        "written out"
+                    )
+                flat += ((kind, element_name(item.name, at)) for at in elements(indices))
+        check_unique(flat, self.name)
+
+    def _indices_of(self, item: Item) -> tuple[Index, ...]:
+        for letter in item.letters:
+            if letter not in self.scope.indices:
+                raise FlowError(
+                    f"{item.where}: '{letter}' is no index{nearest(letter, self.scope.indices)}"
+                )
+            if item.letters.count(letter) > 1:
+                raise FlowError(f"{item.where}: the index '{letter}' stands twice")
+        return tuple(self.scope.indices[letter] for letter in item.letters)
+
+    def _check_used(self) -> None:
+        allowed = self.model.get("unused") or ()
+        for kind in ("parameter", "constant", "setting", "definition"):
+            for name in (n for n, k in self.kinds.items() if k == kind):
+                if name not in self.used and name not in allowed:
+                    others = [n for n, k in self.kinds.items() if k == kind and n != name]
+                    raise FlowError(
+                        f"{self.where}: {kind} '{name}' is used nowhere (if that is meant, list "
+                        f"it under 'unused'){nearest(name, others)}"
+                    )
+
+    # numbers --------------------------------------------------------------------------------
+
+    def _expression(self, item: Item) -> Expression:
+        """Return the expression of an item, its names checked and noted as used."""
+        expression = item.expression
+        expression.check_names(self.scope)
+        self.used |= expression.names
+        return expression
+
+    def _value(self, item: Item, at: Mapping[str, int]) -> float:
+        """Return the number that an item is."""
+        if not isinstance(item.content, str):
+            return finite(item.content, item.where)
+        expression = item.expression
+        for name in expression.names:
+            if not self.scope.knows(name) and name in self.kinds:
+                raise FlowError(
+                    f"{item.where}: '{name}' is a {self.kinds[name]}; a value may use numbers, "
+                    "settings and constants only"
+                )
+        node = as_number(self._expression(item).build(self.scope, at), expression)
+        if node.op != "const":
+            raise FlowError(f"{item.where}: '{expression.text}' is not a finite number")
+        return float(node.value)
+
+    def _constants(self) -> None:
+        constants = self.items["constants"]
+        for name in self._in_order(constants):
+            item = constants[name]
+            for at in elements(self._indices_of(item)):
+                value = self._value(item, dict(zip(item.letters, at, strict=True)))
+                self.scope.names[element_name(name, at)] = const(value)
+
+    def _quantities(self, section: str) -> list[Quantity]:
+        found = []
+        for item in self.items[section].values():
+            for at in elements(self._indices_of(item)):
+                value = self._value(item, dict(zip(item.letters, at, strict=True)))
+                label = _element_label(item.long_name, at)
+                found.append(Quantity(element_name(item.name, at), value, item.unit, label))
+        return found
+
+    # expressions ----------------------------------------------------------------------------
+
+    def _symbols(self, parameters: list[Quantity], states: list[Quantity]) -> None:
+        self.scope.names["t"] = symbol("t")
+        for quantity in (*parameters, *states):
+            self.scope.names[quantity.name] = symbol(quantity.name)
+
+    def _in_order(self, items: Mapping[str, Item]) -> list[str]:
+        """Return the names of `items`, each after those it uses."""
+        uses = {
+            name: [other for other in items if other in item.expression.names]
+            for name, item in items.items()
+        }
+        try:
+            return list(TopologicalSorter(uses).static_order())
+        except CycleError as error:
+            circle = " -> ".join(reversed(error.args[1]))
+            raise FlowError(
+                f"{self.where}: {self.kinds[error.args[1][0]]}s use each other in a circle: "
+                f"{circle}"
+            ) from None
+
+    def _derived(self) -> tuple[Observable, ...]:
+        """Build definitions and observables into the scope; return the observables."""
+        items = {**self.items["definitions"], **self.items["observables"]}
+        # Their names are known while they are built in order: each finds those it uses.
+        for name in self._in_order(items):
+            for at, node in self._built(items[name]):
+                self.scope.names[element_name(name, at)] = node
+        found = []
+        for item in self.items["observables"].values():
+            for at in elements(self._indices_of(item)):
+                name = element_name(item.name, at)
+                node = as_number(self.scope.names[name], item.expression)
+                label = _element_label(item.long_name, at)
+                found.append(Observable(name, node, item.unit, label))
+        return tuple(found)
+
+    def _built(self, item: Item) -> list[tuple[tuple[int, ...], Node]]:
+        expression = self._expression(item)
+        return [
+            (at, expression.build(self.scope, dict(zip(item.letters, at, strict=True))))
+            for at in elements(self._indices_of(item))
+        ]
+
+    def _derivatives(self, states: list[Quantity]) -> tuple[Node, ...]:
+        known = self.items["states"]
+        for name in self.equations:
+            if name not in known:
+                raise FlowError(
+                    f"{self.where}: there is an equation for '{name}', which is "
+                    f"{_a(self.kinds.get(name))}{nearest(name, known)}"
+                )
+        found: dict[str, Node] = {}
+        for name, state in known.items():
+            if name not in self.equations:
+                raise FlowError(
+                    f"{self.where}: state '{name}' has no equation"
+                    f"{nearest(name, [n for n in self.equations if n != name])}"
+                )
+            equation = self.equations[name]
+            if self._indices_of(equation) != self._indices_of(state):
+                raise FlowError(
+                    f"{equation.where}: the state is {_label(state)}, so the equation must be "
+                    f"that of {_label(state)} too"
+                )
+            for at, node in self._built(equation):
+                found[element_name(name, at)] = as_number(node, equation.expression)
+        return tuple(found[state.name] for state in states)
+
+
+def _letters(text: str) -> tuple[str, ...]:
+    return tuple(letter.strip() for letter in text.split(","))
+
+
+def _label(item: Item) -> str:
+    return f"{item.name}[{', '.join(item.letters)}]" if item.letters else item.name
+
+
+def _element_label(long_name: str, at: tuple[int, ...]) -> str:
+    return f"{long_name} [{', '.join(map(str, at))}]" if long_name and at else long_name
+
+
+def _a(kind: str | None) -> str:
+    return f"a {kind} and no state" if kind else "no state"
+
+
+def _text(given: Any, where: str) -> str:
+    if given is None:
+        return ""
+    if isinstance(given, bool) or not isinstance(given, str | int | float):
+        raise FlowError(f"{where} must be text, not {shortened(given)}")
+    return " ".join(str(given).split())
+
+
+def _plain(given: Any) -> Any:
+    """Return `given` as dicts, lists and scalars, whatever mapping types it came in."""
+    if isinstance(given, Mapping):
+        return {str(key): _plain(value) for key, value in given.items()}
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return [_plain(value) for value in given]
+    return given
+
+
+# writing --------------------------------------------------------------------------------------
+
+#: A part of an expression becomes a definition when it is shared and at least this large, ...
+_SHARED = 32
+#: ... or by itself so large or so deep that one text would be hard to read, for machines too.
+_LARGE = 200
+_DEEP = 50
+
+
+def write_model(system: OdeSystem) -> dict[str, Any]:
+    """Return a mapping that `read_model` turns into the same system, graphs included.
+
+    Families are written out and constants folded. Large shared parts become definitions, so that
+    the text is never much longer than the graph.
+    """
+    quantities = (*system.parameters, *system.states, *system.observables)
+    outputs = [*system.derivatives, *(item.expression for item in system.observables)]
+    taken = {item.name for item in quantities}
+    definitions, written = _with_definitions(outputs, taken)
+    texts = [graph.to_text(node) for node in written]
+    used = set(graph.free_symbols(outputs))
+    derived = zip(system.observables, texts[len(system.states) :], strict=True)
+    model = {
+        "name": system.name,
+        "title": system.title,
+        "description": system.description,
+        "source": system.source,
+        "time": {"unit": system.time_unit, "duration": system.duration},
+        "parameters": {item.name: item.value for item in system.parameters},
+        "states": {item.name: item.value for item in system.states},
+        "definitions": definitions,
+        "equations": {item.name: text for item, text in zip(system.states, texts, strict=False)},
+        "observables": {item.name: text for item, text in derived},
+        "units": {item.name: item.unit for item in quantities if item.unit},
+        "long_names": {item.name: item.long_name for item in quantities if item.long_name},
+        "suggested": _plain(system.suggested),
+        "unused": [item.name for item in system.parameters if item.name not in used],
+    }
+    return {key: value for key, value in model.items() if value not in ("", {}, [])}
+
+
+def _with_definitions(outputs: list[Node], taken: set[str]) -> tuple[dict[str, str], list[Node]]:
+    """Return texts of definitions, and `outputs` in which they stand as symbols."""
+    order = graph.topological(outputs)
+    uses = Counter([*outputs, *(arg for node in order for arg in node.args)])
+    size: dict[Node, int] = {}
+    depth: dict[Node, int] = {}
+    definitions: dict[str, str] = {}
+    done: dict[Node, Node] = {}
+    for node in order:
+        size[node] = 1 + sum(size[arg] for arg in node.args)
+        depth[node] = 1 + max((depth[arg] for arg in node.args), default=0)
+        done[node] = graph.rebuild(node, tuple(done[arg] for arg in node.args))
+        shared = uses[node] > 1 and size[node] >= _SHARED
+        large = size[node] >= _LARGE or depth[node] >= _DEEP
+        if (shared or large) and node.kind == "float":
+            number = len(definitions)
+            while f"part_{number}" in taken:
+                number += 1
+            name = f"part_{number}"
+            taken.add(name)
+            definitions[name] = graph.to_text(done[node])
+            done[node] = symbol(name)
+            size[node] = depth[node] = 1
+    return definitions, [done[node] for node in outputs]

@@ -1,0 +1,297 @@
+"""What is integrated: an initial value problem with named states, parameters and observables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from cubie_flow.errors import FlowError, nearest
+from cubie_flow.expressions import graph
+from cubie_flow.expressions.graph import Node
+from cubie_flow.systems.mapping import read_model, write_model
+from cubie_flow.systems.quantities import Observable, Quantity, check_name, check_unique, finite
+from cubie_flow.systems.text import read_equations
+from cubie_flow.systems.trace import check_graph, trace
+
+
+@frozen
+class OdeSystem:
+    """A model ``dy/dt = f(t, y, p)``.
+
+    Make one with `from_file`, `from_mapping`, `from_equations` or `from_function`.
+
+    Parameters
+    ----------
+    name : str
+    states : tuple of Quantity
+        In order, with initial values.
+    derivatives : tuple of Node
+        Time derivative of each state, in symbols of states, parameters and ``t``.
+    parameters : tuple of Quantity
+        What runs may vary, besides initial values.
+    observables : tuple of Observable
+    title, description, source : str
+    duration : float
+        Of a run, unless something else is asked for; in `time_unit`.
+    time_unit : str
+    suggested : mapping
+        What a batch varies if nobody says: value specs of `cubie_flow.batches` by name.
+
+    Raises
+    ------
+    FlowError
+        If a name is unusable or used twice, a value not finite, or an expression uses what the
+        system does not have.
+    """
+
+    name: str
+    states: tuple[Quantity, ...]
+    derivatives: tuple[Node, ...]
+    parameters: tuple[Quantity, ...] = ()
+    observables: tuple[Observable, ...] = ()
+    title: str = ""
+    description: str = ""
+    source: str = ""
+    duration: float = 1.0
+    time_unit: str = ""
+    suggested: Mapping[str, Any] = field(factory=dict, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        where = f"system {self.name}"
+        if not self.states:
+            raise FlowError(f"{where}: it has no states")
+        if len(self.derivatives) != len(self.states):
+            raise FlowError(
+                f"{where}: it has {len(self.states)} states, but {len(self.derivatives)} "
+                "derivatives"
+            )
+        kinds = (("state", self.states), ("parameter", self.parameters))
+        for kind, quantities in kinds:
+            for quantity in quantities:
+                check_name(quantity.name, f"{where}: the {kind}")
+                finite(quantity.value, f"{where}: {kind} '{quantity.name}'")
+        for item in self.observables:
+            check_name(item.name, f"{where}: the observable")
+        named = (*kinds, ("observable", self.observables))
+        check_unique(((kind, item.name) for kind, group in named for item in group), self.name)
+        if finite(self.duration, f"{where}: duration") <= 0:
+            raise FlowError(f"{where}: duration is {self.duration}; it must be positive")
+        known = {"t"} | {item.name for _, group in kinds for item in group}
+        pairs = zip(self.states, self.derivatives, strict=True)
+        outputs = [(f"equation of {state.name}", node) for state, node in pairs]
+        outputs += [(f"observable {item.name}", item.expression) for item in self.observables]
+        check_graph(outputs, known, where)
+
+    # making one ---------------------------------------------------------------------------------
+
+    @classmethod
+    def from_mapping(cls, model: Mapping[str, Any]) -> OdeSystem:
+        """Return the system that a mapping describes; see `cubie_flow.systems.mapping`.
+
+        Raises
+        ------
+        FlowError
+            For the first mistake, in one sentence that names it.
+        """
+        return cls(**read_model(model))
+
+    @classmethod
+    def from_file(cls, path: str | Path, settings: Mapping[str, int] | None = None) -> OdeSystem:
+        """Return the system of a YAML file; see `cubie_flow.systems.mapping`.
+
+        Parameters
+        ----------
+        path : str or Path
+            Ends in ``.yaml`` or ``.yml``; a model without a name gets that of the file.
+        settings : mapping, optional
+            Replaces settings of the file, such as ``{"size": 400}``.
+
+        Raises
+        ------
+        FlowError
+            If the file cannot be read, or for a mistake in the model.
+        """
+        from cubie_flow.systems.files import read_yaml
+
+        path = Path(path)
+        model = {"name": path.stem, **read_yaml(path)}
+        own = model.get("settings") or {}
+        for name in settings or {}:
+            if name not in own:
+                raise FlowError(f"'{path}' has no setting '{name}'{nearest(name, own)}")
+        if settings:
+            model["settings"] = {**own, **settings}
+        return cls.from_mapping(model)
+
+    @classmethod
+    def from_equations(
+        cls,
+        text: str,
+        states: Mapping[str, Any],
+        parameters: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> OdeSystem:
+        """Return the system of equations written line by line.
+
+        Parameters
+        ----------
+        text : str
+            Lines ``dx/dt = ...`` or ``x' = ...``; every other line ``name = ...`` is an
+            observable. Comments begin with ``#``.
+        states, parameters : mapping
+            Values by name, as in `from_mapping`.
+        **more
+            Other keys of the mapping: ``name``, ``time``, ``constants``, ``units``, ...
+
+        Raises
+        ------
+        FlowError
+            For the first mistake, in one sentence that names it.
+
+        Examples
+        --------
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 0.5})
+        """
+        equations, observables = read_equations(text, f"system {more.get('name', 'model')}")
+        return cls.from_mapping(
+            {
+                "states": states,
+                "parameters": parameters,
+                "equations": equations,
+                "observables": observables,
+                **more,
+            }
+        )
+
+    @classmethod
+    def from_function(
+        cls,
+        function: Callable[[Any, Any, Any], Any],
+        states: Mapping[str, float],
+        parameters: Mapping[str, float] | None = None,
+        *,
+        observables: Callable[[Any, Any, Any], Mapping[str, Any]] | None = None,
+        units: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> OdeSystem:
+        """Return the system of a Python function, called once with symbols.
+
+        Parameters
+        ----------
+        function : callable
+            ``f(t, y, p)`` with states ``y.x`` or ``y["x"]`` and parameters ``p.k``; returns the
+            derivatives as a mapping by name, or in the order of the states. Use the functions
+            of `cubie_flow.maths`, and its ``where`` instead of ``if`` on a value.
+        states, parameters : mapping
+            Initial values and values by name.
+        observables : callable, optional
+            ``g(t, y, p)`` that returns a mapping of further quantities.
+        units : mapping, optional
+            Of states, parameters and observables.
+        **more
+            Other fields: ``name`` (that of the function by default), ``title``, ``duration``,
+            ``time_unit``, ...
+
+        Raises
+        ------
+        FlowError
+            If the function branches on values, uses functions of other modules, or returns what
+            are no derivatives.
+
+        Examples
+        --------
+        >>> decay = OdeSystem.from_function(lambda t, y, p: [-p.k * y.x], {"x": 1.0}, {"k": 0.5})
+        """
+        default = getattr(function, "__name__", "model").strip("<>")
+        name = str(more.pop("name", default))
+        where = f"system {name}"
+        units = units or {}
+        initial = _quantities("state", states, units, where)
+        free = _quantities("parameter", parameters or {}, units, where)
+        names = [item.name for item in initial], [item.name for item in free]
+        derivatives = trace(function, *names, where, names[0])
+        extra = trace(observables, *names, where, None) if observables else {}
+        for key in units:
+            known = (*names[0], *names[1], *extra)
+            if key not in known:
+                raise FlowError(
+                    f"{where}: 'units' names '{key}', which it does not have{nearest(key, known)}"
+                )
+        return cls(
+            name=name,
+            states=initial,
+            parameters=free,
+            derivatives=tuple(derivatives.values()),
+            observables=tuple(Observable(k, v, units.get(k, "")) for k, v in extra.items()),
+            **more,
+        )
+
+    # using one ----------------------------------------------------------------------------------
+
+    def with_values(
+        self,
+        parameters: Mapping[str, float] | None = None,
+        states: Mapping[str, float] | None = None,
+    ) -> OdeSystem:
+        """Return the same model with other parameter values and initial values.
+
+        Raises
+        ------
+        FlowError
+            If it has no such parameter or state, or a value is not a finite number.
+        """
+        return evolve(
+            self,
+            parameters=self._replaced("parameter", self.parameters, parameters or {}),
+            states=self._replaced("state", self.states, states or {}),
+        )
+
+    def _replaced(
+        self, kind: str, quantities: tuple[Quantity, ...], values: Mapping[str, float]
+    ) -> tuple[Quantity, ...]:
+        known = [quantity.name for quantity in quantities]
+        for name, value in values.items():
+            if name not in known:
+                raise FlowError(
+                    f"system {self.name} has no {kind} '{name}'{nearest(str(name), known)}"
+                )
+            finite(value, f"system {self.name}: {kind} '{name}'")
+        return tuple(
+            evolve(quantity, value=float(values[quantity.name]))
+            if quantity.name in values
+            else quantity
+            for quantity in quantities
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the model as plain values, from which `from_mapping` makes an equal one."""
+        return write_model(self)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 digest of what decides the numbers: equations, names and values."""
+        outputs = [*self.derivatives, *(item.expression for item in self.observables)]
+        values = [
+            [(item.name, float(item.value).hex()) for item in group]
+            for group in (self.states, self.parameters)
+        ]
+        names = [item.name for item in self.observables]
+        told = repr((graph.content_hash(outputs), values, names))
+        return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _quantities(
+    kind: str, given: Mapping[str, float], units: Mapping[str, str], where: str
+) -> tuple[Quantity, ...]:
+    return tuple(
+        Quantity(
+            check_name(name, f"{where}: the {kind}"),
+            finite(value, f"{where}: {kind} '{name}'"),
+            units.get(name, ""),
+        )
+        for name, value in given.items()
+    )

@@ -1,0 +1,170 @@
+"""Plain Python functions turned into graphs by calling them once with symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from cubie_flow.errors import FlowError, nearest
+from cubie_flow.expressions import graph
+from cubie_flow.expressions.graph import Node, const, symbol, topological
+
+#: Operations that an equation may consist of.
+_OPERATIONS = {
+    "const", "symbol", "truth", "add", "sub", "mul", "div", "neg", "sqrt", "fabs", "floor", "min",
+    "max", "compare", "and", "or", "not", "select", "call",
+}  # fmt: skip
+_TRUTHS = ("and", "or", "not")
+
+
+class Named:
+    """Quantities by name, by position or one after the other: ``y.x``, ``y["x"]``, ``y[0]``."""
+
+    __slots__ = ("_kind", "_nodes")
+
+    def __init__(self, kind: str, names: Iterable[str]) -> None:
+        self._kind = kind
+        self._nodes = {name: symbol(name) for name in names}
+
+    def __getattr__(self, name: str) -> Node:
+        if name.startswith("__"):  # what copying and NumPy ask for
+            raise AttributeError(name)
+        return self[name]  # type: ignore[no-any-return]
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return list(self._nodes.values())[key]
+        if key not in self._nodes:
+            raise FlowError(f"there is no {self._kind} '{key}'{nearest(key, self._nodes)}")
+        return self._nodes[key]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+
+def trace(
+    function: Callable[[Any, Any, Any], Any],
+    states: Sequence[str],
+    parameters: Sequence[str],
+    where: str,
+    wanted: Sequence[str] | None,
+) -> dict[str, Node]:
+    """Return what ``function(t, y, p)`` computes, by name.
+
+    Parameters
+    ----------
+    function : callable
+    states, parameters : sequence of str
+    where : str
+        Names the system in errors.
+    wanted : sequence of str or None
+        Names of the results, in order; None takes whatever mapping is returned.
+
+    Raises
+    ------
+    FlowError
+        If the function cannot be followed, or returns something else.
+    """
+    label = "the observables" if wanted is None else "the function"
+    try:
+        returned = function(symbol("t"), Named("state", states), Named("parameter", parameters))
+    except FlowError as error:
+        raise FlowError(f"{where}: {label}: {error}") from error
+    except TypeError as error:
+        # NumPy asks an operand for a method named like its function and finds none.
+        raise FlowError(
+            f"{where}: {label} cannot be followed ({error}); use the functions of "
+            "cubie_flow.maths instead of those of numpy or math"
+        ) from error
+    if isinstance(returned, Mapping):
+        results = {str(name): _node(value, f"{where}: {name}") for name, value in returned.items()}
+        if wanted is None:
+            return results
+        for name in results:
+            if name not in wanted:
+                raise FlowError(
+                    f"{where}: the function returns '{name}', which is no state"
+                    f"{nearest(name, wanted)}"
+                )
+        for name in wanted:
+            if name not in results:
+                raise FlowError(f"{where}: the function returns no derivative of '{name}'")
+        return {name: results[name] for name in wanted}
+    if wanted is None:
+        raise FlowError(f"{where}: the observables must be a mapping of names to values")
+    if isinstance(returned, str | Node) or not hasattr(returned, "__iter__"):
+        raise FlowError(
+            f"{where}: the function must return a mapping or a sequence of derivatives, not "
+            f"{type(returned).__name__}"
+        )
+    values = list(returned)
+    if len(values) != len(wanted):
+        raise FlowError(
+            f"{where}: the function returns {len(values)} derivatives for {len(wanted)} states"
+        )
+    return {n: _node(v, f"{where}: {n}") for n, v in zip(wanted, values, strict=True)}
+
+
+def _node(value: Any, where: str) -> Node:
+    if isinstance(value, Node):
+        return value
+    try:
+        return const(float(value))
+    except (TypeError, ValueError, OverflowError):
+        raise FlowError(f"{where} is {type(value).__name__}, not a number or expression") from None
+
+
+def check_graph(outputs: Sequence[tuple[str, Node]], known: Iterable[str], where: str) -> None:
+    """Refuse graphs that are no equations: unknown symbols, truths as numbers, infinities.
+
+    Parameters
+    ----------
+    outputs : sequence of (str, Node)
+        What each graph is, and the graph.
+    known : iterable of str
+        Symbols they may use.
+    where : str
+        Names the system in errors.
+
+    Raises
+    ------
+    FlowError
+        Naming the first output that is wrong.
+    """
+    known = set(known)
+    checked: set[Node] = set()
+    for label, output in outputs:
+        if output.kind != "float":
+            raise FlowError(
+                f"{where}, {label}: it is true or false, not a number; use where(condition, a, b)"
+            )
+        for node in topological([output]):
+            if node not in checked:
+                problem = _problem(node, known)
+                if problem:
+                    raise FlowError(f"{where}, {label}: {problem}")
+                checked.add(node)
+
+
+def _problem(node: Node, known: set[str]) -> str:
+    if node.op not in _OPERATIONS:
+        return f"the operation '{node.op}' is not for equations"
+    if node.op == "symbol" and node.value not in known:
+        return f"'{node.value}' is not defined{nearest(node.value, known)}"
+    if node.op == "const" and not abs(node.value) < float("inf"):
+        return f"it holds the number {node.value}, which is not finite"
+    kinds = [arg.kind for arg in node.args]
+    wanted = ["float"] * len(kinds)
+    if node.op in _TRUTHS:
+        wanted = ["bool"] * len(kinds)
+    elif node.op == "select":
+        wanted = ["bool", node.kind, node.kind]
+    if kinds != wanted:
+        return (
+            f"a comparison stands where a number must, or the reverse, in "
+            f"'{graph.to_text(node, 30)}'; use where(condition, a, b)"
+        )
+    return ""

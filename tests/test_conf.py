@@ -1,0 +1,126 @@
+"""Every file of ``conf/`` composes and passes the schema."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from cubie_flow import studies
+from cubie_flow.config import SCHEMA, Settings, shipped
+from cubie_flow.errors import FlowError
+
+CONF = shipped("conf")
+OPTIONS = [
+    f"{path.parent.relative_to(CONF)}={path.stem}" for path in sorted(CONF.rglob("*/*.yaml"))
+]
+STUDIES = sorted(path.parent.name for path in shipped("experiments").glob("*/experiment.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def hydra_ready() -> Iterator[None]:
+    studies.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> Any:
+    return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_file_composes(option: str) -> None:
+    settings = Settings.from_container(composed(option))
+    group, name = option.split("=")
+    chosen = settings.values[group]
+    if group in ("algorithm", "task"):
+        assert chosen["name"] == name
+    elif "kind" in SCHEMA[group] if isinstance(SCHEMA[group], Mapping) else False:
+        assert chosen["kind"] == name
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith("system=")])
+def test_every_system_makes_a_study(option: str) -> None:
+    study = Settings.from_container(composed(option, "batch=sobol", "batch.size=8")).study()
+    assert study.design.size == 8
+    assert study.system.name == option.removeprefix("system=")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_experiment_composes(name: str) -> None:
+    assert composed(f"experiment={name}")["study"] == name
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_an_experiment_has_its_three_files(name: str) -> None:
+    folder = shipped("experiments") / name
+    assert {"README.md", "experiment.yaml", "analyse.py"} <= {p.name for p in folder.iterdir()}
+
+
+def test_the_schema_and_the_main_config_have_the_same_keys() -> None:
+    def keys(tree: Mapping[str, Any], schema: Mapping[str, Any], where: str = "") -> set[str]:
+        found = set()
+        for name, rule in schema.items():
+            assert name in tree, f"{where}{name} is missing from the config"
+            found.add(f"{where}{name}")
+            if isinstance(rule, Mapping):
+                found |= keys(tree[name], rule, f"{where}{name}.")
+                extra = set(tree[name]) - set(rule)
+                assert not extra, extra
+        return found
+
+    config = composed()
+    keys(config, SCHEMA)
+    assert set(config) == set(SCHEMA)
+
+
+def test_every_algorithm_has_a_file() -> None:
+    from cubie_flow.integrators.tableaus import TABLEAUS
+
+    assert {path.stem for path in (CONF / "algorithm").glob("*.yaml")} == set(TABLEAUS)
+
+
+def test_another_system_does_not_inherit_the_default_study(tmp_path: Path) -> None:
+    model = tmp_path / "decay.yaml"
+    model.write_text(
+        "states: {x: 1.0}\nparameters: {k: 0.5}\nequations: {x: -k * x}\ntime: {duration: 2.0}\n"
+    )
+    config = composed("system=file", f"system.file={model}", "+system.parameters.k=2.0")
+    assert config["batch"]["values"] == {}
+    settings = Settings.from_container(config)
+    study = settings.study()
+    assert study.system.name == "decay"
+    assert study.system.parameters[0].value == 2.0
+    assert study.design.names == ("k",)
+    columns = study.design.columns(0, study.design.size)["k"]
+    assert (columns.min(), columns.max()) == (1.6, 2.4)
+    assert "20 %" in settings.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("precision=float31", ("precision", "float31", "float64", "did you mean 'float32'")),
+        ("controller.rtol=-1", ("controller.rtol", "-1", "above 0")),
+        ("+controller.rtoll=1", ("controller.rtoll", "did you mean 'rtol'")),
+        ("batch.size=1.5", ("batch.size", "1.5", "whole number")),
+        ("target.threads=0", ("target.threads", "0", "at least 1")),
+        ("output.times=[1, a]", ("output.times[1]", "'a'")),
+        ("engine.progress=3", ("engine.progress", "true or false")),
+        ("buffers.stages=shared", ("buffers.stages", "stages_location")),
+        ("batch.values.rho={_target_: os.system}", ("_target_", "refused")),
+    ],
+)
+def test_a_mistake_is_one_sentence(override: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(FlowError) as caught:
+        Settings.from_container(composed(override))
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_quantity_that_the_model_lacks_is_named() -> None:
+    with pytest.raises(FlowError, match=r"'rhoo'.*did you mean 'rho'"):
+        Settings.from_container(composed("batch.values.rhoo=[1, 2]")).study()

@@ -1,0 +1,96 @@
+"""Imports run downward only, and importing the package is cheap."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "cubie_flow"
+#: What each room may import of the others; modules of the top level are rooms of their own.
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "expressions": {"errors"},
+    "maths": {"expressions", "errors"},
+    "systems": {"expressions", "maths", "errors"},
+    "memory": {"errors"},
+    "integrators": {"systems", "expressions", "memory", "errors"},
+    "kernels": {"integrators", "systems", "expressions", "memory", "errors"},
+    "batches": {"errors"},
+    "storage": {"errors"},
+}
+ROOMS["solve"] = set(ROOMS)
+ROOMS["picture"] = {"errors"}
+ROOMS["report"] = {"solve", "errors"}
+ROOMS["progress"] = {"solve", "errors"}
+ROOMS["defaults"] = {"systems", "errors"}
+ROOMS["config"] = {"solve", "defaults", "batches", "errors"}
+ROOMS["studies"] = {"config", "storage", "errors"}
+ROOMS["command_line"] = {"config", "errors"}
+ROOMS["doctor"] = {"kernels", "storage", "errors"}
+ROOMS["app"] = set(ROOMS)
+ROOMS["__main__"] = {"app"}
+FILES = sorted(
+    path
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py" and path.relative_to(PACKAGE).parts[0] != "experiments"
+)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downward(path: Path) -> None:
+    assert room(path) in ROOMS, "a new room: say here what it may import"
+    allowed = ROOMS[room(path)] | {room(path)}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [node.module or ""]
+            if node.module == "cubie_flow":
+                names = [f"cubie_flow.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "cubie_flow" and len(parts) > 1:
+                assert parts[1] in allowed, f"line {node.lineno} imports {name}"  # type: ignore[attr-defined]
+
+
+def loaded(code: str) -> set[str]:
+    """Return the modules that are loaded after `code` ran in a fresh interpreter."""
+    script = f"{code}\nimport json, sys\nprint(json.dumps(list(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+HEAVY = {"numpy", "numba", "llvmlite", "scipy", "pandas", "xarray", "zarr", "matplotlib", "rich"}
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert not loaded("import cubie_flow") & {*HEAVY, "hydra", "attrs"}
+
+
+def test_the_application_loads_nothing_heavy_before_it_needs_it() -> None:
+    code = "import contextlib, io, cubie_flow.app as app\n"
+    code += "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+    code += "    app.main(['--help'])"
+    assert not loaded(code) & HEAVY
+
+
+def test_public_names_are_what_they_say() -> None:
+    code = (
+        "from cubie_flow import ControllerChoice, OdeSystem, solve, maths\n"
+        "import cubie_flow.solve\n"
+        "import cubie_flow\n"
+        "assert callable(cubie_flow.solve) and solve is cubie_flow.solve\n"
+        "assert callable(maths.exp)"
+    )
+    assert "matplotlib" not in loaded(code)
