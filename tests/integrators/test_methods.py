@@ -140,7 +140,7 @@ def test_arenstorf_orbit_closes(conf, algorithm: str) -> None:  # type: ignore[n
 
 def test_float32_keeps_time_through_many_steps() -> None:
     """Time is compensated: a million small steps do not drift in single precision."""
-    system = OdeSystem.from_equations("dx/dt = 1 + 0*x", states={"x": 0.0}, parameters={"k": 1.0})
+    system = OdeSystem.from_equations("dx/dt = k", states={"x": 0.0}, parameters={"k": 1.0})
     result = solve(
         system, duration=100.0, algorithm="euler", dt=1e-3, precision="float32",
         times=[25.0, 50.0, 100.0],
@@ -184,7 +184,7 @@ def test_metrics_of_a_known_curve() -> None:
 
 
 def test_metrics_include_the_start() -> None:
-    decay = OdeSystem.from_equations("dx/dt = -x", states={"x": 3.0}, parameters={"k": 1.0})
+    decay = OdeSystem.from_equations("dx/dt = -k*x", states={"x": 3.0}, parameters={"k": 1.0})
     result = solve(decay, duration=1.0, summaries=["x"])
     assert float(result.x_max[0]) == 3.0
     assert float(result.x_min[0]) == float(result.x_final[0])
