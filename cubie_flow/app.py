@@ -161,8 +161,10 @@ def _folder(settings: Settings, study: Study) -> Iterator[Path]:
 
     composed = HydraConfig.get()
     own = composed.mode != RunMode.MULTIRUN and composed.run.dir == "."
+    root = Path(settings.values["storage"]["folder"])
+    made = [] if root.exists() else [root]
     if own:
-        folder = new_run_folder(settings.values["storage"]["folder"], study.name, datetime.now())
+        folder = new_run_folder(root, study.name, datetime.now())
     else:
         folder = Path(composed.runtime.output_dir)
     try:
@@ -175,8 +177,8 @@ def _folder(settings: Settings, study: Study) -> Iterator[Path]:
     finally:
         if own and not (folder / RESULTS).exists():
             shutil.rmtree(folder, ignore_errors=True)
-            # The folders of the day and the study go too, unless something else is in them.
-            for parent in (folder.parent, folder.parent.parent):
+            # The folders above go too, unless something else is in them.
+            for parent in (folder.parent, folder.parent.parent, *made):
                 with suppress(OSError):
                     parent.rmdir()
 

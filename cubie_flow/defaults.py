@@ -42,9 +42,16 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
                         f"system.{key}.{name} is not in '{path}' (it has: {', '.join(own)})"
                         f"{nearest(name, own)}"
                     )
-            value = {**own, **value}
+            value = {**own, **{name: _replaced(own[name], new) for name, new in value.items()}}
         model[key] = value
     return OdeSystem.from_mapping(model)
+
+
+def _replaced(old: Any, new: Any) -> Any:
+    """Return an entry of a model with another value; its unit and meaning stay."""
+    if isinstance(old, Mapping) and not isinstance(new, Mapping):
+        return {**old, "value": new}
+    return new
 
 
 def batch_values(

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design, make_design
 from cubie_flow.errors import FlowError
@@ -132,17 +133,18 @@ class Study:
     target: TargetChoice = field(factory=TargetChoice)
     locations: Mapping[str, str] = field(factory=dict)
 
-    @property
+    @cached_property
     def span(self) -> float:
         """Duration of a run; the longest one where durations vary."""
         if DURATION in self.design.names:
+            size, part = self.design.size, 65536
             return max(
-                float(self.design.columns(start, min(start + 65536, self.design.size))[DURATION].max())
-                for start in range(0, self.design.size, 65536)
+                float(self.design.columns(start, min(start + part, size))[DURATION].max())
+                for start in range(0, size, part)
             )
         return float(self.system.duration if self.duration is None else self.duration)
 
-    @property
+    @cached_property
     def times(self) -> Array:
         """Saved times relative to the start."""
         times = self.output.saved_times(self.span)
@@ -564,8 +566,6 @@ def solve(
     FlowError
         For whatever makes the batch impossible, in one sentence.
     """
-    from attrs import evolve
-
     fixed: dict[str, dict[str, float]] = {"parameters": {}, "states": {}}
     varied: dict[str, Any] = {}
     given = (("parameters", parameters or {}), ("states", initial_values or {}))

@@ -37,7 +37,7 @@ def test_every_file_composes(option: str) -> None:
     chosen = settings.values[group]
     if group in ("algorithm", "task"):
         assert chosen["name"] == name
-    elif "kind" in SCHEMA[group] if isinstance(SCHEMA[group], Mapping) else False:
+    elif group in ("controller", "target", "batch", "engine"):
         assert chosen["kind"] == name
 
 

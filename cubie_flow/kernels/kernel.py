@@ -476,6 +476,11 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
                 f"controller.dt is {tolerances.dt}; algorithm '{run.settings.algorithm}' takes "
                 "fixed steps here and needs a positive step size, such as controller.dt=0.01"
             )
+        if dtype == np.float32 and tolerances.max_steps > 2**24:
+            raise FlowError(
+                f"controller.max_steps is {tolerances.max_steps}; float32 counts up to {2**24}, "
+                "so lower it or use precision=float64"
+            )
         states = tuple(state.name for state in run.settings.system.states)
         sampled = run.loop.settings.sampling
         given = np.asarray([] if times is None else times, np.float64)

@@ -11,7 +11,7 @@ A model is a mapping with these keys; only `states` and `equations` are needed::
     constants: {length: 0.5}            # numbers, folded in
     parameters: {k: 1e-4}               # numbers that a batch may vary
     states:                             # initial values
-      T[i]: where(i == 0, 100, 0)
+      T[i]: where(i == 0, 100, 0)       # or a list, [100, 0, 0, ...]
     definitions: {dx: length/size}      # named parts of expressions, not saved
     equations:                          # time derivative of every state
       T[i]: k*(T[i-1] - 2*T[i] + T[i+1])/dx**2
@@ -36,12 +36,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
@@ -83,6 +84,8 @@ SECTIONS = {
     "definitions": "definition",
     "observables": "observable",
 }
+#: Sections whose items are numbers.
+VALUES = ("constants", "parameters", "states")
 _FAMILY = re.compile(r"\s*(\w+)\s*\[([\w\s,]*)\]\s*")
 _SYSTEM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -96,8 +99,8 @@ class Item:
     name : str
     letters : tuple of str
         Names of its indices; empty for a single quantity.
-    content : object
-        The number or text given.
+    content : float, str or tuple of these
+        The number or text given, or a list of them, one an element.
     where : str
         The place, as errors name it.
     unit, long_name : str
@@ -110,24 +113,23 @@ class Item:
     unit: str = ""
     long_name: str = ""
 
-    @property
+    @cached_property
     def expression(self) -> Expression:
         """The content as an expression."""
-        return self.read(self.content)
+        text = self.content if isinstance(self.content, str) else repr(self.content)
+        return Expression.read(text, self.where)
+
+    @property
+    def parts(self) -> tuple[Item, ...]:
+        """The item, or one a value where it is a list of values."""
+        if not isinstance(self.content, tuple):
+            return (self,)
+        return tuple(evolve(self, content=content) for content in self.content)
 
     @property
     def names(self) -> set[str]:
-        """Every name that the content uses."""
-        contents = self.content if isinstance(self.content, tuple) else (self.content,)
-        return set().union(*(self.read(text).names for text in contents if isinstance(text, str)))
-
-    def at(self, place: tuple[int, ...]) -> Any:
-        """Return the content of one element."""
-        return self.content[place[0]] if isinstance(self.content, tuple) else self.content
-
-    def read(self, text: Any) -> Expression:
-        """Return a number or text as an expression."""
-        return Expression.read(text if isinstance(text, str) else repr(float(text)), self.where)
+        """Every name that it uses."""
+        return set().union(*(part.expression.names for part in self.parts))
 
 
 def read_model(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,7 +249,15 @@ class _Reader:
                     if labels[key]:
                         raise FlowError(f"{where}: its {key} is also given under '{key}s'")
                     labels[key] = _text(given[key], f"{where}, {key}")
-        if not isinstance(content, str):
+        if isinstance(content, Sequence) and not isinstance(content, str):
+            if section not in VALUES or len(letters) != 1:
+                raise FlowError(
+                    f"{where}: a list of values is for a constant, parameter or state with one index"
+                )
+            content = tuple(
+                part if isinstance(part, str) else finite(part, where) for part in content
+            )
+        elif not isinstance(content, str):
             content = finite(content, where)
         return Item(name, letters, content, where, **labels)
 
@@ -358,7 +368,7 @@ class _Reader:
         if not isinstance(item.content, str):
             return finite(item.content, item.where)
         expression = item.expression
-        for name in expression.names:
+        for name in sorted(expression.names):
             if not self.scope.knows(name) and name in self.kinds:
                 raise FlowError(
                     f"{item.where}: '{name}' is a {self.kinds[name]}; a value may use numbers, "
@@ -369,19 +379,28 @@ class _Reader:
             raise FlowError(f"{item.where}: '{expression.text}' is not a finite number")
         return float(node.value)
 
+    def _values(self, item: Item) -> Iterator[tuple[tuple[int, ...], float]]:
+        """Yield the place and number of every element of an item."""
+        indices, parts = self._indices_of(item), item.parts
+        if isinstance(item.content, tuple) and len(parts) != indices[0].size:
+            raise FlowError(
+                f"{item.where}: it has {len(parts)} values, but index '{indices[0].name}' has "
+                f"size {indices[0].size}"
+            )
+        for number, at in enumerate(elements(indices)):
+            part = parts[number] if isinstance(item.content, tuple) else item
+            yield at, self._value(part, dict(zip(item.letters, at, strict=True)))
+
     def _constants(self) -> None:
         constants = self.items["constants"]
         for name in self._in_order(constants):
-            item = constants[name]
-            for at in elements(self._indices_of(item)):
-                value = self._value(item, dict(zip(item.letters, at, strict=True)))
+            for at, value in self._values(constants[name]):
                 self.scope.names[element_name(name, at)] = const(value)
 
     def _quantities(self, section: str) -> list[Quantity]:
         found = []
         for item in self.items[section].values():
-            for at in elements(self._indices_of(item)):
-                value = self._value(item, dict(zip(item.letters, at, strict=True)))
+            for at, value in self._values(item):
                 label = _element_label(item.long_name, at)
                 found.append(Quantity(element_name(item.name, at), value, item.unit, label))
         return found
@@ -396,8 +415,7 @@ class _Reader:
     def _in_order(self, items: Mapping[str, Item]) -> list[str]:
         """Return the names of `items`, each after those it uses."""
         uses = {
-            name: [other for other in items if other in item.expression.names]
-            for name, item in items.items()
+            name: [other for other in items if other in item.names] for name, item in items.items()
         }
         try:
             return list(TopologicalSorter(uses).static_order())

@@ -1,0 +1,166 @@
+"""The library entry: datasets and stores from models and batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from attrs import evolve
+
+from cubie_flow import OdeSystem, solve
+from cubie_flow.batches import make_design
+from cubie_flow.errors import FlowError
+from cubie_flow.solve import ControllerChoice, OutputChoice, Study, run_study, solve_study
+
+
+@pytest.fixture
+def study(lorenz: OdeSystem) -> Study:
+    return Study(
+        system=lorenz,
+        design=make_design("grid", {"rho": {"linspace": [1, 25, 50]}, "x": [0.5, 1.0]}),
+        name="small",
+        duration=1.0,
+        output=OutputChoice(save_every=0.1, variables=("x", "energy"), summaries=("z",)),
+        controller=ControllerChoice(rtol=1e-6, atol=1e-6),
+    )
+
+
+def test_store_and_dataset_hold_the_same(study: Study, tmp_path: Path) -> None:
+    report = run_study(study, tmp_path / "results.zarr", config_yaml="a: 1", overrides=["b=2"])
+    stored = xr.open_zarr(tmp_path / "results.zarr")
+    direct = solve_study(study)
+    assert set(stored.variables) == set(direct.variables)
+    for name in direct.variables:
+        np.testing.assert_array_equal(stored[name].values, direct[name].values, err_msg=name)
+    assert report.statuses == {"success": 100}
+    assert report.runs == 100
+    assert report.store_bytes > 0
+    assert stored.x.dims == ("run", "time")
+    assert stored.sizes == {"run": 100, "time": 11}
+    assert {"rho", "x_initial", "time"} <= set(stored.coords)
+    assert stored.attrs["config"] == "a: 1"
+    assert "rho" in json.loads(stored.attrs["system"])["parameters"]
+    assert stored.status.attrs["flag_meanings"].split()[0] == "success"
+    memory = xr.open_zarr(tmp_path / "results.zarr", group="memory")
+    assert "stage_increments" in memory.buffer.values
+    assert memory.bytes.values.min() > 0
+
+
+def test_bits_do_not_depend_on_chunking(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = sys.modules["cubie_flow.solve"]
+
+    whole = solve_study(study)
+    monkeypatch.setattr(home, "SHARD_MEMORY", 1)
+    monkeypatch.setattr(home, "SHARD_BYTES", 500)
+    cut = solve_study(study)
+    report = run_study(study, tmp_path / "cut.zarr")
+    assert report.runs == 100
+    stored = xr.open_zarr(tmp_path / "cut.zarr")
+    for name in whole.variables:
+        np.testing.assert_array_equal(cut[name].values, whole[name].values, err_msg=name)
+        np.testing.assert_array_equal(stored[name].values, whole[name].values, err_msg=name)
+
+
+def test_a_run_is_regenerated_from_its_index(lorenz: OdeSystem) -> None:
+    design = make_design("sobol", {"rho": {"uniform": [1, 25]}}, size=64, seed=3)
+    whole = solve_study(Study(lorenz, design, duration=0.5))
+    (value,) = design.columns(17, 18)["rho"]
+    alone = solve(lorenz, parameters={"rho": [value]}, duration=0.5, precision="float32", rtol=1e-6,
+                  atol=1e-6)  # fmt: skip
+    assert float(alone.x_final[0]) == float(whole.x_final[17])
+
+
+def test_python_functions_are_models() -> None:
+    def oscillator(t, y, p):  # type: ignore[no-untyped-def]
+        return {"x": y.v, "v": -p.k * y.x}
+
+    system = OdeSystem.from_function(
+        oscillator, states={"x": 1.0, "v": 0.0}, parameters={"k": 1.0}
+    )
+    result = solve(system, parameters={"k": [1.0, 4.0]}, duration=np.pi, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(result.x_final, [-1, 1], atol=1e-6)
+
+
+def test_grid_and_zip(lorenz: OdeSystem) -> None:
+    values = {"rho": [1.0, 2.0, 3.0], "sigma": [8.0, 9.0, 10.0]}
+    assert solve(lorenz, parameters=values, duration=0.1).sizes["run"] == 3
+    assert solve(lorenz, parameters=values, duration=0.1, batch="grid").sizes["run"] == 9
+    assert solve(lorenz, parameters={"rho": 5.0}, duration=0.1).sizes["run"] == 1
+
+
+def test_an_existing_store_is_never_overwritten(study: Study, tmp_path: Path) -> None:
+    run_study(study, tmp_path / "results.zarr")
+    with pytest.raises(FlowError, match="results.zarr"):
+        run_study(study, tmp_path / "results.zarr")
+
+
+def test_float32_refuses_more_steps_than_it_can_count(study: Study) -> None:
+    with pytest.raises(FlowError, match="max_steps"):
+        solve_study(evolve(study, controller=ControllerChoice(max_steps=10**8)))
+
+
+LONG = """
+import sys, numpy as np
+from cubie_flow.batches import make_design
+from cubie_flow import OdeSystem
+from cubie_flow.solve import *
+system = OdeSystem.from_equations("dx/dt = y\\ndy/dt = -w*x", states={"x": 1.0, "y": 0.0},
+                                  parameters={"w": 1.0})
+study = Study(system, make_design("grid", {"w": {"linspace": [1, 2, 400_000]}}), duration=400.0,
+              output=OutputChoice(save_every=20.0))
+def say(progress):
+    print(progress.done, flush=True)
+run_study(study, sys.argv[1], on_progress=say)
+"""
+
+
+def test_ctrl_c_leaves_a_readable_store(tmp_path: Path) -> None:
+    path = tmp_path / "results.zarr"
+    with subprocess.Popen(
+        [sys.executable, "-c", LONG, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ},
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) > 100_000:
+                break
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        process.stdout.read()
+        assert process.wait(60) != 0
+        assert time.monotonic() - started < 30
+    stored = xr.open_zarr(path, consolidated=False)
+    status = stored.status.values
+    assert 0 < (status == 0).sum() < 400_000
+    done = np.flatnonzero(status == 0)
+    assert np.isfinite(stored.x[done[:100]].values).all()
+
+
+def test_memory_is_bounded_by_the_plan(tmp_path: Path) -> None:
+    """Four times the runs need hardly more memory."""
+    script = LONG.replace("400_000", "int(sys.argv[2])").replace("400.0", "1.0").replace(
+        "20.0", "0.01"
+    ).replace("print(progress.done, flush=True)", "pass")
+    script += "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    peaks = []
+    for runs in (300_000, 1_200_000):
+        out = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / f"{runs}.zarr"), str(runs)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        peaks.append(int(out.stdout.split()[-1]) / 1024)
+    assert peaks[1] < 1500
+    assert peaks[1] < peaks[0] + 250, peaks
