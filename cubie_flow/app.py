@@ -101,7 +101,8 @@ def run(config: DictConfig) -> None:
         For whatever makes it impossible, in one sentence.
     """
     _check_experiment()
-    settings = Settings.from_container(OmegaConf.to_container(config, resolve=True))
+    overrides = list(HydraConfig.get().overrides.task)
+    settings = Settings.from_container(OmegaConf.to_container(config, resolve=True), overrides)
     if settings.task == "doctor":
         from cubie_flow.doctor import examination
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Check = Callable[[str, Any], Any]
 SUFFIX = "_location"
+FIXED = ("system.parameters.", "system.states.")
 
 
 def shipped(folder: str) -> Path:
@@ -258,16 +259,26 @@ class Settings:
     ----------
     values
         Every key of `SCHEMA`, checked.
+    keys
+        What the command line gave a value.
     notes
         What was decided for the user, one sentence each.
     """
 
     values: dict[str, Any]
+    keys: frozenset[str] = frozenset()
     notes: list[str] = field(factory=list)
 
     @classmethod
-    def from_container(cls, container: Any) -> Settings:
+    def from_container(cls, container: Any, overrides: Sequence[str] = ()) -> Settings:
         """Check a composed, resolved config.
+
+        Parameters
+        ----------
+        container
+            The config as plain values.
+        overrides
+            The command line that it was composed with.
 
         Raises
         ------
@@ -275,7 +286,8 @@ class Settings:
             For the first mistake found.
         """
         refuse_targets(container)
-        return cls(checked(container))
+        keys = frozenset(override.lstrip("+~").partition("=")[0] for override in overrides)
+        return cls(checked(container), keys)
 
     @property
     def task(self) -> str:
@@ -297,9 +309,14 @@ class Settings:
         v = self.values
         system = load_system(v["system"])
         batch = dict(v["batch"])
+        if batch["kind"] == "single" and not any(
+            key.startswith("batch.values") for key in self.keys
+        ):
+            batch["values"] = {}
         if batch["kind"] not in ("table", "single"):
+            given = [key.split(".")[2] for key in self.keys if key.startswith(FIXED)]
             batch["values"], batch["size"], notes = batch_values(
-                batch["kind"], batch["values"], batch["size"], system
+                batch["kind"], batch["values"], batch["size"], system, given
             )
             self.notes.extend(notes)
         design = make_design(**batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +55,16 @@ def _replaced(old: Any, new: Any) -> Any:
 
 
 def batch_values(
-    kind: str, values: Mapping[str, Any], size: int | None, system: OdeSystem
+    kind: str,
+    values: Mapping[str, Any],
+    size: int | None,
+    system: OdeSystem,
+    given: Collection[str] = (),
 ) -> tuple[dict[str, Any], int | None, list[str]]:
     """Return what varies, in the form that a batch of `kind` can use.
 
-    Empty `values` become what the system suggests, or 20 % to either side of each parameter.
+    Empty `values` become what the system suggests, or 20 % to either side of each parameter. What
+    the user has `given` a value stays near that value.
     A range given as a list is a distribution where runs are sampled and the reverse, so that
     ``batch=sobol`` works with any study.
 
@@ -73,7 +78,7 @@ def batch_values(
     notes: list[str] = []
     chosen = {name: value for name, value in values.items() if value is not None}
     if not chosen:
-        chosen, source = _suggested(system)
+        chosen, source = _suggested(system, given)
         size = size or RUNS
         if not chosen:
             return {}, 1, ["nothing varies: the system has no parameter, so there is one run"]
@@ -88,24 +93,22 @@ def batch_values(
     return dict(chosen), size, notes
 
 
-def _suggested(system: OdeSystem) -> tuple[dict[str, Any], str]:
+def _suggested(system: OdeSystem, given: Collection[str]) -> tuple[dict[str, Any], str]:
+    quantities = {q.name: q for q in (*system.states, *system.parameters) if q.value}
+    near = {
+        name: {"uniform": sorted([0.8 * float(q.value), 1.2 * float(q.value)])}
+        for name, q in quantities.items()
+    }
     if system.suggested:
         values = {
-            name: {"uniform": list(value)} if _is_pair(value) else value
+            name: near[name] if name in given and name in near else value
             for name, value in system.suggested.items()
         }
         return values, f"what the system '{system.name}' suggests"
-    quantities = [q for q in system.parameters if q.value] or [q for q in system.states if q.value]
-    values = {
-        q.name: {"uniform": sorted([0.8 * float(q.value), 1.2 * float(q.value)])}
-        for q in quantities
-    }
-    what = "parameter" if any(q.value for q in system.parameters) else "initial value"
-    return values, f"every {what} by 20 %"
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2
+    names = [q.name for q in system.parameters if q.value]
+    what = "parameter" if names else "initial value"
+    names = names or [q.name for q in system.states if q.value]
+    return {name: near[name] for name in names}, f"every {what} by 20 %"
 
 
 def _form(value: Any) -> tuple[str, Any]:

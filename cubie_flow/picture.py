@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -75,16 +76,18 @@ def _label(array: DataArray, width: int = 32) -> str:
 
 
 def _summarised(data: Dataset) -> list[str]:
-    names = [str(name) for name in data.data_vars]
-    return [
-        name.removesuffix("_mean")
-        for name in names
-        if name.endswith("_mean") and f"{name.removesuffix('_mean')}_max" in names
-    ]
+    return [name.removesuffix("_mean") for name in _in_order(data, "_mean")]
+
+
+def _in_order(data: Dataset, suffix: str = "") -> list[str]:
+    """Return the variables of this suffix, states first and in the order of the model."""
+    model = json.loads(data.attrs.get("system", "{}"))
+    known = [name + suffix for name in (*model.get("states", ()), *model.get("observables", ()))]
+    return [name for name in known if name in data]
 
 
 def _over_time_names(data: Dataset) -> list[str]:
-    return [str(name) for name, v in data.data_vars.items() if v.dims == ("run", "time")]
+    return [name for name in _in_order(data) if data[name].dims == ("run", "time")]
 
 
 def _over_quantity(figure: Figure, data: Dataset, quantity: DataArray) -> None:
@@ -198,7 +201,7 @@ def _over_time(figure: Figure, data: Dataset) -> None:
 
 
 def _final_names(data: Dataset) -> list[str]:
-    return [str(name) for name in data.data_vars if str(name).endswith("_final")]
+    return _in_order(data, "_final")
 
 
 def _finals(figure: Figure, data: Dataset) -> None:

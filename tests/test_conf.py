@@ -124,3 +124,29 @@ def test_a_mistake_is_one_sentence(override: str, words: tuple[str, ...]) -> Non
 def test_a_quantity_that_the_model_lacks_is_named() -> None:
     with pytest.raises(FlowError, match=r"'rhoo'.*did you mean 'rho'"):
         Settings.from_container(composed("batch.values.rhoo=[1, 2]")).study()
+
+
+def test_a_value_that_was_given_is_not_left_behind() -> None:
+    overrides = ["system=van_der_pol", "system.parameters.mu=5", "batch=sobol", "batch.size=64"]
+    study = Settings.from_container(composed(*overrides), overrides).study()
+    mu = study.design.columns(0, 64)["mu"]
+    assert 4.0 <= mu.min() < mu.max() <= 6.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names", "runs"),
+    [
+        (["batch.size=1000"], ["rho"], 1000),
+        (["batch=sobol", "batch.size=1000"], ["rho"], 1000),
+        (["batch=sobol"], ["rho"], 100_000),
+        (["batch=latin_hypercube", "batch.size=10"], ["rho"], 10),
+        (["batch.size=1000", "batch.values.sigma=[8, 10]"], ["rho", "sigma"], 1000),
+        (["batch.values.rho=null", "batch.values.sigma=[8, 10]"], ["sigma"], 2),
+        (["system=sir", "batch.size=100"], ["beta", "gamma"], 100),
+        (["system=pleiades", "batch=zip", "batch.size=7"], ["x_0"], 7),
+        (["batch=single"], [], 1),
+    ],
+)
+def test_ranges_suit_the_kind_of_batch(overrides: list[str], names: list[str], runs: int) -> None:
+    design = Settings.from_container(composed(*overrides), overrides).study().design
+    assert (list(design.names), design.size) == (names, runs)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from attrs import evolve, field, frozen, validators
@@ -19,6 +19,7 @@ from cubie_flow.expressions.emit import ARENAS, Dialect, Place
 from cubie_flow.integrators.loop import METRICS
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
 from cubie_flow.kernels.cache import KernelCache, source_digest
+from cubie_flow.kernels.targets.batch import Batch, Program
 from cubie_flow.kernels.targets.detect import (
     cuda_devices,
     install_hint,
@@ -79,27 +80,6 @@ class BatchSolverConfig:
         if self.target != "auto":
             return self.target
         return "cuda" if cuda_devices() and toolkit_installed() else "cpu"
-
-
-class Program(Protocol):
-    """What a target makes of the kernel."""
-
-    def run(
-        self,
-        *,
-        count: int,
-        inputs: Array,
-        initial: Array,
-        settings: Array,
-        times: Array,
-        time_count: int,
-        samples: Array,
-        strides: tuple[int, int, int],
-        finals: Array,
-        counts: Array,
-        threads: int,
-        tick: Callable[[int], None] | None = None,
-    ) -> None: ...
 
 
 @frozen(eq=False)
@@ -495,8 +475,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         finals = np.empty((len(states) + len(METRICS) * n_metrics, count), dtype)
         counts = np.empty((3, count), np.int32)
         program = self.product.program
-        started = perf_counter()
-        program.run(
+        batch = Batch(
             count=count,
             inputs=inputs,
             initial=initial,
@@ -510,6 +489,8 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             threads=threads,
             tick=tick,
         )
+        started = perf_counter()
+        program.run(batch)
         seconds = perf_counter() - started
         return BatchResult(
             samples=samples if sampled else np.empty((0, count, 0), dtype),

@@ -252,7 +252,8 @@ class _Reader:
         if isinstance(content, Sequence) and not isinstance(content, str):
             if section not in VALUES or len(letters) != 1:
                 raise FlowError(
-                    f"{where}: a list of values is for a constant, parameter or state with one index"
+                    f"{where}: a list of values is only for a constant, parameter or state with "
+                    "one index"
                 )
             content = tuple(
                 part if isinstance(part, str) else finite(part, where) for part in content
@@ -344,7 +345,7 @@ class _Reader:
         return tuple(self.scope.indices[letter] for letter in item.letters)
 
     def _check_used(self) -> None:
-        allowed = self.model.get("unused") or ()
+        allowed = set(self._unused())
         for kind in ("parameter", "constant", "setting", "definition"):
             for name in (n for n, k in self.kinds.items() if k == kind):
                 if name not in self.used and name not in allowed:
@@ -353,6 +354,18 @@ class _Reader:
                         f"{self.where}: {kind} '{name}' is used nowhere (if that is meant, list "
                         f"it under 'unused'){nearest(name, others)}"
                     )
+
+    def _unused(self) -> Iterator[str]:
+        given = self.model.get("unused") or ()
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise FlowError(f"{self.where}: 'unused' must be a list of names")
+        for name in given:
+            if name not in self.kinds:
+                raise FlowError(
+                    f"{self.where}: 'unused' names {shortened(name)}, which is not there"
+                    f"{nearest(str(name), self.kinds)}"
+                )
+            yield str(name)
 
     # numbers --------------------------------------------------------------------------------
 
@@ -414,9 +427,7 @@ class _Reader:
 
     def _in_order(self, items: Mapping[str, Item]) -> list[str]:
         """Return the names of `items`, each after those it uses."""
-        uses = {
-            name: [other for other in items if other in item.names] for name, item in items.items()
-        }
+        uses = {name: sorted(item.names & items.keys()) for name, item in items.items()}
         try:
             return list(TopologicalSorter(uses).static_order())
         except CycleError as error:

@@ -25,6 +25,9 @@ from cubie_flow.expressions.graph import Node, const
 
 #: Characters of one expression.
 MAX_LENGTH = 32_768
+#: Operators of one expression. Python's parser recurses into signs, powers and sums without asking
+#: how much stack is left: several times as many overrun the 512 KiB that some threads have.
+MAX_OPERATORS = 2_000
 #: Levels of parentheses, calls, signs and exponents within each other.
 MAX_DEPTH = 100
 #: Pieces that one model may be built of, indexed families and sums written out.
@@ -38,6 +41,7 @@ CALLABLE = frozenset({*graph.FUNCTIONS, "where", "sum"})
 BOUNDARIES = ("none", "periodic", "clamp")
 
 _ALLOWED = re.compile(r"[A-Za-z0-9_.+\-*/%(),<>=!\[\] ]*")
+_OPERATOR = re.compile(r"\*\*|[-+*/%]|\b(?:not|if|and|or)\b")
 _ADVICE = {
     "^": "use ** for powers",
     "&": "use 'and'",
@@ -154,16 +158,23 @@ class Expression:
         line = " ".join(text.split())
         if not line:
             raise FlowError(f"{where}: the expression is empty")
-        if len(line) > MAX_LENGTH:
-            raise FlowError(
-                f"{where}: the expression has {len(line)} characters, allowed are {MAX_LENGTH}; "
-                "name parts of it under 'definitions'"
-            )
+        for count, limit, what in (
+            (len(line), MAX_LENGTH, "characters"),
+            (sum(1 for _ in _OPERATOR.finditer(line)), MAX_OPERATORS, "operators"),
+        ):
+            if count > limit:
+                raise FlowError(
+                    f"{where}: the expression has {count} {what}, allowed are {limit}; name parts "
+                    "of it under 'definitions'"
+                )
         readable = _ALLOWED.match(line)
         good = readable.end() if readable else 0
         if good < len(line):
-            advice = _ADVICE.get(line[good], "it has no meaning in an expression")
-            raise FlowError(f"{where}: '{line[good]}' in {_quoted(line)} is not allowed; {advice}")
+            bad = line[good]
+            other = "names have ASCII letters" if bad.isalpha() else "it means nothing here"
+            raise FlowError(
+                f"{where}: {bad!r} in {_quoted(line)} is not allowed; {_ADVICE.get(bad, other)}"
+            )
         try:
             tree = ast.parse(line, mode="eval").body
         except (MemoryError, RecursionError, SystemError):
@@ -194,9 +205,7 @@ class Expression:
         """Refuse a name that is not defined, even in a branch that is never taken."""
         for name in sorted(self.names):
             if not scope.knows(name):
-                raise FlowError(
-                    f"{self.where}: '{name}' is not defined{nearest(name, scope.known())}"
-                )
+                raise FlowError(f"{self.where}: '{name}' {_unknown(name, scope)}")
 
     def build(self, scope: Scope, at: Mapping[str, int] | None = None) -> Node:
         """Return the graph.
@@ -248,8 +257,22 @@ def as_number(node: Node, expression: Expression) -> Node:
     return node
 
 
+def _unknown(name: str, scope: Scope) -> str:
+    if name in CALLABLE:
+        return f"is a function; write {name}(...)"
+    return f"is not defined{nearest(name, scope.known())}"
+
+
 def _quoted(text: str) -> str:
-    return f"'{text}'" if len(text) <= 60 else f"'{text[:57]}...'"
+    short = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"'{short}'" if short.isprintable() else ascii(short)
+
+
+def is_infinite(node: Node) -> bool:
+    """Tell whether `node` computes from numbers alone what is no finite number, as ``1/0``."""
+    # Building folds every operation on numbers whose result is finite.
+    numbers = bool(node.args) and all(arg.op == "const" for arg in node.args)
+    return node.kind == "float" and numbers
 
 
 @define
@@ -274,7 +297,12 @@ class _Builder:
             )
         if depth > MAX_DEPTH:
             self.refuse(piece, f"is nested more than {MAX_DEPTH} levels deep")
-        deeper = depth + 1
+        node = self.dispatch(piece, depth + 1)
+        if is_infinite(node):
+            self.refuse(piece, "is not a finite number")
+        return node
+
+    def dispatch(self, piece: ast.expr, deeper: int) -> Node:
         match piece:
             case ast.Constant(value=bool()):
                 self.refuse(piece, "is no number; write a comparison such as x > 0")
@@ -339,8 +367,7 @@ class _Builder:
             self.refuse(piece, f"is an indexed family; write {name}[{letters}]")
         if name in self.scope.indices:
             self.refuse(piece, "is an index that has no value here; use it inside sum(..., index)")
-        hint = nearest(name, self.scope.known())
-        self.refuse(piece, f"is {'a function' if name in CALLABLE else 'not defined'}{hint}")
+        self.refuse(piece, _unknown(name, self.scope))
 
     def element(self, piece: ast.Subscript, depth: int) -> Node:
         if not isinstance(piece.value, ast.Name):

@@ -185,7 +185,8 @@ class OdeSystem:
         function : callable
             ``f(t, y, p)`` with states ``y.x`` or ``y["x"]`` and parameters ``p.k``; returns the
             derivatives as a mapping by name, or in the order of the states. Use the functions
-            of `cubie_flow.maths`, and its ``where`` instead of ``if`` on a value.
+            of `cubie_flow.maths`, its ``where`` instead of ``if`` on a value, and its ``equal``
+            instead of ``==``.
         states, parameters : mapping
             Initial values and values by name.
         observables : callable, optional

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol, topological
+from cubie_flow.systems.parser import is_infinite
 
 #: Operations that an equation may consist of.
 _OPERATIONS = {
@@ -154,8 +156,8 @@ def _problem(node: Node, known: set[str]) -> str:
         return f"the operation '{node.op}' is not for equations"
     if node.op == "symbol" and node.value not in known:
         return f"'{node.value}' is not defined{nearest(node.value, known)}"
-    if node.op == "const" and not abs(node.value) < float("inf"):
-        return f"it holds the number {node.value}, which is not finite"
+    if is_infinite(node) or (node.op == "const" and not isfinite(node.value)):
+        return f"'{graph.to_text(node, 30)}' is not a finite number"
     kinds = [arg.kind for arg in node.args]
     wanted = ["float"] * len(kinds)
     if node.op in _TRUTHS:

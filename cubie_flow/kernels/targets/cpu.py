@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -14,8 +13,7 @@ from attrs import frozen
 
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import Dialect, Place
-
-Array = Any
+from cubie_flow.kernels.targets.batch import Batch
 
 
 def usable_threads(limit: int | None = None) -> int:
@@ -104,30 +102,9 @@ class CpuProgram:
             pointer, pointer, pointer, pointer, size, pointer, size, size, size, pointer, pointer,
         )(address)  # fmt: skip
 
-    def run(
-        self,
-        *,
-        count: int,
-        inputs: Array,
-        initial: Array,
-        settings: Array,
-        times: Array,
-        time_count: int,
-        samples: Array,
-        strides: tuple[int, int, int],
-        finals: Array,
-        counts: Array,
-        threads: int,
-        tick: Callable[[int], None] | None = None,
-    ) -> None:
-        """Integrate runs ``0 .. count-1``; arrays are in the working precision.
-
-        Parameters
-        ----------
-        tick : callable, optional
-            Called several times a second with the number of runs started. What it raises stops
-            the batch after the runs in flight.
-        """
+    def run(self, batch: Batch) -> None:
+        """Integrate every run of the batch."""
+        count, tick = batch.count, batch.tick
         counter = np.zeros(8, np.int64)
         lanes = self.dialect.lanes
         errors: list[int] = []
@@ -144,16 +121,17 @@ class CpuProgram:
             code = self._call(
                 ctypes.addressof(result), ctypes.addressof(error),
                 *(base + offset for offset in offsets), runs.ctypes.data, count,
-                counter.ctypes.data, inputs.ctypes.data, initial.ctypes.data,
-                settings.ctypes.data, times.ctypes.data, time_count, samples.ctypes.data,
-                *strides, finals.ctypes.data, counts.ctypes.data,
+                counter.ctypes.data, batch.inputs.ctypes.data, batch.initial.ctypes.data,
+                batch.settings.ctypes.data, batch.times.ctypes.data, batch.time_count,
+                batch.samples.ctypes.data,
+                *batch.strides, batch.finals.ctypes.data, batch.counts.ctypes.data,
             )  # fmt: skip
             if code:
                 errors.append(code)
 
         workers = [
             threading.Thread(target=work, name=f"flow-{i}", daemon=True)
-            for i in range(max(1, min(threads, -(-count // lanes))))
+            for i in range(max(1, min(batch.threads, -(-count // lanes))))
         ]
         for worker in workers:
             worker.start()

@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import llvmlite.binding as llvm
 from numba import njit, types
+from numba.core import compiler
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from cubie_flow.expressions.block import Block
@@ -57,8 +61,42 @@ def compile_driver(
         types.voidptr, types.voidptr, types.voidptr, whole, size, whole, real, real, real, real,
         size, real, size, size, size, real, types.CPointer(types.int32),
     )  # fmt: skip
-    dispatcher = njit([signature], nogil=True, error_model="numpy")(entry)
-    (overload,) = dispatcher.overloads.values()
-    library = overload.library
-    _, _, (code, _) = library.serialize_using_object_code()
-    return code, overload.fndesc.llvm_func_name, library.get_asm_str()
+    result = _lowered(entry, signature)
+    module = llvm.parse_assembly(result.library.get_llvm_str())
+    machine = _target_machine()
+    return (
+        machine.emit_object(module),
+        result.fndesc.llvm_func_name,
+        machine.emit_assembly(module),
+    )
+
+
+def _lowered(function: Any, signature: Any) -> Any:
+    """Return numba's optimised module of a function, without its machine code."""
+    flags = compiler.Flags()
+    flags.nrt = False
+    flags.error_model = "numpy"
+    flags.no_compile = True
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    with global_compiler_lock:
+        result = compiler.compile_extra(
+            cpu_target.typing_context, cpu_target.target_context, function, signature.args,
+            signature.return_type, flags, locals={},
+        )  # fmt: skip
+        result.library.finalize()
+    return result
+
+
+def _target_machine() -> Any:
+    # Numba emits for code that may lie anywhere, so every constant costs an instruction to
+    # find its address; ours is one object, whose constants are near.
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="pic",
+        codemodel="small",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import c_bool, c_int64, c_void_p
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cubie_flow.errors import FlowError
+from cubie_flow.kernels.targets.batch import Batch
 
 Array = Any
 
@@ -76,29 +77,18 @@ class CudaProgram:
             for pointer in pointers:
                 driver.cuMemFree(pointer)
 
-    def run(
-        self,
-        *,
-        count: int,
-        inputs: Array,
-        initial: Array,
-        settings: Array,
-        times: Array,
-        time_count: int,
-        samples: Array,
-        strides: tuple[int, int, int],
-        finals: Array,
-        counts: Array,
-        threads: int,
-        tick: Callable[[int], None] | None = None,
-    ) -> None:
-        """Integrate runs ``0 .. count-1`` in one launch; see `CpuProgram.run`."""
+    def run(self, batch: Batch) -> None:
+        """Integrate every run of the batch in one launch."""
         from cuda.bindings import driver
 
         _check(driver.cuCtxSetCurrent(self.context))
-        arrays = (inputs, initial, settings, times, samples, finals, counts)
+        count = batch.count
+        arrays = (
+            batch.inputs, batch.initial, batch.settings, batch.times, batch.samples, batch.finals,
+            batch.counts,
+        )  # fmt: skip
         with self._arrays(*arrays) as (a, b, c, d, e, f, g):
-            values = (count, False, a, b, c, d, time_count, e, *strides, f, g)
+            values = (count, False, a, b, c, d, batch.time_count, e, *batch.strides, f, g)
             kinds = (
                 c_int64, c_bool, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p,
                 c_int64, c_int64, c_int64, c_void_p, c_void_p,
@@ -106,15 +96,24 @@ class CudaProgram:
             blocks = -(-count // self.block_size)
             _check(
                 driver.cuLaunchKernel(
-                    self.function, blocks, 1, 1, self.block_size, 1, 1, self.shared_bytes, 0,
-                    (values, kinds), 0,
-                )  # fmt: skip
+                    self.function,
+                    blocks,
+                    1,
+                    1,
+                    self.block_size,
+                    1,
+                    1,
+                    self.shared_bytes,
+                    0,
+                    (values, kinds),
+                    0,
+                )
             )
             _check(driver.cuCtxSynchronize())
-            for host, pointer in ((samples, e), (finals, f), (counts, g)):
+            for host, pointer in ((batch.samples, e), (batch.finals, f), (batch.counts, g)):
                 _check(driver.cuMemcpyDtoH(host.ctypes.data, pointer, host.nbytes))
-        if tick is not None:
-            tick(count)
+        if batch.tick is not None:
+            batch.tick(count)
 
 
 def shared_memory_limit(device: int = 0) -> int:

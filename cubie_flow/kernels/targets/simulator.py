@@ -6,7 +6,7 @@ driver, the slicing of shared and local memory. Memory starts as NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numba.cuda.simulator.kernel import FakeCUDAKernel
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import Dialect, Place
 from cubie_flow.expressions.interpret import BlockInterpreter
+from cubie_flow.kernels.targets.batch import Batch
 from cubie_flow.kernels.targets.cuda_kernel import make_kernel, take
 from cubie_flow.kernels.targets.driver import make_driver
 
@@ -68,35 +69,20 @@ class SimulatorProgram:
         self._kernel = make_kernel(driver, _pointer, shared_stride, *arena_bytes[1:])
         self._shared_stride, self._block_size = shared_stride, block_size
 
-    def run(
-        self,
-        *,
-        count: int,
-        inputs: Array,
-        initial: Array,
-        settings: Array,
-        times: Array,
-        time_count: int,
-        samples: Array,
-        strides: tuple[int, int, int],
-        finals: Array,
-        counts: Array,
-        threads: int,
-        tick: Callable[[int], None] | None = None,
-    ) -> None:
-        """Integrate runs ``0 .. count-1``; see `CpuProgram.run`."""
+    def run(self, batch: Batch) -> None:
+        """Integrate every run of the batch."""
         block = min(self._block_size, 32)
-        blocks = -(-count // block)
+        blocks = -(-batch.count // block)
         kernel = FakeCUDAKernel(self._kernel, device=False)
-        flat = [array.reshape(-1) for array in (samples, finals, counts)]
+        flat = [array.reshape(-1) for array in (batch.samples, batch.finals, batch.counts)]
         launch = kernel[blocks, block, 0, -(-self._shared_stride * block // 8) * 8]
         with _nan_memory():
             launch(
-                count, False, inputs.reshape(-1), initial, settings, times, time_count, flat[0],
-                *strides, flat[1], flat[2],
+                batch.count, False, batch.inputs.reshape(-1), batch.initial, batch.settings,
+                batch.times, batch.time_count, flat[0], *batch.strides, flat[1], flat[2],
             )  # fmt: skip
-        if tick is not None:
-            tick(count)
+        if batch.tick is not None:
+            batch.tick(batch.count)
 
 
 class _nan_memory:

@@ -1,0 +1,61 @@
+"""What a target is handed: the arrays of one batch of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from attrs import frozen
+
+Array = Any
+
+
+@frozen(eq=False)
+class Batch:
+    """Arrays of a batch, in the working precision and C order.
+
+    Attributes
+    ----------
+    count : int
+        Runs.
+    inputs : ndarray, shape (varied, count)
+    initial : ndarray, shape (states,)
+        Initial values that do not vary.
+    settings : ndarray
+        Step bounds and tolerances, see `cubie_flow.integrators.step`.
+    times : ndarray, shape (time_count + 1,)
+        Sampling times from the start, then infinity.
+    time_count : int
+    samples : ndarray, shape (saved, count, time_count)
+        Written by the target, as are `finals` and `counts`.
+    strides : tuple of int
+        Elements from one saved quantity, run and time to the next in `samples`.
+    finals : ndarray, shape (finals and metrics, count)
+    counts : ndarray of int32, shape (3, count)
+        Status, accepted and rejected steps.
+    threads : int
+        CPU threads.
+    tick : callable, optional
+        Called several times a second with the number of runs started. What it raises stops the
+        batch after the runs in flight.
+    """
+
+    count: int
+    inputs: Array
+    initial: Array
+    settings: Array
+    times: Array
+    time_count: int
+    samples: Array
+    strides: tuple[int, int, int]
+    finals: Array
+    counts: Array
+    threads: int = 1
+    tick: Callable[[int], None] | None = None
+
+
+class Program(Protocol):
+    """A kernel that a target has made ready to run."""
+
+    def run(self, batch: Batch) -> None:
+        """Integrate every run of the batch."""
