@@ -458,6 +458,7 @@ def run_study(
     began = perf_counter()
     path = Path(path)
     kernel = build_kernel(study)
+    kernel.run_time_settings(tolerances(study.controller))
     built = kernel.product
     origin = provenance(overrides)
     device = _device(kernel, _threads(study))

@@ -356,7 +356,8 @@ class BlockEmitter:
 
     def _outlined(self, function: Function, formals: Sequence[str], places: Sequence[Place]) -> Any:
         spaces = "".join(p.arena[0] for p in places)
-        name = f"flow_{function.name}_{function.content_hash[:16]}_{self.dialect.real}x{self.lanes}{spaces}"
+        shape = f"{self.dialect.real}x{self.lanes}{spaces}"
+        name = f"flow_{function.name}_{function.content_hash[:16]}_{shape}"
         module = self.b.module
         if name in module.globals:
             return module.globals[name]

@@ -420,6 +420,28 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
 
     # running
 
+    def run_time_settings(self, tolerances: Tolerances) -> Array:
+        """Return the settings of every run as blocks read them.
+
+        Raises
+        ------
+        FlowError
+            If a fixed-step method has no step, or a setting is out of range.
+        """
+        run, dtype = self.run, np.dtype(self.settings.precision)
+        if not run.controller.adaptive and not (tolerances.dt and tolerances.dt > 0):
+            raise FlowError(
+                f"controller.dt is {tolerances.dt}; algorithm '{run.settings.algorithm}' takes "
+                "fixed steps here and needs a positive step size, such as controller.dt=0.01"
+            )
+        if dtype == np.float32 and tolerances.max_steps > 2**24:
+            raise FlowError(
+                f"controller.max_steps is {tolerances.max_steps}; float32 counts up to {2**24}, "
+                "so lower it or use precision=float64"
+            )
+        states = tuple(state.name for state in run.settings.system.states)
+        return tolerances.vector(states, dtype)
+
     def solve(
         self,
         columns: Mapping[str, Array],
@@ -451,17 +473,8 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         """
         run = self.run
         dtype = np.dtype(self.settings.precision)
-        if not run.controller.adaptive and not (tolerances.dt and tolerances.dt > 0):
-            raise FlowError(
-                f"controller.dt is {tolerances.dt}; algorithm '{run.settings.algorithm}' takes "
-                "fixed steps here and needs a positive step size, such as controller.dt=0.01"
-            )
-        if dtype == np.float32 and tolerances.max_steps > 2**24:
-            raise FlowError(
-                f"controller.max_steps is {tolerances.max_steps}; float32 counts up to {2**24}, "
-                "so lower it or use precision=float64"
-            )
-        states = tuple(state.name for state in run.settings.system.states)
+        settings = self.run_time_settings(tolerances)
+        states = run.settings.system.states
         sampled = run.loop.settings.sampling
         given = np.asarray([] if times is None else times, np.float64)
         n_saved = len(run.loop.settings.saved_numbers)
@@ -469,7 +482,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         inputs = np.empty((len(run.rows), count), dtype)
         for row, name in enumerate(run.rows):
             inputs[row] = columns[name]
-        initial = np.asarray([state.value for state in run.settings.system.states], dtype)
+        initial = np.asarray([state.value for state in states], dtype)
         sentinel = np.concatenate([given, [np.inf]]).astype(dtype)
         samples = np.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
         finals = np.empty((len(states) + len(METRICS) * n_metrics, count), dtype)
@@ -479,7 +492,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             count=count,
             inputs=inputs,
             initial=initial,
-            settings=tolerances.vector(states, dtype),
+            settings=settings,
             times=sentinel,
             time_count=len(given),
             samples=samples,

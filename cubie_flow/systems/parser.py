@@ -155,18 +155,12 @@ class Expression:
         FlowError
             If it is empty, too long, too deeply nested or no expression.
         """
+        cls._check_amount(len(text), MAX_LENGTH, "characters", where)
         line = " ".join(text.split())
         if not line:
             raise FlowError(f"{where}: the expression is empty")
-        for count, limit, what in (
-            (len(line), MAX_LENGTH, "characters"),
-            (sum(1 for _ in _OPERATOR.finditer(line)), MAX_OPERATORS, "operators"),
-        ):
-            if count > limit:
-                raise FlowError(
-                    f"{where}: the expression has {count} {what}, allowed are {limit}; name parts "
-                    "of it under 'definitions'"
-                )
+        operators = sum(1 for _ in _OPERATOR.finditer(line))
+        cls._check_amount(operators, MAX_OPERATORS, "operators", where)
         readable = _ALLOWED.match(line)
         good = readable.end() if readable else 0
         if good < len(line):
@@ -190,6 +184,14 @@ class Expression:
                 f"{where}: {_quoted(line)} cannot be read as an expression: {reason}{place}"
             ) from None
         return cls(line, where, tree)
+
+    @staticmethod
+    def _check_amount(count: int, limit: int, what: str, where: str) -> None:
+        if count > limit:
+            raise FlowError(
+                f"{where}: the expression has {count} {what}, allowed are {limit}; name parts of "
+                "it under 'definitions'"
+            )
 
     @property
     def names(self) -> set[str]:
