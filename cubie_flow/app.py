@@ -54,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _compose_and_run()
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has gone (`| head`); what the interpreter still flushes goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (FlowError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         if traceback:
             raise

@@ -58,7 +58,8 @@ def draw(store: Path, target: Path) -> Path:
         else:
             _finals(figure, data)
         title, runs = data.attrs.get("title", store.stem), data.sizes["run"]
-        figure.suptitle(f"{title}: {runs:,} runs, {data.attrs.get('algorithm', '')}", fontsize=11)
+        counted = f"{runs:,} runs" if runs > 1 else "one run"
+        figure.suptitle(f"{title}: {counted}, {data.attrs.get('algorithm', '')}", fontsize=11)
         try:
             figure.savefig(target, dpi=120)
         except OSError as error:
@@ -194,7 +195,7 @@ def _over_time(figure: Figure, data: Dataset) -> None:
                 times, spread[:, 1], spread[:, 3], color=BLUE, alpha=0.35, lw=0, label="25 to 75 %"
             )
         panel.plot(times, spread[:, 2], color=RED, lw=1.2, label="median")
-        panel.set_ylabel(_label(data[name]))
+        panel.set_title(_label(data[name], 100), loc="left", fontsize=9)
     if runs > 1:
         panels[0].legend(frameon=False, fontsize=8, ncols=3, loc="upper right")
     panels[-1].set_xlabel(_label(data["time"]))

@@ -180,6 +180,7 @@ class _Reader:
         self._settings()
         self._indices()
         self._check_families()
+        self._check_equations()
         self._constants()
         parameters = self._quantities("parameters")
         states = self._quantities("states")
@@ -344,6 +345,25 @@ class _Reader:
                 raise FlowError(f"{item.where}: the index '{letter}' stands twice")
         return tuple(self.scope.indices[letter] for letter in item.letters)
 
+    def _check_equations(self) -> None:
+        states = self.items["states"]
+        for name, equation in self.equations.items():
+            if name not in states:
+                raise FlowError(
+                    f"{self.where}: there is an equation for '{name}', which is "
+                    f"{_a(self.kinds.get(name))}{nearest(name, states)}"
+                )
+            if self._indices_of(equation) != self._indices_of(states[name]):
+                raise FlowError(
+                    f"{self.where}: the state is '{_label(states[name])}', but there is an "
+                    f"equation for '{_label(equation)}'"
+                )
+        for name in states:
+            if name not in self.equations:
+                raise FlowError(
+                    f"{self.where}: state '{name}' has no equation{nearest(name, self.equations)}"
+                )
+
     def _check_used(self) -> None:
         allowed = set(self._unused())
         for kind in ("parameter", "constant", "setting", "definition"):
@@ -461,26 +481,9 @@ class _Reader:
         ]
 
     def _derivatives(self, states: list[Quantity]) -> tuple[Node, ...]:
-        known = self.items["states"]
-        for name in self.equations:
-            if name not in known:
-                raise FlowError(
-                    f"{self.where}: there is an equation for '{name}', which is "
-                    f"{_a(self.kinds.get(name))}{nearest(name, known)}"
-                )
         found: dict[str, Node] = {}
-        for name, state in known.items():
-            if name not in self.equations:
-                raise FlowError(
-                    f"{self.where}: state '{name}' has no equation"
-                    f"{nearest(name, [n for n in self.equations if n != name])}"
-                )
+        for name in self.items["states"]:
             equation = self.equations[name]
-            if self._indices_of(equation) != self._indices_of(state):
-                raise FlowError(
-                    f"{equation.where}: the state is {_label(state)}, so the equation must be "
-                    f"that of {_label(state)} too"
-                )
             for at, node in self._built(equation):
                 found[element_name(name, at)] = as_number(node, equation.expression)
         return tuple(found[state.name] for state in states)

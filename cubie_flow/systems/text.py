@@ -41,6 +41,6 @@ def read_equations(text: str, where: str) -> tuple[dict[str, str], dict[str, str
         name = (derivative[1] or derivative[2]) if derivative else left
         group = equations if derivative else observables
         if name in group:
-            raise FlowError(f"{where}, line {number}: '{left}' is given twice")
+            raise FlowError(f"{where}, line {number}: {shortened(left)} is given twice")
         group[name] = right
     return equations, observables

@@ -100,7 +100,7 @@ def hodgkin_huxley(t: float, y: Array, p: dict[str, float]) -> Array:
     potential, m, h, n = y
     v = -(potential + 65.0)
     current = (
-        p["g_K"] * n**4 * (v + 12.0) + p["g_Na"] * m**3 * h * (v + 115.0) + p["g_L"] * (v + 10.613)
+        p["g_K"] * n**4 * (v - 12.0) + p["g_Na"] * m**3 * h * (v + 115.0) + p["g_L"] * (v + 10.613)
     )
     dv = (-p["I_ext"] - current) / p["C"]
     a_n = 0.01 * (v + 10) / (np.exp((v + 10) / 10) - 1)

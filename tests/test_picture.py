@@ -1,0 +1,47 @@
+"""Every kind of result has its picture."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cubie_flow.app import main
+from cubie_flow.errors import FlowError
+from cubie_flow.picture import draw
+
+KINDS = {
+    "one quantity": ["batch.size=50", "output.save_every=5"],
+    "one quantity, unordered": ["batch=sobol", "batch.size=64", "output.save_every=5"],
+    "one quantity, summaries only": ["batch.size=50", "output.save_every=null"],
+    "one quantity, final state only": [
+        "batch.size=50",
+        "output.save_every=null",
+        "output.summaries=null",
+    ],
+    "several quantities": ["batch.size=60", "batch.values.sigma=[8, 10]", "output.save_every=5"],
+    "several quantities, final state only": [
+        "batch.size=60",
+        "batch.values.sigma=[8, 10]",
+        "output.save_every=null",
+    ],
+    "one run": ["batch=single", "output.save_every=5"],
+    "runs that all fail": ["batch.size=50", "controller.max_steps=1", "output.save_every=5"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("error")
+def test_a_result_has_a_picture(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["engine.progress=false", *KINDS[kind]]) == 0
+    (picture,) = tmp_path.glob("outputs/**/*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
+
+
+def test_a_picture_that_cannot_be_written(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["engine.progress=false", "batch.size=30", "storage.picture=false"]) == 0
+    (store,) = tmp_path.glob("outputs/**/results.zarr")
+    with pytest.raises(FlowError, match=r"no_folder.*cannot be written"):
+        draw(store, tmp_path / "no_folder" / "picture.png")
