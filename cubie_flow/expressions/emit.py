@@ -43,7 +43,11 @@ class Dialect:
     real : {"float32", "float64"}
         Working precision.
     lanes : int
-        Runs side by side in one vector; 1 emits scalars.
+        Runs side by side; 1 emits scalars.
+    vector : int, optional
+        Lanes that one vector value holds, a divisor of `lanes`; by default all. With fewer, a
+        block is emitted once a group of lanes, one group after another: a processor overlaps
+        them, and each needs only its own registers.
     shared_space : int
         LLVM address space of shared memory, 3 on CUDA and 0 on a CPU.
     portable : bool
@@ -58,6 +62,12 @@ class Dialect:
     portable: bool = True
     library: Callable[[str, int], str] | None = None
     intrinsics: Callable[[str, int], str | None] | None = None
+    vector: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Lanes that one vector value holds."""
+        return min(self.vector or self.lanes, self.lanes)
 
     @property
     def bits(self) -> int:
@@ -106,6 +116,8 @@ class BlockEmitter:
         (pointer, stride, offset) of every external array.
     lane : llvmlite value, optional
         Lane of a per-lane block.
+    first : int
+        First lane of the group that a vector block works on.
     """
 
     def __init__(
@@ -116,6 +128,7 @@ class BlockEmitter:
         arenas: Mapping[str, Any],
         externals: Mapping[str, tuple[Any, Any, Any]] | None = None,
         lane: Any = None,
+        first: int = 0,
     ) -> None:
         self.b = builder
         self.dialect = dialect
@@ -123,8 +136,9 @@ class BlockEmitter:
         self.arenas = dict(arenas)
         self.externals = dict(externals or {})
         self.lane = lane
+        self.first = first
         self.row = dialect.lanes
-        self.lanes = 1 if lane is not None else dialect.lanes
+        self.lanes = 1 if lane is not None else dialect.width
         self.scalar = _FLOAT[dialect.real]
         self.whole = I64 if dialect.bits == 64 else I32
         self.pointers: dict[str, Any] = {}
@@ -168,7 +182,7 @@ class BlockEmitter:
         place = self.places[buffer]
         memory_type = I32 if place.dtype == "int32" else _FLOAT[place.dtype]
         size = 8 if place.dtype == "float64" else 4
-        offset: Any = I64((place.offset + base * size) * self.row)
+        offset: Any = I64((place.offset + base * size) * self.row + self.first * size)
         if stride and self.index is not None:
             step = self.b.mul(self.index, I64(stride * size * self.row))
             offset = self.b.add(offset, step)
@@ -343,7 +357,7 @@ class BlockEmitter:
             buffer, base = call.arrays[formal]
             place = self.places[buffer]
             size = 8 if place.dtype == "float64" else 4
-            offset = I64((place.offset + base * size) * self.row)
+            offset = I64((place.offset + base * size) * self.row + self.first * size)
             pointers.append((self.b.gep(self.arenas[place.arena], [offset]), place))
         scope = _Scope()
         scalars = [
@@ -356,7 +370,7 @@ class BlockEmitter:
 
     def _outlined(self, function: Function, formals: Sequence[str], places: Sequence[Place]) -> Any:
         spaces = "".join(p.arena[0] for p in places)
-        shape = f"{self.dialect.real}x{self.lanes}{spaces}"
+        shape = f"{self.dialect.real}x{self.lanes}of{self.row}{spaces}"
         name = f"flow_{function.name}_{function.content_hash[:16]}_{shape}"
         module = self.b.module
         if name in module.globals:

@@ -283,10 +283,11 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         """How blocks are emitted for the target."""
         s, target = self.settings, self.target
         if target == "cpu":
-            from cubie_flow.kernels.targets.cpu import default_lanes
+            from cubie_flow.kernels.targets.cpu import default_lanes, vector_lanes
 
             states = len(self.run.settings.system.states)
-            return Dialect(s.precision, s.lanes or default_lanes(s.precision, states))
+            lanes = s.lanes or default_lanes(s.precision, states)
+            return Dialect(s.precision, lanes, vector=vector_lanes(s.precision))
         return Dialect(s.precision, 1, shared_space=3, portable=s.math == "portable")
 
     def build(self) -> Built:
@@ -327,7 +328,10 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         parts = {
             "blocks": {name: block.digest for name, block in blocks.items()},
             "dialect": repr(
-                (self.dialect.real, self.dialect.lanes, self.dialect.portable, UNROLL_LIMIT)
+                (
+                    self.dialect.real, self.dialect.lanes, self.dialect.width,
+                    self.dialect.portable, UNROLL_LIMIT,
+                )
             ),
             "places": {n: repr(p) for n, p in self.places.items()},
             "sizes": self.arena_bytes,

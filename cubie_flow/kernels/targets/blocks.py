@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cubie_flow.expressions.block import Block
-from cubie_flow.expressions.emit import ARENAS, BlockEmitter, Dialect, Place
+from cubie_flow.expressions.emit import ARENAS, I64, BlockEmitter, Dialect, Place
 
 
 def block_intrinsic(
@@ -41,11 +41,16 @@ def block_intrinsic(
                 name: tuple(builder.extract_value(args[2 + position], i) for i in range(3))
                 for position, name in enumerate(block.externals)
             }
-            emitter = BlockEmitter(
-                builder, dialect, places, arenas, outside, args[1] if block.per_lane else None
-            )
-            mask = emitter.run(block)
-            return context.get_dummy_value() if mask is None else mask
+            lane = args[1] if block.per_lane else None
+            groups = [0] if block.per_lane else range(0, dialect.lanes, dialect.width)
+            total: Any = None
+            for first in groups:
+                emitter = BlockEmitter(builder, dialect, places, arenas, outside, lane, first)
+                mask = emitter.run(block)
+                if mask is not None and first:
+                    mask = builder.shl(mask, I64(first))
+                total = mask if total is None else builder.or_(total, mask)
+            return context.get_dummy_value() if total is None else total
 
         return result(memory, lane, *externals), generate
 

@@ -46,14 +46,18 @@ def vector_bits() -> int:
     return 128
 
 
+def vector_lanes(real: str) -> int:
+    """Return the lanes one of this processor's vector registers holds."""
+    return vector_bits() // (64 if real == "float64" else 32)
+
+
 def default_lanes(real: str, states: int) -> int:
     """Return the lanes that keep a core busy: several vectors for small models, fewer for large.
 
     Measured on small to large Lorenz-96 systems; see ``docs/performance.md``.
     """
-    vector = vector_bits() // (64 if real == "float64" else 32)
     several = 2 if states <= 32 else 1
-    return min(64, max(1, several * vector))
+    return several * vector_lanes(real)
 
 
 @frozen
