@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_bool, c_int64, c_void_p
 from typing import Any
@@ -63,16 +63,20 @@ class CudaProgram:
             )
 
     @contextmanager
-    def _arrays(self, *hosts: Array) -> Iterator[list[int]]:
-        """Copy host arrays to the device for the length of a batch."""
+    def _arrays(self, given: Sequence[Array], written: Sequence[Array]) -> Iterator[list[int]]:
+        """Hold arrays on the device for a batch: copy in what is given, out what is written."""
         from cuda.bindings import driver
 
         pointers: list[Any] = []
         try:
-            for host in hosts:
+            for host in (*given, *written):
                 pointers.append(_check(driver.cuMemAlloc(max(8, host.nbytes))))
-                _check(driver.cuMemcpyHtoD(pointers[-1], host.ctypes.data, host.nbytes))
+            for host, pointer in zip(given, pointers, strict=False):
+                if host.nbytes:
+                    _check(driver.cuMemcpyHtoD(pointer, host.ctypes.data, host.nbytes))
             yield [int(pointer) for pointer in pointers]
+            for host, pointer in zip(written, pointers[len(given) :], strict=True):
+                _check(driver.cuMemcpyDtoH(host.ctypes.data, pointer, host.nbytes))
         finally:
             for pointer in pointers:
                 driver.cuMemFree(pointer)
@@ -82,38 +86,19 @@ class CudaProgram:
         from cuda.bindings import driver
 
         _check(driver.cuCtxSetCurrent(self.context))
-        count = batch.count
-        arrays = (
-            batch.inputs, batch.initial, batch.settings, batch.times, batch.samples, batch.finals,
-            batch.counts,
-        )  # fmt: skip
-        with self._arrays(*arrays) as (a, b, c, d, e, f, g):
-            values = (count, False, a, b, c, d, batch.time_count, e, *batch.strides, f, g)
-            kinds = (
-                c_int64, c_bool, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p,
-                c_int64, c_int64, c_int64, c_void_p, c_void_p,
-            )  # fmt: skip
-            blocks = -(-count // self.block_size)
-            _check(
-                driver.cuLaunchKernel(
-                    self.function,
-                    blocks,
-                    1,
-                    1,
-                    self.block_size,
-                    1,
-                    1,
-                    self.shared_bytes,
-                    0,
-                    (values, kinds),
-                    0,
-                )
-            )
+        given = (batch.inputs, batch.initial, batch.settings, batch.times)
+        written = (batch.samples, batch.finals, batch.counts)
+        with self._arrays(given, written) as (a, b, c, d, e, f, g):
+            values = (batch.count, False, a, b, c, d, batch.time_count, e, *batch.strides, f, g)
+            kinds = (c_int64, c_bool, *[c_void_p] * 4, c_int64, c_void_p, *[c_int64] * 3)
+            kinds += (c_void_p, c_void_p)
+            grid = (-(-batch.count // self.block_size), 1, 1)
+            block = (self.block_size, 1, 1)
+            launch = (self.function, *grid, *block, self.shared_bytes, 0, (values, kinds), 0)
+            _check(driver.cuLaunchKernel(*launch))
             _check(driver.cuCtxSynchronize())
-            for host, pointer in ((batch.samples, e), (batch.finals, f), (batch.counts, g)):
-                _check(driver.cuMemcpyDtoH(host.ctypes.data, pointer, host.nbytes))
         if batch.tick is not None:
-            batch.tick(count)
+            batch.tick(batch.count)
 
 
 def shared_memory_limit(device: int = 0) -> int:
