@@ -42,6 +42,7 @@ STATUS = {
     "event_stop": 5,
 }
 RUNNING, IDLE = 100, 101
+_EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 
 # Elements of the buffers `clock` and `counters`. Counts are floats: exact up to 2**24 in float32,
 # and one vector width serves all.
@@ -198,17 +199,23 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.parameters:
             block.sweep(s.parameters, {"parameters": load("inputs", s.first_parameter, 1)})
         t_start = block.let("t_start", given(s.start_from))
-        t_end = t_start + given(s.duration_from)
+        t_end = block.let("t_end", t_start + given(s.duration_from))
         zero = const(0.0)
         block.assign(
             [("clock", i) for i in (T, T_LOW, T_START, T_END, T_PREVIOUS, H, T_NEXT)],
-            [t_start, zero, t_start, t_end, t_start, zero, load("times", 0) + t_start],
+            [t_start, zero, t_start, t_end, t_start, zero, self._next_time(t_start, t_end)],
         )
         block.assign(
             [("counters", i) for i in range(COUNTERS)],
             [const(RUNNING), zero, zero, zero, const(1.0)],
         )
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
+
+    def _next_time(self, t_start: Node, t_end: Node) -> Node:
+        """Return the time to sample at next; one that rounding put beside the end is the end."""
+        wanted = load("times", 0) + t_start
+        close = 4.0 * _EPSILON[self.settings.precision] * fabs(t_end)
+        return where(compare("<=", fabs(wanted - t_end), close), t_end, wanted)
 
     def _park(self) -> Block:
         block = BlockBuilder()
@@ -315,8 +322,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
             finite = compare("<", error, 1e38)
-            epsilon = 2.0**-52 if real == "float64" else 2.0**-23
-            smallest = maximum(load("settings", DT_MIN), 4.0 * epsilon * fabs(t))
+            smallest = maximum(load("settings", DT_MIN), 4.0 * _EPSILON[real] * fabs(t))
             stuck = logical_and(logical_not(ok), compare("<=", h, smallest))
             failed.append((logical_and(stuck, finite), "step_too_small"))
             failed.append((logical_and(stuck, logical_not(finite)), "non_finite"))
@@ -406,7 +412,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     def _store_sample(self) -> Block:
         block = BlockBuilder()
         self._copy_out(block, lambda number: load("sample", number))
-        block.assign([("clock", T_NEXT)], [load("times", 0) + _clock(T_START)])
+        block.assign([("clock", T_NEXT)], [self._next_time(_clock(T_START), _clock(T_END))])
         block.assign([("counters", SAVED)], [_flag(SAVED) + 1.0])
         return block.build("store_sample", ("samples", "times"), per_lane=True)
 

@@ -202,6 +202,22 @@ def test_per_run_duration(lorenz: OdeSystem) -> None:
     assert result.duration.values.tolist() == spans.tolist()
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("algorithm", ["tsit5", "rk4"])
+def test_a_saved_time_beside_the_end_is_the_end(
+    lorenz: OdeSystem, algorithm: str, precision: str
+) -> None:
+    """0.1 * 3 is more than 0.3: the last sample must not fall off the end for that."""
+    options = {"save_every": 0.1, "algorithm": algorithm, "precision": precision, "dt": 0.01}
+    for start in (0.0, 5.3):
+        once = solve(lorenz, duration=0.3, t_start=start, **options)
+        assert np.isfinite(once.x.values).all()
+        assert once.x.shape == (1, 4)
+        assert float(once.x[0, -1]) == float(once.x_final[0])
+        many = solve(lorenz, duration=[0.7, 0.3, 0.6], t_start=start, **options)
+        assert np.isfinite(many.x.values).sum(axis=1).tolist() == [8, 4, 7]
+
+
 def test_start_time_reaches_the_equations(pendulum: OdeSystem) -> None:
     late = solve(pendulum, t_start=2.0, duration=1.0, save_every=0.5, rtol=1e-9, atol=1e-9)
     assert late.time.values.tolist() == [2.0, 2.5, 3.0]
