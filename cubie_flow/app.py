@@ -27,6 +27,7 @@ from cubie_flow.errors import FlowError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from cubie_flow.planning import Plan
     from cubie_flow.solve import Study
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
@@ -71,19 +72,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compose_and_run() -> int:
     """Let Hydra compose, and run the job, or each job of a multirun."""
     codes = [0]
+    plans: list[tuple[str, Plan]] = []
 
     def job(config: DictConfig) -> None:
-        codes.append(_attempt(config))
+        codes.append(_attempt(config, plans))
 
     entry = hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")
     entry(job)()
+    if plans:
+        from cubie_flow.planning import table
+
+        print(table(plans))
     return max(codes)
 
 
-def _attempt(config: DictConfig) -> int:
+def _attempt(config: DictConfig, plans: list[tuple[str, Plan]]) -> int:
     """Run one job; its failure is said and does not stop the other jobs of a multirun."""
     try:
-        run(config)
+        run(config, plans)
     except FlowError as error:
         return _complain(str(error))
     except (OmegaConfBaseException, OSError) as error:
@@ -96,8 +102,15 @@ def _complain(message: str, code: int = 1) -> int:
     return code
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig, plans: list[tuple[str, Plan]] | None = None) -> None:
     """Do the task of a composed config.
+
+    Parameters
+    ----------
+    config
+        The composed config.
+    plans
+        Where the jobs of a multirun leave their plans, for one table at the end.
 
     Raises
     ------
@@ -117,8 +130,79 @@ def run(config: DictConfig) -> None:
         cache = KernelCache()
         kernels, size = cache.clear()
         print(f"deleted {kernels} kernels ({size / 1e6:.1f} MB) from {cache.folder}")
+    elif settings.task == "plan":
+        _plan(settings, overrides, plans)
+    elif settings.task == "placement":
+        _placement(settings, overrides, OmegaConf.to_yaml(config))
     else:
         run_settings(settings, OmegaConf.to_yaml(config))
+
+
+def _plan(
+    settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]] | None
+) -> None:
+    """Print the plan of a study, or keep it for the table of a multirun."""
+    from cubie_flow.solve import plan_study
+
+    composed = HydraConfig.get()
+    study = _placed(settings)
+    plan = plan_study(study, Path(settings.values["storage"]["folder"]))
+    if composed.mode == RunMode.MULTIRUN and plans is not None:
+        kept = [word for word in overrides if not word.startswith("task=")]
+        plans.append((" ".join(kept), plan))
+        _forget(Path(composed.runtime.output_dir), Path(settings.values["storage"]["folder"]))
+    else:
+        print(plan.text())
+        for note in settings.notes:
+            print(f"{'note':<8} {note}")
+    plan.refuse()
+
+
+def _placed(settings: Settings) -> Study:
+    """Return the study, with buffers placed where ``buffers=auto`` asks for it."""
+    study = settings.study()
+    if settings.values["buffers"]["auto"]:
+        from cubie_flow.sweeps.placement import automatic
+
+        study, note = automatic(study)
+        settings.notes.append(note)
+    return study
+
+
+def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> None:
+    """Compare the placements of buffers; leave one dataset and its picture behind."""
+    from attrs import evolve
+
+    from cubie_flow.report import shown
+    from cubie_flow.sweeps.figure import draw
+    from cubie_flow.sweeps.placement import save, study_placements
+
+    study = settings.study()
+    # A folder of its own, so that the study's results stay together.
+    study = evolve(study, name=f"{study.name}_placement")
+    choice = settings.values["buffers"]
+
+    def show(done: int, total: int) -> None:
+        print(f"{study.name}: {done} of {total} placements compiled", file=sys.stderr, flush=True)
+
+    with _folder(settings, study) as folder, _logging(folder / LOG):
+        (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
+        log.info("%s %s", study.name, " ".join(overrides))
+        ranked = study_placements(
+            study,
+            choice["sweep"],
+            choice["search"],
+            choice["limit"],
+            on_progress=show if settings.values["engine"]["progress"] else None,
+        )
+        dataset = ranked.dataset(study, overrides, config_yaml)
+        save(dataset, folder / RESULTS)
+        lines = [ranked.table(), f"result   {shown(folder / RESULTS)}"]
+        if settings.values["storage"]["picture"]:
+            lines.append(f"picture  {shown(draw(dataset, folder / f'{study.name}.png'))}")
+        text = "\n".join(lines)
+        log.info("finished\n%s", text)
+        print(text)
 
 
 def run_settings(settings: Settings, config_yaml: str) -> None:
@@ -136,7 +220,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
     from cubie_flow.report import summary
     from cubie_flow.solve import run_study
 
-    study = settings.study()
+    study = _placed(settings)
     overrides = list(HydraConfig.get().overrides.task)
     with _folder(settings, study) as folder, _logging(folder / LOG):
         (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
@@ -157,6 +241,15 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
         text = summary(study, report, picture, settings.notes)
         log.info("finished\n%s", text)
         print(text)
+
+
+def _forget(job: Path, root: Path) -> None:
+    """Remove the folders that Hydra made for a job of a multirun, as far as they are empty."""
+    with suppress(OSError):
+        job.rmdir()
+        (job.parent / "multirun.yaml").unlink(missing_ok=True)
+        for folder in (*job.parents[:3], root):
+            folder.rmdir()
 
 
 @contextmanager

@@ -20,10 +20,12 @@ from cubie_flow.errors import FlowError, nearest
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """Check the options and write out two short forms.
+    """Check the options and write out short forms.
 
-    ``system.file=model.yaml`` chooses that file instead of the system of the default study, and
-    ``batch.values={...}`` replaces what the study varies, where Hydra would add to it.
+    ``system.file=model.yaml`` chooses that file instead of the system of the default study,
+    ``batch.values={...}`` replaces what the study varies, where Hydra would add to it, and
+    ``target.arch=sm_80,sm_90`` names several architectures where it is not swept. A table, saved
+    times or an interval between them replace what the default study says of the same.
 
     Raises
     ------
@@ -32,7 +34,10 @@ def arguments(given: Sequence[str]) -> list[str]:
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    overrides = parser.parse_args(given).overrides
+    parsed = parser.parse_intermixed_args(given)
+    overrides = parsed.overrides
+    # Hydra wants its options first.
+    given = [word for word in given if word not in overrides] + overrides
     chosen = [key_of(override) for override in overrides]
     found: list[str] = []
     for argument in given:
@@ -42,7 +47,15 @@ def arguments(given: Sequence[str]) -> list[str]:
             if argument.startswith("batch.values={"):
                 found += ["batch.size=null", "~batch.values"]
                 argument = f"+{argument}"
+            if re.fullmatch(r"target\.arch=\w+(,\w+)+", argument) and not parsed.multirun:
+                argument = argument.replace("=", "='") + "'"
         found.append(argument)
+    # What the default study says gives way to what excludes it.
+    if "batch=table" in overrides and not any(key.startswith("batch.values") for key in chosen):
+        found += ["~batch.values", "+batch.values={}"]
+    for one, other in (("times", "save_every"), ("save_every", "times")):
+        if f"output.{one}" in chosen and f"output.{other}" not in chosen:
+            found.append(f"output.{other}=null")
     return found
 
 

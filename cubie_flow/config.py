@@ -97,6 +97,13 @@ def text(*, optional: bool = False) -> Check:
     return check
 
 
+def architectures(key: str, value: Any) -> str | None:
+    """Check one CUDA architecture, or several for a plan; return them joined by commas."""
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    return text(optional=True)(key, value)  # type: ignore[no-any-return]
+
+
 def mapping(key: str, value: Any) -> dict[str, Any]:
     """Check a mapping of names to anything; null is an empty one."""
     if value is None:
@@ -139,23 +146,36 @@ def times(key: str, value: Any) -> list[float] | None:
     return [one(f"{key}[{i}]", item) for i, item in enumerate(value)]
 
 
-def locations(key: str, value: Any) -> dict[str, str]:
-    """Check locations of buffers; return them by the names of the buffers."""
-    found = {}
-    for name, place in mapping(key, value).items():
-        if not name.endswith(SUFFIX):
+BUFFER_KEYS: Mapping[str, Check] = {
+    "auto": flag,
+    "sweep": names,
+    "search": choice("all", "one_at_a_time", "pareto"),
+    "limit": whole(1),
+}
+
+
+def buffers(key: str, value: Any) -> dict[str, Any]:
+    """Check what is said of buffers: locations by name under ``locations``, and `BUFFER_KEYS`."""
+    found: dict[str, Any] = {"auto": False, "sweep": None, "search": "all", "limit": 64}
+    places = {}
+    word = choice("register", "local", "shared")
+    for name, item in mapping(key, value).items():
+        if name in BUFFER_KEYS:
+            found[name] = BUFFER_KEYS[name](f"{key}.{name}", item)
+            continue
+        if not isinstance(item, str):
             raise FlowError(
-                f"'{key}.{name}' is not a key of the config; the location of a buffer is "
-                f"{key}.NAME{SUFFIX}; did you mean '{name}{SUFFIX}'?"
+                f"'{key}.{name}' is {item!r}; it must be the location of a buffer, or one of the "
+                f"keys {', '.join(BUFFER_KEYS)}{nearest(name, BUFFER_KEYS)}"
             )
-        found[name.removesuffix(SUFFIX)] = text()(f"{key}.{name}", place)
-    return found
+        places[name.removesuffix(SUFFIX)] = word(f"{key}.{name}", item)
+    return {**found, "locations": places}
 
 
 Schema = Mapping[str, "Check | Schema"]
 
 SCHEMA: Schema = {
-    "task": {"name": choice("run", "doctor", "clear_cache")},
+    "task": {"name": choice("run", "plan", "placement", "doctor", "clear_cache")},
     "study": text(optional=True),
     "system": mapping,
     "algorithm": {"name": text()},
@@ -179,11 +199,11 @@ SCHEMA: Schema = {
         "threads": whole(1, optional=True),
         "lanes": whole(1, optional=True),
         "math": choice("portable", "native"),
-        "arch": text(optional=True),
+        "arch": architectures,
         "block_size": whole(1),
         "device": whole(0),
     },
-    "buffers": locations,
+    "buffers": buffers,
     "batch": {
         "kind": choice("single", "grid", "zip", "sobol", "latin_hypercube", "table"),
         "values": mapping,
@@ -343,5 +363,5 @@ class Settings:
             controller=ControllerChoice(**v["controller"]),
             output=OutputChoice(**output),
             target=TargetChoice(**v["target"]),
-            locations=v["buffers"],
+            locations=v["buffers"]["locations"],
         )

@@ -24,6 +24,20 @@ def one_of(*allowed: object) -> Callable[[object, Any, object], None]:
         if value not in allowed:
             names = ", ".join(map(str, allowed))
             hint = nearest(str(value), map(str, allowed))
-            raise FlowError(f"{attribute.name} is '{value}'; it must be one of {names}{hint}")
+            raise FlowError(f"{_key(attribute)} is '{value}'; it must be one of {names}{hint}")
 
     return check
+
+
+def between(low: float, high: float, rule: str) -> Callable[[object, Any, Any], None]:
+    """Return an attrs validator for numbers ``low < value <= high``; `rule` says so in words."""
+
+    def check(_: object, attribute: Any, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
+            raise FlowError(f"{_key(attribute)} is {value!r}; it must be {rule}")
+
+    return check
+
+
+def _key(attribute: Any) -> str:
+    return str(attribute.metadata.get("key", attribute.name))

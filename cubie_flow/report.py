@@ -29,6 +29,7 @@ def summary(study: Study, report: RunReport, picture: Path | None, notes: list[s
             f"{seconds['total']:.2f} s: build {seconds['build']:.2f}, solve "
             f"{seconds['kernel']:.2f}, write {seconds['write']:.2f} (while solving)",
         ),
+        ("waited", _waits(seconds)),
         ("memory", f"{report.peak_memory_bytes / MEGABYTE:,.0f} MB at its peak"),
         ("result", f"{shown(report.path)} ({report.store_bytes / MEGABYTE:,.1f} MB)"),
     ]
@@ -36,6 +37,16 @@ def summary(study: Study, report: RunReport, picture: Path | None, notes: list[s
         rows.append(("picture", shown(picture)))
     rows += [("note", note) for note in (*notes, *report.notes)]
     return "\n".join(f"{name:<8} {text}" for name, text in rows)
+
+
+def _waits(seconds: dict[str, float]) -> str:
+    """Say what a run waited for: the stall report."""
+    solver, writer = seconds["solver_waited"], seconds["writer_waited"]
+    slower = "writing" if solver > writer else "solving"
+    return (
+        f"solver {solver:.2f} s for the writer, writer {writer:.2f} s for the solver: "
+        f"{slower} sets the pace"
+    )
 
 
 def shown(path: Path) -> str:

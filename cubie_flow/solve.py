@@ -17,11 +17,18 @@ import numpy as np
 from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design, make_design
-from cubie_flow.errors import FlowError
+from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
-from cubie_flow.kernels.kernel import BatchResult, BatchSolverConfig, BatchSolverKernel, Tolerances
+from cubie_flow.kernels.kernel import (
+    BatchResult,
+    BatchSolverConfig,
+    BatchSolverKernel,
+    Built,
+    Tolerances,
+)
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
+from cubie_flow.planning import Plan, make_plan
 from cubie_flow.storage import AsyncWriter, ResultStore, StoreSchema, Variable, plan_shards
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
@@ -134,15 +141,22 @@ class Study:
     locations: Mapping[str, str] = field(factory=dict)
 
     @cached_property
-    def span(self) -> float:
-        """Duration of a run; the longest one where durations vary."""
+    def spans(self) -> tuple[float, float]:
+        """Shortest and longest duration of a run."""
         if DURATION in self.design.names:
             size, part = self.design.size, 65536
-            return max(
-                float(self.design.columns(start, min(start + part, size))[DURATION].max())
+            columns = [
+                self.design.columns(start, min(start + part, size))[DURATION]
                 for start in range(0, size, part)
-            )
-        return float(self.system.duration if self.duration is None else self.duration)
+            ]
+            return min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
+        span = float(self.system.duration if self.duration is None else self.duration)
+        return span, span
+
+    @property
+    def span(self) -> float:
+        """Duration of a run; the longest one where durations vary."""
+        return self.spans[1]
 
     @cached_property
     def times(self) -> Array:
@@ -159,6 +173,8 @@ class Study:
         """Names of what is saved over time."""
         if not self.times.size:
             return ()
+        if self.output.variables is not None and not self.output.variables:
+            raise FlowError("output.variables is empty; name at least one, or null for all states")
         if self.output.variables is None:
             return tuple(state.name for state in self.system.states)
         return tuple(self.output.variables)
@@ -177,8 +193,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     FlowError
         If the study asks for what its system, method or target does not have.
     """
-    if not study.span >= 0 or not np.isfinite(study.span):
-        raise FlowError(f"duration is {study.span}; it must be a finite number of at least 0")
+    _check_span(study)
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
@@ -207,6 +222,22 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     return BatchSolverKernel(run, config, study.locations)
 
 
+def _check_span(study: Study) -> None:
+    """Refuse times that are no times, or that the precision cannot tell apart."""
+    if not isinstance(study.t_start, int | float) or not np.isfinite(study.t_start):
+        raise FlowError(f"t_start is {study.t_start!r}; it must be a finite number")
+    shortest, span = study.spans
+    if not (shortest >= 0 and np.isfinite(span)):
+        wrong = span if shortest >= 0 else shortest
+        raise FlowError(f"duration is {wrong}; it must be a finite number of at least 0")
+    resolution = float(np.finfo(study.precision).eps) * max(abs(study.t_start), span)
+    if 0 < span < 1000 * resolution:
+        raise FlowError(
+            f"t_start={study.t_start:g} with duration={span:g} leaves times that "
+            f"{study.precision} cannot tell apart; start nearer to 0 or use precision=float64"
+        )
+
+
 def tolerances(choice: ControllerChoice) -> Tolerances:
     """Return the run-time settings of a controller, checked.
 
@@ -220,6 +251,10 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
             raise FlowError(f"controller.{key} is {value}; it must be positive, or null")
     if not choice.dt_min >= 0:
         raise FlowError(f"controller.dt_min is {choice.dt_min}; it must be at least 0")
+    if choice.dt_max is not None and choice.dt_min > choice.dt_max:
+        raise FlowError(
+            f"controller.dt_min={choice.dt_min:g} is above controller.dt_max={choice.dt_max:g}"
+        )
     if choice.max_steps < 1:
         raise FlowError(f"controller.max_steps is {choice.max_steps}; it must be at least 1")
     return Tolerances(
@@ -270,8 +305,13 @@ _METRIC_LABELS = {
 }
 
 
-def schema(study: Study, kernel: BatchSolverKernel, config: Mapping[str, Any]) -> StoreSchema:
-    """Return what the store of a study holds."""
+def schema(
+    study: Study,
+    kernel: BatchSolverKernel,
+    config: Mapping[str, Any],
+    built: Built | None = None,
+) -> StoreSchema:
+    """Return what the store of a study holds; without a built kernel nothing is compiled."""
     labels = _labels(study.system)
     coordinates = []
     for name in study.design.names:
@@ -280,7 +320,6 @@ def schema(study: Study, kernel: BatchSolverKernel, config: Mapping[str, Any]) -
         coordinates.append(
             Variable(coordinate_name(study, name), PER_RUN, "float64", unit, text or name)
         )
-    built = kernel.product
     times = study.times
     layout = kernel.layout
     plan = {
@@ -291,10 +330,11 @@ def schema(study: Study, kernel: BatchSolverKernel, config: Mapping[str, Any]) -
         "shared_bytes_padded": kernel.shared_memory_bytes,
         "local_bytes_per_run": layout.bytes("local") + layout.bytes("persistent"),
         "kernel_hash": kernel.config_hash,
-        "kernel_from_cache": built.cached,
-        "compile_seconds": built.seconds,
-        **{f"compiler_{name}": value for name, value in built.figures.items()},
     }
+    if built is not None:
+        plan["kernel_from_cache"] = built.cached
+        plan["compile_seconds"] = built.seconds
+        plan.update({f"compiler_{name}": value for name, value in built.figures.items()})
     return StoreSchema(
         runs=study.design.size,
         variables=variables(study),
@@ -350,7 +390,36 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     largest = held.bytes_per_run_largest_variable
     per_run = max(1, held.total_bytes // held.runs)
     limit = min(SHARD_BYTES, max(largest, SHARD_MEMORY * largest // per_run))
-    return plan_shards(study.design.size, largest, shard_bytes=limit)
+    return plan_shards(held.runs, largest, shard_bytes=limit)
+
+
+def plan_study(study: Study, folder: str | Path = ".", *, compiling: bool = True) -> Plan:
+    """Return the plan of a study: every byte it will take, without running it.
+
+    Parameters
+    ----------
+    study : Study
+    folder : path
+        Where the result would go.
+    compiling : bool
+        Ask the CUDA compiler for its figures of every architecture in ``target.arch``.
+    """
+    kernel = build_kernel(study)
+    kernel.run_time_settings(tolerances(study.controller))
+    return _plan(study, kernel, Path(folder), compiling)
+
+
+def _plan(study: Study, kernel: BatchSolverKernel, folder: Path, compiling: bool) -> Plan:
+    title = f"{study.name}: {study.system.title or study.system.name}, {study.algorithm}, "
+    return make_plan(
+        title + study.precision,
+        kernel,
+        schema(study, kernel, {}),
+        lambda held: plan(study, held),
+        study.span,
+        folder,
+        compiling,
+    )
 
 
 # running --------------------------------------------------------------------------------------
@@ -378,7 +447,8 @@ class RunReport:
         Runs by status name.
     mean_steps, mean_rejected : float
     seconds : dict
-        Phase to seconds: build, kernel, write, total.
+        Phase to seconds: build, kernel, write, total; ``solver_waited`` for the writer and
+        ``writer_waited`` for the solver.
     runs_per_second : float
         Runs by kernel seconds.
     peak_memory_bytes, store_bytes : int
@@ -459,10 +529,13 @@ def run_study(
     path = Path(path)
     kernel = build_kernel(study)
     kernel.run_time_settings(tolerances(study.controller))
+    planned = _plan(study, kernel, path, compiling=False)
+    planned.refuse()
     built = kernel.product
     origin = provenance(overrides)
     device = _device(kernel, _threads(study))
-    held = schema(study, kernel, {**origin, "config": config_yaml, "device": device})
+    attrs = {**origin, "config": config_yaml, "device": device}
+    held = schema(study, kernel, attrs, built)
     cut = plan(study, held)
     store = ResultStore.create(path, held, cut)
     statuses = np.zeros(256, np.int64)
@@ -475,8 +548,15 @@ def run_study(
             on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
 
     writer = AsyncWriter(store)
+    shards: list[dict[str, float]] = []
+    measured: dict[str, float] = {}
     with writer:
         for index, (arrays, result) in enumerate(_shards(study, kernel, cut.shards, tick)):
+            transfer = result.measured.pop("transfer_seconds", 0.0)
+            kernel_only = result.seconds - transfer
+            shards.append({"transfer_seconds": transfer, "kernel_seconds": kernel_only})
+            for name, value in result.measured.items():
+                measured[name] = max(value, measured.get(name, 0.0))
             statuses += np.bincount(result.status, minlength=256)
             steps += int(result.steps.sum(dtype=np.int64))
             rejected += int(result.rejected.sum(dtype=np.int64))
@@ -487,14 +567,30 @@ def run_study(
         "kernel": kernel_seconds,
         "write": writer.seconds,
         "total": perf_counter() - began,
+        "solver_waited": writer.blocked,
+        "writer_waited": writer.idle,
     }
+    for (start, stop), row, (encode, write) in zip(
+        cut.shards, shards, (writer.shards[i] for i in range(len(shards))), strict=True
+    ):
+        row.update(start=start, runs=stop - start, encode_seconds=encode, write_seconds=write)
+    peak = _peak_memory()
     counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
     store.finalise(
         {
             "completed": utc_now(),
             "statuses": json.dumps(counted),
             **{f"seconds_{phase}": value for phase, value in seconds.items()},
-        }
+        },
+        memory={
+            **planned.measurable(),
+            **{f"measured_{name}": int(value) for name, value in measured.items()},
+            "measured_host_bytes": peak,
+            "compile_seconds": built.seconds,
+            "solver_waited_seconds": writer.blocked,
+            "writer_waited_seconds": writer.idle,
+        },
+        shards=shards,
     )
     runs = study.design.size
     return RunReport(
@@ -505,7 +601,7 @@ def run_study(
         mean_rejected=rejected / runs,
         seconds=seconds,
         runs_per_second=runs / max(kernel_seconds, 1e-9),
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak,
         store_bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         device=device,
         notes=_notes(study),
@@ -567,19 +663,39 @@ def solve(
     FlowError
         For whatever makes the batch impossible, in one sentence.
     """
+    if not isinstance(system, OdeSystem):
+        raise FlowError(f"solve needs an OdeSystem, not {type(system).__name__}")
+    if controller is not None and not isinstance(controller, ControllerChoice):
+        raise FlowError(f"controller must be a ControllerChoice, not {type(controller).__name__}")
+    if isinstance(batch, str):
+        make_design(batch, {"check": [0.0]} if batch in ("grid", "zip") else {})
     fixed: dict[str, dict[str, float]] = {"parameters": {}, "states": {}}
     varied: dict[str, Any] = {}
-    given = (("parameters", parameters or {}), ("states", initial_values or {}))
-    for group, values in given:
-        for name, value in values.items():
-            array = np.asarray(value, np.float64)
+    given = (
+        ("parameters", "parameters", parameters, system.parameters),
+        ("states", "initial_values", initial_values, system.states),
+    )
+    for group, argument, values, quantities in given:
+        if not isinstance(values, Mapping | None):
+            raise FlowError(f"{argument} must map names to values, not be {values!r}")
+        known = [quantity.name for quantity in quantities]
+        for name, value in (values or {}).items():
+            if name not in known:
+                raise FlowError(
+                    f"{argument}: system '{system.name}' has no '{name}'{nearest(name, known)}"
+                )
+            array = _numbers(f"{argument}['{name}']", value)
             if array.ndim == 0:
                 fixed[group][name] = float(array)
             else:
-                varied[name] = array.ravel().tolist()
-    if duration is not None and np.ndim(duration):
-        varied[DURATION] = np.asarray(duration, np.float64).ravel().tolist()
-        duration = None
+                varied[name] = array.tolist()
+    if duration is not None:
+        spans = _numbers("duration", duration)
+        duration = float(spans) if spans.ndim == 0 else None
+        if duration is None:
+            varied[DURATION] = spans.tolist()
+    if times is not None:
+        times = np.atleast_1d(_numbers("times", times)).tolist()
     if isinstance(batch, Design):
         design = batch
     else:
@@ -600,6 +716,21 @@ def solve(
         locations=dict(locations or {}),
     )
     return solve_study(study)
+
+
+def _numbers(key: str, value: Any) -> Array:
+    """Return a number or a list of numbers as float64, shape () or (n,)."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise FlowError(f"{key} is a masked array; give plain numbers")
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf":
+        raise FlowError(f"{key} must be a number or a list of numbers, not {value!r:.60}")
+    if array.ndim > 1:
+        raise FlowError(f"{key} has shape {array.shape}; it must be a number or one value a run")
+    return array.astype(np.float64)
 
 
 def solve_study(study: Study) -> xarray.Dataset:

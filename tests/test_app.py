@@ -237,7 +237,7 @@ def test_help_config_and_completion_are_hydras(capfd: pytest.CaptureFixture[str]
         main(["--help"])
     assert ended.value.code == 0
     text = capfd.readouterr().out
-    assert "experiment: lorenz_sweep" in text
+    assert "experiment: buffer_locations, lorenz_sweep" in text
     assert "task=doctor" in text
     assert main(["--cfg", "job", "system.parameters.rho=3"]) == 0
     assert yaml.safe_load(capfd.readouterr().out)["system"]["parameters"]["rho"] == 3
@@ -254,3 +254,50 @@ def test_the_doctor_and_the_cache(elsewhere: Path, capsys: pytest.CaptureFixture
     assert main(["task=clear_cache"]) == 0
     assert "deleted" in capsys.readouterr().out
     assert not list(elsewhere.iterdir())
+
+
+def test_a_plan_runs_nothing(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = "buffers.stage_increments_location=shared"
+    assert main(["task=plan", "target.arch=sm_75,sm_90", moved]) == 0
+    text = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in text.splitlines() if line and line[0] != " "}
+    assert " ".join(lines["stage_increments"].split()[1:]) == "run.step shared float32 21 84 0 -"
+    assert "84 bytes a run (21 elements of float32), stride 84" in lines["shared"]
+    assert {"sm_75", "sm_90", "runs", "store", "shards", "host", "binds"} < set(lines)
+    assert "limited by" in text
+    assert "100,000" in lines["runs"]
+    assert not list(elsewhere.iterdir()), "nothing is left behind"
+
+
+def test_plans_of_a_multirun_are_one_table(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["task=plan", "-m", "algorithm=tsit5,rk4", "precision=float32,float64"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("job "))
+    heading, *rows = lines[first:]
+    assert {"shared", "stride", "regs", "spills", "occupancy", "store", "fits"} < set(
+        heading.split()
+    )
+    assert [row.split()[:2] for row in rows] == [
+        [f"algorithm={algorithm}", f"precision={precision}"]
+        for algorithm in ("tsit5", "rk4")
+        for precision in ("float32", "float64")
+    ]
+    assert not list(elsewhere.iterdir()), "nothing is left behind"
+
+
+def test_a_plan_that_cannot_fit_says_what_would(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    huge = ["batch.size=1000000000", "output.save_every=0.001"]
+    assert main(["task=plan", *huge]) == 1
+    said = capsys.readouterr()
+    assert "stage_increments" in said.out
+    (line,) = said.err.splitlines()
+    assert re.search(r"needs up to [\d,.]+ TB of disk, but 'outputs' has .* free", line)
+    assert "batch.size=" in line
+    assert main([*SMALL[1:], *huge]) == 1
+    (again,) = capsys.readouterr().err.splitlines()
+    assert "TB of disk" in again
+    assert not list(elsewhere.iterdir()), "nothing is left behind"

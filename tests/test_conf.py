@@ -109,7 +109,8 @@ def test_another_system_does_not_inherit_the_default_study(tmp_path: Path) -> No
         ("target.threads=0", ("target.threads", "0", "at least 1")),
         ("output.times=[1, a]", ("output.times[1]", "'a'")),
         ("engine.progress=3", ("engine.progress", "true or false")),
-        ("buffers.stages=shared", ("buffers.stages", "stages_location")),
+        ("buffers.stage_state=sharde", ("buffers.stage_state", "did you mean 'shared'")),
+        ("buffers.swep=[state]", ("buffers.swep", "did you mean 'sweep'")),
         ("batch.values.rho={_target_: os.system}", ("_target_", "refused")),
     ],
 )

@@ -21,6 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "batches": {"errors"},
     "storage": {"errors"},
 }
+ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["solve"] = set(ROOMS)
 ROOMS["picture"] = {"errors"}
 ROOMS["report"] = {"solve", "errors"}
@@ -30,6 +31,7 @@ ROOMS["config"] = {"solve", "defaults", "batches", "errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
+ROOMS["sweeps"] = {"solve", "kernels", "systems", "memory", "storage", "errors"}
 ROOMS["app"] = set(ROOMS)
 ROOMS["__main__"] = {"app"}
 FILES = sorted(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import struct
 
-from attrs import field, frozen, validators
+from attrs import field, frozen
 
-from cubie_flow.errors import one_of
+from cubie_flow.errors import between, one_of
 from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import (
     Node,
@@ -23,6 +23,11 @@ from cubie_flow.expressions.graph import (
     where,
 )
 from cubie_flow.memory import CUDAFactory, buffer_registry
+
+#: Where the tolerances start in the run-time settings: before them come the first step, the
+#: smallest and largest step and the step limit; then rtol and atol of every state.
+SETTINGS = 4
+DT, DT_MIN, DT_MAX, MAX_STEPS = range(SETTINGS)
 
 #: Controller kinds, by how many past errors they use.
 MEMORY = {"fixed": 0, "i": 1, "pi": 2, "pid": 3}
@@ -66,9 +71,21 @@ class ControllerSettings:
     kind: str = field(default="pi", validator=one_of(*MEMORY))
     order: int = 5
     gains: tuple[float, float, float] = (0.7, -0.4, 0.0)
-    safety: float = field(default=0.9, validator=[validators.gt(0.0), validators.le(1.0)])
-    min_factor: float = field(default=0.2, validator=[validators.gt(0.0), validators.lt(1.0)])
-    max_factor: float = field(default=5.0, validator=validators.gt(1.0))
+    safety: float = field(
+        default=0.9,
+        validator=between(0.0, 1.0, "above 0 and at most 1"),
+        metadata={"key": "controller.safety"},
+    )
+    min_factor: float = field(
+        default=0.2,
+        validator=between(0.0, 0.999, "above 0 and below 1"),
+        metadata={"key": "controller.min_factor"},
+    )
+    max_factor: float = field(
+        default=5.0,
+        validator=between(1.0, 1e6, "above 1"),
+        metadata={"key": "controller.max_factor"},
+    )
 
 
 class StepController(CUDAFactory[ControllerSettings]):
@@ -93,7 +110,7 @@ class StepController(CUDAFactory[ControllerSettings]):
 
     def proposal(self) -> Node:
         """Return the step size to try."""
-        return load("step_control", 0)
+        return maximum(load("step_control", 0), load("settings", DT_MIN))
 
     def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
         """Start fresh lanes with step `dt` and no remembered error."""

@@ -28,8 +28,16 @@ from cubie_flow.expressions.graph import (
     to_int,
     where,
 )
-from cubie_flow.integrators.controllers import StepController, approximate_power
-from cubie_flow.integrators.step import DT, DT_MAX, DT_MIN, MAX_STEPS, SETTINGS, ExplicitStep
+from cubie_flow.integrators.controllers import (
+    DT,
+    DT_MAX,
+    DT_MIN,
+    MAX_STEPS,
+    SETTINGS,
+    StepController,
+    approximate_power,
+)
+from cubie_flow.integrators.step import ExplicitStep
 from cubie_flow.memory import CUDAFactory, buffer_registry
 
 #: How a run ended, as stored in ``status``.

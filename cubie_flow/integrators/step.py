@@ -9,13 +9,9 @@ from attrs import field, frozen, validators
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function
 from cubie_flow.expressions.graph import Node, compare, const, fabs, load, maximum, where
+from cubie_flow.integrators.controllers import SETTINGS
 from cubie_flow.integrators.tableaus import Tableau, tableau
 from cubie_flow.memory import CUDAFactory, buffer_registry
-
-#: Where the tolerances start in the run-time settings: before them come the first step, the
-#: smallest and largest step and the step limit; then rtol and atol of every state.
-SETTINGS = 4
-DT, DT_MIN, DT_MAX, MAX_STEPS = range(SETTINGS)
 
 
 @frozen
@@ -161,4 +157,3 @@ class ExplicitStep(CUDAFactory[StepSettings]):
             total = weight * k if total is None else weight * k + total
         assert total is not None
         return h * total + load("previous_state", 0, 1)
-

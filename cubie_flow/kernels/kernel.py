@@ -65,10 +65,14 @@ class BatchSolverConfig:
         Which GPU.
     """
 
-    target: str = field(default="auto", validator=one_of(*TARGETS))
+    target: str = field(
+        default="auto", validator=one_of(*TARGETS), metadata={"key": "target.kind"}
+    )
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
     lanes: int | None = field(
-        default=None, validator=_optional(one_of(1, 2, 4, 8, 16, 32, 64))
+        default=None,
+        validator=_optional(one_of(1, 2, 4, 8, 16, 32, 64)),
+        metadata={"key": "target.lanes"},
     )
     math: str = field(default="portable", validator=one_of("portable", "native"))
     arch: str | None = None
@@ -148,6 +152,8 @@ def _per_state(
                 raise FlowError(f"controller.{key}.{name}: the system has no state '{name}'")
         values = [float(value.get(name, 1e-6)) for name in states]
     else:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise FlowError(f"controller.{key} is {value!r}; it must be a number, or one a state")
         values = [float(value)] * len(states)
     for number in values:
         if not (number >= 0.0 if zero else number > 0.0) or not np.isfinite(number):
@@ -169,6 +175,8 @@ class BatchResult:
     steps, rejected : ndarray of int32, shape (runs,)
     seconds : float
         Time in the kernel, with transfers.
+    measured : dict
+        What the target measured, see `Batch`.
     """
 
     samples: Array
@@ -178,6 +186,7 @@ class BatchResult:
     steps: Array
     rejected: Array
     seconds: float
+    measured: dict[str, float] = field(factory=dict)
 
 
 class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
@@ -265,13 +274,20 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             if entry.arena in ARENAS
         }
 
-    def fit_block(self) -> BlockFit:
-        """Return the block size that fits the device's shared memory."""
-        limit = SHARED_LIMIT
-        if self.target == "cuda" and cuda_devices():
-            from cubie_flow.kernels.targets.cuda import shared_memory_limit
+    def fit_block(self, limit: int | None = None) -> BlockFit:
+        """Return the block size that fits shared memory.
 
-            limit = shared_memory_limit(self.settings.device)
+        Parameters
+        ----------
+        limit : int, optional
+            Bytes a block may have; None asks the device.
+        """
+        if limit is None:
+            limit = SHARED_LIMIT
+            if self.target == "cuda" and cuda_devices():
+                from cubie_flow.kernels.targets.cuda import shared_memory_limit
+
+                limit = shared_memory_limit(self.settings.device)
         return fit_block(
             self.settings.block_size, self.shared_memory_bytes, limit, layout=self.layout
         )
@@ -294,7 +310,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         started = perf_counter()
         blocks = self.run.product
         dialect, places, sizes = self.dialect, self.places, self.arena_bytes
-        self._check_locations(blocks, places)
+        self.check_locations()
         if self.target == "cpu":
             program, cached = self._build_cpu(blocks, dialect, places, sizes)
             return Built(program, perf_counter() - started, cached, {})
@@ -308,9 +324,15 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             return Built(program, perf_counter() - started, False, {})
         return self._build_cuda(started)
 
-    @staticmethod
-    def _check_locations(blocks: Mapping[str, Block], places: Mapping[str, Place]) -> None:
-        """Refuse ``register`` for a buffer that must outlive a block."""
+    def check_locations(self) -> None:
+        """Refuse ``register`` for a buffer that must outlive a block.
+
+        Raises
+        ------
+        FlowError
+            Naming the buffer.
+        """
+        blocks, places = self.run.product, self.places
         external = {name for block in blocks.values() for name in block.externals}
         for block in blocks.values():
             written: set[str] = set()
@@ -517,6 +539,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             steps=counts[1],
             rejected=counts[2],
             seconds=seconds,
+            measured=batch.measured,
         )
 
 

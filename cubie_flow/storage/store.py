@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,17 @@ from cubie_flow.storage.schema import (
     Variable,
     plain,
 )
+
+
+class _TimedStore(zarr.storage.LocalStore):  # type: ignore[misc]
+    """A folder that knows how long the writing of its files took; the rest is encoding."""
+
+    seconds = 0.0
+
+    async def set(self, key: str, value: Any) -> None:
+        began = perf_counter()
+        await super().set(key, value)
+        self.seconds += perf_counter() - began
 
 
 @frozen(eq=False)
@@ -94,7 +106,10 @@ class ResultStore:
         """
         path = Path(path)
         try:
-            group = zarr.open_group(path, mode="r+", use_consolidated=False, zarr_format=3)
+            if not path.is_dir():
+                raise FileNotFoundError(path)  # zarr would make the folder
+            files = _TimedStore(path)
+            group = zarr.open_group(files, mode="r+", use_consolidated=False, zarr_format=3)
             arrays = dict(group.arrays())
         except (FileNotFoundError, ValueError) as error:
             raise FlowError(f"'{path}' is not a results store: it has no Zarr group") from error
@@ -109,6 +124,11 @@ class ResultStore:
         shard_runs = _shard_runs(runs[STATUS])
         chunk_runs = min(array.chunks[0] for array in runs.values())
         return cls(path, ShardPlan(lengths[STATUS], chunk_runs, shard_runs), group, runs)
+
+    @property
+    def file_seconds(self) -> float:
+        """Seconds spent writing files so far, without encoding."""
+        return float(self._group.store.seconds)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -183,10 +203,24 @@ class ResultStore:
             raise _os_error(self.path, error) from error
         return ResultStore.open(self.path)
 
-    def finalise(self, attrs: Mapping[str, Any] | None = None) -> None:
-        """Add the attributes known only at the end, and gather all metadata in one file.
+    def finalise(
+        self,
+        attrs: Mapping[str, Any] | None = None,
+        memory: Mapping[str, Any] | None = None,
+        shards: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Add what is known only at the end, and gather all metadata in one file.
 
         For when no writer is left: files that a killed process left half-written are removed.
+
+        Parameters
+        ----------
+        attrs
+            More attributes of the root.
+        memory
+            More attributes of ``/memory``: what was measured.
+        shards
+            One row a shard, added to ``/memory`` along ``shard``.
 
         Raises
         ------
@@ -197,6 +231,8 @@ class ResultStore:
             for partial in list(self.path.rglob("*.partial")):
                 partial.unlink()
             self._group.update_attributes(plain(attrs or {}))
+            if shards or memory:
+                _add_to_memory(self.path, shards, {**self._group["memory"].attrs, **(memory or {})})
             _consolidate(self.path)
         except OSError as error:
             raise _os_error(self.path, error) from error
@@ -272,8 +308,19 @@ def _write_schema(path: Path, schema: StoreSchema, plan: ShardPlan) -> None:
     _consolidate(path)
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, NDArray[Any]]]:
-    """Turn rows into columns along ``buffer``; a number that a row lacks is NaN."""
+def _add_to_memory(
+    path: Path, shards: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any]
+) -> None:
+    import xarray as xr
+
+    table = xr.Dataset(_columns(shards, "shard"), attrs=plain(attrs))
+    table.to_zarr(path, group="memory", mode="a", zarr_format=3, consolidated=False)
+
+
+def _columns(
+    rows: Sequence[Mapping[str, Any]], dim: str = "buffer"
+) -> dict[str, tuple[str, NDArray[Any]]]:
+    """Turn rows into columns along `dim`; a number that a row lacks is NaN."""
     names = list(dict.fromkeys(key for row in rows for key in row))
     columns: dict[str, tuple[str, NDArray[Any]]] = {}
     for name in names:
@@ -281,10 +328,10 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, NDArray[
         known = [value for value in values if value is not None]
         if all(isinstance(value, bool | int | float | np.number) for value in known):
             numbers = [np.nan if value is None else value for value in values]
-            columns[name] = ("buffer", np.asarray(numbers))
+            columns[name] = (dim, np.asarray(numbers))
         else:
             text = ["" if value is None else str(value) for value in values]
-            columns[name] = ("buffer", np.asarray(text, dtype=object))
+            columns[name] = (dim, np.asarray(text, dtype=object))
     return columns
 
 

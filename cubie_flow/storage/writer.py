@@ -40,6 +40,12 @@ class AsyncWriter:
         Time spent encoding and writing so far.
     written
         Shards completed so far.
+    blocked
+        Time `submit` and `close` waited for the writing.
+    idle
+        Time the writing waited for something to write.
+    shards
+        By index of a completed shard: seconds to encode and to write it.
     """
 
     def __init__(
@@ -52,6 +58,9 @@ class AsyncWriter:
             raise FlowError(f"the depth of a writer must be at least 1, not {depth}")
         self.seconds = 0.0
         self.written = 0
+        self.blocked = 0.0
+        self.idle = 0.0
+        self.shards: dict[int, tuple[float, float]] = {}
         self._store = store
         self._on_written = on_written
         self._error: Exception | None = None
@@ -71,7 +80,9 @@ class AsyncWriter:
         self._raise()
         if self._closed:
             raise FlowError("the writer is closed")
+        began = time.perf_counter()
         self._queue.put((index, arrays))
+        self.blocked += time.perf_counter() - began
 
     def close(self) -> None:
         """Wait for every submitted shard; may be called twice.
@@ -83,8 +94,10 @@ class AsyncWriter:
         """
         if not self._closed:
             self._closed = True
+            began = time.perf_counter()
             self._queue.put(None)
             self._thread.join()
+            self.blocked += time.perf_counter() - began
         self._raise()
 
     def __enter__(self) -> AsyncWriter:
@@ -105,14 +118,17 @@ class AsyncWriter:
                 raise
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (item := self._next()) is not None:
             # After an error the queue is only drained, so that `submit` never waits for ever.
             if self._error is not None:
                 continue
-            began = time.perf_counter()
+            began, files = time.perf_counter(), self._store.file_seconds
             try:
                 self._store.write_shard(*item)
-                self.seconds += time.perf_counter() - began
+                took = time.perf_counter() - began
+                files = self._store.file_seconds - files
+                self.shards[item[0]] = (took - files, files)
+                self.seconds += took
                 self.written += 1
                 if self._on_written is not None:
                     self._on_written(item[0])
@@ -120,6 +136,12 @@ class AsyncWriter:
                 self._error = error
             # Without this the last shard would stay in memory while the queue is empty.
             del item
+
+    def _next(self) -> Shard | None:
+        began = time.perf_counter()
+        item = self._queue.get()
+        self.idle += time.perf_counter() - began
+        return item
 
     def _raise(self) -> None:
         if self._error is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
 Array = Any
 
@@ -38,6 +38,9 @@ class Batch:
     tick : callable, optional
         Called several times a second with the number of runs started. What it raises stops the
         batch after the runs in flight.
+    measured : dict
+        Written by the target: ``buffer_bytes`` it allocated for the buffers of the runs in
+        flight, ``device_bytes`` it allocated on a GPU, ``transfer_seconds``.
     """
 
     count: int
@@ -52,6 +55,7 @@ class Batch:
     counts: Array
     threads: int = 1
     tick: Callable[[int], None] | None = None
+    measured: dict[str, float] = field(factory=dict)
 
 
 class Program(Protocol):

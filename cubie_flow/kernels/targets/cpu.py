@@ -112,6 +112,7 @@ class CpuProgram:
         counter = np.zeros(8, np.int64)
         lanes = self.dialect.lanes
         errors: list[int] = []
+        stores: list[int] = []
 
         def work() -> None:
             offsets, total = [], 0
@@ -119,6 +120,7 @@ class CpuProgram:
                 offsets.append(total)
                 total += -(-size * lanes // 64) * 64
             store = np.zeros(total + 128, np.uint8)
+            stores.append(store.nbytes)
             base = -(-store.ctypes.data // 64) * 64
             runs = np.zeros(lanes, np.int64)
             result, error = ctypes.c_void_p(), ctypes.c_void_p()
@@ -151,3 +153,4 @@ class CpuProgram:
                 worker.join()
             raise
         assert not errors, errors
+        batch.measured["buffer_bytes"] = sum(stores)

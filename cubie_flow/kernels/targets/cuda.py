@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_bool, c_int64, c_void_p
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,7 @@ class CudaProgram:
         _check(driver.cuCtxSetCurrent(self.context))
         given = (batch.inputs, batch.initial, batch.settings, batch.times)
         written = (batch.samples, batch.finals, batch.counts)
+        began = perf_counter()
         with self._arrays(given, written) as (a, b, c, d, e, f, g):
             values = (batch.count, False, a, b, c, d, batch.time_count, e, *batch.strides, f, g)
             kinds = (c_int64, c_bool, *[c_void_p] * 4, c_int64, c_void_p, *[c_int64] * 3)
@@ -95,8 +97,12 @@ class CudaProgram:
             grid = (-(-batch.count // self.block_size), 1, 1)
             block = (self.block_size, 1, 1)
             launch = (self.function, *grid, *block, self.shared_bytes, 0, (values, kinds), 0)
+            launched = perf_counter()
             _check(driver.cuLaunchKernel(*launch))
             _check(driver.cuCtxSynchronize())
+            kernel = perf_counter() - launched
+        batch.measured["transfer_seconds"] = perf_counter() - began - kernel
+        batch.measured["device_bytes"] = sum(max(8, host.nbytes) for host in (*given, *written))
         if batch.tick is not None:
             batch.tick(batch.count)
 

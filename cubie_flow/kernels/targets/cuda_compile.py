@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
 from numba.cuda.compiler import compile_cuda, kernel_fixup
+from numba.cuda.cudadrv.nvrtc import get_supported_ccs
 from numba.cuda.extending import intrinsic
 
 from cubie_flow.errors import FlowError
@@ -19,6 +21,7 @@ from cubie_flow.expressions.emit import I8, I64, Dialect, Place
 from cubie_flow.kernels.targets.blocks import block_intrinsic
 from cubie_flow.kernels.targets.cuda_kernel import make_kernel, take
 from cubie_flow.kernels.targets.driver import make_driver
+from cubie_flow.memory.occupancy import capability
 
 #: NVVM knows these only as libdevice functions.
 _LIBDEVICE_ROUNDING = {"floor": "__nv_floor", "rint": "__nv_rint", "fabs": "__nv_fabs"}
@@ -127,24 +130,19 @@ def compile_kernel(
         size, types.boolean, real, real, real, real, size, real, size, size, size, real,
         types.CPointer(types.int32),
     )  # fmt: skip
-    capability = compute_capability(arch)
+    number = capability(arch)
+    if number not in get_supported_ccs():
+        known = ", ".join(f"sm_{major}{minor}" for major, minor in get_supported_ccs())
+        raise FlowError(f"target.arch is '{arch}'; the toolkit here compiles for {known}")
     result = compile_cuda(
-        kernel, types.void, signature, nvvm_options={"fma": False, "opt": 3}, cc=capability
+        kernel, types.void, signature, nvvm_options={"fma": False, "opt": 3}, cc=number
     )
     library = result.library
     kernel_fixup(library.get_function(result.fndesc.llvm_func_name), False)
     library._entry_name = result.fndesc.llvm_func_name
-    ptx = library.get_asm_str(cc=capability)
+    ptx = library.get_asm_str(cc=number)
     cubin, figures = link(ptx, arch)
     return CudaCode(ptx, cubin, library._entry_name, arch, figures)
-
-
-def compute_capability(arch: str) -> tuple[int, int]:
-    """Return (major, minor) of an architecture name."""
-    match = re.fullmatch(r"sm_(\d+)(\d)[a-f]?", arch)
-    if not match:
-        raise FlowError(f"target.arch is '{arch}'; it must look like sm_80 or sm_90")
-    return int(match[1]), int(match[2])
 
 
 def link(ptx: str, arch: str) -> tuple[bytes, CompilerFigures]:
@@ -162,19 +160,34 @@ def link(ptx: str, arch: str) -> tuple[bytes, CompilerFigures]:
         nvjitlink.get_info_log(handle, log)
     finally:
         nvjitlink.destroy(handle)
-    return bytes(cubin), _figures(log.decode())
+    return bytes(cubin), _figures(log.decode(), section_sizes(bytes(cubin)))
 
 
-def _figures(log: str) -> CompilerFigures:
+def section_sizes(cubin: bytes) -> dict[str, int]:
+    """Return the bytes of every section of a cubin, which is a 64-bit ELF file, by name."""
+    (table,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count, names = struct.unpack_from("<3H", cubin, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQ", cubin, table + i * size) for i in range(count)]
+    text = headers[names][4]
+    return {
+        cubin[text + header[0] : cubin.index(b"\0", text + header[0])].decode(): header[5]
+        for header in headers
+    }
+
+
+def _figures(log: str, sections: Mapping[str, int]) -> CompilerFigures:
     def number(pattern: str) -> int:
         found = [int(value) for value in re.findall(pattern, log)]
         return max(found, default=0)
+
+    def total(prefix: str) -> int:
+        return sum(size for name, size in sections.items() if name.startswith(prefix))
 
     return CompilerFigures(
         registers=number(r"Used (\d+) registers"),
         stack=number(r"(\d+) bytes stack frame"),
         spill_stores=number(r"(\d+) bytes spill stores"),
         spill_loads=number(r"(\d+) bytes spill loads"),
-        constant=number(r"(\d+) bytes cmem\[0\]"),
-        code=0,
+        constant=total(".nv.constant"),
+        code=total(".text"),
     )

@@ -1,0 +1,192 @@
+"""How many runs a multiprocessor holds at once, from NVIDIA's published limits.
+
+Sources: "Technical Specifications per Compute Capability" of the CUDA C++ Programming Guide
+(warps, blocks, registers and shared memory) and the rules of ``cuda_occupancy.h``, which the
+toolkit ships as the occupancy calculator: registers are given to a warp in units of 256 and to
+the four parts of a multiprocessor separately; shared memory is given to a block in units, with
+1 KiB more for the driver from compute capability 8.0 on. No GPU and no toolkit is needed.
+"""
+
+from __future__ import annotations
+
+import re
+
+from attrs import frozen
+
+from cubie_flow.errors import FlowError
+
+WARP = 32
+WARP_REGISTERS = 256
+PARTITIONS = 4
+KIB = 1024
+
+
+@frozen
+class Limits:
+    """What one multiprocessor of a compute capability offers.
+
+    Attributes
+    ----------
+    warps, blocks : int
+        Resident at once.
+    shared : int
+        Bytes of shared memory of the multiprocessor.
+    shared_block : int
+        Bytes a block may opt in to.
+    reserved : int
+        Bytes of every block that the driver keeps.
+    shared_unit : int
+        Bytes by which shared memory is given.
+    registers : int
+        Of the multiprocessor, and the most a block may have.
+    registers_thread : int
+        The most a thread may have.
+    threads_block : int
+        The most a block may have.
+    """
+
+    warps: int
+    blocks: int
+    shared: int
+    shared_block: int
+    reserved: int = KIB
+    shared_unit: int = 128
+    registers: int = 65536
+    registers_thread: int = 255
+    threads_block: int = 1024
+
+
+def _before_ampere(warps: int, blocks: int, shared: int) -> Limits:
+    return Limits(warps, blocks, shared * KIB, shared * KIB, reserved=0, shared_unit=256)
+
+
+def _since_ampere(warps: int, blocks: int, shared: int) -> Limits:
+    return Limits(warps, blocks, shared * KIB, (shared - 1) * KIB)
+
+
+#: By compute capability.
+LIMITS: dict[tuple[int, int], Limits] = {
+    (7, 0): _before_ampere(64, 32, 96),
+    (7, 2): _before_ampere(64, 32, 96),
+    (7, 5): _before_ampere(32, 16, 64),
+    (8, 0): _since_ampere(64, 32, 164),
+    (8, 6): _since_ampere(48, 16, 100),
+    (8, 7): _since_ampere(48, 16, 164),
+    (8, 8): _since_ampere(48, 16, 100),
+    (8, 9): _since_ampere(48, 24, 100),
+    (9, 0): _since_ampere(64, 32, 228),
+    (10, 0): _since_ampere(64, 32, 228),
+    (10, 1): _since_ampere(48, 24, 228),
+    (10, 3): _since_ampere(64, 32, 228),
+    (11, 0): _since_ampere(48, 24, 228),
+    (12, 0): _since_ampere(48, 24, 100),
+    (12, 1): _since_ampere(48, 24, 100),
+}
+
+
+def capability(arch: str) -> tuple[int, int]:
+    """Return (major, minor) of an architecture name such as ``sm_90``.
+
+    Raises
+    ------
+    FlowError
+        If it does not look like one.
+    """
+    match = re.fullmatch(r"sm_(\d+)(\d)[a-f]?", arch)
+    if not match:
+        raise FlowError(f"target.arch is '{arch}'; it must look like sm_80 or sm_90")
+    return int(match[1]), int(match[2])
+
+
+def limits(arch: str) -> Limits:
+    """Return what one multiprocessor of `arch` offers.
+
+    Raises
+    ------
+    FlowError
+        If the compute capability is not known.
+    """
+    found = LIMITS.get(capability(arch))
+    if found is None:
+        known = ", ".join(f"sm_{major}{minor}" for major, minor in LIMITS)
+        raise FlowError(f"target.arch is '{arch}', whose limits are not known (known: {known})")
+    return found
+
+
+@frozen
+class Occupancy:
+    """How full a multiprocessor is.
+
+    Attributes
+    ----------
+    active_blocks, active_warps : int
+        Resident at once; 0 where not even one block fits.
+    fraction : float
+        Active warps by the warps there is room for.
+    limiter : str
+        What keeps further blocks out: ``warps``, ``blocks``, ``registers`` or ``shared memory``,
+        several joined by " and ".
+    """
+
+    active_blocks: int
+    active_warps: int
+    fraction: float
+    limiter: str
+
+
+def occupancy(arch: str, registers: int, shared_bytes: int, block_size: int) -> Occupancy:
+    """Return the occupancy of a kernel.
+
+    Parameters
+    ----------
+    arch : str
+        Such as ``sm_90``.
+    registers : int
+        Of a thread.
+    shared_bytes : int
+        Of a block, static and dynamic, without what the driver keeps.
+    block_size : int
+        Threads a block.
+
+    Raises
+    ------
+    FlowError
+        If the architecture is not known or a number is out of range.
+    """
+    offered = limits(arch)
+    if block_size < 1 or registers < 0 or shared_bytes < 0:
+        raise FlowError(
+            f"block_size={block_size}, registers={registers} and shared_bytes={shared_bytes} "
+            "must be at least 1, 0 and 0"
+        )
+    warps = -(-block_size // WARP)
+    room = {
+        "warps": 0 if block_size > offered.threads_block else offered.warps // warps,
+        "blocks": offered.blocks,
+        "registers": _by_registers(offered, registers, warps),
+        "shared memory": _by_shared(offered, shared_bytes),
+    }
+    if not shared_bytes and room["shared memory"] >= offered.blocks:
+        del room["shared memory"]  # it holds nobody back that asks for none
+    blocks = min(room.values())
+    limiter = " and ".join(name for name, value in room.items() if value == blocks)
+    return Occupancy(blocks, blocks * warps, blocks * warps / offered.warps, limiter)
+
+
+def _by_registers(offered: Limits, registers: int, warps: int) -> int:
+    if registers == 0:
+        return offered.blocks
+    if registers > offered.registers_thread:
+        return 0
+    of_warp = -(-registers * WARP // WARP_REGISTERS) * WARP_REGISTERS
+    # A launch is checked as if every part of the multiprocessor gave the same number of warps.
+    if of_warp * -(-warps // PARTITIONS) * PARTITIONS > offered.registers:
+        return 0
+    return offered.registers // PARTITIONS // of_warp * PARTITIONS // warps
+
+
+def _by_shared(offered: Limits, shared_bytes: int) -> int:
+    if shared_bytes > offered.shared_block:
+        return 0
+    taken = -(-(shared_bytes + offered.reserved) // offered.shared_unit) * offered.shared_unit
+    return offered.shared // taken if taken else offered.blocks

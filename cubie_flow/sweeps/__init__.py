@@ -1,0 +1,1 @@
+"""Studies of the machine: where buffers lie, and that moving them changes no result."""
