@@ -100,7 +100,7 @@ def test_grid_and_zip(lorenz: OdeSystem) -> None:
 
 def test_an_existing_store_is_never_overwritten(study: Study, tmp_path: Path) -> None:
     run_study(study, tmp_path / "results.zarr")
-    with pytest.raises(FlowError, match="results.zarr"):
+    with pytest.raises(FlowError, match=r"results\.zarr"):
         run_study(study, tmp_path / "results.zarr")
 
 

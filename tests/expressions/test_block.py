@@ -114,6 +114,7 @@ def test_rare_part_counts_only_where_asked() -> None:
     block.assign([("x", 0)], [g.rarely(x > 2.0, g.sqrt(x), -x)])
     arena = aligned(64)
     arena[:] = np.array([1, 4, 9, 2, 16, 0, 3, 25], float).view(np.uint8)
-    run_compiled(block.build("rare"), Dialect("float64", 8), {"x": Place("local", 0, "float64", 1)}, arena)
+    places = {"x": Place("local", 0, "float64", 1)}
+    run_compiled(block.build("rare"), Dialect("float64", 8), places, arena)
     expected = [-1, 2, 3, -2, 4, 0, np.sqrt(3), 5]
     np.testing.assert_array_equal(arena.view(float), expected)

@@ -74,7 +74,7 @@ def test_simulator_catches_a_kernel_that_asks_for_too_little(
         return shared, local, persistent - 8
 
     monkeypatch.setattr(BatchSolverKernel, "arena_bytes", property(short))
-    with pytest.raises(Exception, match="outside its arena|bytes"):
+    with pytest.raises(Exception, match=r"outside its arena|bytes"):
         solve(lorenz, target="simulator", duration=0.1)
 
 
