@@ -574,7 +574,7 @@ def run_study(
         cut.shards, shards, (writer.shards[i] for i in range(len(shards))), strict=True
     ):
         row.update(start=start, runs=stop - start, encode_seconds=encode, write_seconds=write)
-    peak = _peak_memory()
+    peak = peak_memory()
     counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
     store.finalise(
         {
@@ -773,7 +773,15 @@ def _notes(study: Study) -> tuple[str, ...]:
     return ()
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """Return the largest resident memory this process has had, in bytes (0 if unknown)."""
+    try:
+        # Linux counts into ru_maxrss what the parent had when it forked; this line does not.
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
     try:
         import resource
     except ImportError:
