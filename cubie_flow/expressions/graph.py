@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 from cubie_flow.errors import FlowError, nearest
 
 Kind = Literal["float", "int", "bool"]
-Operand = "Node | float | int"
 
-COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 _SWAPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 
 #: Elementary functions a model may call, with the number of arguments.
@@ -296,7 +294,7 @@ def power(a: Node | float, b: Node | float) -> Node:
     a, b = as_node(a), as_node(b)
     if is_const(b):
         exponent = b.value
-        if exponent == int(exponent) and abs(exponent) <= 64 if math.isfinite(exponent) else False:
+        if math.isfinite(exponent) and exponent == int(exponent) and abs(exponent) <= 64:
             whole = _whole_power(a, abs(int(exponent)))
             return whole if exponent >= 0 else div(ONE, whole)
         if exponent == 0.5:
@@ -307,11 +305,7 @@ def power(a: Node | float, b: Node | float) -> Node:
             return mul(a, sqrt(a))
     if is_const(a, 1.0):
         return ONE
-    return _folded(_real_power, "call", (a, b), "pow")
-
-
-def _real_power(x: float, y: float) -> float:
-    return math.pow(x, y)
+    return _folded(math.pow, "call", (a, b), "pow")
 
 
 def _whole_power(base: Node, exponent: int) -> Node:
@@ -783,8 +777,3 @@ def _write(node: Node, write: Callable[[Node, int], str]) -> tuple[str, int]:
             return f"{buffer}[{base}{f'+{stride}*j' if stride else ''}]", 9
     name = {"select": "where", "fabs": "abs", "call": node.value}.get(node.op, node.op)
     return f"{name}({', '.join(write(arg, 0) for arg in a)})", 9
-
-
-def walk(node: Node) -> Iterator[Node]:
-    """Yield the nodes below `node`, operands first."""
-    return iter(topological([node]))

@@ -102,7 +102,6 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     states=len(s.system.states),
                     precision=s.precision,
                     dense=s.sampling and method.dense is not None,
-                    adaptive=kind != "fixed",
                 ),
             ),
             "controller": (StepController, self._controller_settings(kind)),

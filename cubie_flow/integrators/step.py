@@ -22,7 +22,6 @@ class StepSettings:
     states: int = field(default=1, validator=validators.ge(1))
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
     dense: bool = False
-    adaptive: bool = True
 
 
 class ExplicitStep(CUDAFactory[StepSettings]):

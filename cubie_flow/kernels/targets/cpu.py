@@ -74,8 +74,7 @@ def compile_code(
     """Compile the driver (imports numba)."""
     from cubie_flow.kernels.targets.cpu_compile import compile_driver
 
-    code, entry, _ = compile_driver(blocks, dialect, places)
-    return CpuCode(code, entry)
+    return CpuCode(*compile_driver(blocks, dialect, places))
 
 
 class CpuProgram:

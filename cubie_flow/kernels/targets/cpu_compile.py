@@ -33,8 +33,24 @@ def _take(context: Any, counter: Any, following: Any, stride: Any) -> Any:
 
 def compile_driver(
     blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
-) -> tuple[bytes, str, str]:
-    """Return (object code, entry symbol, assembly) of the driver for this processor."""
+) -> tuple[bytes, str]:
+    """Return (object code, entry symbol) of the driver for this processor."""
+    module, entry = _driver_module(blocks, dialect, places)
+    return _target_machine().emit_object(module), entry
+
+
+def driver_assembly(
+    blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
+) -> str:
+    """Return the assembly of the driver, to see what instructions it is made of."""
+    module, _ = _driver_module(blocks, dialect, places)
+    return str(_target_machine().emit_assembly(module))
+
+
+def _driver_module(
+    blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
+) -> tuple[Any, str]:
+    """Return (optimised LLVM module, entry symbol) of the driver."""
 
     def compile_function(function: Any) -> Any:
         return njit(function, nogil=True, error_model="numpy")
@@ -62,13 +78,7 @@ def compile_driver(
         size, real, size, size, size, real, types.CPointer(types.int32),
     )  # fmt: skip
     result = _lowered(entry, signature)
-    module = llvm.parse_assembly(result.library.get_llvm_str())
-    machine = _target_machine()
-    return (
-        machine.emit_object(module),
-        result.fndesc.llvm_func_name,
-        machine.emit_assembly(module),
-    )
+    return llvm.parse_assembly(result.library.get_llvm_str()), result.fndesc.llvm_func_name
 
 
 def _lowered(function: Any, signature: Any) -> Any:
