@@ -1,20 +1,67 @@
-"""The explicit Runge-Kutta methods, by name."""
+"""The integration methods, by name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.integrators.tableaus import high_order, low_order
-from cubie_flow.integrators.tableaus.definition import Dense, Tableau
+from cubie_flow.integrators.tableaus import (
+    collocation,
+    diagonal,
+    high_order,
+    low_order,
+    rosenbrock,
+)
+from cubie_flow.integrators.tableaus.collocation import Collocation
+from cubie_flow.integrators.tableaus.definition import Dense, Method, Tableau
+from cubie_flow.integrators.tableaus.diagonal import DiagonallyImplicit
+from cubie_flow.integrators.tableaus.rosenbrock import Rosenbrock
 
-__all__ = ["TABLEAUS", "Dense", "Tableau", "tableau"]
+__all__ = [
+    "COLLOCATION",
+    "DIAGONAL",
+    "METHODS",
+    "ROSENBROCK",
+    "TABLEAUS",
+    "Collocation",
+    "Dense",
+    "DiagonallyImplicit",
+    "Method",
+    "Rosenbrock",
+    "Tableau",
+    "method",
+    "tableau",
+]
 
-#: Every method, in order of increasing order.
+#: The explicit methods, in order of increasing order.
 TABLEAUS: dict[str, Tableau] = {
-    method.name: method for method in (*low_order.METHODS, *high_order.METHODS)
+    known.name: known for known in (*low_order.METHODS, *high_order.METHODS)
 }
+#: The Rosenbrock methods.
+ROSENBROCK: dict[str, Rosenbrock] = {known.name: known for known in rosenbrock.METHODS}
+#: The diagonally implicit Runge-Kutta methods.
+DIAGONAL: dict[str, DiagonallyImplicit] = {known.name: known for known in diagonal.METHODS}
+#: The fully implicit Runge-Kutta methods.
+COLLOCATION: dict[str, Collocation] = {known.name: known for known in collocation.METHODS}
+#: Every method.
+METHODS: dict[str, Method] = {**TABLEAUS, **ROSENBROCK, **DIAGONAL, **COLLOCATION}
+
+Kind = TypeVar("Kind", bound=Method)
 
 
 def tableau(name: str) -> Tableau:
+    """Return the explicit method called `name`.
+
+    Raises
+    ------
+    FlowError
+        If there is no such method; the sentence names the nearest one.
+    """
+    return _named(name, TABLEAUS)
+
+
+def method(name: str) -> Method:
     """Return the method called `name`.
 
     Raises
@@ -22,9 +69,12 @@ def tableau(name: str) -> Tableau:
     FlowError
         If there is no such method; the sentence names the nearest one.
     """
-    if name not in TABLEAUS:
+    return _named(name, METHODS)
+
+
+def _named(name: str, known: Mapping[str, Kind]) -> Kind:
+    if name not in known:
         raise FlowError(
-            f"algorithm is '{name}'; it must be one of {', '.join(TABLEAUS)}"
-            f"{nearest(name, TABLEAUS)}"
+            f"algorithm is '{name}'; it must be one of {', '.join(known)}{nearest(name, known)}"
         )
-    return TABLEAUS[name]
+    return known[name]

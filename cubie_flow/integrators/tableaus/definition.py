@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from math import isqrt
 
 from attrs import field, frozen
 
@@ -41,12 +42,9 @@ class Dense:
     extra_c: Row = ()
 
 
-@frozen
-class Tableau:
-    """An explicit Runge-Kutta method and the step control its authors recommend.
-
-    The derivative at the end of a step is always evaluated and becomes the first stage of the
-    next, so a first-same-as-last method has no row for it in ``a``.
+@frozen(kw_only=True)
+class Method:
+    """What all one-step methods have: a name, an order, and the step control that suits them.
 
     Parameters
     ----------
@@ -54,23 +52,14 @@ class Tableau:
         Name in configs, and what to call it in a report.
     order : int
         Order of the solution that is advanced.
-    a : tuple of tuple of float
-        Row ``i`` holds the weights of stages ``0 .. i - 1``.
-    b, c : tuple of float, shape (stages,)
-        Weights and nodes.
     source : str
         Where the coefficients come from.
     embedded_order : int, optional
         The error estimate of one step is ``O(h**(embedded_order + 1))``.
-    error : tuple of float, shape (stages,) or (stages + 1,), optional
-        ``b - b_hat``; the last of ``stages + 1`` belongs to the derivative at the end.
-    error3 : tuple of float, optional
-        A second estimate, of lower order. With the scaled norms ``err5`` of ``error`` and
-        ``err3`` of ``error3`` over ``n`` states (sums of squares, not means), the error is
-        ``abs(h) * err5**2 / sqrt((err5**2 + 0.01 * err3**2) * n)`` (DOP853).
-    dense : Dense, optional
-        Continuous extension, where the literature gives one.
-    controller : {'fixed', 'i', 'pi', 'pid'}
+    stability : {'', 'A', 'L'}
+        The stability function is bounded by one in the left half-plane (A) and vanishes at
+        infinity too (L).
+    controller : {'fixed', 'i', 'pi', 'pid', 'gustafsson'}
         Default step controller; ``fixed`` without an error estimate.
     gains : tuple of float, shape (3,)
         ``beta`` of ``factor = safety * err_n**(-beta1/k) * err_(n-1)**(-beta2/k) *
@@ -82,24 +71,58 @@ class Tableau:
     name: str
     title: str
     order: int
-    a: Rows
-    b: Row
-    c: Row
     source: str
     embedded_order: int | None = None
-    error: Row | None = None
-    error3: Row | None = None
-    dense: Dense | None = None
-    controller: str = field(default="fixed", validator=one_of("fixed", "i", "pi", "pid"))
+    stability: str = field(default="", validator=one_of("", "A", "L"))
+    controller: str = field(
+        default="fixed", validator=one_of("fixed", "i", "pi", "pid", "gustafsson")
+    )
     gains: tuple[float, float, float] = (1.0, 0.0, 0.0)
     safety: float = 0.9
     min_factor: float = 0.2
     max_factor: float = 5.0
 
 
+@frozen(kw_only=True)
+class Tableau(Method):
+    """An explicit Runge-Kutta method and the step control its authors recommend.
+
+    The derivative at the end of a step is always evaluated and becomes the first stage of the
+    next, so a first-same-as-last method has no row for it in ``a``.
+
+    Parameters
+    ----------
+    a : tuple of tuple of float
+        Row ``i`` holds the weights of stages ``0 .. i - 1``.
+    b, c : tuple of float, shape (stages,)
+        Weights and nodes.
+    error : tuple of float, shape (stages,) or (stages + 1,), optional
+        ``b - b_hat``; the last of ``stages + 1`` belongs to the derivative at the end.
+    error3 : tuple of float, optional
+        A second estimate, of lower order. With the scaled norms ``err5`` of ``error`` and
+        ``err3`` of ``error3`` over ``n`` states (sums of squares, not means), the error is
+        ``abs(h) * err5**2 / sqrt((err5**2 + 0.01 * err3**2) * n)`` (DOP853).
+    dense : Dense, optional
+        Continuous extension, where the literature gives one.
+    """
+
+    a: Rows
+    b: Row
+    c: Row
+    error: Row | None = None
+    error3: Row | None = None
+    dense: Dense | None = None
+
+
 def exact(text: str) -> list[Fraction]:
     """Return the numbers of `text`, rationals or decimals between spaces."""
     return [Fraction(word) for word in text.split()]
+
+
+def root(number: int) -> Fraction:
+    """Return the square root of `number` to fifty digits."""
+    scale = 10**50
+    return Fraction(isqrt(number * scale**2), scale)
 
 
 def row(text: str) -> Row:

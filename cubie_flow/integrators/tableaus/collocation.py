@@ -1,0 +1,2 @@
+METHODS=()
+from cubie_flow.integrators.tableaus.definition import Method as Collocation
