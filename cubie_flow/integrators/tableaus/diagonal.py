@@ -1,7 +1,8 @@
 """Diagonally implicit Runge-Kutta methods: one stage is solved for after the other.
 
 HW is E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, 2nd revised edition,
-Springer 1996.
+Springer 1996; HNW is E. Hairer, S. P. Norsett and G. Wanner, Solving Ordinary Differential
+Equations I, 2nd edition, Springer 1993.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class DiagonallyImplicit(Method):
         Weights and nodes.
     error : tuple of float, shape (stages,), optional
         ``b - b_hat``.
+    filtered : bool
+        The error grows without bound on stiff components, ``J`` being large, and wants
+        multiplying by ``inverse(M - h*gamma*J) M`` (M. E. Hosea and L. F. Shampine, 1996; HW
+        section IV.8).
     dense : Dense, optional
         Continuous extension over the stages alone.
     """
@@ -49,6 +54,7 @@ class DiagonallyImplicit(Method):
     b: Row
     c: Row
     error: Row | None = None
+    filtered: bool = False
     dense: Dense | None = None
 
     @property
@@ -78,7 +84,9 @@ def _cubic(b: Sequence[Fraction]) -> Dense:
     """
     full = hermite(" ".join(map(str, b)), order=3, source="Cubic Hermite interpolation").weights
     last = tuple(x + y for x, y in zip(full[-2], full[-1], strict=True))
-    return Dense((*full[:-2], last), order=3, source="Cubic Hermite interpolation (HNW eq. II.6.7)")
+    return Dense(
+        (*full[:-2], last), order=3, source="Cubic Hermite interpolation (HNW section II.6)"
+    )
 
 
 BACKWARD_EULER = DiagonallyImplicit(
@@ -91,6 +99,7 @@ BACKWARD_EULER = DiagonallyImplicit(
     b=row("0 1"),
     c=row("0 1"),
     error=difference("0 1", "1/2 1/2"),
+    filtered=True,
     dense=Dense(((0.0,), (1.0,)), order=1, source="The line through both ends"),
     source="HW section IV.3; the first stage serves only the estimate",
     controller="gustafsson",
@@ -135,6 +144,7 @@ CRANK_NICOLSON = DiagonallyImplicit(
     b=row("1/2 1/2"),
     c=row("0 1"),
     error=difference("1/2 1/2", "0 1"),
+    filtered=True,
     dense=_SLOPES,
     source="J. Crank and P. Nicolson, A practical method for numerical evaluation of solutions of "
     "partial differential equations of the heat-conduction type, Proc. Camb. Phil. Soc. 43, "
@@ -162,6 +172,7 @@ TRBDF2 = DiagonallyImplicit(
     c=_rounded([Fraction(0), 2 * _TR_D, Fraction(1)]),
     # b_hat = ((1 - w)/3, (3*w + 1)/3, d/3), of third order.
     error=_rounded([(4 * _TR_W - 1) / 3, Fraction(-1, 3), 2 * _TR_D / 3]),
+    filtered=True,
     dense=Dense(
         (_TR_FIRST, _TR_FIRST, _rounded([_TR_D * x for x in _TR_END])),
         order=2,
@@ -198,12 +209,12 @@ SDIRK2 = DiagonallyImplicit(
         source="The one parabola that meets the order conditions up to two",
     ),
     source="R. Alexander, Diagonally implicit Runge-Kutta methods for stiff ODEs, SIAM J. Numer. "
-    "Anal. 14, 1006-1021 (1977), theorem 5; the estimate compares with its first stage",
+    "Anal. 14, 1006-1021 (1977); the estimate compares with its first stage",
     controller="gustafsson",
     max_factor=8.0,
 )
 
-# The middle root of 6*x**3 - 18*x**2 + 9*x - 1 (HW table IV.6.3), which the paper rounds to
+# The middle root of 6*x**3 - 18*x**2 + 9*x - 1 (HW section IV.6), which the paper rounds to
 # 0.4358665215; its other coefficients follow.
 _KV3 = Fraction("0.43586652150845899941601945119355684252965997637217")
 _KV3_ROWS = [

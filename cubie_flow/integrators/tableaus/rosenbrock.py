@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import TypedDict
 
 from attrs import evolve, frozen
@@ -107,9 +108,7 @@ def transformed(
         "b": _rounded(_times(b, inverse, len(b))),
         "c": _rounded([sum(line, Fraction(0)) for line in alpha]),
         "time_weights": _rounded([sum(line, Fraction(0)) for line in gamma]),
-        "error": _rounded(
-            _times([x - y for x, y in zip(b, b_hat, strict=True)], inverse, len(b))
-        ),
+        "error": _rounded(_times([x - y for x, y in zip(b, b_hat, strict=True)], inverse, len(b))),
     }
 
 
@@ -142,13 +141,12 @@ def nested(b: str, corrections: str, order: int, source: str) -> Dense:
 
     ``(1 - theta)*y + theta*(y1 + (1 - theta)*(d1 + theta*(d2 + theta*d3 + ..)))`` with a row of
     weights of the ``u_i`` in `corrections` for each of ``d1, d2, ..`` (function contro of
-    rodas.f; HW eq. VI.4.20).
+    rodas.f).
     """
     levels = [exact(b), *_exact_rows(corrections)]
     levels.append([Fraction(0)] * len(levels[0]))
     weights = (
-        [levels[0][i] + levels[1][i]]
-        + [high[i] - low[i] for low, high in zip(levels[1:], levels[2:], strict=False)]
+        [levels[0][i] + levels[1][i]] + [high[i] - low[i] for low, high in pairwise(levels[1:])]
         for i in range(len(levels[0]))
     )
     return Dense(tuple(map(_rounded, weights)), order, source)
@@ -236,7 +234,7 @@ RODAS4 = Rosenbrock(
     dense=nested(
         _RODAS4_B,
         order=3,
-        source="HW section VI.4; function contro of rodas.f",
+        source="function contro of rodas.f (METH=1)",
         corrections="""
             10.12623508344586 -7.487995877610167 -34.80091861555747 -7.992771707568823
             1.025137723295662 0;
@@ -413,7 +411,9 @@ ROS34PW2 = Rosenbrock(
     stability="L",
     w_method=True,
     **transformed(
-        alpha=_exact_rows("; 0.87173304301691801; 0.84457060015369423 -0.11299064236484185; 0 0 1;"),
+        alpha=_exact_rows(
+            "; 0.87173304301691801; 0.84457060015369423 -0.11299064236484185; 0 0 1;"
+        ),
         gamma=_PW2_GAMMA,
         b=exact(_PW2_B),
         b_hat=exact("0.37810903145819369 -0.096042292212423178 1/2 0.21793326075422950"),
