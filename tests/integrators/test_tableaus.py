@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,53 +10,16 @@ import pytest
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from rooted_trees import Array, Conditions, density, slope_of, trees
 
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.tableaus import TABLEAUS, Tableau, tableau
-
-Array = NDArray[np.float64]
-#: A rooted tree is the tuple of the trees that grow from its root.
-Tree = tuple["Tree", ...]
 
 TOLERANCE = 1e-13
 NAMES = list(TABLEAUS)
 ADAPTIVE = [name for name in NAMES if TABLEAUS[name].error]
 DENSE = [name for name in NAMES if TABLEAUS[name].dense]
 THETAS = (0.1, 0.25, 0.5, 0.7, 0.9)
-
-
-# Order conditions (J. C. Butcher; Hairer, Norsett and Wanner, Solving ODEs I, section II.2)
-
-
-@cache
-def trees(order: int) -> tuple[Tree, ...]:
-    """All rooted trees with `order` vertices."""
-
-    def forests(vertices: int, size: int, index: int) -> Iterator[Tree]:
-        """Multisets of trees up to the `index`-th of `size` vertices, `vertices` in all."""
-        if vertices == 0:
-            yield ()
-        for first in range(min(size, vertices), 0, -1):
-            known = trees(first)
-            last = index if first == size else len(known) - 1
-            for i in range(last + 1):
-                for rest in forests(vertices - first, first, i):
-                    yield (known[i], *rest)
-
-    if order == 1:
-        return ((),)
-    return tuple(forests(order - 1, order - 1, len(trees(order - 1)) - 1))
-
-
-@cache
-def size(tree: Tree) -> int:
-    return 1 + sum(map(size, tree))
-
-
-@cache
-def density(tree: Tree) -> int:
-    return size(tree) * int(np.prod([density(branch) for branch in tree], dtype=np.int64))
 
 
 def stage_matrix(method: Tableau) -> Array:
@@ -91,22 +53,7 @@ def interpolating(method: Tableau, theta: float) -> Array:
 
 def residual(method: Tableau, weights: Array, orders: range, theta: float = 1.0) -> float:
     """Largest defect in the conditions of `orders` that `weights` should meet at `theta`."""
-    matrix = stage_matrix(method)
-    known: dict[Tree, Array] = {}
-
-    def elementary(tree: Tree) -> Array:
-        if tree not in known:
-            value = np.ones(len(matrix))
-            for branch in tree:
-                value = value * (matrix @ elementary(branch))
-            known[tree] = value
-        return known[tree]
-
-    return max(
-        abs(float(weights @ elementary(tree)) - theta**order / density(tree))
-        for order in orders
-        for tree in trees(order)
-    )
+    return Conditions(stage_matrix(method)).residual(weights, orders, theta)
 
 
 def defect(method: Tableau) -> float:
@@ -333,11 +280,6 @@ def step(
         for row, c in zip(method.dense.extra_a, method.dense.extra_c, strict=True):
             k.append(f(t + c * h, y + h * sum(w * x for w, x in zip(row, k, strict=True))))
     return new, np.array(k)
-
-
-def slope_of(errors: list[float]) -> float:
-    """Observed order from errors at steps halved each time."""
-    return float(-np.polyfit(np.arange(len(errors)), np.log2(errors), 1)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
