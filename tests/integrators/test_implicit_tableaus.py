@@ -85,8 +85,8 @@ class Classical:
     def with_any_jacobian(self, tree: Tree) -> list[tuple[Array, bool]]:
         """Elementary weights of all trees whose single branches are ``f'`` or the matrix used.
 
-        With them, whether all are ``f'`` (G. Steinebach and others call the rest fat vertices;
-        Solving ODEs II, section IV.7).
+        With them, whether all are ``f'``: the others should sum to zero (Solving ODEs II, section
+        IV.7).
         """
         if tree not in self.known:
             found = []
@@ -136,6 +136,11 @@ def defect(m: Implicit) -> float:
         found.append(float(np.abs(k.gamma.sum(axis=1) - m.time_weights).max()))
         if m.w_method:
             found.append(k.w_residual(range(1, m.order + 1)))
+        if not any(m.error[:-1]):
+            # The embedded solution is the argument of the last stage, which corrects it.
+            found.append(float(np.abs(np.subtract(m.b, m.error) - (*m.a[-1], 0.0)).max()))
+    elif m.c[-1] == 1.0:
+        found.append(float(np.abs(np.subtract(m.a[-1], m.b)).max()))
     if isinstance(m, DiagonallyImplicit):
         found += [abs(row[-1] - m.gamma) for row in m.a[int(m.explicit_first) :]]
     if isinstance(m, Collocation):
@@ -186,11 +191,13 @@ def blocks(m: Collocation) -> mpmath.matrix:
 
 
 def embedded_quadrature_defect(m: Collocation) -> float:
-    """Defect of the order that the quadrature behind the error estimate has."""
+    """Defect of the order of the quadrature behind the error estimate, and of its filter."""
     if m.error is None or m.gamma0 is None or m.embedded_order is None:
         return 0.0
     b, c = quadrature(m), np.array(m.c)
-    return max(
+    alpha, beta = m.inverse_pairs[0]
+    expected = m.inverse_real[0] if m.inverse_real else (alpha**2 + beta**2) / alpha
+    return abs(m.gamma0 - expected) + max(
         abs(float(b @ c ** (q - 1)) + (q == 1) / m.gamma0 - 1 / q)
         for q in range(1, m.embedded_order + 1)
     )
@@ -307,22 +314,24 @@ def test_radau5_in_closed_form() -> None:
     nine, cube = 9 ** (1 / 3), 81 ** (1 / 3)
     alpha, beta = (12 - cube + nine) / 60, (cube + nine) * 3**0.5 / 60
     size = alpha**2 + beta**2
-    assert m.gamma0 == m.inverse_real[0] == pytest.approx(30 / (6 + cube - nine), rel=1e-14)
-    assert m.inverse_pairs[0] == pytest.approx((alpha / size, beta / size), rel=1e-14)
+    assert m.gamma0 == m.inverse_real[0] == pytest.approx(30 / (6 + cube - nine), rel=1e-14, abs=0)
+    assert m.inverse_pairs[0] == pytest.approx((alpha / size, beta / size), rel=1e-14, abs=0)
     root = 6**0.5
-    assert m.error == pytest.approx(((-13 - 7 * root) / 3, (-13 + 7 * root) / 3, -1 / 3), rel=1e-14)
-    assert m.c[:2] == pytest.approx(((4 - root) / 10, (4 + root) / 10), rel=1e-15)
+    assert m.error == pytest.approx(
+        ((-13 - 7 * root) / 3, (-13 + 7 * root) / 3, -1 / 3), rel=1e-14, abs=0
+    )
+    assert m.c[:2] == pytest.approx(((4 - root) / 10, (4 + root) / 10), rel=1e-15, abs=0)
 
 
 def test_radau9_has_the_eigenvalues_of_the_code() -> None:
     m = COLLOCATION["radau_iia_9"]
-    assert m.inverse_real == pytest.approx((6.286704751729276645173,), rel=1e-15)
+    assert m.inverse_real == pytest.approx((6.286704751729276645173,), rel=1e-15, abs=0)
     expected = [
         (3.655694325463572258243, 6.543736899360077294021),
         (5.700953298671789419170, 3.210265600308549888425),
     ]
     for pair, known in zip(m.inverse_pairs, expected, strict=True):
-        assert pair == pytest.approx(known, rel=1e-15)
+        assert pair == pytest.approx(known, rel=1e-15, abs=0)
 
 
 @pytest.mark.parametrize("name", [name for name in COLLOCATION if name.startswith("radau")])
@@ -341,10 +350,6 @@ def test_matrix_comes_apart(name: str) -> None:
     m = COLLOCATION[name]
     assert splitting_defect(m) < 1e-14
     assert all(beta > 0 for _, beta in m.inverse_pairs)
-    if m.error is None:
-        return
-    alpha, beta = m.inverse_pairs[0]
-    assert m.gamma0 == (m.inverse_real[0] if m.inverse_real else (alpha**2 + beta**2) / alpha)
 
 
 @pytest.mark.parametrize("name", COLLOCATION)
@@ -354,13 +359,17 @@ def test_polynomial_passes_through_the_stages(name: str) -> None:
         np.testing.assert_allclose(powers(m, node), np.eye(len(m.c))[i], 0, 1e-12)
 
 
-def test_ros3p_and_rodas3_as_their_papers_transform_them() -> None:
+def test_ros3p_and_rodas3_are_transformed_as_elsewhere() -> None:
     ros3p, rodas3 = ROSENBROCK["ros3p"], ROSENBROCK["rodas3"]
-    # J. Lang and J. Verwer (2001), table 1: 16 digits in the transformed variables.
-    assert ros3p.coupling[2] == pytest.approx((-1.607695154586736, -3.464101615137755), rel=1e-15)
-    assert ros3p.b == pytest.approx((2.0, 0.5773502691896258, 0.4226497308103742), rel=1e-15)
+    # The digits of OrdinaryDiffEq.jl.
+    inverse = 1 / (0.5 + 3**0.5 / 6)
+    assert ros3p.coupling[1] == pytest.approx((-(inverse**2),), rel=1e-15, abs=0)
+    assert ros3p.coupling[2] == pytest.approx((-(12**0.5), -(3**0.5)), rel=1e-15, abs=0)
+    assert ros3p.time_weights == pytest.approx(
+        (0.7886751345948129, -0.2113248654051871, -1.077350269189626), rel=1e-15, abs=0
+    )
     assert np.subtract(ros3p.b, ros3p.error) == pytest.approx(
-        (2.113248654051871, 1.0, 0.4226497308103742), rel=1e-15
+        (2.113248654051871, 1.0, 0.4226497308103742), rel=1e-15, abs=0
     )
     assert rodas3.a == ((), (0.0,), (2.0, 0.0), (2.0, 0.0, 1.0))
     assert rodas3.coupling == ((), (4.0,), (1.0, -1.0), (1.0, -1.0, -8 / 3))
@@ -427,7 +436,8 @@ def shifted(table: Any, by: float) -> Iterator[tuple[tuple[int, ...], Any]]:
 def test_a_wrong_coefficient_is_noticed(name: str) -> None:
     m = IMPLICIT[name]
     missed = [where for where, wrong in changes(m, 1e-9) if defect(wrong) < 2e-12]
-    assert missed == []
+    # Any multiple of the last stage can be added to this estimate, the other one of rodas5p.
+    assert missed == (["error(7,)"] if name == "rodas5pe" else [])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if len(IMPLICIT[name].b) > 2])
@@ -516,13 +526,14 @@ def estimate(m: Implicit, t: float, y: Array, h: float) -> Array:
 
 
 def errors_of(m: Implicit, exact: bool = True) -> list[float]:
-    first = {1: 64, 2: 16, 3: 12, 4: 12, 5: 6, 9: 1}[m.order]
+    first = {1: 64, 2: 32, 3: 32, 4: 24, 5: 8, 9: 1}[m.order]
     found = []
     for steps in (first, 2 * first, 4 * first):
-        y, h = START, 1.0 / steps
+        y, h, worst = START, 1.0 / steps, 0.0
         for i in range(steps):
             y = step(m, i * h, y, h, exact)[0]
-        found.append(float(np.abs(y - solution(1.0)).max()))
+            worst = max(worst, float(np.abs(y - solution((i + 1) * h)).max()))
+        found.append(worst)
     return found
 
 
