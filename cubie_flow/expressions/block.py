@@ -8,7 +8,8 @@ memory is a value that never leaves the block.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from attrs import field, frozen
 
@@ -25,6 +26,10 @@ from cubie_flow.expressions.graph import (
 UNROLL_LIMIT = 8
 
 
+#: How an index moves: elements a step of a sweep, or of each loop counter of a nest by name.
+Stride = int | tuple[tuple[str, int], ...]
+
+
 @frozen
 class Sweep:
     """Elementwise statement: for every ``j < count``, write nodes to ``base + stride*j``.
@@ -34,7 +39,7 @@ class Sweep:
     """
 
     count: int
-    targets: tuple[tuple[str, int, int], ...]
+    targets: tuple[tuple[str, int, Stride], ...]
     nodes: tuple[Node, ...]
 
     def content(self) -> str:
@@ -52,7 +57,8 @@ class Function:
     """A named function of arrays and scalars, outlined when it is large.
 
     Its nodes read ``load(formal, index)`` for array inputs and ``symbol(formal)`` for scalars
-    and write ``outputs`` as (formal, index) in the same order as `nodes`.
+    and write ``outputs`` as (formal, index) in the same order as `nodes`. With `apart` it is
+    outlined whatever its size, where its buffers are in memory.
     """
 
     name: str
@@ -60,10 +66,12 @@ class Function:
     scalars: tuple[str, ...]
     outputs: tuple[tuple[str, int], ...]
     nodes: tuple[Node, ...]
+    apart: bool = False
 
     def content(self) -> str:
         """Return what identifies the function."""
-        return repr((self.inputs, self.scalars, self.outputs, content_hash(self.nodes)))
+        own = (self.inputs, self.scalars, self.outputs, self.apart)
+        return repr((own, content_hash(self.nodes)))
 
     @property
     def content_hash(self) -> str:
@@ -108,7 +116,90 @@ class Evaluate:
         return repr((self.function.content(), dict(self.arrays), list(self.scalars), scalars))
 
 
-Statement = Sweep | Evaluate
+@frozen
+class Repeat:
+    """Run the body again and again until no lane wants more, `limit` times at most.
+
+    The body must leave lanes that want no more as they are, so that a run's numbers do not
+    depend on its neighbours. Values made in the body are known only there, unless they were
+    set before it.
+    """
+
+    body: tuple[Statement, ...]
+    again: Node
+    limit: int
+
+    def content(self) -> str:
+        """Return what identifies the statement."""
+        inner = [statement.content() for statement in self.body]
+        return repr(("repeat", inner, content_hash([self.again]), self.limit))
+
+    def condition(self) -> Node:
+        """Truth that some lane must hold for another pass."""
+        return self.again
+
+
+@frozen
+class When:
+    """Run the body if any lane wants it; the body must leave the other lanes as they are."""
+
+    wanted: Node
+    body: tuple[Statement, ...]
+
+    def content(self) -> str:
+        """Return what identifies the statement."""
+        inner = [statement.content() for statement in self.body]
+        return repr(("when", inner, content_hash([self.wanted])))
+
+    def condition(self) -> Node:
+        """Truth that some lane must hold for the body to run."""
+        return self.wanted
+
+
+@frozen
+class Nest:
+    """Nested counted loops around statements; too large to be written out.
+
+    Parameters
+    ----------
+    variable : str
+        Name of the loop's counter, for loads and targets made with `at`.
+    start, stop : int or tuple of (str, int)
+        Bounds; a tuple is the counter of an outer loop plus a number.
+    body : tuple of Statement
+        The sweeps in it have count 1.
+    """
+
+    variable: str
+    start: int | tuple[str, int]
+    stop: int | tuple[str, int]
+    body: tuple[Statement, ...]
+
+    def content(self) -> str:
+        """Return what identifies the statement."""
+        inner = [statement.content() for statement in self.body]
+        return repr(("nest", self.variable, self.start, self.stop, inner))
+
+
+Statement = Sweep | Evaluate | Repeat | When | Nest
+
+
+def flattened(statements: Iterable[Statement]) -> Iterator[Sweep | Evaluate]:
+    """Yield every plain statement in the order of the text, those of bodies included."""
+    for statement in statements:
+        if isinstance(statement, Repeat | When | Nest):
+            yield from flattened(statement.body)
+        else:
+            yield statement
+
+
+def conditions(statements: Iterable[Statement]) -> Iterator[Node]:
+    """Yield the conditions of all loops and branches."""
+    for statement in statements:
+        if isinstance(statement, Repeat | When):
+            yield statement.condition()
+        if isinstance(statement, Repeat | When | Nest):
+            yield from conditions(statement.body)
 
 
 @frozen
@@ -179,6 +270,38 @@ class BlockBuilder:
         self.statements.append(
             Evaluate(function, dict(arrays), {n: scalars[n] for n in function.scalars})
         )
+
+    @contextmanager
+    def nest(
+        self, variable: str, start: int | tuple[str, int], stop: int | tuple[str, int]
+    ) -> Iterator[None]:
+        """Collect the statements inside a counted loop."""
+        outer, self.statements = self.statements, []
+        yield
+        inner, self.statements = self.statements, outer
+        self.statements.append(Nest(variable, start, stop, tuple(inner)))
+
+    def put(self, *targets: tuple[str, int, Stride, Node]) -> None:
+        """Write nodes to elements that move with the counters of nested loops, all at once."""
+        places = tuple((buffer, base, moves) for buffer, base, moves, _ in targets)
+        self.statements.append(Sweep(1, places, tuple(node for *_, node in targets)))
+
+    @contextmanager
+    def repeat(self, again: Callable[[], Node], limit: int) -> Iterator[None]:
+        """Collect the statements of a loop; `again` is asked after them."""
+        outer, self.statements = self.statements, []
+        yield
+        wanted = again()
+        inner, self.statements = self.statements, outer
+        self.statements.append(Repeat(tuple(inner), wanted, limit))
+
+    @contextmanager
+    def when(self, wanted: Node) -> Iterator[None]:
+        """Collect the statements that run only if some lane wants them."""
+        outer, self.statements = self.statements, []
+        yield
+        inner, self.statements = self.statements, outer
+        self.statements.append(When(wanted, tuple(inner)))
 
     def build(
         self,

@@ -15,7 +15,18 @@ from attrs import frozen
 from llvmlite import ir
 
 from cubie_flow.expressions import block as blocks
-from cubie_flow.expressions.block import Block, Evaluate, Function, Sweep
+from cubie_flow.expressions.block import (
+    Block,
+    Evaluate,
+    Function,
+    Nest,
+    Repeat,
+    Statement,
+    Stride,
+    Sweep,
+    When,
+    flattened,
+)
 from cubie_flow.expressions.elementary import lower
 from cubie_flow.expressions.graph import Node, fuse, load, substitute, topological
 
@@ -118,6 +129,8 @@ class BlockEmitter:
         Lane of a per-lane block.
     first : int
         First lane of the group that a vector block works on.
+    bodies : llvmlite.ir.Module, optional
+        Where functions of their own are defined; by default in the builder's module.
     """
 
     def __init__(
@@ -129,8 +142,10 @@ class BlockEmitter:
         externals: Mapping[str, tuple[Any, Any, Any]] | None = None,
         lane: Any = None,
         first: int = 0,
+        bodies: Any = None,
     ) -> None:
         self.b = builder
+        self.bodies = bodies
         self.dialect = dialect
         self.places = places
         self.arenas = dict(arenas)
@@ -144,6 +159,7 @@ class BlockEmitter:
         self.pointers: dict[str, Any] = {}
         self.temporaries: dict[tuple[str, int], Value] = {}
         self.index: Any = None
+        self.counters: dict[str, Any] = {}
         if dialect.shared_space and "shared" in self.arenas:
             space = ir.PointerType(I8, dialect.shared_space)
             pointer = self.arenas["shared"]
@@ -178,14 +194,19 @@ class BlockEmitter:
 
     # memory
 
-    def _address(self, buffer: str, base: int, stride: int) -> tuple[Any, Any, int]:
+    def _moving(self, stride: Stride) -> list[tuple[Any, int]]:
+        """Return the loop counters that an index moves with, and how far."""
+        if isinstance(stride, tuple):
+            return [(self.counters[name], step) for name, step in stride]
+        return [(self.index, stride)] if stride and self.index is not None else []
+
+    def _address(self, buffer: str, base: int, stride: Stride) -> tuple[Any, Any, int]:
         place = self.places[buffer]
         memory_type = I32 if place.dtype == "int32" else _FLOAT[place.dtype]
         size = 8 if place.dtype == "float64" else 4
         offset: Any = I64((place.offset + base * size) * self.row + self.first * size)
-        if stride and self.index is not None:
-            step = self.b.mul(self.index, I64(stride * size * self.row))
-            offset = self.b.add(offset, step)
+        for counter, step in self._moving(stride):
+            offset = self.b.add(offset, self.b.mul(counter, I64(step * size * self.row)))
         if self.lane is not None and self.row > 1:
             offset = self.b.add(offset, self.b.mul(self.lane, I64(size)))
         start = self.pointers.get(buffer) or self.arenas[place.arena]
@@ -194,16 +215,16 @@ class BlockEmitter:
         space = self.dialect.shared_space if place.arena == "shared" else 0
         return self.b.bitcast(pointer, ir.PointerType(element, space)), element, size
 
-    def _external_pointer(self, name: str, base: int, stride: int) -> Any:
+    def _external_pointer(self, name: str, base: int, stride: Stride) -> Any:
         pointer, step, offset = self.externals[name]
         index: Any = I64(base)
-        if stride and self.index is not None:
-            index = self.b.add(index, self.b.mul(self.index, I64(stride)))
+        for counter, by in self._moving(stride):
+            index = self.b.add(index, self.b.mul(counter, I64(by)))
         position = self.b.add(self.b.mul(index, step), offset)
         return self.b.gep(pointer, [position])
 
-    def _load(self, buffer: str, base: int, stride: int, kind: str) -> Value:
-        if (buffer, base) in self.temporaries and (not stride or self.index is None):
+    def _load(self, buffer: str, base: int, stride: Stride, kind: str) -> Value:
+        if (buffer, base) in self.temporaries and not self._moving(stride):
             return self.temporaries[buffer, base]
         if buffer in self.externals:
             value = self.b.load(self._external_pointer(buffer, base, stride))
@@ -222,7 +243,7 @@ class BlockEmitter:
             return self.b.sext(value, goal) if value.type != goal else value
         return value
 
-    def _store(self, buffer: str, base: int, stride: int, value: Value) -> None:
+    def _store(self, buffer: str, base: int, stride: Stride, value: Value) -> None:
         if buffer in self.externals:
             pointer = self._external_pointer(buffer, base, stride)
             goal = pointer.type.pointee
@@ -259,15 +280,122 @@ class BlockEmitter:
 
     def run(self, block: Block) -> Value | None:
         """Emit every statement; return the mask as ``i64`` if the block has one."""
-        for statement in block.statements:
-            if isinstance(statement, Evaluate):
-                self._evaluate(statement)
-            else:
-                self._sweep(statement)
-        if block.mask is None:
-            return None
-        (mask,) = prepare([block.mask], self.dialect)
+        self._statements(block.statements)
+        return None if block.mask is None else self._truth(block.mask)
+
+    def _truth(self, node: Node) -> Any:
+        """Return a truth as an integer with one bit a lane."""
+        (mask,) = prepare([node], self.dialect)
         return self._bitmask(self._value(mask, _Scope()))
+
+    def _statements(self, statements: Sequence[Statement]) -> None:
+        for statement in statements:
+            match statement:
+                case Evaluate():
+                    self._evaluate(statement)
+                case Sweep():
+                    self._sweep(statement)
+                case Repeat():
+                    self._repeat(statement)
+                case When():
+                    self._when(statement)
+                case Nest():
+                    self._nest(statement)
+
+    def _carried(self, body: Sequence[Statement]) -> list[tuple[str, int]]:
+        """Return the values that are set before a body and again in it."""
+        found: dict[tuple[str, int], None] = {}
+        for statement in flattened(body):
+            sweep = statement.inlined() if isinstance(statement, Evaluate) else statement
+            for buffer, base, stride in sweep.targets:
+                if not self._in_memory(buffer):
+                    step = stride if isinstance(stride, int) else 0
+                    found |= dict.fromkeys((buffer, base + step * j) for j in range(sweep.count))
+        return [key for key in found if key in self.temporaries]
+
+    def _phis(self, keys: Sequence[tuple[str, int]], before: Any) -> dict[tuple[str, int], Any]:
+        """Make the values `keys` ones that depend on where the flow comes from."""
+        phis = {}
+        for key in keys:
+            value = self.temporaries[key]
+            phis[key] = self.b.phi(value.type)
+            phis[key].add_incoming(value, before)
+            self.temporaries[key] = phis[key]
+        return phis
+
+    def _forget_but(self, known: set[tuple[str, int]]) -> None:
+        for key in set(self.temporaries) - known:
+            del self.temporaries[key]
+
+    def _repeat(self, statement: Repeat) -> None:
+        b, known = self.b, set(self.temporaries)
+        carried, before = self._carried(statement.body), self.b.block
+        body, after = b.append_basic_block("repeat"), b.append_basic_block("repeated")
+        b.branch(body)
+        b.position_at_end(body)
+        count = b.phi(I64)
+        count.add_incoming(I64(0), before)
+        phis = self._phis(carried, before)
+        self._statements(statement.body)
+        more = b.icmp_unsigned("!=", self._truth(statement.again), I64(0))
+        following = b.add(count, I64(1))
+        count.add_incoming(following, b.block)
+        for key, phi in phis.items():
+            phi.add_incoming(self.temporaries[key], b.block)
+        again = b.and_(more, b.icmp_signed("<", following, I64(statement.limit)))
+        b.cbranch(again, body, after)
+        b.position_at_end(after)
+        self._forget_but(known)
+
+    def _when(self, statement: When) -> None:
+        b, known = self.b, set(self.temporaries)
+        carried = self._carried(statement.body)
+        wanted = b.icmp_unsigned("!=", self._truth(statement.wanted), I64(0))
+        before = b.block
+        body, after = b.append_basic_block("when"), b.append_basic_block("whether")
+        b.cbranch(wanted, body, after)
+        old = {key: self.temporaries[key] for key in carried}
+        b.position_at_end(body)
+        self._statements(statement.body)
+        end = b.block
+        new = {key: self.temporaries[key] for key in carried}
+        b.branch(after)
+        b.position_at_end(after)
+        for key in carried:
+            phi = b.phi(old[key].type)
+            phi.add_incoming(old[key], before)
+            phi.add_incoming(new[key], end)
+            self.temporaries[key] = phi
+        self._forget_but(known)
+
+    def _bound(self, bound: int | tuple[str, int]) -> Any:
+        if isinstance(bound, int):
+            return I64(bound)
+        return self.b.add(self.counters[bound[0]], I64(bound[1]))
+
+    def _nest(self, statement: Nest) -> None:
+        b, known = self.b, set(self.temporaries)
+        carried = self._carried(statement.body)
+        start, stop, before = self._bound(statement.start), self._bound(statement.stop), b.block
+        head = b.append_basic_block("nest")
+        body, after = b.append_basic_block("inside"), b.append_basic_block("outside")
+        b.branch(head)
+        b.position_at_end(head)
+        counter = b.phi(I64)
+        counter.add_incoming(start, before)
+        phis = self._phis(carried, before)
+        b.cbranch(b.icmp_signed("<", counter, stop), body, after)
+        b.position_at_end(body)
+        self.counters[statement.variable] = counter
+        self._statements(statement.body)
+        del self.counters[statement.variable]
+        counter.add_incoming(b.add(counter, I64(1)), b.block)
+        for key, phi in phis.items():
+            phi.add_incoming(self.temporaries[key], b.block)
+            self.temporaries[key] = phi
+        b.branch(head)
+        b.position_at_end(after)
+        self._forget_but(known)
 
     def _bitmask(self, truth: Any) -> Any:
         if self.lanes > 1:
@@ -297,19 +425,23 @@ class BlockEmitter:
             self._rolled(sweep, nodes)
 
     def _write(
-        self, targets: Sequence[tuple[str, int, int]], nodes: Sequence[Node], j: int
+        self, targets: Sequence[tuple[str, int, Stride]], nodes: Sequence[Node], j: int
     ) -> None:
+        targets = [
+            (buffer, base + stride * j, 0) if isinstance(stride, int) else (buffer, base, stride)
+            for buffer, base, stride in targets
+        ]
         scope = _Scope()
         written = {buffer for buffer, _, _ in targets}
         reads = {n.value[0] for n in topological(nodes) if n.op == "load"}
         if written & reads:
             values = [self._value(node, scope) for node in nodes]
             for (buffer, base, stride), value in zip(targets, values, strict=True):
-                self._store(buffer, base + stride * j, 0, value)
+                self._store(buffer, base, stride, value)
         else:
             # Stored as soon as computed, so that large systems need few registers at once.
             for (buffer, base, stride), node in zip(targets, nodes, strict=True):
-                self._store(buffer, base + stride * j, 0, self._value(node, scope))
+                self._store(buffer, base, stride, self._value(node, scope))
 
     def _rolled(self, sweep: Sweep, nodes: Sequence[Node]) -> None:
         carried = [
@@ -325,13 +457,7 @@ class BlockEmitter:
         b.position_at_end(body)
         index = b.phi(I64)
         index.add_incoming(I64(0), before)
-        phis = {}
-        for key in carried:
-            if key in self.temporaries:
-                value = self.temporaries[key]
-                phis[key] = b.phi(value.type)
-                phis[key].add_incoming(value, before)
-                self.temporaries[key] = phis[key]
+        phis = self._phis([key for key in carried if key in self.temporaries], before)
         self.index = index
         scope = _Scope()
         values = [self._value(node, scope) for node in nodes]
@@ -346,9 +472,9 @@ class BlockEmitter:
         b.position_at_end(after)
 
     def _evaluate(self, call: Evaluate) -> None:
-        size = len(call.function.outputs)
         buffers = [buffer for buffer, _ in call.arrays.values()]
-        if size <= blocks.UNROLL_LIMIT or not all(b in self.places for b in buffers):
+        small = len(call.function.outputs) <= blocks.UNROLL_LIMIT and not call.function.apart
+        if small or not all(b in self.places for b in buffers):
             self._sweep(call.inlined())
             return
         formals = list(call.arrays)
@@ -372,19 +498,15 @@ class BlockEmitter:
         spaces = "".join(p.arena[0] for p in places)
         shape = f"{self.dialect.real}x{self.lanes}of{self.row}{spaces}"
         name = f"flow_{function.name}_{function.content_hash[:16]}_{shape}"
-        module = self.b.module
-        if name in module.globals:
-            return module.globals[name]
         space = self.dialect.shared_space
         types = [ir.PointerType(I8, space if p.arena == "shared" else 0) for p in places]
         types += [self._type("float")] * len(function.scalars)
-        outlined = ir.Function(module, ir.FunctionType(ir.VoidType(), types), name)
-        outlined.linkage = "internal"
-        outlined.attributes.add("noinline")
-        outlined.attributes.add("nounwind")
+        callee, outlined = self._own_function(name, ir.FunctionType(ir.VoidType(), types))
+        if outlined is None:
+            return callee
         arguments = list(outlined.args)
         builder = ir.IRBuilder(outlined.append_basic_block("entry"))
-        inner = BlockEmitter(builder, self.dialect, {}, {})
+        inner = BlockEmitter(builder, self.dialect, {}, {}, bodies=self.bodies)
         inner.pointers = {f: arguments[i] for i, f in enumerate(formals)}
         inner.places = {
             f: Place(p.arena, 0, p.dtype, p.elements) for f, p in zip(formals, places, strict=True)
@@ -399,7 +521,23 @@ class BlockEmitter:
         targets = [(formal, index, 0) for formal, index in function.outputs]
         inner._write(targets, substitute(nodes, mapping), 0)
         builder.ret_void()
-        return outlined
+        return callee
+
+    def _own_function(self, name: str, kind: Any) -> tuple[Any, Any]:
+        """Return (what to call, the function to define or None if it is there already)."""
+        module = self.b.module
+        home = module if self.bodies is None else self.bodies
+        new = name not in home.globals
+        function = ir.Function(home, kind, name) if new else home.globals[name]
+        if new:
+            function.attributes.add("noinline")
+            function.attributes.add("nounwind")
+            if home is module:
+                function.linkage = "internal"
+        if home is module:
+            return function, function if new else None
+        callee = module.globals.get(name) or ir.Function(module, kind, name)
+        return callee, function if new else None
 
     # values
 
@@ -466,20 +604,16 @@ class BlockEmitter:
                 described.append((top.op, value, [place[arg] for arg in top.args]))
         digest = hashlib.sha256(repr(described).encode()).hexdigest()[:16]
         name = f"flow_rare_{digest}_{self.dialect.real}x{self.lanes}"
-        module = self.b.module
-        if name not in module.globals:
-            types = [self._type(top.kind) for top in given]
-            function = ir.Function(module, ir.FunctionType(self._type(node.kind), types), name)
-            function.linkage = "internal"
-            function.attributes.add("noinline")
-            function.attributes.add("nounwind")
+        types = [self._type(top.kind) for top in given]
+        callee, function = self._own_function(name, ir.FunctionType(self._type(node.kind), types))
+        if function is not None:
             builder = ir.IRBuilder(function.append_basic_block("entry"))
-            inner = BlockEmitter(builder, self.dialect, {}, {})
+            inner = BlockEmitter(builder, self.dialect, {}, {}, bodies=self.bodies)
             inner.lanes = self.lanes
             own = _Scope()
             own.own.update(zip(given, function.args, strict=True))
             builder.ret(inner._value(node, own))
-        return self.b.call(module.globals[name], [scope.get(top) for top in given])
+        return self.b.call(callee, [scope.get(top) for top in given])
 
     def _intrinsic(self, name: str, *args: Any) -> Any:
         kind = args[0].type

@@ -155,8 +155,13 @@ def symbol(name: str) -> Node:
     return _make("symbol", value=name)
 
 
-def load(buffer: str, base: int, stride: int = 0, kind: Kind = "float") -> Node:
-    """Return element ``base + stride*j`` of a named buffer; `j` is the loop index of a sweep."""
+def load(
+    buffer: str, base: int, stride: int | tuple[tuple[str, int], ...] = 0, kind: Kind = "float"
+) -> Node:
+    """Return element ``base + stride*j`` of a named buffer; `j` is the loop index of a sweep.
+
+    A tuple of (counter, stride) moves with the counters of nested loops instead.
+    """
     return _make("load", value=(buffer, base, stride), kind=kind)
 
 
@@ -636,19 +641,44 @@ def differentiate(node: Node, variable: Node) -> Node:
 
 def jacobian(nodes: Sequence[Node], variables: Sequence[Node]) -> list[list[Node]]:
     """Return ``d nodes[i] / d variables[j]`` as rows, zero where there is no dependence."""
-    order = topological(nodes)
     rows = [[ZERO] * len(variables) for _ in nodes]
+    for i, row in enumerate(sparse_jacobian(nodes, variables)):
+        for column, node in row.items():
+            rows[i][column] = node
+    return rows
+
+
+def sparse_jacobian(nodes: Sequence[Node], variables: Sequence[Node]) -> list[dict[int, Node]]:
+    """Return ``d nodes[i] / d variables[j]`` as rows ``{j: derivative}`` without the zeros."""
+    order = topological(nodes)
+    number = {node: i for i, node in enumerate(order)}
+    users: dict[Node, list[Node]] = {}
+    for node in order:
+        for arg in dict.fromkeys(node.args):
+            users.setdefault(arg, []).append(node)
+    positions: dict[Node, list[int]] = {}
+    for i, node in enumerate(nodes):
+        positions.setdefault(node, []).append(i)
+    rows: list[dict[int, Node]] = [{} for _ in nodes]
     for column, variable in enumerate(variables):
-        d: dict[Node, Node] = {}
-        for node in order:
-            if node is variable:
-                d[node] = ONE
-            elif node.kind != "float" or all(d.get(arg, ZERO) is ZERO for arg in node.args):
-                continue
-            else:
+        if variable not in number:
+            continue
+        # Only what depends on the variable is visited: large models are sparse.
+        reached, stack = {variable}, [variable]
+        while stack:
+            for user in users.get(stack.pop(), ()):
+                if user not in reached:
+                    reached.add(user)
+                    stack.append(user)
+        d: dict[Node, Node] = {variable: ONE}
+        for node in sorted(reached, key=number.__getitem__):
+            if node is not variable:
+                if node.kind != "float" or all(d.get(arg, ZERO) is ZERO for arg in node.args):
+                    continue
                 d[node] = _derivative(node, tuple(d.get(arg, ZERO) for arg in node.args))
-        for row, node in enumerate(nodes):
-            rows[row][column] = d.get(node, ZERO)
+            if d[node] is not ZERO:
+                for i in positions.get(node, ()):
+                    rows[i][column] = d[node]
     return rows
 
 

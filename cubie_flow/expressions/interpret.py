@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from cubie_flow.expressions.block import Block, Evaluate
+from cubie_flow.expressions.block import (
+    Block,
+    Evaluate,
+    Nest,
+    Repeat,
+    Statement,
+    Stride,
+    Sweep,
+    When,
+    conditions,
+    flattened,
+)
 from cubie_flow.expressions.emit import Dialect, Place, prepare
 from cubie_flow.expressions.evaluate import Evaluator
 from cubie_flow.expressions.graph import Node, topological
@@ -36,21 +47,20 @@ class BlockInterpreter:
         self.dialect = dialect
         self.places = places
         self.evaluator = Evaluator(dialect.real)
-        self.statements = []
-        for statement in block.statements:
+        self.prepared: dict[int, tuple[Sweep, list[Node], list[Node]]] = {}
+        for statement in flattened(block.statements):
             sweep = statement.inlined() if isinstance(statement, Evaluate) else statement
             nodes = prepare(sweep.nodes, dialect)
-            self.statements.append((sweep.count, sweep.targets, nodes, topological(nodes)))
+            self.prepared[id(statement)] = (sweep, nodes, topological(nodes))
+        self.truths = {
+            id(node): prepare([node], dialect)[0] for node in conditions(block.statements)
+        }
         self.mask = prepare([block.mask], dialect) if block.mask is not None else None
 
     def __call__(self, memory: Sequence[Array], lane: int, *externals: Any) -> Any:
         frame = _Frame(self, memory, lane, dict(zip(self.block.externals, externals, strict=True)))
         with np.errstate(all="ignore"):
-            for count, targets, nodes, order in self.statements:
-                for j in range(count):
-                    values = frame.values(order, j)
-                    for (buffer, base, stride), node in zip(targets, nodes, strict=True):
-                        frame.store(buffer, base + stride * j, values[node])
+            frame.run(self.block.statements)
             if self.mask is None:
                 return None
             truth = frame.values(topological(self.mask), 0)[self.mask[0]]
@@ -70,13 +80,53 @@ class _Frame:
         lane: int,
         externals: dict[str, tuple[Array, int, int]],
     ) -> None:
+        self.owner = owner
         self.evaluator = owner.evaluator
+        self.counters: dict[str, int] = {}
         self.places = owner.places
         self.lanes = owner.dialect.lanes
         self.memory = dict(zip(("shared", "local", "persistent"), memory, strict=True))
         self.lane = lane if owner.block.per_lane else None
         self.externals = externals
         self.temporaries: dict[tuple[str, int], Array] = {}
+
+    def run(self, statements: Sequence[Statement]) -> None:
+        """Run statements in order."""
+        for statement in statements:
+            match statement:
+                case Repeat():
+                    for _ in range(statement.limit):
+                        self.run(statement.body)
+                        if not self.any(statement.again):
+                            break
+                case When():
+                    if self.any(statement.wanted):
+                        self.run(statement.body)
+                case Nest():
+                    for i in range(self.bound(statement.start), self.bound(statement.stop)):
+                        self.counters[statement.variable] = i
+                        self.run(statement.body)
+                case _:
+                    sweep, nodes, order = self.owner.prepared[id(statement)]
+                    for j in range(sweep.count):
+                        values = self.values(order, j)
+                        for (buffer, base, stride), node in zip(sweep.targets, nodes, strict=True):
+                            self.store(buffer, self.index(base, stride, j), values[node])
+
+    def any(self, condition: Node) -> bool:
+        """Return whether a truth holds in some lane."""
+        node = self.owner.truths[id(condition)]
+        return bool(np.any(self.values(topological([node]), 0)[node]))
+
+    def bound(self, bound: int | tuple[str, int]) -> int:
+        """Return the bound of a nested loop."""
+        return bound if isinstance(bound, int) else self.counters[bound[0]] + bound[1]
+
+    def index(self, base: int, stride: Stride, j: int) -> int:
+        """Return the index that a place stands for."""
+        if isinstance(stride, int):
+            return base + stride * j
+        return base + sum(step * self.counters[name] for name, step in stride)
 
     def row(self, buffer: str, index: int) -> Array:
         """Return the view of one element of a buffer in every lane, or in the one lane."""
@@ -102,7 +152,7 @@ class _Frame:
     def load(self, node: Node, j: int) -> Array:
         """Return the value of a load at loop index `j`."""
         buffer, base, stride = node.value
-        index = base + stride * j
+        index = self.index(base, stride, j)
         if (buffer, index) in self.temporaries:
             return self.temporaries[buffer, index]
         if buffer in self.externals:

@@ -29,8 +29,8 @@ from cubie_flow.memory import CUDAFactory, buffer_registry
 SETTINGS = 4
 DT, DT_MIN, DT_MAX, MAX_STEPS = range(SETTINGS)
 
-#: Controller kinds, by how many past errors they use.
-MEMORY = {"fixed": 0, "i": 1, "pi": 2, "pid": 3}
+#: Controller kinds, by how many values they remember.
+MEMORY = {"fixed": 0, "i": 1, "pi": 2, "pid": 3, "gustafsson": 3}
 
 
 def _one(precision: str) -> int:
@@ -65,6 +65,9 @@ class ControllerSettings:
     ``gains`` are the exponents beta of the digital filter ``factor = safety *
     err_n**(-beta1/k) * err_(n-1)**(-beta2/k) * err_(n-2)**(-beta3/k)`` (G. Soderlind, "Digital
     filters in adaptive time-stepping", ACM TOMS 29, 2003), with ``k = embedded order + 1``.
+    ``gustafsson`` is the predictive controller of K. Gustafsson, ACM TOMS 20, 496-517 (1994), in
+    the form of Hairer and Wanner, Solving ODEs II, eq. IV.8.25: the smaller of the elementary
+    step and of ``safety*h_n*(h_n/h_(n-1))*(err_(n-1)/err_n**2)**(1/k)``; it has no gains.
     """
 
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
@@ -92,7 +95,8 @@ class StepController(CUDAFactory[ControllerSettings]):
     """Owns the step size and the errors it remembers.
 
     Buffer ``step_control`` holds the proposed step and the logarithms (bit patterns above that
-    of 1) of the squared errors of the last two accepted steps.
+    of 1) of the squared errors of the last two accepted steps; for ``gustafsson`` of one of
+    them, and the step before.
     """
 
     def register_buffers(self) -> None:
@@ -116,6 +120,8 @@ class StepController(CUDAFactory[ControllerSettings]):
         """Start fresh lanes with step `dt` and no remembered error."""
         size = max(1, MEMORY[self.settings.kind])
         values = [dt] + [const(0.0)] * (size - 1)
+        if self.settings.kind == "gustafsson":
+            values[2] = dt
         block.assign(
             [("step_control", i) for i in range(size)],
             [where(fresh, v, load("step_control", i)) for i, v in enumerate(values)],
@@ -153,9 +159,15 @@ class StepController(CUDAFactory[ControllerSettings]):
         present = block.let("error_pattern", pattern(usable) - one)
         # After a rejection only the present error counts, and the step never grows.
         plain = minimum((-1.0 / k) * present + level(s.safety), const(level(0.9)))
-        filtered = (-gains[0] / k) * present + level(s.safety)
-        for past, gain in enumerate(gains[1:], start=1):
-            filtered = (-gain / k) * load("step_control", past) + filtered
+        if s.kind == "gustafsson":
+            elementary = block.let("elementary", (-1.0 / k) * present + level(s.safety))
+            trend = (1.0 / k) * (load("step_control", 1) - present)
+            predicted = trend + (pattern(h) - pattern(load("step_control", 2))) + elementary
+            filtered = minimum(elementary, predicted)
+        else:
+            filtered = (-gains[0] / k) * present + level(s.safety)
+            for past, gain in enumerate(gains[1:], start=1):
+                filtered = (-gain / k) * load("step_control", past) + filtered
         filtered = minimum(filtered, const(level(s.max_factor)))
         chosen = maximum(where(accept, filtered, plain), const(level(s.min_factor)))
         scaled = block.let("scaled_step", h * from_bits(to_int(chosen)))
@@ -167,7 +179,10 @@ class StepController(CUDAFactory[ControllerSettings]):
         if depth > 1:
             targets.append(("step_control", 1))
             values.append(where(accept, present, load("step_control", 1)))
-        if depth > 2:
+        if s.kind == "gustafsson":
+            targets.append(("step_control", 2))
+            values.append(where(accept, h, load("step_control", 2)))
+        elif depth > 2:
             targets.append(("step_control", 2))
             values.append(where(accept, load("step_control", 1), load("step_control", 2)))
         block.assign(targets, values)

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
 from cubie_flow.expressions.graph import (
+    FALSE,
     Node,
     compare,
     const,
@@ -33,11 +34,11 @@ from cubie_flow.integrators.controllers import (
     DT_MAX,
     DT_MIN,
     MAX_STEPS,
-    SETTINGS,
     StepController,
     approximate_power,
 )
-from cubie_flow.integrators.step import ExplicitStep
+from cubie_flow.integrators.steps import Step
+from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.memory import CUDAFactory, buffer_registry
 
 #: How a run ended, as stored in ``status``.
@@ -50,6 +51,8 @@ STATUS = {
     "event_stop": 5,
 }
 RUNNING, IDLE = 100, 101
+# Error of a step whose equations were not solved: the step is cut as far as allowed.
+_UNSOLVED = 1e19
 _EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 
 # Elements of the buffers `clock` and `counters`. Counts are floats: exact up to 2**24 in float32,
@@ -154,7 +157,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
     # blocks
 
-    def blocks(self, step: ExplicitStep, controller: StepController) -> dict[str, Block]:
+    def blocks(self, step: Step, controller: StepController) -> dict[str, Block]:
         """Return every block of the run, by the name the driver calls it."""
         dense = self.settings.sampling and step.settings.dense
         built: dict[str, Block] = {
@@ -171,9 +174,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             built["store_sample"] = self._store_sample()
             built["store_missing"] = self._store_missing()
             built["saved"] = Block("saved", (), (), True, to_int(_flag(SAVED)))
-            if dense and step.tableau.dense is not None and step.tableau.dense.extra_a:
+            extension = step.dense_output
+            if dense and extension is not None and extension.extra_a:
                 block = BlockBuilder()
-                step.densify(block, self.settings.rhs, _clock(H), _clock(T_PREVIOUS))
+                step.densify(block, _clock(H), _clock(T_PREVIOUS))
                 built["densify"] = block.build("densify")
         return built
 
@@ -230,17 +234,15 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         block.assign([("counters", CODE), ("counters", FRESH)], [const(IDLE), const(0.0)])
         return block.build("park", per_lane=True)
 
-    def _begin(self, step: ExplicitStep, controller: StepController) -> Block:
+    def _begin(self, step: Step, controller: StepController) -> Block:
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
         fresh = block.let("fresh", compare("!=", _flag(FRESH), 0.0))
         t = block.let("t", _clock(T))
         # Lanes that are under way keep their derivative: their state gives the same bits only
         # where no time was compensated.
-        row = ("stage_increments", n * len(step.tableau.b))
-        block.evaluate(s.rhs, {"u": ("state", 0), "p": ("parameters", 0), "du": row}, t=t)
-        target = load(*row, 1)
-        block.sweep(n, {"derivative": where(fresh, target, load("derivative", 0, 1))})
+        step.evaluate(block, "state", step.end_place, t)
+        block.sweep(n, {"derivative": where(fresh, step.end_derivative, load("derivative", 0, 1))})
         if s.sampling:
             kept = where(fresh, load("state", 0, 1), load("previous_state", 0, 1))
             block.sweep(n, {"previous_state": kept})
@@ -268,39 +270,26 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         return block.build("begin", ("settings",), mask=pending)
 
     def _first_step(
-        self, block: BlockBuilder, step: ExplicitStep, controller: StepController, t: Node
+        self, block: BlockBuilder, step: Step, controller: StepController, t: Node
     ) -> Node:
         given = block.let("given_dt", load("settings", DT))
         if not controller.adaptive:
             return given
         # Hairer, Norsett and Wanner, Solving ODEs I, section II.4, "Starting step size".
         s, n = self.settings, self.settings.states
-        zero = const(0.0)
         state, rate = load("state", 0, 1), load("derivative", 0, 1)
-        scale = load("settings", SETTINGS, 1) * fabs(state) + load("settings", SETTINGS + n, 1)
-        block.assign([("d0", 0), ("d1", 0), ("d2", 0)], [zero, zero, zero])
-        block.sweep(
-            n,
-            [
-                ("d0", 0, 0, (state / scale) * (state / scale) + load("d0", 0)),
-                ("d1", 0, 0, (rate / scale) * (rate / scale) + load("d1", 0)),
-            ],
-        )
-        d0 = block.let("norm0", sqrt(load("d0", 0) / n))
-        d1 = block.let("norm1", sqrt(load("d1", 0) / n))
+        d0 = block.let("norm0", sqrt(step.norm_at_start(block, "d0", state) * step.mean))
+        d1 = block.let("norm1", sqrt(step.norm_at_start(block, "d1", rate) * step.mean))
         span = block.let("span", _clock(T_END) - _clock(T))
         flat = logical_or(compare("<", d0, 1e-5), compare("<", d1, 1e-5))
         h0 = where(flat, 1e-4 * minimum(span, const(1.0)), 0.01 * (d0 / d1))
         h0 = block.let("h0", minimum(h0, span))
         block.sweep(n, {"stage_state": h0 * rate + state})
-        row = ("stage_increments", n * len(step.tableau.b))
-        arrays = {"u": ("stage_state", 0), "p": ("parameters", 0), "du": row}
-        block.evaluate(s.rhs, arrays, t=t + h0)
-        change = (load(*row, 1) - rate) / scale
-        block.sweep(n, [("d2", 0, 0, change * change + load("d2", 0))])
-        d2 = sqrt(load("d2", 0) / n) / h0
+        step.evaluate(block, "stage_state", step.end_place, t + h0)
+        change = step.norm_at_start(block, "d2", step.end_derivative - rate)
+        d2 = sqrt(change * step.mean) / h0
         steepest = block.let("steepest", maximum(d1, d2))
-        order = step.tableau.order + 1.0
+        order = step.method.order + 1.0
         power = approximate_power(100.0 * steepest, -1.0 / order, s.precision)
         h1 = where(compare("<=", steepest, 1e-15), maximum(const(1e-6) * span, 1e-3 * h0), power)
         chosen = minimum(minimum(100.0 * h0, h1), minimum(span, load("settings", DT_MAX)))
@@ -308,7 +297,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         chosen = where(compare(">", chosen, 0.0), chosen, 1e-6 * span)
         return block.let("first_dt", where(compare(">", given, 0.0), given, chosen))
 
-    def _attempt(self, step: ExplicitStep, controller: StepController, dense: bool) -> Block:
+    def _attempt(self, step: Step, controller: StepController, dense: bool) -> Block:
         s, n = self.settings, self.settings.states
         real = s.precision
         block = BlockBuilder()
@@ -323,10 +312,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         # The last stretch may be a little longer than a step, never a sliver of one.
         last = block.let("last", compare("<=", remaining, 1.01 * dt))
         h = block.let("h", where(last, remaining, dt))
-        step.attempt(block, s.rhs, h, t)
+        step.attempt(block, h, t, active)
         failed: list[tuple[Node, str]] = []
+        trouble = step.trouble()
+        unsolved = block.let("unsolved_step", any_of(trouble)) if trouble else FALSE
         if controller.adaptive:
-            error = step.error(block, h)
+            error = step.error(block, h, t)
+            if trouble:
+                error = block.let("error", where(unsolved, const(_UNSOLVED), error))
             ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
             finite = compare("<", error, 1e38)
@@ -334,13 +327,16 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             stuck = logical_and(logical_not(ok), compare("<=", h, smallest))
             failed.append((logical_and(stuck, finite), "step_too_small"))
             failed.append((logical_and(stuck, logical_not(finite)), "non_finite"))
+            failed.append((logical_and(stuck, unsolved), "solver_failed"))
         else:
             block.assign([("magnitude", 0)], [const(0.0)])
             size = fabs(load("proposed_state", 0, 1)) + load("magnitude", 0)
             block.sweep(n, [("magnitude", 0, 0, size)])
             largest = 1e308 if real == "float64" else 1e38
-            ok = block.let("ok", compare("<", load("magnitude", 0), largest))
+            finite = compare("<", load("magnitude", 0), largest)
+            ok = block.let("ok", logical_and(finite, logical_not(unsolved)))
             failed.append((logical_not(ok), "non_finite"))
+            failed.append((unsolved, "solver_failed"))
         accept = block.let("accept", logical_and(ok, active))
         if controller.adaptive:
             controller.advance(block, error, ok, h, last, load("settings", DT_MAX))
@@ -396,7 +392,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         n = self.settings.states
         return load(at, number) if number < n else load("observables", number - n)
 
-    def _sample(self, step: ExplicitStep, dense: bool) -> Block:
+    def _sample(self, step: Step, dense: bool) -> Block:
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
         t = block.let("t", _clock(T_NEXT))
@@ -439,7 +435,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             block.assign([("samples", i) for i in range(len(saved))], [value(v) for v in saved])
 
     def _summarise(
-        self, block: BlockBuilder, step: ExplicitStep, h: Node, t: Node, t_new: Node, accept: Node
+        self, block: BlockBuilder, step: Step, h: Node, t: Node, t_new: Node, accept: Node
     ) -> None:
         """Update the metrics over a step from its cubic Hermite midpoint and its end."""
         s, n = self.settings, self.settings.states

@@ -12,8 +12,8 @@ from cubie_flow.expressions.block import Block
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
 from cubie_flow.integrators.equations import observables, right_hand_side
 from cubie_flow.integrators.loop import IVPLoop, LoopSettings
-from cubie_flow.integrators.step import ExplicitStep, StepSettings
-from cubie_flow.integrators.tableaus import tableau
+from cubie_flow.integrators.steps import LINEAR_SOLVERS, Step, StepSettings, step_class
+from cubie_flow.integrators.tableaus import method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
 
@@ -44,6 +44,8 @@ class RunSettings:
         States and observables that are sampled.
     summarised : tuple of str
         States and observables whose metrics are kept.
+    linear_solver : {"auto", "sparse", "pivoted", "bicgstab"}
+        Of implicit methods.
     sampling : bool
         Whether there are times to sample at.
     t_start, duration : float
@@ -61,6 +63,7 @@ class RunSettings:
     gains: tuple[float, float, float] | None = None
     saved: tuple[str, ...] = field(default=(), converter=_names)
     summarised: tuple[str, ...] = field(default=(), converter=_names)
+    linear_solver: str = field(default="auto", validator=one_of(*LINEAR_SOLVERS))
     sampling: bool = False
     t_start: float = 0.0
     duration: float = 1.0
@@ -70,7 +73,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
     """Composes a loop, a step and a controller, and keeps them in step with its settings."""
 
     @property
-    def step(self) -> ExplicitStep:
+    def step(self) -> Step:
         """The step of the chosen method."""
         return self.children["step"]  # type: ignore[return-value]
 
@@ -86,43 +89,48 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
 
     def arrange_children(self) -> None:
         s = self.settings
-        method = tableau(s.algorithm)
-        kind = method.controller if s.controller == "default" else s.controller
-        if kind != "fixed" and method.error is None:
+        chosen = method(s.algorithm)
+        kind = chosen.controller if s.controller == "default" else s.controller
+        if kind != "fixed" and chosen.embedded_order is None:
             raise FlowError(
                 f"controller '{kind}' needs an error estimate, which algorithm '{s.algorithm}' "
                 "has not; use controller=fixed, or a method with an embedded error such as tsit5"
             )
+        loop = self._loop_settings()
+        dense = getattr(chosen, "dense", None)
         wanted: dict[str, tuple[type[CUDAFactory[Any]], Any]] = {
-            "loop": (IVPLoop, self._loop_settings()),
+            "loop": (IVPLoop, loop),
             "step": (
-                ExplicitStep,
+                step_class(chosen),
                 StepSettings(
                     algorithm=s.algorithm,
+                    rhs=loop.rhs,
                     states=len(s.system.states),
                     precision=s.precision,
-                    dense=s.sampling and method.dense is not None,
+                    dense=s.sampling and dense is not None,
+                    metrics=bool(s.summarised),
+                    linear_solver=s.linear_solver,
                 ),
             ),
             "controller": (StepController, self._controller_settings(kind)),
         }
         for name, (kind_of_factory, settings) in wanted.items():
             present = self.children.get(name)
-            if present is None or present.settings != settings:
+            if type(present) is not kind_of_factory or present.settings != settings:
                 self.adopt(name, kind_of_factory(settings))
 
     def _controller_settings(self, kind: str) -> ControllerSettings:
-        s, method = self.settings, tableau(self.settings.algorithm)
-        own = kind == method.controller
+        s, chosen = self.settings, method(self.settings.algorithm)
+        own = kind == chosen.controller
         gains = {"i": (1.0, 0.0, 0.0), "pi": (0.7, -0.4, 0.0), "pid": (0.49, -0.34, 0.10)}
         return ControllerSettings(
             precision=s.precision,
             kind=kind,
-            order=(method.embedded_order or 0) + 1,
-            gains=s.gains or (method.gains if own else gains.get(kind, (1.0, 0.0, 0.0))),
-            safety=method.safety if s.safety is None else s.safety,
-            min_factor=method.min_factor if s.min_factor is None else s.min_factor,
-            max_factor=method.max_factor if s.max_factor is None else s.max_factor,
+            order=(chosen.embedded_order or 0) + 1,
+            gains=s.gains or (chosen.gains if own else gains.get(kind, (1.0, 0.0, 0.0))),
+            safety=chosen.safety if s.safety is None else s.safety,
+            min_factor=chosen.min_factor if s.min_factor is None else s.min_factor,
+            max_factor=chosen.max_factor if s.max_factor is None else s.max_factor,
         )
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 from attrs import evolve, field, frozen, validators
 
 from cubie_flow.errors import FlowError, one_of
-from cubie_flow.expressions.block import UNROLL_LIMIT, Block
+from cubie_flow.expressions.block import UNROLL_LIMIT, Block, flattened
 from cubie_flow.expressions.emit import ARENAS, Dialect, Place
 from cubie_flow.integrators.loop import METRICS
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
@@ -336,7 +336,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         external = {name for block in blocks.values() for name in block.externals}
         for block in blocks.values():
             written: set[str] = set()
-            for statement in block.statements:
+            for statement in flattened(block.statements):
                 reads, writes = statement.buffers()
                 for name in reads:
                     if name not in places and name not in external and name not in written:

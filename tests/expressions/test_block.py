@@ -118,3 +118,65 @@ def test_rare_part_counts_only_where_asked() -> None:
     run_compiled(block.build("rare"), Dialect("float64", 8), places, arena)
     expected = [-1, 2, 3, -2, 4, 0, np.sqrt(3), 5]
     np.testing.assert_array_equal(arena.view(float), expected)
+
+
+def loops(n: int) -> tuple[Block, dict[str, Place]]:
+    """A block that eliminates a matrix, iterates until every lane is done, and branches."""
+    b = BlockBuilder()
+    with b.nest("k", 0, n):
+        pivot = b.let("pivot", 1.0 / g.load("m", 0, (("k", n + 1),)))
+        with b.nest("i", ("k", 1), n):
+            factor = g.load("m", 0, (("i", n), ("k", 1))) * pivot
+            b.put(("m", 0, (("i", n), ("k", 1)), factor))
+            factor = b.let("factor", g.load("m", 0, (("i", n), ("k", 1))))
+            with b.nest("j", ("k", 1), n):
+                at = (("i", n), ("j", 1))
+                change = factor * g.load("m", 0, (("k", n), ("j", 1)))
+                b.put(("m", 0, at, g.load("m", 0, at) - change))
+    x = g.load("root", 0)
+    b.assign([("root", 0), ("passes", 0)], [g.load("m", 0), g.const(0.0)])
+
+    def unfinished() -> g.Node:
+        return g.fabs(x * x - g.load("m", 0)) > 1e-3
+
+    with b.repeat(unfinished, 50):
+        wanted = b.let("wanted", unfinished())
+        halved = g.where(wanted, 0.5 * (x + g.load("m", 0) / x), x)
+        count = g.load("passes", 0)
+        b.assign(
+            [("root", 0), ("passes", 0)], [halved, g.where(wanted, count + 1.0, count)]
+        )
+    b.assign([("flag", 0)], [g.const(0.0)])
+    with b.when(x > 2.5):
+        b.assign([("flag", 0)], [g.where(x > 2.5, g.const(7.0), g.load("flag", 0))])
+    b.assign([("out", i) for i in range(3)], [x, g.load("passes", 0), g.load("flag", 0)])
+    places = {
+        "m": Place("local", 0, "float64", n * n),
+        "out": Place("local", 8 * n * n, "float64", 3),
+    }
+    return b.build("loops", mask=g.load("out", 2) > 1.0), places
+
+
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_loops_and_branches(lanes: int) -> None:
+    n = 5
+    block, places = loops(n)
+    rng = np.random.default_rng(3)
+    start = rng.uniform(-1, 1, (n, n, lanes)) + 5.0 * np.eye(n)[:, :, None]
+    start[0, 0] = np.linspace(2.0, 40.0, lanes)
+    arena = aligned((n * n + 3) * lanes * 8)
+    arena.view(float)[: n * n * lanes] = start.ravel()
+    expected = arena.copy()
+    dialect = Dialect("float64", lanes)
+    empty = np.zeros(0, np.uint8)
+    mask = BlockInterpreter(block, dialect, places)((empty, expected, empty), 0)
+    assert run_compiled(block, dialect, places, arena) == mask
+    np.testing.assert_array_equal(arena.view(float), expected.view(float))
+    found = arena.view(float)[: n * n * lanes].reshape(n, n, lanes)
+    lower = np.tril(found[:, :, 0], -1) + np.eye(n)
+    np.testing.assert_allclose(lower @ np.triu(found[:, :, 0]), start[:, :, 0], atol=1e-12)
+    out = arena.view(float)[n * n * lanes :].reshape(3, lanes)
+    np.testing.assert_allclose(out[0] ** 2, start[0, 0], atol=2e-3)
+    if lanes > 1:
+        assert len(set(out[1])) > 1, "every lane stops at its own time"
+        assert 0 < mask < (1 << lanes) - 1

@@ -15,6 +15,7 @@ def block_intrinsic(
     places: Mapping[str, Place],
     intrinsic: Callable[[Any], Any],
     types: Any,
+    bodies: Any = None,
 ) -> Any:
     """Return `block` as an intrinsic ``(memory, lane, *externals) -> int64 or None``.
 
@@ -28,6 +29,8 @@ def block_intrinsic(
         The decorator of numba or of numba-cuda.
     types : module
         The types module that goes with it.
+    bodies : llvmlite.ir.Module, optional
+        Where the block's own functions are defined, see `BlockEmitter`.
     """
     result = types.void if block.mask is None else types.int64
 
@@ -45,7 +48,9 @@ def block_intrinsic(
             groups = [0] if block.per_lane else range(0, dialect.lanes, dialect.width)
             total: Any = None
             for first in groups:
-                emitter = BlockEmitter(builder, dialect, places, arenas, outside, lane, first)
+                emitter = BlockEmitter(
+                    builder, dialect, places, arenas, outside, lane, first, bodies
+                )
                 mask = emitter.run(block)
                 if mask is not None and first:
                     mask = builder.shl(mask, I64(first))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import llvmlite.binding as llvm
+from llvmlite import ir
 from numba import njit, types
 from numba.core import compiler
 from numba.core.compiler_lock import global_compiler_lock
@@ -53,10 +54,13 @@ def _driver_module(
     """Return (optimised LLVM module, entry symbol) of the driver."""
 
     def compile_function(function: Any) -> Any:
-        return njit(function, nogil=True, error_model="numpy")
+        # Inlined before anything is compiled: machine code of a part alone would be for nothing.
+        return njit(function, inline="always")
 
+    # Large functions are kept from numba, which would optimise them several times over.
+    bodies = ir.Module("flow_bodies", context=ir.Context())
     compiled = {
-        name: block_intrinsic(block, dialect, places, intrinsic, types)
+        name: block_intrinsic(block, dialect, places, intrinsic, types, bodies)
         for name, block in blocks.items()
     }
     driver = make_driver(compiled, _take, dialect.lanes, compile_function)
@@ -77,12 +81,33 @@ def _driver_module(
         types.voidptr, types.voidptr, types.voidptr, whole, size, whole, real, real, real, real,
         size, real, size, size, size, real, types.CPointer(types.int32),
     )  # fmt: skip
-    result = _lowered(entry, signature)
-    return llvm.parse_assembly(result.library.get_llvm_str()), result.fndesc.llvm_func_name
+    module, name = _lowered(entry, signature)
+    module.link_in(_optimised(bodies, module.triple))
+    return module, name
 
 
-def _lowered(function: Any, signature: Any) -> Any:
-    """Return numba's optimised module of a function, without its machine code."""
+def _optimised(bodies: ir.Module, triple: str) -> Any:
+    """Return the module of large functions, optimised once."""
+    bodies.triple = triple
+    module = llvm.parse_assembly(str(bodies))
+    _optimise(module, 2)
+    return module
+
+
+def _optimise(module: Any, level: int) -> None:
+    # What can be vectors is already.
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
+    options.slp_vectorization = options.loop_vectorization = False
+    builder = llvm.create_pass_builder(_target_machine(), options)
+    builder.getModulePassManager().run(module, builder)
+
+
+def _lowered(function: Any, signature: Any) -> tuple[Any, str]:
+    """Return (optimised LLVM module, symbol) of a function.
+
+    Numba is left before it would optimise the module a second time and make machine code that
+    nobody runs.
+    """
     flags = compiler.Flags()
     flags.nrt = False
     flags.error_model = "numpy"
@@ -94,8 +119,12 @@ def _lowered(function: Any, signature: Any) -> Any:
             cpu_target.typing_context, cpu_target.target_context, function, signature.args,
             signature.return_type, flags, locals={},
         )  # fmt: skip
-        result.library.finalize()
-    return result
+        library = result.library
+        module = llvm.parse_assembly(str(library._final_module))
+        for linked in dict.fromkeys(library._linking_libraries):
+            module.link_in(linked._get_module_for_linking(), preserve=True)
+    _optimise(module, 3)
+    return module, result.fndesc.llvm_func_name
 
 
 def _target_machine() -> Any:

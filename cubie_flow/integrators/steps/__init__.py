@@ -1,0 +1,30 @@
+"""Steps: what a method does with one attempt, by the kind of its table."""
+
+from __future__ import annotations
+
+from cubie_flow.integrators.steps.base import LINEAR_SOLVERS, Step, StepSettings
+from cubie_flow.integrators.steps.collocation import CollocationStep
+from cubie_flow.integrators.steps.diagonal import DiagonalStep
+from cubie_flow.integrators.steps.explicit import ExplicitStep
+from cubie_flow.integrators.steps.rosenbrock import RosenbrockStep
+from cubie_flow.integrators.tableaus import (
+    Collocation,
+    DiagonallyImplicit,
+    Method,
+    Rosenbrock,
+    Tableau,
+)
+
+__all__ = ["LINEAR_SOLVERS", "Step", "StepSettings", "step_class"]
+
+_STEPS: dict[type[Method], type[Step]] = {
+    Tableau: ExplicitStep,
+    Rosenbrock: RosenbrockStep,
+    DiagonallyImplicit: DiagonalStep,
+    Collocation: CollocationStep,
+}
+
+
+def step_class(method: Method) -> type[Step]:
+    """Return the step that computes a method."""
+    return _STEPS[type(method)]

@@ -1,0 +1,196 @@
+"""Fully implicit Runge-Kutta steps, decoupled by the eigenvectors of the method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from cubie_flow.expressions.block import BlockBuilder
+from cubie_flow.expressions.graph import Node, const, fabs, load, where
+from cubie_flow.integrators.steps.base import combined
+from cubie_flow.integrators.steps.implicit import ImplicitStep
+from cubie_flow.integrators.steps.linear import LinearSolver
+from cubie_flow.integrators.steps.newton import Newton
+from cubie_flow.memory import buffer_registry
+
+_ITERATIONS = 10
+
+
+class CollocationStep(ImplicitStep):
+    """One step of a Radau or Gauss method.
+
+    The stages ``z_i = Y_i - y`` are iterated as ``w = T^-1 z``: one real system for every real
+    eigenvalue of ``A^-1`` and one of twice the size for every pair (Hairer and Wanner, Solving
+    ODEs II, section IV.8).
+
+    Buffers: ``stage_increments`` (the z_i, then the derivative at the end), ``transformed`` (w),
+    ``stage_derivatives``, ``residual``, ``correction``, ``stage_state``, ``proposed_state``.
+    """
+
+    def arrange_children(self) -> None:
+        for number in range(len(self.method.inverse_real)):
+            self.adopt_solver(_name("linear_solver", number), False, _prefix("", number))
+        for number in range(len(self.method.inverse_pairs)):
+            self.adopt_solver(_name("pair_solver", number), True, _prefix("pair_", number))
+
+    def register_buffers(self) -> None:
+        s = self.settings
+        n, stages = s.states, len(self.method.b)
+        kept = "local" if s.dense else self.scratch
+        buffer_registry.register("stage_increments", self, (stages + 1) * n, kept, s.precision)
+        for name in ("transformed", "stage_derivatives", "residual", "correction"):
+            buffer_registry.register(name, self, stages * n, self.scratch, s.precision)
+        for name in ("stage_state", "proposed_state"):
+            buffer_registry.register(name, self, n, self.scratch, s.precision)
+
+    def shift(self) -> float:
+        return float((*self.method.inverse_real, *self.method.inverse_pairs[0])[0])
+
+    def _row(self, stage: int) -> Node:
+        return load("stage_increments", stage * self.settings.states, 1)
+
+    def _at(self, buffer: str) -> _Rows:
+        return _Rows(buffer, self.settings.states)
+
+    def _systems(self) -> list[tuple[LinearSolver, int, float, float | None]]:
+        """Return solver, first row, and shifts of a step of one for every system."""
+        method = self.method
+        found: list[tuple[Any, int, float, float | None]] = []
+        row = 0
+        for number, real in enumerate(method.inverse_real):
+            solver = self.children[_name("linear_solver", number)]
+            found.append((solver, row, float(real), None))
+            row += 1
+        for number, (alpha, beta) in enumerate(method.inverse_pairs):
+            solver = self.children[_name("pair_solver", number)]
+            found.append((solver, row, float(alpha), float(beta)))
+            row += 2
+        return found
+
+    def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
+        s, method = self.settings, self.method
+        n, stages = s.states, len(method.b)
+        per_step = block.let("per_step", 1.0 / h)
+        shifts: list[tuple[Node, Node | None]] = []
+        for number, (solver, _, c, d) in enumerate(self._systems()):
+            first = block.let(f"shift_{number}", c * per_step)
+            second = None if d is None else block.let(f"shift_imaginary_{number}", d * per_step)
+            shifts.append((first, second))
+            solver.prepare(block, "state", t, first, second)
+        zero = const(0.0)
+        block.sweep(stages * n, [("transformed", 0, 1, zero)])
+        block.sweep(stages * n, [("stage_increments", 0, 1, zero)])
+        newton = Newton(block, active, _ITERATIONS)
+        with newton.iterate():
+            self._iteration(block, newton, h, t, shifts)
+        if method.a[-1] == method.b:
+            end: Node | None = self._row(stages - 1)
+        else:
+            end = combined(_solved(method.a, method.b), self._row)
+        assert end is not None
+        block.sweep(n, {"proposed_state": end + load("state", 0, 1)})
+        self.evaluate(block, "proposed_state", self.end_place, h + t)
+
+    def _iteration(
+        self, block: BlockBuilder, newton: Newton, h: Node, t: Node,
+        shifts: list[tuple[Node, Node | None]],
+    ) -> None:  # fmt: skip
+        method, n = self.method, self.settings.states
+        stages = len(method.b)
+        w, slopes, correction = map(self._at, ("transformed", "stage_derivatives", "correction"))
+        for stage in range(stages):
+            block.sweep(n, {"stage_state": self._row(stage) + load("state", 0, 1)})
+            target = ("stage_derivatives", stage * n)
+            self.evaluate(block, "stage_state", target, method.c[stage] * h + t)
+        for (solver, row, _, _), (c, d) in zip(self._systems(), shifts, strict=True):
+            rows = [row] if d is None else [row, row + 1]
+            held = [c * w(row)]
+            if d is not None:
+                held = [c * w(row) - d * w(row + 1), d * w(row) + c * w(row + 1)]
+            for one, product in zip(rows, held, strict=True):
+                total = combined(method.transform_inverse[one], slopes)
+                assert total is not None
+                self.sweep_mass(block, "residual", total, total - product, one * n)
+            place = row * n
+            solver.solve(block, ("residual", place), ("correction", place), "state", t, c, d)
+        block.assign([("newton_square", 0)], [const(0.0)])
+        going = newton.going
+        scale = self.scale(fabs(load("state", 0, 1)))
+        square = load("newton_square", 0)
+        for stage in range(stages):
+            ratio = correction(stage) / scale
+            square = ratio * ratio + square
+        moves = [
+            ("transformed", stage * n, 1, where(going, w(stage) + correction(stage), w(stage)))
+            for stage in range(stages)
+        ]
+        block.sweep(n, [("newton_square", 0, 0, square), *moves])
+        back = []
+        for stage in range(stages):
+            total = combined(method.transform[stage], w)
+            assert total is not None
+            back.append(("stage_increments", stage * n, 1, total))
+        block.sweep(n, back)
+        newton.judge(load("newton_square", 0) * (self.mean / stages))
+
+    @property
+    def end_place(self) -> tuple[str, int]:
+        return "stage_increments", len(self.method.b) * self.settings.states
+
+    def trouble(self) -> list[Node]:
+        return [*super().trouble(), load("newton_failed", 0, kind="bool")]
+
+    def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
+        # (gamma0/h*M - J)^-1 (f + M*sum(e_i*z_i)/h): Hairer and Wanner, eq. IV.8.19. A method
+        # without a real eigenvalue is filtered by its pair's matrix instead.
+        n, slope = self.settings.states, load("derivative", 0, 1)
+        total = combined(self.method.error, self._row)
+        assert total is not None
+        self.sweep_mass(block, "residual", slope, load("per_step", 0) * total + slope)
+        solver, _, _, second = self._systems()[0]
+        c = load("shift_0", 0)
+        if second is None:
+            solver.solve(block, ("residual", 0), ("correction", 0), "state", t, c)
+        else:
+            block.sweep(n, [("residual", n, 1, const(0.0))])
+            d = load("shift_imaginary_0", 0)
+            solver.solve(block, ("residual", 0), ("correction", 0), "state", t, c, d)
+        return load("correction", 0, 1)
+
+    def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:
+        total = self.polynomial(block, theta, self._row)
+        assert total is not None
+        return total + load("previous_state", 0, 1)
+
+
+class _Rows:
+    """Rows of a buffer, at the element of a sweep."""
+
+    def __init__(self, buffer: str, n: int) -> None:
+        self.buffer, self.n = buffer, n
+
+    def __call__(self, row: int) -> Node:
+        return load(self.buffer, row * self.n, 1)
+
+
+def _name(kind: str, number: int) -> str:
+    return kind if number == 0 else f"{kind}_{number}"
+
+
+def _prefix(kind: str, number: int) -> str:
+    return kind if number == 0 else f"{kind}{number}_"
+
+
+def _solved(a: Sequence[Sequence[float]], b: Sequence[float]) -> list[float]:
+    """Return ``b A^-1``, rounded once."""
+    n = len(b)
+    matrix = [[Fraction(a[i][j]) for i in range(n)] + [Fraction(b[j])] for j in range(n)]
+    for k in range(n):
+        pivot = next(i for i in range(k, n) if matrix[i][k])
+        matrix[k], matrix[pivot] = matrix[pivot], matrix[k]
+        for i in range(n):
+            if i != k:
+                factor = matrix[i][k] / matrix[k][k]
+                matrix[i] = [x - factor * y for x, y in zip(matrix[i], matrix[k], strict=True)]
+    return [float(matrix[k][n] / matrix[k][k]) for k in range(n)]

@@ -1,0 +1,77 @@
+"""What implicit steps share: the linear solver and the mass matrix."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder
+from cubie_flow.expressions.graph import Node, load, substitute, topological
+from cubie_flow.integrators.steps.base import Step
+from cubie_flow.integrators.steps.linear import LinearSettings, LinearSolver
+
+
+class ImplicitStep(Step):
+    """A step that solves linear systems with the model's Jacobian."""
+
+    def arrange_children(self) -> None:
+        self.adopt_solver("linear_solver", pair=False, prefix="")
+
+    def adopt_solver(self, name: str, pair: bool, prefix: str) -> None:
+        """Adopt a linear solver; keep the one that is there if it still serves."""
+        s = self.settings
+        settings = LinearSettings(
+            rhs=s.rhs,
+            mass=s.mass,
+            pair=pair,
+            prefix=prefix,
+            kind=s.linear_solver,
+            precision=s.precision,
+        )
+        present = self.children.get(name)
+        if present is None or present.settings != settings:
+            self.adopt(name, LinearSolver(settings))
+
+    @property
+    def linear_solver(self) -> LinearSolver:
+        """The solver of real shifts."""
+        return self.children["linear_solver"]  # type: ignore[return-value]
+
+    @property
+    def solvers(self) -> list[LinearSolver]:
+        """Every linear solver of the step."""
+        return [child for child in self.children.values() if isinstance(child, LinearSolver)]
+
+    @abstractmethod
+    def shift(self) -> float:
+        """Return c*h, the shift of the system for a step of one."""
+
+    def trouble(self) -> list[Node]:
+        return [truth for solver in self.solvers for truth in solver.trouble()]
+
+    def sweep_mass(
+        self, block: BlockBuilder, target: str, algebraic: Node, differential: Node, base: int = 0
+    ) -> None:
+        """Write for every state the value that goes with the kind of its equation."""
+        s = self.settings
+        if not s.mass:
+            block.sweep(s.states, [(target, base, 1, differential)])
+            return
+        # Equations of both kinds: written out, element by element.
+        chosen = [algebraic if s.is_algebraic(j) else differential for j in range(s.states)]
+        nodes = [element(node, j) for j, node in enumerate(chosen)]
+        block.assign([(target, base + j) for j in range(s.states)], nodes)
+
+    @property
+    def scratch(self) -> str:
+        """Location of values that one attempt needs and no other."""
+        return "register" if self.settings.states <= UNROLL_LIMIT else "local"
+
+
+def element(node: Node, j: int) -> Node:
+    """Return what the expression of a sweep is at its element `j`."""
+    moves = {
+        one: load(one.value[0], one.value[1] + j * one.value[2], kind=one.kind)
+        for one in topological([node])
+        if one.op == "load" and one.value[2]
+    }
+    return substitute([node], moves)[0]

@@ -1,0 +1,92 @@
+"""Simplified Newton iterations inside a lane, each lane with its own convergence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cubie_flow.expressions.block import BlockBuilder
+from cubie_flow.expressions.graph import (
+    FALSE,
+    Node,
+    compare,
+    const,
+    load,
+    logical_and,
+    logical_not,
+    logical_or,
+    minimum,
+    sqrt,
+    where,
+)
+
+#: Iterations are stopped when the next change is estimated below this part of the tolerance.
+_ENOUGH = 0.01
+
+
+class Newton:
+    """Convergence of the Newton iterations of one attempt, as statements of its block.
+
+    The rule is that of Hairer and Wanner, Solving ODEs II, section IV.8: the rate of
+    convergence ``theta`` is the ratio of successive changes, and the iteration ends when
+    ``theta/(1 - theta)*change`` is small beside the tolerance. The rate is carried from stage to
+    stage, since they share the Jacobian.
+
+    Parameters
+    ----------
+    block : BlockBuilder
+    active : Node
+        Lanes that integrate.
+    limit : int
+        Iterations a stage.
+    """
+
+    def __init__(self, block: BlockBuilder, active: Node, limit: int) -> None:
+        self.block = block
+        self.limit = limit
+        self.active = active
+        block.assign([("newton_failed", 0), ("newton_rate", 0)], [FALSE, const(1.0)])
+
+    @property
+    def going(self) -> Node:
+        """Lanes that still iterate."""
+        return load("newton_going", 0, kind="bool")
+
+    @property
+    def failed(self) -> Node:
+        """Lanes in which some iteration of this attempt did not converge."""
+        return load("newton_failed", 0, kind="bool")
+
+    @contextmanager
+    def iterate(self) -> Iterator[None]:
+        """Collect the statements of one iteration; they end with `judge`."""
+        going = logical_and(self.active, logical_not(self.failed))
+        self.block.assign([("newton_going", 0), ("newton_change", 0)], [going, const(-1.0)])
+        with self.block.repeat(lambda: self.going, self.limit):
+            yield
+        self.block.assign([("newton_failed", 0)], [logical_or(self.failed, self.going)])
+
+    def judge(self, mean_square: Node) -> None:
+        """Decide from the change of this iteration, a squared norm, which lanes go on."""
+        block = self.block
+        change = block.let("newton_now", sqrt(mean_square))
+        before = load("newton_change", 0)
+        first = block.let("newton_first", compare("<", before, 0.0))
+        rate = where(first, minimum(load("newton_rate", 0), const(0.9)), change / before)
+        rate = block.let("newton_theta", rate)
+        small = compare("<=", rate * change, _ENOUGH * (1.0 - rate))
+        # Two changes at the level of rounding have no rate.
+        done = block.let("newton_done", logical_or(small, compare("<=", change, 1e-4 * _ENOUGH)))
+        worse = logical_and(logical_not(first), logical_not(compare("<", rate, 1.0)))
+        lost = logical_or(worse, logical_not(compare("<", change, 1e30)))
+        lost = block.let("newton_lost", logical_and(lost, logical_not(done)))
+        ends = logical_or(done, lost)
+        block.assign(
+            [("newton_failed", 0), ("newton_rate", 0), ("newton_change", 0), ("newton_going", 0)],
+            [
+                logical_or(self.failed, logical_and(self.going, lost)),
+                where(logical_and(self.going, logical_not(first)), rate, load("newton_rate", 0)),
+                change,
+                logical_and(self.going, logical_not(ends)),
+            ],
+        )

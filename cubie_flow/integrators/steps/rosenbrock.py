@@ -1,0 +1,92 @@
+"""Rosenbrock steps: linearly implicit, with the exact Jacobian of every step."""
+
+from __future__ import annotations
+
+from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder
+from cubie_flow.expressions.graph import Node, const, load
+from cubie_flow.integrators.steps.base import combined
+from cubie_flow.integrators.steps.implicit import ImplicitStep
+from cubie_flow.integrators.steps.linear import time_derivative
+from cubie_flow.memory import buffer_registry
+
+
+class RosenbrockStep(ImplicitStep):
+    """One step of a Rosenbrock or Rosenbrock-W method.
+
+    In the form without matrix products of Hairer and Wanner, Solving ODEs II, section IV.7:
+    ``(M/(h*gamma) - J) u_i = f(t + c_i*h, y + sum a_ij*u_j) + M sum (C_ij/h)*u_j + h*g_i*df/dt``.
+
+    Buffers: ``stage_increments`` (the u_i, then the derivative at the end), ``stage_state``,
+    ``stage_derivative``, ``residual``, ``time_slope`` and ``proposed_state``.
+    """
+
+    def register_buffers(self) -> None:
+        s = self.settings
+        n = s.states
+        scratch = "register" if n <= UNROLL_LIMIT else "local"
+        registered = [
+            ("stage_increments", (len(self.method.b) + 1) * n, "local" if s.dense else scratch),
+            ("stage_state", n, scratch),
+            ("stage_derivative", n, scratch),
+            ("residual", n, scratch),
+            ("proposed_state", n, scratch),
+        ]
+        if time_derivative(s.rhs) is not None:
+            registered.append(("time_slope", n, scratch))
+        for name, size, location in registered:
+            buffer_registry.register(name, self, size, location, s.precision)
+
+    def shift(self) -> float:
+        return 1.0 / float(self.method.gamma)
+
+    def _row(self, stage: int) -> Node:
+        return load("stage_increments", stage * self.settings.states, 1)
+
+    def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
+        s, method = self.settings, self.method
+        n = s.states
+        per_step = block.let("per_step", 1.0 / h)
+        shift = block.let("shift", self.shift() * per_step)
+        self.linear_solver.prepare(block, "state", t, shift, None)
+        slope = time_derivative(s.rhs)
+        if slope is not None:
+            arrays = {"u": ("state", 0), "p": ("parameters", 0), "dt": ("time_slope", 0)}
+            block.evaluate(slope, arrays, t=t)
+        for stage in range(len(method.b)):
+            start = load("derivative", 0, 1)
+            if stage:
+                change = combined(method.a[stage], self._row)
+                here = load("state", 0, 1) if change is None else change + load("state", 0, 1)
+                block.sweep(n, {"stage_state": here})
+                time = method.c[stage] * h + t
+                self.evaluate(block, "stage_state", ("stage_derivative", 0), time)
+                start = load("stage_derivative", 0, 1)
+            if slope is not None and method.time_weights[stage] != 0.0:
+                weight = block.let("time_weight", method.time_weights[stage] * h)
+                start = weight * load("time_slope", 0, 1) + start
+            coupled = combined(method.coupling[stage], self._row)
+            self.sweep_mass(
+                block,
+                "residual",
+                start,
+                start if coupled is None else per_step * coupled + start,
+            )
+            result = ("stage_increments", stage * n)
+            self.linear_solver.solve(block, ("residual", 0), result, "state", t, shift)
+        change = combined(method.b, self._row)
+        assert change is not None
+        block.sweep(n, {"proposed_state": change + load("state", 0, 1)})
+        self.evaluate(block, "proposed_state", self.end_place, h + t)
+
+    @property
+    def end_place(self) -> tuple[str, int]:
+        return "stage_increments", len(self.method.b) * self.settings.states
+
+    def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
+        total = combined(self.method.error, self._row)
+        return const(0.0) if total is None else total
+
+    def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:
+        total = self.polynomial(block, theta, self._row)
+        assert total is not None
+        return total + load("previous_state", 0, 1)
