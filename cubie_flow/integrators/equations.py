@@ -27,8 +27,18 @@ def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> lis
 
 
 def right_hand_side(system: OdeSystem, varied: Sequence[str]) -> Function:
-    """Return ``du = f(t, u, p)``."""
-    return _function("rhs", "du", bind(system, system.derivatives, varied))
+    """Return ``du = f(t, u, p)``, divided by the mass where that is not 0."""
+    masses = system.mass or (1.0,) * len(system.states)
+    nodes = [
+        node / mass if mass not in (0.0, 1.0) else node
+        for node, mass in zip(system.derivatives, masses, strict=True)
+    ]
+    return _function("rhs", "du", bind(system, nodes, varied))
+
+
+def mass_pattern(system: OdeSystem) -> tuple[int, ...]:
+    """Return 1 for a differential and 0 for an algebraic equation; nothing if none is."""
+    return tuple(int(mass != 0.0) for mass in system.mass) if 0.0 in system.mass else ()
 
 
 def observables(system: OdeSystem, varied: Sequence[str], names: Sequence[str]) -> Function:

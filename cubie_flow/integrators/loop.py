@@ -239,6 +239,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         block = BlockBuilder()
         fresh = block.let("fresh", compare("!=", _flag(FRESH), 0.0))
         t = block.let("t", _clock(T))
+        inconsistent = step.initialise(block, fresh, t)
         # Lanes that are under way keep their derivative: their state gives the same bits only
         # where no time was compensated.
         step.evaluate(block, "state", step.end_place, t)
@@ -262,10 +263,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                     [where(fresh, v, load("metrics", base + i)) for i, v in started.items()],
                 )
         empty = logical_and(fresh, logical_not(compare(">", _clock(T_END), _clock(T))))
-        block.assign(
-            [("counters", CODE), ("counters", FRESH)],
-            [where(empty, const(STATUS["success"]), _flag(CODE)), const(0.0)],
-        )
+        code = where(empty, const(STATUS["success"]), _flag(CODE))
+        if inconsistent is not None:
+            code = where(inconsistent, const(STATUS["solver_failed"]), code)
+        block.assign([("counters", CODE), ("counters", FRESH)], [code, const(0.0)])
         pending = logical_or(self._due(), self._finished()) if s.sampling else self._finished()
         return block.build("begin", ("settings",), mask=pending)
 

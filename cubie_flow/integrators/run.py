@@ -10,9 +10,15 @@ from attrs import field, frozen
 from cubie_flow.errors import FlowError, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
-from cubie_flow.integrators.equations import observables, right_hand_side
+from cubie_flow.integrators.equations import mass_pattern, observables, right_hand_side
 from cubie_flow.integrators.loop import IVPLoop, LoopSettings
-from cubie_flow.integrators.steps import LINEAR_SOLVERS, Step, StepSettings, step_class
+from cubie_flow.integrators.steps import (
+    LINEAR_SOLVERS,
+    Step,
+    StepSettings,
+    solves_algebraic,
+    step_class,
+)
 from cubie_flow.integrators.tableaus import method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
@@ -96,6 +102,14 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                 f"controller '{kind}' needs an error estimate, which algorithm '{s.algorithm}' "
                 "has not; use controller=fixed, or a method with an embedded error such as tsit5"
             )
+        mass = mass_pattern(s.system)
+        if mass and not solves_algebraic(chosen):
+            state = s.system.states[mass.index(0)].name
+            raise FlowError(
+                f"algorithm is '{s.algorithm}', which cannot solve the algebraic equation of "
+                f"'{state}' (its mass is 0); use a stiffly accurate method such as rodas5p or "
+                "radau_iia_5"
+            )
         loop = self._loop_settings()
         dense = getattr(chosen, "dense", None)
         wanted: dict[str, tuple[type[CUDAFactory[Any]], Any]] = {
@@ -106,6 +120,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     algorithm=s.algorithm,
                     rhs=loop.rhs,
                     states=len(s.system.states),
+                    mass=mass,
                     precision=s.precision,
                     dense=s.sampling and dense is not None,
                     metrics=bool(s.summarised),

@@ -15,6 +15,7 @@ A model is a mapping with these keys; only `states` and `equations` are needed::
     definitions: {dx: length/size}      # named parts of expressions, not saved
     equations:                          # time derivative of every state
       T[i]: k*(T[i-1] - 2*T[i] + T[i+1])/dx**2
+    mass: {z: 0}                        # factors of time derivatives where they are not 1
     observables: {mean: sum(T[i], i)/size}   # computed from states, parameters and t
     units: {T: degC, mean: degC}        # of any of them, families by their plain name
     long_names: {T: temperature}
@@ -30,6 +31,10 @@ An indexed family ``T[i]`` is written out: its elements are called ``T_0``, ``T_
 those of ``u[i, j]`` ``u_0_0``. An index may be computed, ``T[2*i + 1]``, and ``sum(T[i], i)``
 sums over one. ``where`` with a condition that only depends on indices is decided beforehand, so
 ``where(i == 0, 0, T[i-1])`` never asks for ``T[-1]``.
+
+An equation gives ``mass*dz/dt``. A mass of 0 makes it algebraic, ``0 = expression``: together
+with the states before it such a system is a differential-algebraic one of index 1, which stiff
+methods solve; its start is made consistent. Masses are numbers, the same all the time.
 """
 
 from __future__ import annotations
@@ -73,8 +78,8 @@ MAX_ELEMENTS = 100_000
 
 KEYS = (
     "name", "title", "description", "source", "time", "settings", "indices", "constants",
-    "parameters", "states", "definitions", "equations", "observables", "units", "long_names",
-    "suggested", "unused",
+    "parameters", "states", "definitions", "equations", "mass", "observables", "units",
+    "long_names", "suggested", "unused",
 )  # fmt: skip
 #: Sections that hold named items, and what one of them is called.
 SECTIONS = {
@@ -172,6 +177,7 @@ class _Reader:
         self.used: set[str] = set()
         self.items = {section: self._items(section) for section in SECTIONS}
         self.equations = self._items("equations")
+        self.masses = self._items("mass")
 
     def read(self) -> dict[str, Any]:
         time = self._section("time")
@@ -198,6 +204,7 @@ class _Reader:
             "parameters": tuple(parameters),
             "observables": observables,
             "derivatives": derivatives,
+            "mass": self._mass(states),
             "duration": duration,
             "time_unit": _text(time.get("unit"), f"{self.where}, time.unit"),
             "suggested": _plain(self._section("suggested")),
@@ -224,7 +231,8 @@ class _Reader:
             bare, letters = (key, ()) if family is None else (family[1], _letters(family[2]))
             name = check_name(bare, f"{self.where}: the {kind}")
             label = f"{name}[{', '.join(letters)}]" if letters else name
-            place = {"states": "initial value of", "equations": "equation of"}.get(section, kind)
+            places = {"states": "initial value of", "equations": "equation of", "mass": "mass of"}
+            place = places.get(section, kind)
             where = f"{self.where}, {place} {label}"
             if name in items:
                 raise FlowError(f"{self.where}: {kind} '{name}' is given twice")
@@ -239,7 +247,7 @@ class _Reader:
             for key in ("unit", "long_name")
         }
         content = given
-        if isinstance(given, Mapping) and section != "equations":
+        if isinstance(given, Mapping) and section in SECTIONS:
             value = "expression" if section in ("definitions", "observables") else "value"
             _check_keys(given, (value, "unit", "long_name"), where)
             if value not in given:
@@ -347,17 +355,18 @@ class _Reader:
 
     def _check_equations(self) -> None:
         states = self.items["states"]
-        for name, equation in self.equations.items():
-            if name not in states:
-                raise FlowError(
-                    f"{self.where}: there is an equation for '{name}', which is "
-                    f"{_a(self.kinds.get(name))}{nearest(name, states)}"
-                )
-            if self._indices_of(equation) != self._indices_of(states[name]):
-                raise FlowError(
-                    f"{self.where}: the state is '{_label(states[name])}', but there is an "
-                    f"equation for '{_label(equation)}'"
-                )
+        for kind, items in (("an equation", self.equations), ("a mass", self.masses)):
+            for name, item in items.items():
+                if name not in states:
+                    raise FlowError(
+                        f"{self.where}: there is {kind} for '{name}', which is "
+                        f"{_a(self.kinds.get(name))}{nearest(name, states)}"
+                    )
+                if self._indices_of(item) != self._indices_of(states[name]):
+                    raise FlowError(
+                        f"{self.where}: the state is '{_label(states[name])}', but there is "
+                        f"{kind} for '{_label(item)}'"
+                    )
         for name in states:
             if name not in self.equations:
                 raise FlowError(
@@ -437,6 +446,16 @@ class _Reader:
                 label = _element_label(item.long_name, at)
                 found.append(Quantity(element_name(item.name, at), value, item.unit, label))
         return found
+
+    def _mass(self, states: list[Quantity]) -> tuple[float, ...]:
+        """Return the mass of every state, or nothing where all are 1."""
+        found = {
+            element_name(name, at): value
+            for name, item in self.masses.items()
+            for at, value in self._values(item)
+        }
+        masses = tuple(found.get(state.name, 1.0) for state in states)
+        return () if set(masses) == {1.0} else masses
 
     # expressions ----------------------------------------------------------------------------
 
@@ -554,6 +573,11 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
         "states": {item.name: item.value for item in system.states},
         "definitions": definitions,
         "equations": {item.name: text for item, text in zip(system.states, texts, strict=False)},
+        "mass": {
+            item.name: value
+            for item, value in zip(system.states, system.mass, strict=False)
+            if value != 1.0
+        },
         "observables": {item.name: text for item, text in derived},
         "units": {item.name: item.unit for item in quantities if item.unit},
         "long_names": {item.name: item.long_name for item in quantities if item.long_name},

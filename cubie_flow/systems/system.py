@@ -20,7 +20,7 @@ from cubie_flow.systems.trace import check_graph, trace
 
 @frozen
 class OdeSystem:
-    """A model ``dy/dt = f(t, y, p)``.
+    """A model ``dy/dt = f(t, y, p)``, or ``M dy/dt = f(t, y, p)`` with a diagonal matrix M.
 
     Make one with `from_file`, `from_mapping`, `from_equations` or `from_function`.
 
@@ -34,6 +34,8 @@ class OdeSystem:
     parameters : tuple of Quantity
         What runs may vary, besides initial values.
     observables : tuple of Observable
+    mass : tuple of float, optional, shape (states,)
+        Diagonal of M; 0 makes an equation algebraic. Empty for all ones.
     title, description, source : str
     duration : float
         Of a run, unless something else is asked for; in `time_unit`.
@@ -53,6 +55,7 @@ class OdeSystem:
     derivatives: tuple[Node, ...]
     parameters: tuple[Quantity, ...] = ()
     observables: tuple[Observable, ...] = ()
+    mass: tuple[float, ...] = ()
     title: str = ""
     description: str = ""
     source: str = ""
@@ -74,6 +77,15 @@ class OdeSystem:
             for quantity in quantities:
                 check_name(quantity.name, f"{where}: the {kind}")
                 finite(quantity.value, f"{where}: {kind} '{quantity.name}'")
+        if self.mass and len(self.mass) != len(self.states):
+            raise FlowError(
+                f"{where}: it has {len(self.states)} states, but {len(self.mass)} masses; the "
+                "mass matrix is diagonal, one number a state"
+            )
+        for state, mass in zip(self.states, self.mass, strict=False):
+            finite(mass, f"{where}: mass of {state.name}")
+        if self.mass and not any(self.mass):
+            raise FlowError(f"{where}: every mass is 0, so no equation is differential")
         for item in self.observables:
             check_name(item.name, f"{where}: the observable")
         named = (*kinds, ("observable", self.observables))
@@ -282,6 +294,8 @@ class OdeSystem:
         ]
         names = [item.name for item in self.observables]
         told = repr((graph.content_hash(outputs), values, names))
+        if self.mass:
+            told += repr([float(mass).hex() for mass in self.mass])
         return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from cubie_flow.integrators.tableaus import (
     Tableau,
 )
 
-__all__ = ["LINEAR_SOLVERS", "Step", "StepSettings", "step_class"]
+__all__ = ["LINEAR_SOLVERS", "Step", "StepSettings", "solves_algebraic", "step_class"]
 
 _STEPS: dict[type[Method], type[Step]] = {
     Tableau: ExplicitStep,
@@ -28,3 +28,16 @@ _STEPS: dict[type[Method], type[Step]] = {
 def step_class(method: Method) -> type[Step]:
     """Return the step that computes a method."""
     return _STEPS[type(method)]
+
+
+def solves_algebraic(method: Method) -> bool:
+    """Return whether a method solves equations without a time derivative.
+
+    It must be stiffly accurate: the new state is the last stage, which satisfies them (Hairer
+    and Wanner, Solving ODEs II, section VI.1).
+    """
+    if isinstance(method, Rosenbrock):
+        return method.a[-1] == method.b[:-1] and method.b[-1] == 1.0
+    if isinstance(method, DiagonallyImplicit):
+        return method.stiffly_accurate
+    return isinstance(method, Collocation) and method.a[-1] == method.b

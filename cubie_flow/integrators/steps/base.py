@@ -98,6 +98,10 @@ class Step(CUDAFactory[StepSettings]):
             "error", self.norm(block, "error_square", self.estimate(block, h, t)) * self.mean
         )
 
+    def initialise(self, block: BlockBuilder, fresh: Node, t: Node) -> Node | None:
+        """Make the state of fresh lanes consistent; return where that failed, None if nowhere."""
+        return None
+
     def trouble(self) -> list[Node]:
         """Return what tells that the equations of the step were not solved."""
         return []

@@ -5,9 +5,27 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder
-from cubie_flow.expressions.graph import Node, load, substitute, topological
+from cubie_flow.expressions.graph import (
+    FALSE,
+    Node,
+    compare,
+    const,
+    load,
+    logical_and,
+    logical_not,
+    logical_or,
+    substitute,
+    topological,
+    where,
+)
 from cubie_flow.integrators.steps.base import Step
 from cubie_flow.integrators.steps.linear import LinearSettings, LinearSolver
+
+# Making a start consistent: the shift that freezes differential states, the iterations allowed,
+# and the squared change, one at tolerance, that is small enough.
+_IMMENSE = {"float64": 1e40, "float32": 1e15}
+_START_ITERATIONS = 20
+_START_ENOUGH = 1e-8
 
 
 class ImplicitStep(Step):
@@ -47,6 +65,40 @@ class ImplicitStep(Step):
 
     def trouble(self) -> list[Node]:
         return [truth for solver in self.solvers for truth in solver.trouble()]
+
+    def initialise(self, block: BlockBuilder, fresh: Node, t: Node) -> Node | None:
+        s = self.settings
+        if not s.mass:
+            return None
+        # With an immense shift the step's own matrix leaves differential states alone and gives
+        # Newton's correction of the algebraic ones.
+        n, shift = s.states, const(_IMMENSE[s.precision])
+        solver = self.solvers[0]
+        d = const(0.0) if solver.settings.pair else None
+        going = load("start_going", 0, kind="bool")
+        block.assign([("start_going", 0), ("start_failed", 0)], [fresh, FALSE])
+        with block.repeat(lambda: going, _START_ITERATIONS):
+            solver.prepare(block, "state", t, shift, d)
+            self.evaluate(block, "state", self.end_place, t)
+            self.sweep_mass(block, "residual", self.end_derivative, const(0.0))
+            if d is not None:
+                block.sweep(n, [("residual", n, 1, const(0.0))])
+            solver.solve(block, ("residual", 0), ("correction", 0), "state", t, shift, d)
+            change = load("correction", 0, 1)
+            square = self.norm_at_start(block, "start_square", change) * self.mean
+            moved = where(going, load("state", 0, 1) + change, load("state", 0, 1))
+            block.sweep(n, {"state": moved})
+            finite = compare("<", square, 1e30)
+            more = logical_and(compare(">", square, _START_ENOUGH), finite)
+            block.assign(
+                [("start_failed", 0), ("start_going", 0)],
+                [
+                    where(going, logical_not(finite), load("start_failed", 0, kind="bool")),
+                    logical_and(going, more),
+                ],
+            )
+        lost = logical_or(going, load("start_failed", 0, kind="bool"))
+        return block.let("inconsistent", logical_and(fresh, lost))
 
     def sweep_mass(
         self, block: BlockBuilder, target: str, algebraic: Node, differential: Node, base: int = 0

@@ -31,6 +31,8 @@ class RosenbrockStep(ImplicitStep):
             ("residual", n, scratch),
             ("proposed_state", n, scratch),
         ]
+        if s.mass:
+            registered.append(("correction", n, scratch))
         if time_derivative(s.rhs) is not None:
             registered.append(("time_slope", n, scratch))
         for name, size, location in registered:
