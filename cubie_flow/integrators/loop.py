@@ -249,6 +249,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             block.sweep(n, {"previous_state": kept})
         dt = self._first_step(block, step, controller, t)
         controller.reset(block, fresh, dt)
+        step.reset(block, fresh, dt)
         if s.summarised_numbers:
             self._observe(block, "state", t)
             for position, variable in enumerate(s.summarised_numbers):
@@ -290,7 +291,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         change = step.norm_at_start(block, "d2", step.end_derivative - rate)
         d2 = sqrt(change * step.mean) / h0
         steepest = block.let("steepest", maximum(d1, d2))
-        order = step.method.order + 1.0
+        order = step.start_order + 1.0
         power = approximate_power(100.0 * steepest, -1.0 / order, s.precision)
         h1 = where(compare("<=", steepest, 1e-15), maximum(const(1e-6) * span, 1e-3 * h0), power)
         chosen = minimum(minimum(100.0 * h0, h1), minimum(span, load("settings", DT_MAX)))
@@ -341,6 +342,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         accept = block.let("accept", logical_and(ok, active))
         if controller.adaptive:
             controller.advance(block, error, ok, h, last, load("settings", DT_MAX))
+            step.advance(block, error, ok, accept, h, last, load("settings", DT_MAX))
         # Compensated time: the rounding of t + h is kept (Kahan, CACM 8, 1965).
         moved = block.let("moved", h + _clock(T_LOW))
         total = block.let("total", t + moved)

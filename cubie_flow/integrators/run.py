@@ -19,7 +19,7 @@ from cubie_flow.integrators.steps import (
     solves_algebraic,
     step_class,
 )
-from cubie_flow.integrators.tableaus import method
+from cubie_flow.integrators.tableaus import Multistep, method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
 
@@ -102,6 +102,11 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                 f"controller '{kind}' needs an error estimate, which algorithm '{s.algorithm}' "
                 "has not; use controller=fixed, or a method with an embedded error such as tsit5"
             )
+        if isinstance(chosen, Multistep) and kind == "fixed":
+            raise FlowError(
+                f"controller.kind is 'fixed', but algorithm '{s.algorithm}' changes its order with "
+                "its step; use controller.kind=default, or a one-step method such as rodas5p"
+            )
         mass = mass_pattern(s.system)
         if mass and not solves_algebraic(chosen):
             state = s.system.states[mass.index(0)].name
@@ -111,7 +116,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                 "radau_iia_5"
             )
         loop = self._loop_settings()
-        dense = getattr(chosen, "dense", None)
+        dense = isinstance(chosen, Multistep) or getattr(chosen, "dense", None) is not None
         wanted: dict[str, tuple[type[CUDAFactory[Any]], Any]] = {
             "loop": (IVPLoop, loop),
             "step": (
@@ -122,7 +127,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     states=len(s.system.states),
                     mass=mass,
                     precision=s.precision,
-                    dense=s.sampling and dense is not None,
+                    dense=s.sampling and dense,
                     metrics=bool(s.summarised),
                     linear_solver=s.linear_solver,
                 ),

@@ -6,11 +6,13 @@ from cubie_flow.integrators.steps.base import LINEAR_SOLVERS, Step, StepSettings
 from cubie_flow.integrators.steps.collocation import CollocationStep
 from cubie_flow.integrators.steps.diagonal import DiagonalStep
 from cubie_flow.integrators.steps.explicit import ExplicitStep
+from cubie_flow.integrators.steps.multistep import MultistepStep
 from cubie_flow.integrators.steps.rosenbrock import RosenbrockStep
 from cubie_flow.integrators.tableaus import (
     Collocation,
     DiagonallyImplicit,
     Method,
+    Multistep,
     Rosenbrock,
     Tableau,
 )
@@ -22,6 +24,7 @@ _STEPS: dict[type[Method], type[Step]] = {
     Rosenbrock: RosenbrockStep,
     DiagonallyImplicit: DiagonalStep,
     Collocation: CollocationStep,
+    Multistep: MultistepStep,
 }
 
 
@@ -40,4 +43,6 @@ def solves_algebraic(method: Method) -> bool:
         return method.a[-1] == method.b[:-1] and method.b[-1] == 1.0
     if isinstance(method, DiagonallyImplicit):
         return method.stiffly_accurate
+    if isinstance(method, Multistep):
+        return True
     return isinstance(method, Collocation) and method.a[-1] == method.b

@@ -75,6 +75,11 @@ class Step(CUDAFactory[StepSettings]):
         return self.method.dense if self.settings.dense else None
 
     @property
+    def start_order(self) -> int:
+        """Order of the first step of a run."""
+        return int(self.method.order)
+
+    @property
     @abstractmethod
     def end_place(self) -> tuple[str, int]:
         """Where the derivative at the end of the step is left."""
@@ -101,6 +106,18 @@ class Step(CUDAFactory[StepSettings]):
     def initialise(self, block: BlockBuilder, fresh: Node, t: Node) -> Node | None:
         """Make the state of fresh lanes consistent; return where that failed, None if nowhere."""
         return None
+
+    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
+        """Forget the past in fresh lanes, whose first step is `dt`."""
+
+    def advance(
+        self, block: BlockBuilder, error: Node, ok: Node, accept: Node, h: Node, last: Node,
+        bounds: Node,
+    ) -> None:  # fmt: skip
+        """Remember the step where it was accepted; the controller has chosen the next.
+
+        Parameters are those of `StepController.advance`, and where the step was accepted.
+        """
 
     def trouble(self) -> list[Node]:
         """Return what tells that the equations of the step were not solved."""

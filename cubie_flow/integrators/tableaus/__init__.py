@@ -11,23 +11,27 @@ from cubie_flow.integrators.tableaus import (
     diagonal,
     high_order,
     low_order,
+    multistep,
     rosenbrock,
 )
 from cubie_flow.integrators.tableaus.collocation import Collocation
 from cubie_flow.integrators.tableaus.definition import Dense, Method, Tableau
 from cubie_flow.integrators.tableaus.diagonal import DiagonallyImplicit
+from cubie_flow.integrators.tableaus.multistep import Multistep
 from cubie_flow.integrators.tableaus.rosenbrock import Rosenbrock
 
 __all__ = [
     "COLLOCATION",
     "DIAGONAL",
     "METHODS",
+    "MULTISTEP",
     "ROSENBROCK",
     "TABLEAUS",
     "Collocation",
     "Dense",
     "DiagonallyImplicit",
     "Method",
+    "Multistep",
     "Rosenbrock",
     "Tableau",
     "method",
@@ -44,8 +48,12 @@ ROSENBROCK: dict[str, Rosenbrock] = {known.name: known for known in rosenbrock.M
 DIAGONAL: dict[str, DiagonallyImplicit] = {known.name: known for known in diagonal.METHODS}
 #: The fully implicit Runge-Kutta methods.
 COLLOCATION: dict[str, Collocation] = {known.name: known for known in collocation.METHODS}
+#: The multistep methods.
+MULTISTEP: dict[str, Multistep] = {known.name: known for known in multistep.METHODS}
 #: Every method.
-METHODS: dict[str, Method] = {**TABLEAUS, **ROSENBROCK, **DIAGONAL, **COLLOCATION}
+METHODS: dict[str, Method] = {
+    **TABLEAUS, **ROSENBROCK, **DIAGONAL, **COLLOCATION, **MULTISTEP
+}  # fmt: skip
 
 Kind = TypeVar("Kind", bound=Method)
 
