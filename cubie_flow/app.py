@@ -158,9 +158,19 @@ def _plan(
     plan.refuse()
 
 
+def _settled(settings: Settings) -> Study:
+    """Return the study, its method chosen where ``algorithm=auto`` asks for it."""
+    from cubie_flow.solve import settled
+
+    study, reason = settled(settings.study())
+    if reason:
+        settings.notes.append(reason)
+    return study
+
+
 def _placed(settings: Settings) -> Study:
     """Return the study, with buffers placed where ``buffers=auto`` asks for it."""
-    study = settings.study()
+    study = _settled(settings)
     if settings.values["buffers"]["auto"]:
         from cubie_flow.sweeps.placement import automatic
 
@@ -177,7 +187,7 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
     from cubie_flow.sweeps.figure import draw
     from cubie_flow.sweeps.placement import save, study_placements
 
-    study = settings.study()
+    study = _settled(settings)
     # A folder of its own, so that the study's results stay together.
     study = evolve(study, name=f"{study.name}_placement")
     choice = settings.values["buffers"]

@@ -172,18 +172,26 @@ def buffers(key: str, value: Any) -> dict[str, Any]:
     return {**found, "locations": places}
 
 
+def rescue(key: str, value: Any) -> Any:
+    """Check off, default or a list; what is in the list is read with the study."""
+    if value not in (None, False, "off", "default") and not isinstance(value, list):
+        raise FlowError(f"{key} is {value!r}; it must be off, default, or a list of attempts")
+    return value
+
+
 Schema = Mapping[str, "Check | Schema"]
 
 SCHEMA: Schema = {
     "task": {"name": choice("run", "plan", "placement", "doctor", "clear_cache")},
     "study": text(optional=True),
     "system": mapping,
-    "algorithm": {"name": text()},
+    "algorithm": {"name": text(), "linear_solver": choice("auto", "sparse", "pivoted", "bicgstab")},
+    "rescue": rescue,
     "duration": number(least=0.0, optional=True),
     "t_start": number(),
     "precision": choice("float32", "float64"),
     "controller": {
-        "kind": choice("default", "fixed", "i", "pi", "pid"),
+        "kind": choice("default", "fixed", "i", "pi", "pid", "gustafsson"),
         "rtol": tolerance(zero=False),
         "atol": tolerance(zero=True),
         "dt": number(above=0.0, optional=True),
@@ -324,6 +332,7 @@ class Settings:
         """
         from cubie_flow.batches import make_design
         from cubie_flow.defaults import batch_values, load_system
+        from cubie_flow.rescue import read_rescue
         from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice
 
         v = self.values
@@ -359,6 +368,8 @@ class Settings:
             duration=v["duration"],
             t_start=v["t_start"],
             algorithm=v["algorithm"]["name"],
+            linear_solver=v["algorithm"]["linear_solver"],
+            rescue=read_rescue(v["rescue"]),
             precision=v["precision"],
             controller=ControllerChoice(**v["controller"]),
             output=OutputChoice(**output),

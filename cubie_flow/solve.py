@@ -17,6 +17,7 @@ import numpy as np
 from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design, make_design
+from cubie_flow.choosing import AUTO, choose
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
@@ -29,10 +30,11 @@ from cubie_flow.kernels.kernel import (
 )
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
+from cubie_flow.rescue import Attempt, Rescue, read_rescue
 from cubie_flow.storage import AsyncWriter, ResultStore, StoreSchema, Variable, plan_shards
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
-from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME
+from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
 from cubie_flow.systems import OdeSystem
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 Array = Any
 #: Bytes of one shard's arrays over all variables; four shards may be in memory at once.
 SHARD_MEMORY = 160_000_000
+#: Where a rescued run comes from.
+ATTEMPT = Variable(
+    "attempt", PER_RUN, "uint8", "1", "number of the rescue attempt that solved the run, 0 for none"
+)
 
 
 @frozen
@@ -139,6 +145,8 @@ class Study:
     output: OutputChoice = field(factory=OutputChoice)
     target: TargetChoice = field(factory=TargetChoice)
     locations: Mapping[str, str] = field(factory=dict)
+    linear_solver: str = "auto"
+    rescue: tuple[Attempt, ...] = ()
 
     @cached_property
     def spans(self) -> tuple[float, float]:
@@ -200,6 +208,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         system=study.system,
         varied=study.design.names,
         algorithm=study.algorithm,
+        linear_solver=study.linear_solver,
         precision=study.precision,
         controller=c.kind,
         safety=c.safety,
@@ -220,6 +229,36 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         device=t.device,
     )
     return BatchSolverKernel(run, config, study.locations)
+
+
+def settled(study: Study) -> tuple[Study, str]:
+    """Return a study with ``algorithm=auto`` decided, and why; other studies as they are.
+
+    Raises
+    ------
+    FlowError
+        If the study asks for what its system or target does not have.
+    """
+    if study.algorithm != AUTO:
+        return study, ""
+
+    def pilot(algorithm: str, runs: Array, limit: int) -> tuple[BatchResult, Any]:
+        parts = [study.design.columns(int(run), int(run) + 1) for run in runs]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        trial = evolve(
+            study,
+            algorithm=algorithm,
+            controller=evolve(study.controller, kind="default", max_steps=limit),
+            output=OutputChoice(),
+            locations={},
+        )
+        kernel = build_kernel(trial)
+        limits = tolerances(trial.controller)
+        result = kernel.solve(columns, len(runs), limits, threads=_threads(trial))
+        return result, kernel.run.product["attempt"].statements
+
+    algorithm, reason = choose(study, pilot)
+    return evolve(study, algorithm=algorithm), reason
 
 
 def _check_span(study: Study) -> None:
@@ -341,6 +380,7 @@ def schema(
         status_flags={code: name for name, code in STATUS.items()},
         time=study.t_start + times if times.size else None,
         coordinates=tuple(coordinates),
+        counters=(STEPS, REJECTED, ATTEMPT) if study.rescue else (STEPS, REJECTED),
         time_unit=study.system.time_unit,
         attrs={
             "title": study.system.title or study.system.name,
@@ -382,6 +422,8 @@ def shard_arrays(
     for name, values in columns.items():
         arrays[coordinate_name(study, name)] = values
     arrays.update(steps=result.steps, rejected=result.rejected, status=result.status)
+    if result.attempts is not None:
+        arrays["attempt"] = result.attempts
     return arrays
 
 
@@ -483,6 +525,7 @@ def _shards(
 ) -> Iterator[tuple[dict[str, Array], BatchResult]]:
     limits, times = tolerances(study.controller), study.times
     threads = _threads(study)
+    rescue = Rescue(study, build_kernel, tolerances) if study.rescue else None
     for start, stop in bounds:
         columns = study.design.columns(start, stop)
         result = kernel.solve(
@@ -493,6 +536,8 @@ def _shards(
             threads,
             None if tick is None else lambda done, start=start: tick(start + done),  # type: ignore[misc]
         )
+        if rescue is not None:
+            result = rescue.apply(columns, result, times if times.size else None, threads)
         yield shard_arrays(study, columns, result), result
 
 
@@ -628,6 +673,8 @@ def solve(
     dt: float | None = None,
     target: str | TargetChoice = "auto",
     locations: Mapping[str, str] | None = None,
+    linear_solver: str = "auto",
+    rescue: Any = "off",
 ) -> xarray.Dataset:
     """Integrate a batch of runs of a model in memory.
 
@@ -652,6 +699,10 @@ def solve(
     target : str or TargetChoice
     locations : mapping, optional
         ``{buffer: location}``.
+    linear_solver : {"auto", "sparse", "pivoted", "bicgstab"}
+        Of an implicit method.
+    rescue : "off", "default" or list
+        How failed runs are solved again, see `cubie_flow.rescue`.
 
     Returns
     -------
@@ -714,6 +765,8 @@ def solve(
         output=OutputChoice(save_every, times, variables, summaries),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
+        linear_solver=linear_solver,
+        rescue=read_rescue(rescue),
     )
     return solve_study(study)
 
@@ -737,6 +790,7 @@ def solve_study(study: Study) -> xarray.Dataset:
     """Integrate a study in memory; see `solve`."""
     import xarray
 
+    study, _ = settled(study)
     kernel = build_kernel(study)
     held = schema(study, kernel, {})
     parts = [arrays for arrays, _ in _shards(study, kernel, plan(study, held).shards, None)]

@@ -77,9 +77,10 @@ def test_the_schema_and_the_main_config_have_the_same_keys() -> None:
 
 
 def test_every_algorithm_has_a_file() -> None:
-    from cubie_flow.integrators.tableaus import TABLEAUS
+    from cubie_flow.choosing import AUTO
+    from cubie_flow.integrators.tableaus import METHODS
 
-    assert {path.stem for path in (CONF / "algorithm").glob("*.yaml")} == set(TABLEAUS)
+    assert {path.stem for path in (CONF / "algorithm").glob("*.yaml")} == {AUTO, *METHODS}
 
 
 def test_another_system_does_not_inherit_the_default_study(tmp_path: Path) -> None:

@@ -22,12 +22,14 @@ ROOMS: dict[str, set[str]] = {
     "storage": {"errors"},
 }
 ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
+ROOMS["rescue"] = {"kernels", "integrators", "errors"}
+ROOMS["choosing"] = {"kernels", "integrators", "expressions"}
 ROOMS["solve"] = set(ROOMS)
 ROOMS["picture"] = {"errors"}
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
 ROOMS["defaults"] = {"systems", "errors"}
-ROOMS["config"] = {"solve", "defaults", "batches", "errors"}
+ROOMS["config"] = {"solve", "rescue", "defaults", "batches", "errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}

@@ -19,7 +19,7 @@ from cubie_flow.integrators.steps import (
     solves_algebraic,
     step_class,
 )
-from cubie_flow.integrators.tableaus import Multistep, method
+from cubie_flow.integrators.tableaus import Multistep, Tableau, method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
 
@@ -106,6 +106,11 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             raise FlowError(
                 f"controller.kind is 'fixed', but algorithm '{s.algorithm}' changes its order with "
                 "its step; use controller.kind=default, or a one-step method such as rodas5p"
+            )
+        if isinstance(chosen, Tableau) and s.linear_solver != "auto":
+            raise FlowError(
+                f"algorithm.linear_solver is '{s.linear_solver}', but algorithm '{s.algorithm}' is "
+                "explicit and solves no linear systems; leave it at auto"
             )
         mass = mass_pattern(s.system)
         if mass and not solves_algebraic(chosen):

@@ -177,6 +177,8 @@ class BatchResult:
         Time in the kernel, with transfers.
     measured : dict
         What the target measured, see `Batch`.
+    attempts : ndarray of uint8, shape (runs,), optional
+        Which attempt of a rescue a run comes from, 0 for none.
     """
 
     samples: Array
@@ -187,6 +189,7 @@ class BatchResult:
     rejected: Array
     seconds: float
     measured: dict[str, float] = field(factory=dict)
+    attempts: Array | None = None
 
 
 class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):

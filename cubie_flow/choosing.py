@@ -1,0 +1,115 @@
+"""The choice between an explicit and a stiff method, from a pilot of the study's own runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+
+from cubie_flow.expressions.block import Evaluate, Repeat, Statement, When
+from cubie_flow.expressions.graph import topological
+from cubie_flow.integrators.equations import mass_pattern
+from cubie_flow.integrators.loop import STATUS
+from cubie_flow.kernels.kernel import BatchResult
+
+#: The name that asks for the choice.
+AUTO = "auto"
+#: Runs of the pilot; of models with more states than the second number, a quarter of them.
+PILOT, LARGE = 64, 50
+#: Attempts after which an explicit method is given up.
+PATIENCE = 20_000
+STIFF = "rodas5p"
+#: Iterations that a loop in a block is counted for.
+_PASSES = 3
+
+
+Pilot = Callable[[str, Any, int], tuple[BatchResult, tuple[Statement, ...]]]
+
+
+@frozen
+class Trial:
+    """What a method did to the pilot."""
+
+    algorithm: str
+    attempts: float
+    operations: int
+    failed: int
+    runs: int
+
+    @property
+    def cost(self) -> float:
+        """Arithmetic operations a run; infinite if more runs fail than a tenth."""
+        return np.inf if self.failed > self.runs / 10 else self.attempts * self.operations
+
+    def __str__(self) -> str:
+        told = f"{self.algorithm}: {self.attempts:.0f} steps of {self.operations} operations"
+        return f"{told}, {self.failed} of {self.runs} runs failed" if self.failed else told
+
+
+def choose(study: Any, pilot: Pilot) -> tuple[str, str]:
+    """Return the algorithm for a study and the sentence that says why.
+
+    A pilot of at most 64 runs, spread over the design, is integrated with an explicit method and
+    with rodas5p at the study's tolerances. The one with fewer arithmetic operations a run is
+    taken: its attempted steps times the operations of one step, both counted, not timed, so that
+    the choice is the same on every machine.
+
+    Parameters
+    ----------
+    study : Study
+    pilot : callable
+        ``pilot(algorithm, runs, max_steps)``: result of integrating some runs of the study, and
+        the statements of one attempted step.
+    """
+    if mass_pattern(study.system):
+        reason = "the model has algebraic equations, which explicit methods cannot solve"
+        return STIFF, f"algorithm=auto took {STIFF}: {reason}"
+    size = study.design.size
+    count = min(size, PILOT if len(study.system.states) <= LARGE else PILOT // 4)
+    runs = np.unique(np.linspace(0, size - 1, count).astype(np.int64))
+    limit = min(study.controller.max_steps, PATIENCE)
+    trials = []
+    for algorithm in (_explicit(study), STIFF):
+        result, statements = pilot(algorithm, runs, limit)
+        attempts = float((result.steps + result.rejected).mean())
+        failed = int((result.status != STATUS["success"]).sum())
+        trials.append(Trial(algorithm, attempts, operations(statements), failed, len(runs)))
+    best = min(trials, key=lambda trial: trial.cost)
+    if best.cost == np.inf:
+        best = trials[1]
+    told = "; ".join(map(str, trials))
+    return best.algorithm, (
+        f"algorithm=auto took {best.algorithm} after a pilot of {best.runs} runs ({told})"
+    )
+
+
+def _explicit(study: Any) -> str:
+    given = study.controller.rtol
+    rtol = min(given.values(), default=1e-6) if isinstance(given, Mapping) else given
+    return "tsit5" if rtol >= 1e-8 or study.precision == "float32" else "vern7"
+
+
+def operations(statements: tuple[Statement, ...]) -> int:
+    """Return about how many arithmetic operations statements take."""
+    total = 0
+    for statement in statements:
+        if isinstance(statement, Repeat):
+            total += _PASSES * operations(statement.body)
+        elif isinstance(statement, Evaluate):
+            total += _arithmetic(statement.function.nodes)
+        elif isinstance(statement, When):
+            total += operations(statement.body)
+        elif not hasattr(statement, "body"):
+            total += statement.count * _arithmetic(statement.nodes)
+        else:
+            total += 10 * operations(statement.body)
+    return total
+
+
+def _arithmetic(nodes: tuple[object, ...]) -> int:
+    free = ("const", "integer", "truth", "load", "symbol")
+    # A call of an elementary function stands for some twenty operations.
+    order = topological(nodes)  # type: ignore[arg-type]
+    return sum(20 if node.op == "call" else 1 for node in order if node.op not in free)
