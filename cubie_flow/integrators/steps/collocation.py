@@ -7,7 +7,15 @@ from fractions import Fraction
 from typing import Any
 
 from cubie_flow.expressions.block import BlockBuilder
-from cubie_flow.expressions.graph import Node, const, fabs, load, where
+from cubie_flow.expressions.graph import (
+    Node,
+    compare,
+    const,
+    fabs,
+    load,
+    logical_and,
+    where,
+)
 from cubie_flow.integrators.steps.base import combined
 from cubie_flow.integrators.steps.implicit import ImplicitStep
 from cubie_flow.integrators.steps.linear import LinearSolver
@@ -15,6 +23,9 @@ from cubie_flow.integrators.steps.newton import Newton
 from cubie_flow.memory import buffer_registry
 
 _ITERATIONS = 10
+# How an iteration starts: from zero, from the step before, or from the rejected attempt.
+_ZERO, _AHEAD, _INSIDE = 0.0, 1.0, 2.0
+_FARTHEST = 6.0
 
 
 class CollocationStep(ImplicitStep):
@@ -24,8 +35,12 @@ class CollocationStep(ImplicitStep):
     eigenvalue of ``A^-1`` and one of twice the size for every pair (Hairer and Wanner, Solving
     ODEs II, section IV.8).
 
-    Buffers: ``stage_increments`` (the z_i, then the derivative at the end), ``transformed`` (w),
-    ``stage_derivatives``, ``residual``, ``correction``, ``stage_state``, ``proposed_state``.
+    The iteration starts from the collocation polynomial of the step before, extrapolated, or of
+    the attempt that was rejected, interpolated.
+
+    Buffers: ``stage_increments`` (the z_i, then the derivative at the end), ``start_values``
+    (how to start, and the step the z_i belong to), ``transformed`` (w), ``stage_derivatives``,
+    ``residual``, ``correction``, ``stage_state``, ``proposed_state``.
     """
 
     def arrange_children(self) -> None:
@@ -37,8 +52,8 @@ class CollocationStep(ImplicitStep):
     def register_buffers(self) -> None:
         s = self.settings
         n, stages = s.states, len(self.method.b)
-        kept = "local" if s.dense else self.scratch
-        buffer_registry.register("stage_increments", self, (stages + 1) * n, kept, s.precision)
+        for name, size in (("stage_increments", (stages + 1) * n), ("start_values", 2)):
+            buffer_registry.register(name, self, size, "local", s.precision, persistent=True)
         for name in ("transformed", "stage_derivatives", "residual", "correction"):
             buffer_registry.register(name, self, stages * n, self.scratch, s.precision)
         for name in ("stage_state", "proposed_state"):
@@ -78,9 +93,7 @@ class CollocationStep(ImplicitStep):
             second = None if d is None else block.let(f"shift_imaginary_{number}", d * per_step)
             shifts.append((first, second))
             solver.prepare(block, "state", t, first, second)
-        zero = const(0.0)
-        block.sweep(stages * n, [("transformed", 0, 1, zero)])
-        block.sweep(stages * n, [("stage_increments", 0, 1, zero)])
+        self._start(block, h)
         newton = Newton(block, active, _ITERATIONS)
         with newton.iterate():
             self._iteration(block, newton, h, t, shifts)
@@ -91,6 +104,57 @@ class CollocationStep(ImplicitStep):
         assert end is not None
         block.sweep(n, {"proposed_state": end + load("state", 0, 1)})
         self.evaluate(block, "proposed_state", self.end_place, h + t)
+
+    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
+        values = [where(fresh, const(_ZERO), load("start_values", 0)), load("start_values", 1)]
+        block.assign([("start_values", 0), ("start_values", 1)], values)
+
+    def advance(
+        self, block: BlockBuilder, error: Node, ok: Node, accept: Node, h: Node, last: Node,
+        bounds: Node,
+    ) -> None:  # fmt: skip
+        failed = load("newton_failed", 0, kind="bool")
+        rejected = where(failed, const(_ZERO), const(_INSIDE))
+        block.assign(
+            [("start_values", 0), ("start_values", 1)],
+            [where(accept, const(_AHEAD), rejected), h],
+        )
+
+    def _start(self, block: BlockBuilder, h: Node) -> None:
+        """Write starting values of the iteration."""
+        method, n = self.method, self.settings.states
+        stages = len(method.b)
+        how = load("start_values", 0)
+        ahead = block.let("ahead", compare("==", how, _AHEAD))
+        # Far outside the old step its polynomial says nothing.
+        ratio = block.let("step_ratio", h / load("start_values", 1))
+        usable = logical_and(compare("!=", how, _ZERO), compare("<", ratio, _FARTHEST))
+        usable = block.let("usable", usable)
+        ends = [sum(weights) for weights in method.dense.weights]
+        for i in range(stages):
+            theta = method.c[i] * ratio
+            theta = block.let("start_theta", where(ahead, theta + 1.0, theta))
+            for j, weights in enumerate(method.dense.weights):
+                total: Node = const(0.0)
+                for weight in reversed(weights):
+                    total = (total + weight) * theta
+                moved = total - where(ahead, const(ends[j]), const(0.0))
+                block.assign([(f"start_{i}_{j}", 0)], [where(usable, moved, const(0.0))])
+        targets = []
+        for i in range(stages):
+            value: Node = const(0.0)
+            for j in range(stages):
+                # Where the start is zero, what is there may be no number.
+                row = where(usable, self._row(j), const(0.0))
+                value = load(f"start_{i}_{j}", 0) * row + value
+            targets.append(("stage_increments", i * n, 1, value))
+        block.sweep(n, targets)
+        turned = []
+        for i in range(stages):
+            total_row = combined(method.transform_inverse[i], self._row)
+            assert total_row is not None
+            turned.append(("transformed", i * n, 1, total_row))
+        block.sweep(n, turned)
 
     def _iteration(
         self, block: BlockBuilder, newton: Newton, h: Node, t: Node,
