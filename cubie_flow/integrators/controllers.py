@@ -29,6 +29,9 @@ from cubie_flow.memory import CUDAFactory, buffer_registry
 SETTINGS = 4
 DT, DT_MIN, DT_MAX, MAX_STEPS = range(SETTINGS)
 
+#: Distance from 1 to the next number.
+EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
+
 #: Controller kinds, by how many values they remember.
 MEMORY = {"fixed": 0, "i": 1, "pi": 2, "pid": 3, "gustafsson": 3}
 

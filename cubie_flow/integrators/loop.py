@@ -33,6 +33,7 @@ from cubie_flow.integrators.controllers import (
     DT,
     DT_MAX,
     DT_MIN,
+    EPSILON,
     MAX_STEPS,
     StepController,
     approximate_power,
@@ -53,7 +54,6 @@ STATUS = {
 RUNNING, IDLE = 100, 101
 # Error of a step whose equations were not solved: the step is cut as far as allowed.
 _UNSOLVED = 1e19
-_EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 
 # Elements of the buffers `clock` and `counters`. Counts are floats: exact up to 2**24 in float32,
 # and one vector width serves all.
@@ -226,7 +226,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     def _next_time(self, t_start: Node, t_end: Node) -> Node:
         """Return the time to sample at next; one that rounding put beside the end is the end."""
         wanted = load("times", 0) + t_start
-        close = 4.0 * _EPSILON[self.settings.precision] * fabs(t_end)
+        close = 4.0 * EPSILON[self.settings.precision] * fabs(t_end)
         return where(compare("<=", fabs(wanted - t_end), close), t_end, wanted)
 
     def _park(self) -> Block:
@@ -325,7 +325,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
             finite = compare("<", error, 1e38)
-            smallest = maximum(load("settings", DT_MIN), 4.0 * _EPSILON[real] * fabs(t))
+            smallest = maximum(load("settings", DT_MIN), 4.0 * EPSILON[real] * fabs(t))
             stuck = logical_and(logical_not(ok), compare("<=", h, smallest))
             failed.append((logical_and(stuck, finite), "step_too_small"))
             failed.append((logical_and(stuck, logical_not(finite)), "non_finite"))

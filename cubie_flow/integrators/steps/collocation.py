@@ -94,7 +94,7 @@ class CollocationStep(ImplicitStep):
             shifts.append((first, second))
             solver.prepare(block, "state", t, first, second)
         self._start(block, h)
-        newton = Newton(block, active, _ITERATIONS)
+        newton = Newton(block, active, _ITERATIONS, self.settings.precision)
         with newton.iterate():
             self._iteration(block, newton, h, t, shifts)
         if method.a[-1] == method.b:

@@ -47,7 +47,7 @@ class DiagonalStep(ImplicitStep):
         n = s.states
         c = block.let("shift", self.shift() / h)
         self.linear_solver.prepare(block, "state", t, c, None)
-        newton = Newton(block, active, _ITERATIONS)
+        newton = Newton(block, active, _ITERATIONS, self.settings.precision)
         for stage in range(len(method.b)):
             row = stage * n
             if stage == 0:

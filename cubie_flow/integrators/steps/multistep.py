@@ -159,7 +159,7 @@ class MultistepStep(ImplicitStep):
         block.sweep(n, {"predicted": predicted, "weighted": weighted})
         block.sweep(n, {"stage_state": load("predicted", 0, 1), "increment": const(0.0)})
         self.linear_solver.prepare(block, "predicted", h + t, shift, None)
-        newton = Newton(block, active, _ITERATIONS)
+        newton = Newton(block, active, _ITERATIONS, self.settings.precision)
         d = load("increment", 0, 1)
         with newton.iterate():
             self.evaluate(block, "stage_state", ("stage_derivative", 0), h + t)

@@ -15,10 +15,12 @@ from cubie_flow.expressions.graph import (
     logical_and,
     logical_not,
     logical_or,
+    maximum,
     minimum,
     sqrt,
     where,
 )
+from cubie_flow.integrators.controllers import EPSILON, SETTINGS
 
 #: Iterations are stopped when the next change is estimated below this part of the tolerance.
 _ENOUGH = 0.01
@@ -39,11 +41,13 @@ class Newton:
         Lanes that integrate.
     limit : int
         Iterations a stage.
+    precision : {"float32", "float64"}
     """
 
-    def __init__(self, block: BlockBuilder, active: Node, limit: int) -> None:
+    def __init__(self, block: BlockBuilder, active: Node, limit: int, precision: str) -> None:
         self.block = block
         self.limit = limit
+        self.rounding = 16.0 * EPSILON[precision]
         self.active = active
         block.assign([("newton_failed", 0), ("newton_rate", 0)], [FALSE, const(1.0)])
 
@@ -75,8 +79,9 @@ class Newton:
         rate = where(first, minimum(load("newton_rate", 0), const(0.9)), change / before)
         rate = block.let("newton_theta", rate)
         small = compare("<=", rate * change, _ENOUGH * (1.0 - rate))
-        # Two changes at the level of rounding have no rate.
-        done = block.let("newton_done", logical_or(small, compare("<=", change, 1e-4 * _ENOUGH)))
+        # Changes at the level of rounding have no rate.
+        floor = maximum(self.rounding / load("settings", SETTINGS), const(1e-4 * _ENOUGH))
+        done = block.let("newton_done", logical_or(small, compare("<=", change, floor)))
         worse = logical_and(logical_not(first), logical_not(compare("<", rate, 1.0)))
         lost = logical_or(worse, logical_not(compare("<", change, 1e30)))
         lost = block.let("newton_lost", logical_and(lost, logical_not(done)))

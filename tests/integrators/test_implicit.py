@@ -1,0 +1,328 @@
+"""Stiff methods as compiled: order, references, linear solvers, algebraic equations, targets."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cubie_flow import OdeSystem, solve
+from cubie_flow.errors import FlowError
+from cubie_flow.integrators.run import RunSettings
+from cubie_flow.integrators.steps import solves_algebraic
+from cubie_flow.integrators.tableaus import METHODS, TABLEAUS, Collocation, Rosenbrock
+from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
+from cubie_flow.solve import ControllerChoice
+
+IMPLICIT = [name for name in METHODS if name not in TABLEAUS]
+ONE_STEP = [name for name in IMPLICIT if name != "bdf"]
+DENSE = [name for name in ONE_STEP if METHODS[name].dense is not None]  # type: ignore[attr-defined]
+#: Methods of order three and more: those the published references are asked of.
+ACCURATE = [name for name in IMPLICIT if METHODS[name].order >= 3 and name != "gauss_legendre_4"]
+FAMILIES = ["rodas5p", "kvaerno3", "radau_iia_5", "gauss_legendre_4", "bdf"]
+
+
+@pytest.fixture(scope="module")
+def smooth() -> OdeSystem:
+    """A nonlinear, time-dependent problem with the solution ``x = sin(t), y = exp(-t)``."""
+    return OdeSystem.from_equations(
+        """
+        dx/dt = cos(t) + c*(x**2 + y - sin(t)**2 - exp(-t))
+        dy/dt = -y + c*(x - sin(t))*y
+        """,
+        states={"x": 0.0, "y": 1.0},
+        parameters={"c": 0.5},
+    )
+
+
+@pytest.fixture(scope="module")
+def robertson(conf) -> OdeSystem:  # type: ignore[no-untyped-def]
+    return OdeSystem.from_file(conf / "system" / "robertson.yaml")
+
+
+@pytest.fixture(scope="module")
+def robertson_dae() -> OdeSystem:
+    """Robertson's problem with the conservation law instead of the third equation."""
+    return OdeSystem.from_equations(
+        """
+        dy1/dt = -0.04*y1 + k3*y2*y3
+        dy2/dt = 0.04*y1 - k3*y2*y3 - 3e7*y2**2
+        dy3/dt = y1 + y2 + y3 - 1
+        """,
+        states={"y1": 1.0, "y2": 0.0, "y3": 0.3},
+        parameters={"k3": 1e4},
+        mass={"y3": 0},
+    )
+
+
+def fixed(system: OdeSystem, algorithm: str, steps: int, **more):  # type: ignore[no-untyped-def]
+    # Tolerances here say how well the equations of a step are solved.
+    choice = ControllerChoice(kind="fixed", dt=1.0 / steps, rtol=1e-13, atol=1e-13)
+    return solve(system, duration=1.0, algorithm=algorithm, controller=choice, **more)
+
+
+@pytest.mark.parametrize("algorithm", ONE_STEP)
+def test_order_of_convergence(smooth: OdeSystem, algorithm: str) -> None:
+    order = METHODS[algorithm].order
+    coarse = 2 if order >= 8 else 8 if order >= 5 else 32
+    errors = []
+    for steps in (coarse, 2 * coarse):
+        result = fixed(smooth, algorithm, steps)
+        assert int(result.status[0]) == 0
+        exact = math.sin(1.0), math.exp(-1.0)
+        found = float(result.x_final[0]), float(result.y_final[0])
+        errors.append(math.hypot(found[0] - exact[0], found[1] - exact[1]))
+    assert errors[1] > 1e-15, "the test has no resolution left"
+    observed = math.log2(errors[0] / errors[1])
+    assert observed > order - 0.35, (observed, errors)
+    assert observed < order + 1.8, (observed, errors)
+
+
+@pytest.mark.parametrize("algorithm", DENSE)
+def test_dense_output_converges(smooth: OdeSystem, algorithm: str) -> None:
+    method = METHODS[algorithm]
+    worst = []
+    for steps in (4, 8) if method.order >= 8 else (10, 20):
+        result = fixed(smooth, algorithm, steps, times=np.linspace(0, 1, 41))
+        error = np.abs(result.x[0].values - np.sin(result.time.values))
+        assert error[0] == 0.0
+        assert float(result.x[0, -1]) == float(result.x_final[0])
+        worst.append(error.max())
+    observed = math.log2(worst[0] / worst[1])
+    expected = min(method.dense.order + 1, method.order)  # type: ignore[attr-defined]
+    assert observed > expected - 0.8, (observed, worst)
+
+
+def test_multistep_interpolates_as_well_as_it_steps(smooth: OdeSystem) -> None:
+    times = np.linspace(0, 1, 201)
+    result = solve(smooth, duration=1.0, algorithm="bdf", rtol=1e-7, atol=1e-7, times=times)
+    assert int(result.status[0]) == 0
+    assert int(result.steps[0]) < 120
+    assert np.abs(result.x[0].values - np.sin(times)).max() < 2e-6
+    assert np.abs(result.y[0].values - np.exp(-times)).max() < 2e-6
+
+
+def test_multistep_error_follows_tolerance(smooth: OdeSystem) -> None:
+    errors, steps = [], []
+    for tolerance in (1e-4, 1e-6, 1e-8):
+        result = solve(smooth, duration=1.0, algorithm="bdf", rtol=tolerance, atol=tolerance)
+        errors.append(abs(float(result.x_final[0]) - math.sin(1.0)))
+        steps.append(int(result.steps[0]))
+    assert errors[2] < 1e-6
+    assert errors[2] < errors[0] / 30
+    # Order 5 makes a hundredth of the tolerance cost much less than ten times the steps.
+    assert steps[2] < 4 * steps[1] < 16 * steps[0]
+
+
+# published solutions
+
+REFERENCES = {
+    "robertson": (
+        {"duration": 1e11, "rtol": 1e-8, "atol": 1e-20},
+        [0.2083340149701255e-7, 0.8333360770334713e-13, 0.9999999791665050],
+    ),
+    "hires": (
+        {"duration": 321.8122, "rtol": 1e-8, "atol": 1e-12},
+        [
+            0.7371312573325668e-3, 0.1442485726316185e-3, 0.5888729740967575e-4,
+            0.1175651343283149e-2, 0.2386356198831331e-2, 0.6238968252742796e-2,
+            0.2849998395185769e-2, 0.2850001604814231e-2,
+        ],
+    ),
+    "oregonator": (
+        {"duration": 360.0, "rtol": 1e-8, "atol": 1e-12},
+        [0.1000814870318523e1, 0.1228178521549917e4, 0.1320554942846706e3],
+    ),
+    "van_der_pol": (
+        {
+            "duration": 2000.0, "rtol": 1e-8, "atol": 1e-12, "parameters": {"mu": 1000.0},
+            "initial_values": {"x": 2.0, "v": 0.0},
+        },
+        [0.1706167732170469e1, -0.8928097010248125e-3],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", ACCURATE)
+@pytest.mark.parametrize("problem", REFERENCES)
+def test_published_solutions(conf, problem: str, algorithm: str) -> None:  # type: ignore[no-untyped-def]
+    settings, expected = REFERENCES[problem]
+    system = OdeSystem.from_file(conf / "system" / f"{problem}.yaml")
+    result = solve(system, algorithm=algorithm, **settings)  # type: ignore[arg-type]
+    assert int(result.status[0]) == 0
+    found = [float(result[f"{state.name}_final"][0]) for state in system.states]
+    # ROS3P is not L-stable: after the oregonator's jumps its last component keeps 3 digits.
+    digits = 1e-3 if (problem, algorithm) == ("oregonator", "ros3p") else 1e-5
+    np.testing.assert_allclose(found, expected, rtol=digits)
+
+
+# linear solvers
+
+
+@pytest.mark.parametrize("algorithm", ["rodas5p", "kvaerno3", "radau_iia_5", "bdf"])
+@pytest.mark.parametrize("solver", ["pivoted", "bicgstab"])
+def test_linear_solvers_agree(robertson: OdeSystem, algorithm: str, solver: str) -> None:
+    settings = {"duration": 1e3, "algorithm": algorithm, "rtol": 1e-6, "atol": 1e-10}
+    sparse, other = (
+        solve(robertson, linear_solver=kind, **settings) for kind in ("sparse", solver)  # type: ignore[arg-type]
+    )
+    assert abs(int(sparse.steps[0]) - int(other.steps[0])) <= 2
+    for state in robertson.states:
+        name = f"{state.name}_final"
+        np.testing.assert_allclose(float(other[name][0]), float(sparse[name][0]), rtol=1e-5)
+
+
+def test_growth_of_pivots_is_noticed() -> None:
+    """Without pivots a tiny diagonal ends a run; with them it is solved."""
+    # With c = 1/(h*gamma) = a the first pivot of [[c - a, -1e9], [1e9, c + 1e3]] vanishes.
+    system = OdeSystem.from_equations(
+        "du/dt = a*u + 1e9*v\ndv/dt = -1e9*u - 1e3*v",
+        states={"u": 1.0, "v": 0.0},
+        parameters={"a": 1.0},
+    )
+    gamma = METHODS["sdirk2"].gamma  # type: ignore[attr-defined]
+    choice = ControllerChoice(kind="fixed", dt=1.0 / gamma, rtol=1e-6, atol=1e-6)
+    settings = {"duration": 1.0 / gamma, "algorithm": "sdirk2", "controller": choice}
+    plain = solve(system, linear_solver="sparse", **settings)  # type: ignore[arg-type]
+    assert int(plain.status[0]) == 4, "solver_failed"
+    pivoted = solve(system, linear_solver="pivoted", **settings)  # type: ignore[arg-type]
+    assert int(pivoted.status[0]) == 0
+
+
+def test_an_explicit_method_takes_no_linear_solver(lorenz: OdeSystem) -> None:
+    with pytest.raises(FlowError, match=r"linear_solver is 'pivoted', but algorithm 'tsit5'"):
+        solve(lorenz, duration=1.0, linear_solver="pivoted")
+
+
+# algebraic equations
+
+
+@pytest.mark.parametrize("algorithm", [n for n in ACCURATE if solves_algebraic(METHODS[n])])
+def test_algebraic_equations(robertson_dae: OdeSystem, algorithm: str) -> None:
+    result = solve(
+        robertson_dae, duration=1e5, algorithm=algorithm, rtol=1e-8, atol=1e-12,
+        times=[0.0, 1.0, 1e5],
+    )  # fmt: skip
+    assert int(result.status[0]) == 0
+    found = [float(result[f"y{i}_final"][0]) for i in (1, 2, 3)]
+    np.testing.assert_allclose(found, [1.78659211e-2, 7.27475147e-8, 9.82134006e-1], rtol=1e-6)
+    # The start was inconsistent (y3 = 0.3) and is made consistent before it is saved.
+    assert float(result.y3[0, 0]) == pytest.approx(0.0, abs=1e-12)
+    total = sum(result[f"y{i}"].values for i in (1, 2, 3))
+    np.testing.assert_allclose(total, 1.0, atol=1e-9)
+
+
+def test_methods_without_stiff_accuracy_refuse_algebraic_equations(
+    robertson_dae: OdeSystem,
+) -> None:
+    refusing = [name for name, method in METHODS.items() if not solves_algebraic(method)]
+    assert {"tsit5", "ros3p", "implicit_midpoint"} <= set(refusing)
+    for algorithm in refusing:
+        with pytest.raises(FlowError, match=r"cannot solve the algebraic equation of 'y3'"):
+            solve(robertson_dae, algorithm=algorithm, dt=0.1)
+
+
+def test_masses_other_than_one_divide() -> None:
+    plain = OdeSystem.from_equations("dx/dt = -x/4", {"x": 1.0})
+    heavy = OdeSystem.from_equations("dx/dt = -x", {"x": 1.0}, mass={"x": 4.0})
+    for algorithm in ("tsit5", "rodas4"):
+        results = [solve(s, duration=3.0, algorithm=algorithm) for s in (plain, heavy)]
+        assert float(results[0].x_final[0]) == pytest.approx(float(results[1].x_final[0]), 1e-12)
+
+
+def test_a_start_without_solution_fails_its_run_only() -> None:
+    system = OdeSystem.from_equations(
+        "dx/dt = -x\ndz/dt = z**2 + p", {"x": 1.0, "z": 0.5}, {"p": -1.0}, mass={"z": 0}
+    )
+    result = solve(
+        system, parameters={"p": [-1.0, 1.0, -4.0]}, duration=1.0, algorithm="rodas4", rtol=1e-8
+    )
+    assert result.status.values.tolist() == [0, 4, 0]
+    np.testing.assert_allclose(result.z_final.values[[0, 2]], [1.0, 2.0], rtol=1e-7)
+
+
+# neighbours and targets
+
+
+def kernel(system: OdeSystem, algorithm: str, **config) -> BatchSolverKernel:  # type: ignore[no-untyped-def]
+    precision = config.pop("precision", "float64")
+    run = RunSettings(
+        system, (system.parameters[0].name,), algorithm=algorithm, precision=precision,
+        duration=1.0, controller="fixed" if algorithm == "gauss_legendre_4" else "default",
+    )  # fmt: skip
+    return BatchSolverKernel(run, BatchSolverConfig(**config))
+
+
+@pytest.mark.parametrize("algorithm", FAMILIES)
+def test_bits_do_not_depend_on_lanes_or_target(
+    robertson: OdeSystem, lorenz: OdeSystem, algorithm: str
+) -> None:
+    # Newton's iteration does not follow Robertson's start in fixed steps.
+    system = lorenz if algorithm == "gauss_legendre_4" else robertson
+    first = system.parameters[0]
+    columns = {first.name: first.value * np.linspace(0.8, 1.2, 11)}
+    limits = Tolerances(1e-5, 1e-9, dt=0.02 if algorithm == "gauss_legendre_4" else None)
+    results = [
+        kernel(system, algorithm, **config).solve(columns, 11, limits)
+        for config in (
+            {"target": "cpu", "lanes": 1},
+            {"target": "cpu", "lanes": 16},
+            {"target": "simulator"},
+        )
+    ]
+    assert (results[0].status == 0).all()
+    for other in results[1:]:
+        np.testing.assert_array_equal(other.finals, results[0].finals)
+        np.testing.assert_array_equal(other.steps, results[0].steps)
+
+
+@pytest.mark.parametrize("algorithm", [*FAMILIES, "rosenbrock23", "trbdf2", "radau_iia_9"])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_every_family_compiles_for_cuda(
+    robertson: OdeSystem, algorithm: str, precision: str
+) -> None:
+    pytest.importorskip("cuda.bindings", reason="needs numba-cuda's toolkit wheels")
+    code = kernel(robertson, algorithm, precision=precision).compile_cuda("sm_90")
+    assert len(code.cubin) > 1000
+    assert code.figures.registers > 0
+
+
+@pytest.mark.parametrize("algorithm", FAMILIES)
+def test_a_wild_run_leaves_its_neighbours_alone(algorithm: str) -> None:
+    """One run blows up, one is a thousand times stiffer: the others keep their bits."""
+    if algorithm == "gauss_legendre_4":
+        pytest.skip("fixed steps cannot follow a run that is a thousand times stiffer")
+    system = OdeSystem.from_equations(
+        "dx/dt = -k*(x - cos(t)) + b*x**2\ndy/dt = x - y",
+        states={"x": 0.5, "y": 0.0},
+        parameters={"k": 100.0, "b": 0.0},
+    )
+    k, b = np.linspace(50.0, 150.0, 200), np.zeros(200)
+    settings = {"duration": 2.0, "algorithm": algorithm, "rtol": 1e-6, "atol": 1e-8}
+    calm = solve(system, parameters={"k": k, "b": b}, **settings)  # type: ignore[arg-type]
+    k[37] *= 1000.0
+    k[138], b[138] = 0.1, 10.0
+    wild = solve(system, parameters={"k": k, "b": b}, **settings)  # type: ignore[arg-type]
+    assert int(wild.status[37]) == 0
+    assert int(wild.status[138]) != 0
+    others = np.setdiff1d(np.arange(200), [37, 138])
+    for name in ("x_final", "y_final", "steps"):
+        np.testing.assert_array_equal(wild[name].values[others], calm[name].values[others])
+
+
+@pytest.mark.parametrize("algorithm", ["rodas5p", "kvaerno5", "radau_iia_5", "bdf"])
+def test_single_precision_is_right_or_says_so(robertson: OdeSystem, algorithm: str) -> None:
+    """Robertson to 1e11 spans more than float32 has digits for."""
+    result = solve(
+        robertson, duration=1e11, algorithm=algorithm, precision="float32", rtol=1e-4, atol=1e-10
+    )
+    if int(result.status[0]) == 0:
+        found = [float(result[f"{state.name}_final"][0]) for state in robertson.states]
+        np.testing.assert_allclose(found[2], 1.0, rtol=1e-3)
+        assert 0.0 <= found[0] < 1e-3
+
+
+def test_no_method_is_forgotten() -> None:
+    assert {type(METHODS[name]) for name in IMPLICIT} >= {Rosenbrock, Collocation}
+    assert len(IMPLICIT) == 22
