@@ -795,7 +795,11 @@ def _write(node: Node, write: Callable[[Node, int], str]) -> tuple[str, int]:
             sign, level = _INFIX[node.op]
             return write(a[0], level) + sign + write(a[1], level + 1), level
         case "neg":
-            return "-" + write(a[0], 2), 1
+            leading = a[0]
+            while leading.op in ("mul", "div"):
+                leading = leading.args[0]
+            # The minus of -0.5*x would be read as the literal's own.
+            return "-" + write(a[0], 3 if leading.op == "const" else 2), 1
         case "compare":
             return f"{write(a[0], 1)} {node.value} {write(a[1], 1)}", 0
         case "and" | "or":
