@@ -682,6 +682,22 @@ def sparse_jacobian(nodes: Sequence[Node], variables: Sequence[Node]) -> list[di
     return rows
 
 
+def directional(
+    nodes: Sequence[Node], variables: Sequence[Node], direction: Sequence[Node]
+) -> list[Node]:
+    """Return ``sum over j of d nodes[i] / d variables[j] * direction[j]``.
+
+    Forward differentiation: the result is about as large as `nodes`, however dense the Jacobian.
+    """
+    d = dict(zip(variables, direction, strict=True))
+    for node in topological(nodes):
+        if node not in d and node.kind == "float":
+            inner = tuple(d.get(arg, ZERO) for arg in node.args)
+            if any(one is not ZERO for one in inner):
+                d[node] = _derivative(node, inner)
+    return [d.get(node, ZERO) for node in nodes]
+
+
 def _derivative(node: Node, d: tuple[Node, ...]) -> Node:
     x = node.args
     match node.op:

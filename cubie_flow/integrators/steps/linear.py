@@ -18,6 +18,7 @@ from cubie_flow.expressions.graph import (
     Node,
     compare,
     const,
+    directional,
     fabs,
     load,
     logical_and,
@@ -37,8 +38,10 @@ SPARSE_LIMIT = 20_000
 #: Multiplications in one compiled function: compilers take more than proportionally longer over
 #: larger ones; measured in docs/performance.md.
 PART = 600
+#: Entries above which a dense matrix is made column by column, not entry by entry.
+ENTRIES = 2_000
 #: States above which a dense matrix no longer pays and systems are solved matrix-free.
-DENSE_LIMIT = 600
+DENSE_LIMIT = 250
 #: Growth of pivots that leaves half the digits.
 GROWTH_LIMIT = {"float64": 1e7, "float32": 1e3}
 _KRYLOV_LIMIT = 200
@@ -130,6 +133,27 @@ def _part(rhs: Function) -> int:
     return 1 << 62 if len(rhs.nodes) <= UNROLL_LIMIT else PART
 
 
+@lru_cache(maxsize=32)
+def _product(rhs: Function, mass: tuple[int, ...], pair: bool) -> Function:
+    """Return the product of the system's matrix with ``x`` as a function that writes ``y``."""
+    n = len(rhs.nodes)
+    variables = [load("u", i) for i in range(n)]
+    c, d = symbol("c"), symbol("d")
+    nodes: list[Node] = []
+    for half in range(2 if pair else 1):
+        x = [load("x", half * n + i) for i in range(n)]
+        other = [load("x", (1 - half) * n + i) for i in range(n)]
+        for i, slope in enumerate(directional(rhs.nodes, variables, x)):
+            value = -slope
+            if not mass or mass[i]:
+                value = c * x[i] + value
+                if pair:
+                    value = (-d if half == 0 else d) * other[i] + value
+            nodes.append(value)
+    outputs = tuple(("y", i) for i in range(len(nodes)))
+    return Function("product", ("u", "p", "x"), _shifts(pair), outputs, tuple(nodes))
+
+
 def _shifts(pair: bool) -> tuple[str, ...]:
     return ("t", "c", "d") if pair else ("t", "c")
 
@@ -138,7 +162,8 @@ class LinearSolver(CUDAFactory[LinearSettings]):
     """Factors the matrix of a step once and solves with it as often as wanted.
 
     Buffers: sparse: ``factors`` (the growth of pivots, then those that vary); pivoted: ``factors``
-    (the dense matrix), ``interchanges``, ``solution``; matrix-free: ``krylov``, ``preconditioner``.
+    (the dense matrix), ``interchanges``, ``solution`` and, where entries are many, ``column``;
+    matrix-free: ``krylov`` and ``preconditioner``.
     """
 
     @property
@@ -184,6 +209,8 @@ class LinearSolver(CUDAFactory[LinearSettings]):
             keep("factors", n * n, "local")
             keep("interchanges", n * n, "local")
             keep("solution", n, "local")
+            if self._by_columns:
+                keep("column", n, "local")
         else:
             keep("krylov", 6 * n, "local")
             keep("preconditioner", n, "local")
@@ -257,17 +284,38 @@ class LinearSolver(CUDAFactory[LinearSettings]):
 
     # dense, pivoted
 
+    @property
+    def _by_columns(self) -> bool:
+        """Whether the matrix has too many entries to write each of them out."""
+        s = self.settings
+        return sum(map(len, _matrix(s.rhs, s.mass, s.pair))) > ENTRIES
+
     def _assemble(
         self, block: BlockBuilder, arrays: dict[str, tuple[str, int]], scalars: dict[str, Node]
     ) -> None:
         n, s = self.size, self.settings
+        if self._by_columns:
+            seed, column = self.name("solution"), self.name("column")
+            product = _product(s.rhs, s.mass, s.pair)
+            block.sweep(n, {seed: const(0.0)})
+            with block.nest("j", 0, n):
+                block.put((seed, 0, (("j", 1),), const(1.0)))
+                block.evaluate(product, {**arrays, "x": (seed, 0), "y": (column, 0)}, **scalars)
+                with block.nest("i", 0, n):
+                    entry = load(column, 0, (("i", 1),))
+                    block.put((self.name("factors"), 0, (("i", n), ("j", 1)), entry))
+                block.put((seed, 0, (("j", 1),), const(0.0)))
+            return
         rows = _matrix(s.rhs, s.mass, s.pair)
         block.sweep(n * n, [(self.name("factors"), 0, 1, const(0.0))])
         entries = [(i * n + j, node) for i, row in enumerate(rows) for j, node in row.items()]
-        outputs = tuple(("m", position) for position, _ in entries)
-        nodes = tuple(node for _, node in entries)
-        function = Function("matrix", ("u", "p"), _shifts(s.pair), outputs, nodes)
-        block.evaluate(function, {**arrays, "m": (self.name("factors"), 0)}, **scalars)
+        arrays = {**arrays, "m": (self.name("factors"), 0)}
+        for first in range(0, len(entries), PART):
+            part = entries[first : first + PART]
+            outputs = tuple(("m", position) for position, _ in part)
+            nodes = tuple(node for _, node in part)
+            function = Function("matrix", ("u", "p"), _shifts(s.pair), outputs, nodes)
+            block.evaluate(function, arrays, **scalars)
 
     def _eliminate(self, block: BlockBuilder) -> None:
         """Gaussian elimination with pairwise pivoting.
@@ -351,15 +399,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
         matrix comes from the exact Jacobian; no matrix is stored.
         """
         s, n, krylov = self.settings, self.size, self.name("krylov")
-        rows = _matrix(s.rhs, s.mass, s.pair)
-        products = []
-        for row in rows:
-            total: Node = ZERO
-            for j, node in row.items():
-                total = node * load("x", j) + total
-            products.append(total)
-        outputs = tuple(("y", i) for i in range(n))
-        function = Function("product", ("u", "p", "x"), _shifts(s.pair), outputs, tuple(products))
+        function = _product(s.rhs, s.mass, s.pair)
         scalars = {"t": t, "c": c} if d is None else {"t": t, "c": c, "d": d}
         # Vectors: r, r0, p, v (product with p), hat (preconditioned), w (product with s).
         r, r0, p, v, hat, w = (n * i for i in range(6))
