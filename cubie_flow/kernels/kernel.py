@@ -438,8 +438,8 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         )
         header = {"entry": code.entry, "target": "cuda", "figures": code.figures.as_dict()}
         # PTX is text, ten times as large as it need be.
-        ptx = zlib.compress(code.ptx.encode(), 1)
-        self._cache.put(key, header, {"cubin": code.cubin, "ptx": ptx})
+        packed = zlib.compress(code.ptx.encode(), 1)
+        self._cache.put(key, header, {"cubin": code.cubin, "ptx": packed})
         return code, False
 
     def _build_cuda(self, started: float) -> Built:

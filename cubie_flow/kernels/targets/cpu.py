@@ -89,6 +89,7 @@ class CpuProgram:
     """
 
     def __init__(self, code: CpuCode, dialect: Dialect, arena_bytes: tuple[int, int, int]) -> None:
+        self.code = code
         self.dialect = dialect
         self.arena_bytes = arena_bytes
         llvm.initialize_native_target()

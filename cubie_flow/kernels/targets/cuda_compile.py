@@ -109,7 +109,13 @@ def compile_kernel(
 
 
 def link(ptx: str, arch: str) -> tuple[bytes, CompilerFigures]:
-    """Assemble PTX for `arch`; return the cubin and what the assembler reports."""
+    """Assemble PTX for `arch`; return the cubin and what the assembler reports.
+
+    Raises
+    ------
+    FlowError
+        With the assembler's own reason, such as a stack that no thread can have.
+    """
     from cuda.bindings import nvjitlink
 
     handle = nvjitlink.create(2, [f"-arch={arch}", "-verbose"])
@@ -121,6 +127,12 @@ def link(ptx: str, arch: str) -> tuple[bytes, CompilerFigures]:
         nvjitlink.get_linked_cubin(handle, cubin)
         log = bytearray(nvjitlink.get_info_log_size(handle))
         nvjitlink.get_info_log(handle, log)
+    except nvjitlink.nvJitLinkError as error:
+        said = bytearray(nvjitlink.get_error_log_size(handle))
+        nvjitlink.get_error_log(handle, said)
+        lines = [line for line in said.decode(errors="replace").split("\n") if line.strip("\0 ")]
+        reason = lines[0].strip("\0 ") if lines else str(error)
+        raise FlowError(f"the assembler refuses the kernel for {arch}: {reason}") from error
     finally:
         nvjitlink.destroy(handle)
     return bytes(cubin), _figures(log.decode(), section_sizes(bytes(cubin)))
