@@ -36,6 +36,7 @@ from cubie_flow.memory import (
 )
 
 if TYPE_CHECKING:
+    from cubie_flow.kernels.targets.cpu import CpuProgram
     from cubie_flow.kernels.targets.cuda import CudaCode
 
 Array = Any
@@ -107,7 +108,8 @@ class Built:
     cached : bool
         Whether it came from the cache.
     figures : dict
-        What the compiler reports (registers, stack, spills), empty on a CPU.
+        Bytes of machine code and constants, on CUDA also registers, stack and spills; empty in
+        the simulator.
     """
 
     program: Program
@@ -321,8 +323,8 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         dialect, places, sizes = self.dialect, self.places, self.arena_bytes
         self.check_locations()
         if self.target == "cpu":
-            program, cached = self._build_cpu(blocks, dialect, places, sizes)
-            return Built(program, perf_counter() - started, cached, {})
+            loaded, cached = self._build_cpu(blocks, dialect, places, sizes)
+            return Built(loaded, perf_counter() - started, cached, loaded.code.figures())
         if self.target == "simulator":
             _require_toolkit("target.kind=simulator")
             from cubie_flow.kernels.targets.simulator import SimulatorProgram
@@ -374,7 +376,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         dialect: Dialect,
         places: Mapping[str, Place],
         sizes: tuple[int, int, int],
-    ) -> tuple[Program, bool]:
+    ) -> tuple[CpuProgram, bool]:
         from cubie_flow.kernels.targets import cpu
 
         key = self._key(

@@ -140,7 +140,7 @@ def code_hash(kernel: BatchSolverKernel) -> str:
     assert isinstance(program, CpuProgram)
     digest = hashlib.sha256(repr(kernel.arena_bytes).encode())
     for section in llvm.ObjectFileRef.from_data(program.code.code).sections():
-        name = str(section.name() or "")
+        name = (section.name() or b"").decode()
         if not any(word in name for word in ("strtab", "symtab", "note")):
             digest.update(f"{name} {section.size()} ".encode() + section.data())
     return digest.hexdigest()
