@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import evolve, field, frozen, validators
 
-from cubie_flow.errors import FlowError, one_of
+from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block
 from cubie_flow.expressions.emit import ARENAS, Dialect, Place
 from cubie_flow.integrators.loop import METRICS
@@ -84,10 +84,22 @@ class BatchSolverConfig:
         validator=_optional(one_of(1, 2, 4, 8, 16, 32, 64)),
         metadata={"key": "target.lanes"},
     )
-    math: str = field(default="portable", validator=one_of("portable", "native"))
+    math: str = field(
+        default="portable",
+        validator=one_of("portable", "native"),
+        metadata={"key": "target.math"},
+    )
     arch: str | None = None
-    block_size: int = field(default=128, validator=[validators.ge(1), validators.le(1024)])
-    device: int = field(default=0, validator=validators.ge(0))
+    block_size: int = field(
+        default=128,
+        validator=between(0, 1024, "a whole number from 1 to 1024"),
+        metadata={"key": "target.block_size"},
+    )
+    device: int = field(
+        default=0,
+        validator=between(-1, 2**31, "a whole number of at least 0"),
+        metadata={"key": "target.device"},
+    )
 
     def resolved_target(self) -> str:
         """Return the target that ``auto`` stands for on this machine."""
@@ -226,6 +238,13 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         super().__init__(config)
         self.adopt("run", SingleIntegratorRun(run))
         if locations:
+            known = [entry.name for entry in self.layout.entries]
+            for name in locations:
+                if name not in known:
+                    raise FlowError(
+                        f"buffers.{name} is no buffer of this kernel (there are "
+                        f"{', '.join(known)}){nearest(name, known)}"
+                    )
             self.update(**{f"{name}_location": place for name, place in locations.items()})
 
     @property
