@@ -14,6 +14,7 @@ from attrs import evolve, frozen
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.plan import ArchPlan, KernelPlan, plan_kernel
+from cubie_flow.kernels.targets.cpu import ALIGNMENT
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.memory.occupancy import limits
 from cubie_flow.storage import ShardPlan, StoreSchema
@@ -79,12 +80,22 @@ class Plan:
         if self.problems:
             raise FlowError("; and ".join(self.problems))
 
-    def measurable(self) -> dict[str, int]:
-        """Return what a run measures too, by the names under which a store keeps it."""
-        kernel = self.kernel
-        cpu = {"predicted_buffer_bytes_per_thread": kernel.thread_bytes}
+    def measurable(self, threads: int) -> dict[str, int]:
+        """Return what a run measures too, by the names under which a store keeps it.
+
+        Parameters
+        ----------
+        threads : int
+            CPU threads the run may use.
+        """
+        kernel, found = self.kernel, {}
+        if kernel.target == "cpu":
+            threads = min(threads, -(-self.shard_runs // kernel.lanes))
+            found["predicted_buffer_bytes_per_thread"] = kernel.thread_bytes
+            found["predicted_buffer_bytes"] = threads * (kernel.thread_bytes + ALIGNMENT)
+            found["predicted_threads"] = threads
         return {
-            **(cpu if kernel.target == "cpu" else {}),
+            **found,
             "predicted_host_bytes": self.host_bytes,
             "predicted_device_bytes": self.device_bytes,
             "predicted_store_bytes": self.store_bytes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -595,18 +596,47 @@ def run_study(
     writer = AsyncWriter(store)
     shards: list[dict[str, float]] = []
     measured: dict[str, float] = {}
-    with writer:
-        for index, (arrays, result) in enumerate(_shards(study, kernel, cut.shards, tick)):
-            transfer = result.measured.pop("transfer_seconds", 0.0)
-            kernel_only = result.seconds - transfer
-            shards.append({"transfer_seconds": transfer, "kernel_seconds": kernel_only})
-            for name, value in result.measured.items():
-                measured[name] = max(value, measured.get(name, 0.0))
-            statuses += np.bincount(result.status, minlength=256)
-            steps += int(result.steps.sum(dtype=np.int64))
-            rejected += int(result.rejected.sum(dtype=np.int64))
-            kernel_seconds += result.seconds
-            writer.submit(index, arrays)
+
+    def memory() -> dict[str, Any]:
+        """Return what was measured of the whole run, beside what was predicted."""
+        return {
+            **planned.measurable(_threads(study)),
+            **{f"measured_{name}": int(value) for name, value in measured.items()},
+            "measured_host_bytes": peak_memory(),
+            "measured_store_bytes": _bytes_in(path),
+            "compile_seconds": built.seconds,
+            "solver_waited_seconds": writer.blocked,
+            "writer_waited_seconds": writer.idle,
+        }
+
+    def rows() -> list[dict[str, float]]:
+        """Return what was measured of every shard that is complete."""
+        found = []
+        for index, (encode, write) in sorted(writer.shards.items()):
+            start, stop = cut.shards[index]
+            row = {"start": start, "runs": stop - start, **shards[index]}
+            found.append({**row, "encode_seconds": encode, "write_seconds": write})
+        return found
+
+    try:
+        with writer:
+            for index, (arrays, result) in enumerate(_shards(study, kernel, cut.shards, tick)):
+                transfer = result.measured.pop("transfer_seconds", 0.0)
+                kernel_only = result.seconds - transfer
+                size = sum(array.nbytes for array in arrays.values())
+                shards.append({"transfer_seconds": transfer, "kernel_seconds": kernel_only})
+                for name, value in {**result.measured, "shard_bytes": size}.items():
+                    measured[name] = max(value, measured.get(name, 0.0))
+                statuses += np.bincount(result.status, minlength=256)
+                steps += int(result.steps.sum(dtype=np.int64))
+                rejected += int(result.rejected.sum(dtype=np.int64))
+                kernel_seconds += result.seconds
+                writer.submit(index, arrays)
+    except BaseException:
+        # What is complete keeps its figures; why it stopped is more important than they are.
+        with suppress(FlowError):
+            store.finalise(memory=memory(), shards=rows())
+        raise
     seconds = {
         "build": built.seconds,
         "kernel": kernel_seconds,
@@ -615,11 +645,6 @@ def run_study(
         "solver_waited": writer.blocked,
         "writer_waited": writer.idle,
     }
-    for (start, stop), row, (encode, write) in zip(
-        cut.shards, shards, (writer.shards[i] for i in range(len(shards))), strict=True
-    ):
-        row.update(start=start, runs=stop - start, encode_seconds=encode, write_seconds=write)
-    peak = peak_memory()
     counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
     store.finalise(
         {
@@ -627,15 +652,8 @@ def run_study(
             "statuses": json.dumps(counted),
             **{f"seconds_{phase}": value for phase, value in seconds.items()},
         },
-        memory={
-            **planned.measurable(),
-            **{f"measured_{name}": int(value) for name, value in measured.items()},
-            "measured_host_bytes": peak,
-            "compile_seconds": built.seconds,
-            "solver_waited_seconds": writer.blocked,
-            "writer_waited_seconds": writer.idle,
-        },
-        shards=shards,
+        memory=memory(),
+        shards=rows(),
     )
     runs = study.design.size
     return RunReport(
@@ -646,8 +664,8 @@ def run_study(
         mean_rejected=rejected / runs,
         seconds=seconds,
         runs_per_second=runs / max(kernel_seconds, 1e-9),
-        peak_memory_bytes=peak,
-        store_bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        peak_memory_bytes=peak_memory(),
+        store_bytes=_bytes_in(path),
         device=device,
         notes=_notes(study),
     )
@@ -809,6 +827,10 @@ def solve_study(study: Study) -> xarray.Dataset:
     if held.time is not None:
         coordinates["time"] = (("time",), held.time, {"units": held.time_unit})
     return xarray.Dataset(data, coordinates, dict(held.attrs))
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _device(kernel: BatchSolverKernel, threads: int) -> str:

@@ -74,7 +74,7 @@ class ControllerSettings:
     """
 
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
-    kind: str = field(default="pi", validator=one_of(*MEMORY))
+    kind: str = field(default="pi", validator=one_of(*MEMORY), metadata={"key": "controller.kind"})
     order: int = 5
     gains: tuple[float, float, float] = (0.7, -0.4, 0.0)
     safety: float = field(
@@ -84,12 +84,12 @@ class ControllerSettings:
     )
     min_factor: float = field(
         default=0.2,
-        validator=between(0.0, 0.999, "above 0 and below 1"),
+        validator=between(0.0, 0.999, "above 0 and at most 0.999"),
         metadata={"key": "controller.min_factor"},
     )
     max_factor: float = field(
         default=5.0,
-        validator=between(1.0, 1e6, "above 1"),
+        validator=between(1.0, 1e6, "above 1 and at most 1e6"),
         metadata={"key": "controller.max_factor"},
     )
 

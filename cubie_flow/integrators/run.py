@@ -62,7 +62,11 @@ class RunSettings:
     varied: tuple[str, ...] = field(default=(), converter=_names)
     algorithm: str = "tsit5"
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
-    controller: str = field(default="default", validator=one_of("default", *MEMORY))
+    controller: str = field(
+        default="default",
+        validator=one_of("default", *MEMORY),
+        metadata={"key": "controller.kind"},
+    )
     safety: float | None = None
     min_factor: float | None = None
     max_factor: float | None = None

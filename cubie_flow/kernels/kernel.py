@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import evolve, field, frozen, validators
 
-from cubie_flow.errors import FlowError, one_of
+from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, flattened
 from cubie_flow.expressions.emit import ARENAS, Dialect, Place
 from cubie_flow.integrators.loop import METRICS
@@ -34,10 +35,19 @@ from cubie_flow.memory import (
     padded_stride_bytes,
 )
 
+if TYPE_CHECKING:
+    from cubie_flow.kernels.targets.cpu import CpuProgram
+    from cubie_flow.kernels.targets.cuda import CudaCode
+
 Array = Any
 TARGETS = ("auto", "cpu", "cuda", "simulator")
 #: Dynamic shared memory a block gets without opting in, on every device.
 SHARED_LIMIT = 48 * 1024
+#: What decides, beside our own source, what a kernel compiles to on CUDA.
+_CUDA_WHEELS = (
+    "numba", "llvmlite", "numba-cuda", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink",
+    "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12",
+)  # fmt: skip
 
 
 def _optional(validator: Any) -> Any:
@@ -74,10 +84,22 @@ class BatchSolverConfig:
         validator=_optional(one_of(1, 2, 4, 8, 16, 32, 64)),
         metadata={"key": "target.lanes"},
     )
-    math: str = field(default="portable", validator=one_of("portable", "native"))
+    math: str = field(
+        default="portable",
+        validator=one_of("portable", "native"),
+        metadata={"key": "target.math"},
+    )
     arch: str | None = None
-    block_size: int = field(default=128, validator=[validators.ge(1), validators.le(1024)])
-    device: int = field(default=0, validator=validators.ge(0))
+    block_size: int = field(
+        default=128,
+        validator=between(0, 1024, "a whole number from 1 to 1024"),
+        metadata={"key": "target.block_size"},
+    )
+    device: int = field(
+        default=0,
+        validator=between(-1, 2**31, "a whole number of at least 0"),
+        metadata={"key": "target.device"},
+    )
 
     def resolved_target(self) -> str:
         """Return the target that ``auto`` stands for on this machine."""
@@ -98,7 +120,8 @@ class Built:
     cached : bool
         Whether it came from the cache.
     figures : dict
-        What the compiler reports (registers, stack, spills), empty on a CPU.
+        Bytes of machine code and constants, on CUDA also registers, stack and spills; empty in
+        the simulator.
     """
 
     program: Program
@@ -218,6 +241,13 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         super().__init__(config)
         self.adopt("run", SingleIntegratorRun(run))
         if locations:
+            known = [entry.name for entry in self.layout.entries]
+            for name in locations:
+                if name not in known:
+                    raise FlowError(
+                        f"buffers.{name} is no buffer of this kernel (there are "
+                        f"{', '.join(known)}){nearest(name, known)}"
+                    )
             self.update(**{f"{name}_location": place for name, place in locations.items()})
 
     @property
@@ -315,8 +345,8 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         dialect, places, sizes = self.dialect, self.places, self.arena_bytes
         self.check_locations()
         if self.target == "cpu":
-            program, cached = self._build_cpu(blocks, dialect, places, sizes)
-            return Built(program, perf_counter() - started, cached, {})
+            loaded, cached = self._build_cpu(blocks, dialect, places, sizes)
+            return Built(loaded, perf_counter() - started, cached, loaded.code.figures())
         if self.target == "simulator":
             _require_toolkit("target.kind=simulator")
             from cubie_flow.kernels.targets.simulator import SimulatorProgram
@@ -349,14 +379,11 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
                         )
                 written |= writes
 
-    def _key(self, blocks: Mapping[str, Block], **more: Any) -> str:
+    def _key(self, dialect: Dialect, **more: Any) -> str:
         parts = {
-            "blocks": {name: block.digest for name, block in blocks.items()},
+            "blocks": {name: block.digest for name, block in self.run.product.items()},
             "dialect": repr(
-                (
-                    self.dialect.real, self.dialect.lanes, self.dialect.width,
-                    self.dialect.portable, UNROLL_LIMIT,
-                )
+                (dialect.real, dialect.lanes, dialect.width, dialect.portable, UNROLL_LIMIT)
             ),
             "places": {n: repr(p) for n, p in self.places.items()},
             "sizes": self.arena_bytes,
@@ -371,11 +398,11 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         dialect: Dialect,
         places: Mapping[str, Place],
         sizes: tuple[int, int, int],
-    ) -> tuple[Program, bool]:
+    ) -> tuple[CpuProgram, bool]:
         from cubie_flow.kernels.targets import cpu
 
         key = self._key(
-            blocks, processor=cpu.processor(), compilers=_versions("numba", "llvmlite", "numpy")
+            dialect, processor=cpu.processor(), compilers=_versions("numba", "llvmlite", "numpy")
         )
         found = self._cache.get(key)
         if found is not None:
@@ -386,33 +413,58 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             self._cache.put(key, {"entry": code.entry, "target": "cpu"}, {"object": code.code})
         return cpu.CpuProgram(code, dialect, sizes), found is not None
 
-    def compile_cuda(self, arch: str) -> Any:
-        """Compile for a CUDA architecture, no GPU needed.
+    def compile_cuda(self, arch: str) -> CudaCode:
+        """Compile for a CUDA architecture, or take it from the cache; no GPU needed.
+
+        Parameters
+        ----------
+        arch : str
+            Such as ``"sm_90"``.
 
         Returns
         -------
         CudaCode
             PTX, cubin and the compiler's figures.
+
+        Raises
+        ------
+        FlowError
+            If the compiler is not installed or does not know `arch`.
         """
+        return self._cuda_code(arch)[0]
+
+    def _cuda_code(self, arch: str) -> tuple[CudaCode, bool]:
+        """Return the code for an architecture, and whether it came from the cache."""
+        from cubie_flow.kernels.targets.cuda import CompilerFigures, CudaCode
+
         _require_toolkit("compiling for CUDA")
+        dialect = evolve(
+            self.dialect, lanes=1, shared_space=3, portable=self.settings.math == "portable"
+        )
+        key = self._key(
+            dialect, arch=arch, stride=self.shared_memory_bytes, compilers=_versions(*_CUDA_WHEELS)
+        )
+        found = self._cache.get(key)
+        if found is not None:
+            header, parts = found
+            ptx = zlib.decompress(parts["ptx"]).decode()
+            figures = CompilerFigures(**header["figures"])
+            return CudaCode(ptx, parts["cubin"], header["entry"], arch, figures), True
         from cubie_flow.kernels.targets import cuda_compile as compiler
 
-        dialect = evolve(
-            self.dialect,
-            lanes=1,
-            shared_space=3,
-            portable=self.settings.math == "portable",
-            library=compiler.libdevice,
-            intrinsics=compiler.rounding,
-        )
-        return compiler.compile_kernel(
+        code = compiler.compile_kernel(
             self.run.product,
-            dialect,
+            evolve(dialect, library=compiler.libdevice, intrinsics=compiler.rounding),
             self.places,
             self.arena_bytes,
             self.shared_memory_bytes,
             arch,
         )
+        header = {"entry": code.entry, "target": "cuda", "figures": code.figures.as_dict()}
+        # PTX is text, ten times as large as it need be.
+        packed = zlib.compress(code.ptx.encode(), 1)
+        self._cache.put(key, header, {"cubin": code.cubin, "ptx": packed})
+        return code, False
 
     def _build_cuda(self, started: float) -> Built:
         _require_toolkit("target.kind=cuda")
@@ -426,26 +478,11 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
 
         arch = self.settings.arch or devices[self.settings.device].arch
         fit = self.fit_block()
-        key = self._key(
-            self.run.product,
-            arch=arch,
-            stride=self.shared_memory_bytes,
-            compilers=_versions("numba", "llvmlite", "numba-cuda", "nvidia-nvvm", "cuda-bindings"),
-        )
-        found = self._cache.get(key)
-        if found is not None:
-            header, parts = found
-            cubin, entry, figures = parts["cubin"], header["entry"], header["figures"]
-        else:
-            code = self.compile_cuda(arch)
-            cubin, entry, figures = code.cubin, code.entry, code.figures.as_dict()
-            self._cache.put(
-                key, {"entry": entry, "target": "cuda", "figures": figures}, {"cubin": cubin}
-            )
+        code, cached = self._cuda_code(arch)
         program = CudaProgram(
-            cubin, entry, fit.block_size, fit.shared_bytes, self.settings.device
+            code.cubin, code.entry, fit.block_size, fit.shared_bytes, self.settings.device
         )
-        return Built(program, perf_counter() - started, found is not None, figures)
+        return Built(program, perf_counter() - started, cached, code.figures.as_dict())
 
     # running
 

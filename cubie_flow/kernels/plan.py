@@ -100,8 +100,9 @@ def plan_kernel(kernel: BatchSolverKernel, compiling: bool = True) -> KernelPlan
     Raises
     ------
     FlowError
-        If an architecture is not known.
+        If an architecture is not known, or a buffer lies where it cannot.
     """
+    kernel.check_locations()
     layout = kernel.layout
     shared, local, persistent = (layout.bytes(arena) for arena in ARENAS)
     settings = kernel.settings

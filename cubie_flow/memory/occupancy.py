@@ -13,7 +13,7 @@ import re
 
 from attrs import frozen
 
-from cubie_flow.errors import FlowError
+from cubie_flow.errors import FlowError, nearest
 
 WARP = 32
 WARP_REGISTERS = 256
@@ -109,7 +109,10 @@ def limits(arch: str) -> Limits:
     found = LIMITS.get(capability(arch))
     if found is None:
         known = ", ".join(f"sm_{major}{minor}" for major, minor in LIMITS)
-        raise FlowError(f"target.arch is '{arch}', whose limits are not known (known: {known})")
+        raise FlowError(
+            f"target.arch is '{arch}', whose limits are not known (known: {known})"
+            f"{nearest(arch, known.split(', '))}"
+        )
     return found
 
 

@@ -585,7 +585,7 @@ class BufferRegistry:
 def _check_location(key: str, location: object) -> None:
     if location not in LOCATIONS:
         raise FlowError(
-            f"{key}={location!r} is none of {', '.join(LOCATIONS)}"
+            f"{key} is {location!r}; it must be one of {', '.join(LOCATIONS)}"
             f"{nearest(str(location), LOCATIONS)}"
         )
 

@@ -220,7 +220,8 @@ class ResultStore:
         memory
             More attributes of ``/memory``: what was measured.
         shards
-            One row a shard, added to ``/memory`` along ``shard``.
+            One row a shard, with the run it starts at as ``start``, added to ``/memory`` along
+            ``shard``; a row that is there already is replaced.
 
         Raises
         ------
@@ -313,7 +314,16 @@ def _add_to_memory(
 ) -> None:
     import xarray as xr
 
-    table = xr.Dataset(_columns(shards, "shard"), attrs=plain(attrs))
+    group = zarr.open_group(path / "memory", mode="r+", use_consolidated=False)
+    # What an interrupted run measured is kept, unless a shard was done anew; xarray changes no
+    # size, so the columns are written afresh.
+    old = {n: a[:] for n, a in group.arrays() if a.metadata.dimension_names == ("shard",)}
+    for name in old:
+        del group[name]
+    kept = [dict(zip(old, row, strict=True)) for row in zip(*old.values(), strict=True)]
+    rows = {row["start"]: row for row in (*kept, *shards)}
+    ordered = [rows[start] for start in sorted(rows)]
+    table = xr.Dataset(_columns(ordered, "shard"), attrs=plain(attrs))
     table.to_zarr(path, group="memory", mode="a", zarr_format=3, consolidated=False)
 
 

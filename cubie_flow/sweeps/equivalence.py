@@ -11,20 +11,25 @@ import numpy as np
 from attrs import evolve, frozen
 
 from cubie_flow.errors import FlowError
-from cubie_flow.kernels.targets.cpu import CpuProgram, compile_code
-from cubie_flow.solve import shard_arrays, tolerances
+from cubie_flow.integrators.run import DURATION
+from cubie_flow.kernels.targets.cpu import CpuProgram, vector_lanes
+from cubie_flow.solve import Study, build_kernel, shard_arrays, tolerances, variables
 
 if TYPE_CHECKING:
-    from cubie_flow.kernels.kernel import BatchSolverKernel
-    from cubie_flow.solve import Study
+    from cubie_flow.kernels.kernel import BatchResult, BatchSolverKernel
 
 Array = Any
 #: Verdicts of the gate; a placement that differs has none, because it raises.
 BASELINE, EQUAL, SAME_CODE = "baseline", "equal", "no_difference_possible"
-VERDICTS = (BASELINE, EQUAL, SAME_CODE)
-#: Runs compared on each target, and attempted steps of a run in the simulator.
+NOT_COMPARED = "not_compared"
+VERDICTS = (BASELINE, EQUAL, SAME_CODE, NOT_COMPARED)
+#: Runs compared on each target, and about how many steps of a run the simulator attempts: it
+#: interprets, so a larger model gets fewer.
 RUNS = {"simulator": 2, "cpu": 32, "cuda": 4096}
-SIMULATED_STEPS = 12
+SIMULATED_STEPS, SIMULATED_STATES = 12, 20
+FEWEST_STEPS = 3
+#: Where `brief` misjudges how many steps a time takes, the simulator still ends.
+PATIENCE = 10
 
 
 @frozen(eq=False)
@@ -42,6 +47,8 @@ class Trajectories:
         Saved times.
     arrays : dict
         By variable, shape (runs,) or (runs, times).
+    finite : int
+        How many numbers a difference could show in; runs that fail hold NaN.
     """
 
     target: str
@@ -49,33 +56,73 @@ class Trajectories:
     runs: Array
     times: Array
     arrays: dict[str, Array]
+    finite: int
 
 
 def integrate(
-    kernel: BatchSolverKernel, study: Study, target: str, code: str | None = None
+    study: Study, target: str, span: float | None = None, code: str | None = None
 ) -> Trajectories:
-    """Integrate a few runs, spread over the design, with one placement.
+    """Integrate a few runs, spread over the design, with the placement of a study.
 
     Parameters
     ----------
-    kernel : BatchSolverKernel
-        With the placement; it is left on `target`.
     study : Study
     target : {"simulator", "cpu", "cuda"}
-        The simulator takes a few steps only, see `SIMULATED_STEPS`.
+        On a CPU one vector of lanes runs at a time, which compiles in less than half the time of
+        several; the bits do not depend on it.
+    span : float, optional
+        Integrate only so far, with a few saved times, see `brief`; None takes the whole duration.
     code : str, optional
         Hash of the code, needed for ``cuda`` alone.
     """
-    kernel.update(target=target)
-    runs = np.unique(np.linspace(0, study.design.size - 1, RUNS[target]).astype(np.int64))
+    choice = evolve(study.target, kind=target)
+    if target == "cpu" and choice.lanes is None:
+        choice = evolve(choice, lanes=vector_lanes(study.precision))
+    study = evolve(study, target=choice)
+    if span is not None:
+        output = study.output
+        if study.times.size:
+            output = evolve(output, save_every=None, times=np.linspace(0.0, span, 5).tolist())
+        study = evolve(study, duration=span, output=output)
+    kernel = build_kernel(study)
+    runs, result, columns = _some_runs(kernel, study, RUNS[target], span)
+    arrays = shard_arrays(study, columns, result)
+    finite = sum(int(np.isfinite(arrays[variable.name]).sum()) for variable in variables(study))
+    return Trajectories(target, code or code_hash(kernel), runs, study.times, arrays, finite)
+
+
+def _some_runs(
+    kernel: BatchSolverKernel, study: Study, count: int, span: float | None
+) -> tuple[Array, BatchResult, dict[str, Array]]:
+    """Return the numbers, results and values of some runs, spread over the design."""
+    runs = np.unique(np.linspace(0, study.design.size - 1, count).astype(np.int64))
     parts = [study.design.columns(int(run), int(run) + 1) for run in runs]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     limits = tolerances(study.controller)
-    if target == "simulator":
-        limits = evolve(limits, max_steps=min(limits.max_steps, SIMULATED_STEPS))
-    result = kernel.solve(columns, len(runs), limits, study.times if study.times.size else None)
-    arrays = shard_arrays(study, columns, result)
-    return Trajectories(target, code or code_hash(kernel), runs, study.times, arrays)
+    if span is not None:
+        limits = evolve(limits, max_steps=min(limits.max_steps, PATIENCE * SIMULATED_STEPS))
+        if DURATION in columns:
+            columns[DURATION] = np.minimum(columns[DURATION], span)
+    times = study.times if study.times.size else None
+    return runs, kernel.solve(columns, len(runs), limits, times), columns
+
+
+def brief(study: Study) -> float:
+    """Return a duration after which the runs that the simulator takes have made a few steps.
+
+    They must come to their end: a run that is cut off by a step limit keeps no final state, and
+    there would be nothing to compare. How many steps the whole duration takes, the CPU says.
+    """
+    lanes = study.target.lanes or vector_lanes(study.precision)
+    study = evolve(study, target=evolve(study.target, kind="cpu", lanes=lanes))
+    _, result, _ = _some_runs(build_kernel(study), study, RUNS["simulator"], None)
+    ended = result.status == 0
+    attempts = (result.steps + result.rejected)[ended if ended.any() else slice(None)]
+    states = max(SIMULATED_STATES, len(study.system.states))
+    wanted = max(FEWEST_STEPS, SIMULATED_STEPS * SIMULATED_STATES // states)
+    share = min(1.0, wanted / max(1, int(attempts.max())))
+    resolution = float(np.finfo(study.precision).eps) * max(abs(study.t_start), study.span)
+    return min(study.span, max(share * study.span, 2000 * resolution))
 
 
 def code_hash(kernel: BatchSolverKernel) -> str:
@@ -89,11 +136,11 @@ def code_hash(kernel: BatchSolverKernel) -> str:
         places = sorted((name, repr(place)) for name, place in kernel.places.items())
         said = repr((blocks, places, kernel.arena_bytes, kernel.shared_memory_bytes))
         return hashlib.sha256(said.encode()).hexdigest()
-    assert isinstance(kernel.product.program, CpuProgram)
-    code = compile_code(kernel.run.product, kernel.dialect, kernel.places).code
+    program = kernel.product.program
+    assert isinstance(program, CpuProgram)
     digest = hashlib.sha256(repr(kernel.arena_bytes).encode())
-    for section in llvm.ObjectFileRef.from_data(code).sections():
-        name = str(section.name() or "")
+    for section in llvm.ObjectFileRef.from_data(program.code.code).sections():
+        name = (section.name() or b"").decode()
         if not any(word in name for word in ("strtab", "symtab", "note")):
             digest.update(f"{name} {section.size()} ".encode() + section.data())
     return digest.hexdigest()
@@ -105,8 +152,8 @@ def compare(baseline: Trajectories, moved: Trajectories, placement: str) -> str:
     Returns
     -------
     str
-        `SAME_CODE` where both execute the same code, so that equality proves nothing, else
-        `EQUAL`.
+        `SAME_CODE` where both execute the same code, and `NOT_COMPARED` where no run came to a
+        number, so that equality proves nothing; else `EQUAL`.
 
     Raises
     ------
@@ -119,7 +166,9 @@ def compare(baseline: Trajectories, moved: Trajectories, placement: str) -> str:
             f"placement {placement} changes results on target {moved.target}, which no placement "
             f"may: {difference}"
         )
-    return SAME_CODE if baseline.code == moved.code else EQUAL
+    if baseline.code == moved.code:
+        return SAME_CODE
+    return EQUAL if moved.finite else NOT_COMPARED
 
 
 def first_difference(one: Trajectories, other: Trajectories) -> str | None:
@@ -149,9 +198,7 @@ def _bits(array: Array) -> Array:
     return array.view(np.dtype(f"u{array.dtype.itemsize}"))
 
 
-def gate(
-    results: Mapping[str, Trajectories], baseline: str
-) -> dict[str, str]:
+def gate(results: Mapping[str, Trajectories], baseline: str) -> dict[str, str]:
     """Return the verdict on every placement, by name.
 
     Raises

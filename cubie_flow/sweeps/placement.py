@@ -12,6 +12,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,8 @@ ARCH = "sm_90"
 ENOUGH = 0.25
 #: Batches timed a placement: half in order and half in reverse, so that drift cancels.
 ROUNDS, TIMED_RUNS = 6, 65536
+#: Bytes of spills and of stack that a search holds against a placement that does not fit.
+HOPELESS = 1e9
 
 
 @frozen
@@ -57,10 +60,14 @@ class Figures:
     ----------
     placement : dict
         Location by buffer.
+    shared_run : int
+        Bytes of shared memory from one run to the next, padding included.
+    problem : str
+        Why the placement cannot be launched; then there are no figures below. Empty where it can.
     registers, stack, spill_stores, spill_loads : int
         A thread, from the assembler; spills and stack in bytes.
-    shared_run, shared_block : int
-        Bytes of shared memory from one run to the next, padding included, and of a block.
+    shared_block : int
+        Bytes of shared memory of a block.
     block_size : int
         After fitting shared memory.
     occupancy : float
@@ -76,18 +83,19 @@ class Figures:
     """
 
     placement: Placement
-    registers: int
-    stack: int
-    spill_stores: int
-    spill_loads: int
     shared_run: int
-    shared_block: int
-    block_size: int
-    occupancy: float
-    limiter: str
-    ld_shared: int
-    st_shared: int
-    ptx_hash: str
+    problem: str = ""
+    registers: int = 0
+    stack: int = 0
+    spill_stores: int = 0
+    spill_loads: int = 0
+    shared_block: int = 0
+    block_size: int = 0
+    occupancy: float = 0.0
+    limiter: str = ""
+    ld_shared: int = 0
+    st_shared: int = 0
+    ptx_hash: str = ""
     trajectories: tuple[equivalence.Trajectories, ...] = field(default=(), repr=False, eq=False)
 
     @property
@@ -98,12 +106,16 @@ class Figures:
     @property
     def cost(self) -> tuple[float, ...]:
         """What ranks a placement that was not timed, the smallest first."""
-        starved = self.occupancy < ENOUGH
         accesses = self.ld_shared + self.st_shared
-        return (self.spills, starved, self.stack, accesses, -self.occupancy, self.registers)
+        return (
+            bool(self.problem), self.spills, self.occupancy < ENOUGH, self.stack, accesses,
+            -self.occupancy, self.registers, self.shared_run,
+        )  # fmt: skip
 
     def reason(self) -> str:
         """Say the figures in a few words."""
+        if self.problem:
+            return f"does not fit: {self.problem}"
         return (
             f"{self.spills} bytes spilled, {self.stack} of stack, {self.registers} registers, "
             f"{self.shared_run} bytes of shared memory a run, occupancy {self.occupancy:.0%} "
@@ -133,36 +145,72 @@ def shared_accesses(ptx: str) -> tuple[int, int]:
     return loads, stores
 
 
-def measure(study: Study, gate: Sequence[str], placement: Placement) -> Figures:
+#: How far each target of the gate integrates; None is the whole duration.
+Gate = Mapping[str, float | None]
+
+
+def one_arch(study: Study) -> str:
+    """Return the architecture that placements are compiled for.
+
+    Raises
+    ------
+    FlowError
+        If there are several, or it is not known.
+    """
+    arch = study.target.arch or ARCH
+    if "," in arch:
+        raise FlowError(
+            f"target.arch is '{arch}'; placements are ranked for one architecture, so give one "
+            f"(task=plan compares several)"
+        )
+    limits(arch)
+    return arch
+
+
+def measure(study: Study, gate: Gate, placement: Placement) -> Figures:
     """Compile one placement and integrate a few runs with it (runs in a process of its own).
 
     Parameters
     ----------
     study : Study
         Its ``target.arch`` decides what is compiled for.
-    gate : sequence of str
+    gate : mapping
         Targets to integrate on.
     placement : dict
     """
-    kernel = build_kernel(evolve(study, locations={**study.locations, **placement}))
+    moved = evolve(study, locations={**study.locations, **placement})
+    kernel = build_kernel(moved)
     kernel.check_locations()
-    arch = study.target.arch or ARCH
+    try:
+        found = _compiled(kernel, placement, one_arch(study), study.target.block_size)
+    except FlowError as error:
+        found = Figures(placement, kernel.shared_memory_bytes, str(error))
+    # A CPU and the simulator run what no GPU has room for.
+    results = (equivalence.integrate(moved, target, span) for target, span in gate.items())
+    return evolve(found, trajectories=tuple(results))
+
+
+def _compiled(kernel: BatchSolverKernel, placement: Placement, arch: str, block: int) -> Figures:
+    """Return what the compiler says.
+
+    Raises
+    ------
+    FlowError
+        If shared memory has no room for one run, or the kernel cannot be assembled.
+    """
     fit = fit_block(
-        study.target.block_size,
-        kernel.shared_memory_bytes,
-        limits(arch).shared_block,
-        layout=kernel.layout,
+        block, kernel.shared_memory_bytes, limits(arch).shared_block, layout=kernel.layout
     )
     code = kernel.compile_cuda(arch)
     filled = occupancy(arch, code.figures.registers, fit.shared_bytes, fit.block_size)
     loads, stores = shared_accesses(code.ptx)
     return Figures(
         placement=placement,
+        shared_run=kernel.shared_memory_bytes,
         registers=code.figures.registers,
         stack=code.figures.stack,
         spill_stores=code.figures.spill_stores,
         spill_loads=code.figures.spill_loads,
-        shared_run=kernel.shared_memory_bytes,
         shared_block=fit.shared_bytes,
         block_size=fit.block_size,
         occupancy=filled.fraction,
@@ -170,12 +218,11 @@ def measure(study: Study, gate: Sequence[str], placement: Placement) -> Figures:
         ld_shared=loads,
         st_shared=stores,
         ptx_hash=ptx_hash(code.ptx),
-        trajectories=tuple(equivalence.integrate(kernel, study, target) for target in gate),
     )
 
 
 def _measure_elsewhere(
-    system: Mapping[str, Any], rest: Mapping[str, Any], gate: Sequence[str], placement: Placement
+    system: Mapping[str, Any], rest: Mapping[str, Any], gate: Gate, placement: Placement
 ) -> Figures:
     return measure(Study(OdeSystem.from_mapping(system), **rest), gate, placement)
 
@@ -184,14 +231,14 @@ Many = Callable[[Sequence[Placement]], Iterator[Figures]]
 
 
 @contextmanager
-def _processes(study: Study, gate: Sequence[str], workers: int) -> Iterator[Many]:
+def _processes(study: Study, gate: Gate, workers: int) -> Iterator[Many]:
     """Yield what measures many placements, in `workers` processes."""
     if workers == 1:
         yield lambda placements: map(partial(measure, study, gate), placements)
         return
     # Nodes of expressions are told apart by identity, so a system travels as plain values.
     rest = {f.name: getattr(study, f.name) for f in fields(Study) if f.name != "system"}
-    work = partial(_measure_elsewhere, study.system.to_mapping(), rest, tuple(gate))
+    work = partial(_measure_elsewhere, study.system.to_mapping(), rest, dict(gate))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
             yield lambda placements: pool.map(work, placements)
@@ -205,7 +252,7 @@ def figures_of(
     sweep: Sequence[str] | None,
     search: str = "all",
     limit: int = 64,
-    gate: Sequence[str] = (),
+    gate: Gate = MappingProxyType({}),
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Figures]:
@@ -219,8 +266,8 @@ def figures_of(
     search : {"all", "one_at_a_time", "pareto"}
     limit : int
         Most placements.
-    gate : sequence of str
-        Targets on which a few runs are integrated.
+    gate : mapping
+        Targets on which a few runs are integrated, and how far.
     workers : int, optional
         Processes; None takes the cores.
     on_progress : callable, optional
@@ -229,10 +276,12 @@ def figures_of(
     Raises
     ------
     FlowError
-        For a buffer that is not there, or a search that is not possible.
+        For a buffer that is not there, a search that is not possible, or if no placement can be
+        launched.
     """
     if not toolkit_installed():
         raise FlowError(f"task=placement needs the CUDA compiler: {install_hint()}")
+    one_arch(study)
     kernel = build_kernel(study)
     space = search_space(kernel, list(sweep) if sweep else largest_buffers(kernel))
     chosen = candidates(space, search, limit)
@@ -254,10 +303,14 @@ def figures_of(
             several(chosen)
         else:
             pareto(space, limit, workers, lambda p: [_objectives(f) for f in several(p)], 3)
+    if all(figures.problem for figures in found):
+        raise FlowError(f"no placement can be launched: {found[0].problem}")
     return found
 
 
 def _objectives(figures: Figures) -> tuple[float, ...]:
+    if figures.problem:
+        return (HOPELESS, HOPELESS, 0.0)
     return (figures.spills, figures.stack, -figures.occupancy)
 
 
@@ -291,20 +344,27 @@ def _time_on_device(study: Study, found: Sequence[Figures]) -> tuple[list[float]
     solvers: dict[str, Callable[[], float]] = {}
     results = {}
     for figures in found:
+        if figures.problem:
+            continue
         target = evolve(study.target, kind="cuda")
         moved = evolve(
             study, target=target, locations={**study.locations, **figures.placement}
         )
         kernel = build_kernel(moved)
         name = label(figures.placement)
-        results[name] = equivalence.integrate(kernel, study, "cuda", figures.ptx_hash)
+        results[name] = equivalence.integrate(moved, "cuda", code=figures.ptx_hash)
 
         def solver(kernel: BatchSolverKernel = kernel) -> float:
             return kernel.solve(columns, count, limits_, times).seconds
 
         solvers[name] = solver
     verdicts = equivalence.gate(results, next(iter(results)))
-    return [median(seconds) for seconds in interleaved(solvers).values()], verdicts
+    timed = {name: median(seconds) for name, seconds in interleaved(solvers).items()}
+    names = [label(figures.placement) for figures in found]
+    return (
+        [timed.get(name, float("nan")) for name in names],
+        {name: verdicts.get(name, equivalence.NOT_COMPARED) for name in names},
+    )
 
 
 # the study ------------------------------------------------------------------------------------
@@ -348,8 +408,12 @@ class PlacementStudy:
             data[f"equivalence_{target}"] = _flags(codes, equivalence.VERDICTS, text)
         data["time"] = _array(self.seconds, "s", "median time of a batch on the device")
         for name, (unit, text) in _QUANTITIES.items():
-            data[name] = _array([getattr(f, name) for f in self.found], unit, text)
-        for name in ("limiter", "ptx_hash"):
+            values = [
+                float("nan") if f.problem and name != "shared_run" else getattr(f, name)
+                for f in self.found
+            ]
+            data[name] = _array(values, unit, text)
+        for name in ("limiter", "ptx_hash", "problem"):
             data[name] = ("placement", np.asarray([getattr(f, name) for f in self.found], object))
         words = np.asarray([label(figures.placement) for figures in self.found], object)
         attrs = {
@@ -358,7 +422,7 @@ class PlacementStudy:
             "system": json.dumps(study.system.to_mapping()),
             "algorithm": study.algorithm,
             "precision": study.precision,
-            "arch": study.target.arch or ARCH,
+            "arch": one_arch(study),
             "ranked_by": self.ranked_by,
             "baseline": label(self.found[self.baseline].placement),
             "device": self.device or "none",
@@ -387,12 +451,15 @@ class PlacementStudy:
         for i, f in enumerate(self.found):
             time = "-" if np.isnan(self.seconds[i]) else f"{1e3 * self.seconds[i]:.3f} ms"
             mark = " *" if i == self.baseline else " =" if f.ptx_hash == base else ""
-            rows.append([
-                str(i + 1), label(f.placement) + mark, time, str(f.spills), str(f.stack),
-                str(f.registers), str(f.shared_run), str(f.block_size), f"{f.occupancy:.0%}",
-                f.limiter, f"{f.ld_shared}/{f.st_shared}",
-                *(verdicts[i].replace("_", " ") for verdicts in self.verdicts.values()),
-            ])  # fmt: skip
+            verdict = [verdicts[i].replace("_", " ") for verdicts in self.verdicts.values()]
+            cells = [
+                str(f.spills), str(f.stack), str(f.registers), str(f.shared_run),
+                str(f.block_size), f"{f.occupancy:.0%}", f.limiter, f"{f.ld_shared}/{f.st_shared}",
+            ]  # fmt: skip
+            if f.problem:
+                cells = ["-", "-", "-", str(f.shared_run), "-", "-", "does not fit", "-"]
+                mark = " *" if i == self.baseline else ""
+            rows.append([str(i + 1), label(f.placement) + mark, time, *cells, *verdict])
         widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -402,6 +469,11 @@ class PlacementStudy:
             f"ranked by {self.ranked_by}",
             "* the placement the study has; = the same PTX, so no difference is possible on a GPU",
             "spill, stack and shared/run in bytes",
+        ]
+        notes += [
+            f"rank {i + 1} does not fit: {f.problem}"
+            for i, f in enumerate(self.found)
+            if f.problem
         ]
         return "\n".join([*lines, *notes])
 
@@ -448,11 +520,12 @@ def study_placements(
     FlowError
         If a placement changes a bit of a trajectory, naming the first; or see `figures_of`.
     """
+    one_arch(study)
     timed = bool(cuda_devices()) and study.target.kind in ("auto", "cuda")
     if timed and study.target.arch is None:
         arch = cuda_devices()[study.target.device].arch
         study = evolve(study, target=evolve(study.target, arch=arch))
-    gate = ("simulator", "cpu")
+    gate = {"simulator": equivalence.brief(study), "cpu": None}
     found = figures_of(study, sweep, search, limit, gate, workers, on_progress)
     names = [label(figures.placement) for figures in found]
     verdicts = {}
@@ -463,9 +536,12 @@ def study_placements(
     if timed:
         device = cuda_devices()[study.target.device].name
         seconds, verdicts["cuda"] = _time_on_device(study, found)
-    order = sorted(
-        range(len(found)), key=lambda i: (seconds[i],) if timed else found[i].cost
-    )
+
+    def cost(i: int) -> tuple[float, ...]:
+        problem, *figures = found[i].cost
+        return (problem, seconds[i], *figures) if timed and not problem else (problem, *figures)
+
+    order = sorted(range(len(found)), key=cost)
     return PlacementStudy(
         found=[found[i] for i in order],
         seconds=[seconds[i] for i in order],
@@ -493,8 +569,7 @@ def automatic(study: Study, workers: int | None = None) -> tuple[Study, str]:
     count = len(list(one_at_a_time(space)))
     found = figures_of(study, list(space), "one_at_a_time", count, workers=workers)
     best = min(found, key=lambda figures: figures.cost)
-    arch = study.target.arch or ARCH
-    tried = f"of {len(found)} placements compiled for {arch}"
+    tried = f"of {len(found)} placements compiled for {one_arch(study)}"
     if best is found[0]:
         return study, f"buffers=auto keeps the placement there is, the best {tried}: " + (
             best.reason()

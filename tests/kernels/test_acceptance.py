@@ -19,6 +19,7 @@ import cubie_flow
 from cubie_flow import OdeSystem
 from cubie_flow.expressions import emit
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
+from cubie_flow.kernels.cache import FOLDER_VARIABLE
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
 from cubie_flow.memory import CUDAFactory, bank_conflicts, buffer_registry, padded_stride_bytes
 
@@ -228,9 +229,10 @@ def test_every_shared_buffer_is_loaded_and_stored(lorenz: OdeSystem) -> None:
 
 
 def test_the_count_would_notice_a_buffer_that_is_not_in_shared_memory(
-    lorenz: OdeSystem, monkeypatch: pytest.MonkeyPatch
+    lorenz: OdeSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Broken on purpose: with plain accesses the compiler keeps the buffer in registers."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))  # or what was compiled unbroken is found
     monkeypatch.setattr(emit.BlockEmitter, "_keep_shared", lambda *_: None)
     kernel = kernel_of(lorenz, "cuda")
     kernel.update(proposed_state_location="shared")

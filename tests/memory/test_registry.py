@@ -169,7 +169,7 @@ def test_a_short_or_wrong_arena_is_refused(registry):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"location": "globl"}, "a_location='globl' is none of register, local, shared"),
+        ({"location": "globl"}, "a_location is 'globl'; it must be one of register, local, shared"),
         ({"location": "shraed"}, "did you mean 'shared'"),
         ({"size": -1}, "size=-1 of buffer 'a'"),
         ({"size": 2.5}, "size=2.5 of buffer 'a'"),
@@ -441,7 +441,7 @@ def test_an_unknown_location_is_refused_naming_the_allowed_and_moves_nothing(reg
     registry.register("a", owner, 1, "local", np.float64)
     registry.register("b", owner, 1, "local", np.float64)
     before = registry.layout(owner)
-    with pytest.raises(FlowError, match="b_location='globl' is none of register, local, shared"):
+    with pytest.raises(FlowError, match="b_location is 'globl'; it must be one of register, local, shared"):
         registry.update(owner, {"a_location": "shared", "b_location": "globl"})
     assert registry.layout(owner) is before
 

@@ -15,6 +15,9 @@ from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import Dialect, Place
 from cubie_flow.kernels.targets.batch import Batch
 
+#: Bytes by which a thread's arena is larger than its buffers, so that they can be aligned.
+ALIGNMENT = 128
+
 
 def usable_threads(limit: int | None = None) -> int:
     """Return the cores this process may use: affinity, cgroup quota, then `limit`."""
@@ -67,6 +70,15 @@ class CpuCode:
     code: bytes
     entry: str
 
+    def figures(self) -> dict[str, int]:
+        """Return the bytes of machine code and of constants, by name."""
+        sizes = {"code": 0, "constant": 0}
+        for section in llvm.ObjectFileRef.from_data(self.code).sections():
+            name = (section.name() or b"").decode()
+            for prefix, key in ((".text", "code"), (".rodata", "constant")):
+                sizes[key] += section.size() if name.startswith(prefix) else 0
+        return sizes
+
 
 def compile_code(
     blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
@@ -89,6 +101,7 @@ class CpuProgram:
     """
 
     def __init__(self, code: CpuCode, dialect: Dialect, arena_bytes: tuple[int, int, int]) -> None:
+        self.code = code
         self.dialect = dialect
         self.arena_bytes = arena_bytes
         llvm.initialize_native_target()
@@ -118,7 +131,7 @@ class CpuProgram:
             for size in self.arena_bytes:
                 offsets.append(total)
                 total += -(-size * lanes // 64) * 64
-            store = np.zeros(total + 128, np.uint8)
+            store = np.zeros(total + ALIGNMENT, np.uint8)
             stores.append(store.nbytes)
             base = -(-store.ctypes.data // 64) * 64
             runs = np.zeros(lanes, np.int64)
@@ -153,3 +166,4 @@ class CpuProgram:
             raise
         assert not errors, errors
         batch.measured["buffer_bytes"] = sum(stores)
+        batch.measured["threads"] = len(stores)

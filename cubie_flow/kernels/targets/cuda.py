@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from attrs import asdict, frozen
 
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.targets.batch import Batch
@@ -25,6 +26,43 @@ def _check(result: tuple[Any, ...]) -> Any:
         _, text = driver.cuGetErrorString(error)
         raise FlowError(f"CUDA driver: {text.decode() if text else error}")
     return values[0] if len(values) == 1 else tuple(values)
+
+
+@frozen
+class CompilerFigures:
+    """What ptxas reports of one kernel on one architecture.
+
+    Attributes
+    ----------
+    registers : int
+        Registers a thread.
+    stack, spill_stores, spill_loads : int
+        Bytes a thread.
+    constant, code : int
+        Bytes of constant memory and of machine code.
+    """
+
+    registers: int
+    stack: int
+    spill_stores: int
+    spill_loads: int
+    constant: int
+    code: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+@frozen
+class CudaCode:
+    """Compiled kernel: PTX, cubin, entry name and the compiler's figures."""
+
+    ptx: str
+    cubin: bytes
+    entry: str
+    arch: str
+    figures: CompilerFigures
 
 
 class CudaProgram:

@@ -7,7 +7,6 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import asdict, frozen
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
@@ -19,6 +18,7 @@ from cubie_flow.errors import FlowError
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import I8, I64, Dialect, Place
 from cubie_flow.kernels.targets.blocks import block_intrinsic
+from cubie_flow.kernels.targets.cuda import CompilerFigures, CudaCode
 from cubie_flow.kernels.targets.cuda_kernel import make_kernel, take
 from cubie_flow.kernels.targets.driver import make_driver
 from cubie_flow.memory.occupancy import capability
@@ -36,43 +36,6 @@ def rounding(name: str, bits: int) -> str | None:
     """Return the libdevice symbol that replaces an LLVM intrinsic, if one must."""
     base = _LIBDEVICE_ROUNDING.get(name)
     return base and base + ("f" if bits == 32 else "")
-
-
-@frozen
-class CompilerFigures:
-    """What ptxas reports of one kernel on one architecture.
-
-    Attributes
-    ----------
-    registers : int
-        Registers a thread.
-    stack, spill_stores, spill_loads : int
-        Bytes a thread.
-    constant, code : int
-        Bytes of constant memory and of machine code.
-    """
-
-    registers: int
-    stack: int
-    spill_stores: int
-    spill_loads: int
-    constant: int
-    code: int
-
-    def as_dict(self) -> dict[str, int]:
-        """Return the figures by name."""
-        return asdict(self)
-
-
-@frozen
-class CudaCode:
-    """Compiled kernel: PTX, cubin, entry name and the compiler's figures."""
-
-    ptx: str
-    cubin: bytes
-    entry: str
-    arch: str
-    figures: CompilerFigures
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -146,7 +109,13 @@ def compile_kernel(
 
 
 def link(ptx: str, arch: str) -> tuple[bytes, CompilerFigures]:
-    """Assemble PTX for `arch`; return the cubin and what the assembler reports."""
+    """Assemble PTX for `arch`; return the cubin and what the assembler reports.
+
+    Raises
+    ------
+    FlowError
+        With the assembler's own reason, such as a stack that no thread can have.
+    """
     from cuda.bindings import nvjitlink
 
     handle = nvjitlink.create(2, [f"-arch={arch}", "-verbose"])
@@ -158,6 +127,12 @@ def link(ptx: str, arch: str) -> tuple[bytes, CompilerFigures]:
         nvjitlink.get_linked_cubin(handle, cubin)
         log = bytearray(nvjitlink.get_info_log_size(handle))
         nvjitlink.get_info_log(handle, log)
+    except nvjitlink.nvJitLinkError as error:
+        said = bytearray(nvjitlink.get_error_log_size(handle))
+        nvjitlink.get_error_log(handle, said)
+        lines = [line for line in said.decode(errors="replace").split("\n") if line.strip("\0 ")]
+        reason = lines[0].strip("\0 ") if lines else str(error)
+        raise FlowError(f"the assembler refuses the kernel for {arch}: {reason}") from error
     finally:
         nvjitlink.destroy(handle)
     return bytes(cubin), _figures(log.decode(), section_sizes(bytes(cubin)))
