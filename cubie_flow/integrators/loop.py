@@ -60,6 +60,9 @@ _UNSOLVED = 1e19
 T, T_LOW, T_START, T_END, T_NEXT, T_PREVIOUS, H, CLOCK = range(8)
 CODE, STEPS, TRIED, SAVED, FRESH, COUNTERS = range(6)
 
+#: Rows of the counts of a run: status, accepted and rejected steps, right-hand sides.
+COUNTS = 4
+
 #: Summary metrics, over the whole run from its start.
 METRICS = ("min", "max", "mean", "rms", "std", "peaks")
 # Elements of the buffer `metrics` for one variable.
@@ -166,7 +169,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             "begin": self._begin(step, controller),
             "attempt": self._attempt(step, controller, dense),
             "finished": self._mask("finished", self._finished()),
-            "finish": self._finish(),
+            "finish": self._finish(step),
         }
         if self.settings.sampling:
             built["due"] = self._mask("due", self._due())
@@ -485,7 +488,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 [where(accept, value, old(row)) for row, value in updated.items()],
             )
 
-    def _finish(self) -> Block:
+    def _finish(self, step: Step) -> Block:
         """Write the final state, the metrics, the status and the counts of a run."""
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
@@ -516,6 +519,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 [("finals", n + len(METRICS) * position + i) for i in range(len(METRICS))],
                 [where(good, computed[name], nan) for name in METRICS],
             )
-        counted = (_flag(CODE), _flag(STEPS), _flag(TRIED) - _flag(STEPS))
-        block.assign([("counts", i) for i in range(3)], [to_int(count) for count in counted])
+        each, iteration = step.evaluations
+        evaluated = float(each) * _flag(TRIED)
+        if iteration:
+            evaluated = float(iteration) * load("iterations", 0) + evaluated
+        counted = (_flag(CODE), _flag(STEPS), _flag(TRIED) - _flag(STEPS), evaluated)
+        block.assign([("counts", i) for i in range(COUNTS)], [to_int(count) for count in counted])
         return block.build("finish", ("finals", "counts"), per_lane=True)

@@ -17,7 +17,7 @@ from attrs import evolve, field, frozen, validators
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, flattened
 from cubie_flow.expressions.emit import ARENAS, Dialect, Place
-from cubie_flow.integrators.loop import METRICS
+from cubie_flow.integrators.loop import COUNTS, METRICS
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
 from cubie_flow.kernels.cache import KernelCache, source_digest
 from cubie_flow.kernels.targets.batch import Batch, Program
@@ -196,6 +196,8 @@ class BatchResult:
     metrics : ndarray, shape (summarised, 6, runs)
     status : ndarray of uint8, shape (runs,)
     steps, rejected : ndarray of int32, shape (runs,)
+    evaluations : ndarray of int32, shape (runs,)
+        Right-hand sides evaluated in attempted steps.
     seconds : float
         Time in the kernel, with transfers.
     measured : dict
@@ -210,6 +212,7 @@ class BatchResult:
     status: Array
     steps: Array
     rejected: Array
+    evaluations: Array
     seconds: float
     measured: dict[str, float] = field(factory=dict)
     attempts: Array | None = None
@@ -552,7 +555,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         sentinel = np.concatenate([given, [np.inf]]).astype(dtype)
         samples = np.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
         finals = np.empty((len(states) + len(METRICS) * n_metrics, count), dtype)
-        counts = np.empty((3, count), np.int32)
+        counts = np.empty((COUNTS, count), np.int32)
         program = self.product.program
         batch = Batch(
             count=count,
@@ -578,6 +581,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             status=counts[0].astype(np.uint8),
             steps=counts[1],
             rejected=counts[2],
+            evaluations=counts[3],
             seconds=seconds,
             measured=batch.measured,
         )

@@ -123,6 +123,11 @@ class Step(CUDAFactory[StepSettings]):
         """Return what tells that the equations of the step were not solved."""
         return []
 
+    @property
+    @abstractmethod
+    def evaluations(self) -> tuple[int, int]:
+        """Right-hand sides evaluated in an attempt, and in each Newton iteration of it."""
+
     def densify(self, block: BlockBuilder, h: Node, t: Node) -> None:
         """Write the derivatives that only dense output needs, for the step just accepted."""
 

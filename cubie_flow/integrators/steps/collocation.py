@@ -19,7 +19,7 @@ from cubie_flow.expressions.graph import (
 from cubie_flow.integrators.steps.base import combined
 from cubie_flow.integrators.steps.implicit import ImplicitStep
 from cubie_flow.integrators.steps.linear import LinearSolver
-from cubie_flow.integrators.steps.newton import Newton
+from cubie_flow.integrators.steps.newton import Newton, keep_count, reset_count
 from cubie_flow.memory import buffer_registry
 
 _ITERATIONS = 10
@@ -52,6 +52,7 @@ class CollocationStep(ImplicitStep):
     def register_buffers(self) -> None:
         s = self.settings
         n, stages = s.states, len(self.method.b)
+        keep_count(self, s.precision)
         for name, size in (("stage_increments", (stages + 1) * n), ("start_values", 2)):
             buffer_registry.register(name, self, size, "local", s.precision, persistent=True)
         for name in ("transformed", "stage_derivatives", "residual", "correction"):
@@ -106,6 +107,7 @@ class CollocationStep(ImplicitStep):
         self.evaluate(block, "proposed_state", self.end_place, h + t)
 
     def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
+        reset_count(block, fresh)
         values = [where(fresh, const(_ZERO), load("start_values", 0)), load("start_values", 1)]
         block.assign([("start_values", 0), ("start_values", 1)], values)
 
@@ -204,6 +206,10 @@ class CollocationStep(ImplicitStep):
 
     def trouble(self) -> list[Node]:
         return [*super().trouble(), load("newton_failed", 0, kind="bool")]
+
+    @property
+    def evaluations(self) -> tuple[int, int]:
+        return 1, len(self.method.b)
 
     def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
         # (gamma0/h*M - J)^-1 (f + M*sum(e_i*z_i)/h): Hairer and Wanner, eq. IV.8.19. A method

@@ -6,7 +6,7 @@ from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import Node, const, fabs, load, where
 from cubie_flow.integrators.steps.base import combined
 from cubie_flow.integrators.steps.implicit import ImplicitStep
-from cubie_flow.integrators.steps.newton import Newton
+from cubie_flow.integrators.steps.newton import Newton, keep_count, reset_count
 from cubie_flow.memory import buffer_registry
 
 _ITERATIONS = 8
@@ -26,6 +26,7 @@ class DiagonalStep(ImplicitStep):
     def register_buffers(self) -> None:
         s = self.settings
         n = s.states
+        keep_count(self, s.precision)
         kept = "local" if s.dense else self.scratch
         buffer_registry.register(
             "stage_increments", self, (len(self.method.b) + 1) * n, kept, s.precision
@@ -108,8 +109,15 @@ class DiagonalStep(ImplicitStep):
         last = len(self.method.b) - (0 if self._evaluates_end else 1)
         return "stage_increments", last * self.settings.states
 
+    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
+        reset_count(block, fresh)
+
     def trouble(self) -> list[Node]:
         return [*super().trouble(), load("newton_failed", 0, kind="bool")]
+
+    @property
+    def evaluations(self) -> tuple[int, int]:
+        return int(self._evaluates_end), 1
 
     def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
         total = combined(self.method.error, self._row)

@@ -63,6 +63,10 @@ class ExplicitStep(Step):
     def end_place(self) -> tuple[str, int]:
         return "stage_increments", len(self.method.b) * self.settings.states
 
+    @property
+    def evaluations(self) -> tuple[int, int]:
+        return len(self.method.b), 0
+
     def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
         return self._estimated(self.method.error, h)
 

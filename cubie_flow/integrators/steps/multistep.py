@@ -19,7 +19,7 @@ from cubie_flow.expressions.graph import (
 )
 from cubie_flow.integrators.controllers import approximate_power
 from cubie_flow.integrators.steps.implicit import ImplicitStep
-from cubie_flow.integrators.steps.newton import Newton
+from cubie_flow.integrators.steps.newton import Newton, keep_count, reset_count
 from cubie_flow.integrators.tableaus import Dense
 from cubie_flow.memory import buffer_registry
 
@@ -48,6 +48,7 @@ class MultistepStep(ImplicitStep):
         def keep(name: str, size: int) -> None:
             buffer_registry.register(name, self, size, "local", s.precision, persistent=True)
 
+        keep_count(self, s.precision)
         keep("history", (self.method.order + 3) * n)
         keep("history_control", CONTROL)
         for name in (
@@ -90,6 +91,7 @@ class MultistepStep(ImplicitStep):
         return compare(">=", self._order, float(j))
 
     def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
+        reset_count(block, fresh)
         n, rows = self.settings.states, self.method.order + 3
         zero = const(0.0)
         start = [load("state", 0, 1), dt * load("derivative", 0, 1)] + [zero] * (rows - 2)
@@ -188,6 +190,10 @@ class MultistepStep(ImplicitStep):
 
     def trouble(self) -> list[Node]:
         return [*super().trouble(), load("newton_failed", 0, kind="bool")]
+
+    @property
+    def evaluations(self) -> tuple[int, int]:
+        return 0, 1
 
     def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
         weight = block.let("error_weight", self._of_order(self.method.errors))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import (
@@ -21,6 +22,7 @@ from cubie_flow.expressions.graph import (
     where,
 )
 from cubie_flow.integrators.controllers import EPSILON, SETTINGS
+from cubie_flow.memory import CUDAFactory, buffer_registry
 
 #: Iterations are stopped when the next change is estimated below this part of the tolerance.
 _ENOUGH = 0.01
@@ -87,11 +89,26 @@ class Newton:
         lost = block.let("newton_lost", logical_and(lost, logical_not(done)))
         ends = logical_or(done, lost)
         block.assign(
-            [("newton_failed", 0), ("newton_rate", 0), ("newton_change", 0), ("newton_going", 0)],
+            [
+                ("newton_failed", 0), ("newton_rate", 0), ("newton_change", 0),
+                ("newton_going", 0), ("iterations", 0),
+            ],
             [
                 logical_or(self.failed, logical_and(self.going, lost)),
                 where(logical_and(self.going, logical_not(first)), rate, load("newton_rate", 0)),
                 change,
                 logical_and(self.going, logical_not(ends)),
+                where(self.going, load("iterations", 0) + 1.0, load("iterations", 0)),
             ],
-        )
+        )  # fmt: skip
+
+
+def keep_count(owner: CUDAFactory[Any], precision: str) -> None:
+    """Register the buffer ``iterations``, a run's count of Newton iterations."""
+    buffer_registry.register("iterations", owner, 1, "local", precision, persistent=True)
+
+
+def reset_count(block: BlockBuilder, fresh: Node) -> None:
+    """Start counting in fresh lanes."""
+    counted = load("iterations", 0)
+    block.assign([("iterations", 0)], [where(fresh, const(0.0), counted)])

@@ -84,6 +84,10 @@ class RosenbrockStep(ImplicitStep):
     def end_place(self) -> tuple[str, int]:
         return "stage_increments", len(self.method.b) * self.settings.states
 
+    @property
+    def evaluations(self) -> tuple[int, int]:
+        return len(self.method.b), 0
+
     def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
         total = combined(self.method.error, self._row)
         return const(0.0) if total is None else total

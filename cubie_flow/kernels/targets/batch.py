@@ -31,7 +31,7 @@ class Batch:
     strides : tuple of int
         Elements from one saved quantity, run and time to the next in `samples`.
     finals : ndarray, shape (finals and metrics, count)
-    counts : ndarray of int32, shape (3, count)
+    counts : ndarray of int32, shape (4, count)
         Status, accepted and rejected steps.
     threads : int
         CPU threads.
