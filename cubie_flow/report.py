@@ -22,6 +22,7 @@ def summary(study: Study, report: RunReport, picture: Path | None, notes: list[s
         ("study", f"{study.name}: {title}, {study.algorithm}, {study.precision}"),
         ("runs", f"{report.runs:,} ({kind} over {', '.join(study.design.names) or 'nothing'})"),
         ("ended", ended),
+        *_rescued(study, report),
         ("steps", f"{report.mean_steps:,.1f} a run, {report.mean_rejected:,.1f} more rejected"),
         ("speed", f"{report.runs_per_second:,.0f} trajectories/s on {report.device}"),
         (
@@ -37,6 +38,21 @@ def summary(study: Study, report: RunReport, picture: Path | None, notes: list[s
         rows.append(("picture", shown(picture)))
     rows += [("note", note) for note in (*notes, *report.notes)]
     return "\n".join(f"{name:<8} {text}" for name, text in rows)
+
+
+def _rescued(study: Study, report: RunReport) -> list[tuple[str, str]]:
+    """Say what became of failed runs, or what to do about them."""
+    told = [
+        f"{count:,} by {attempt.algorithm or study.algorithm}"
+        for count, attempt in zip(report.rescued, study.rescue, strict=True)
+    ]
+    if told:
+        return [("rescued", ", ".join(told))]
+    failed = sum(n for name, n in report.statuses.items() if name not in ("success", "event_stop"))
+    if not failed:
+        return []
+    remedy = "rescue=default solves failed runs again with stiff methods in float64"
+    return [("remedy", f"{remedy}; algorithm=auto chooses a method for all")]
 
 
 def _waits(seconds: dict[str, float]) -> str:

@@ -496,6 +496,8 @@ class RunReport:
         Runs by kernel seconds.
     peak_memory_bytes, store_bytes : int
     device : str
+    rescued : tuple of int
+        Runs that each attempt of the rescue solved.
     notes : tuple of str
     """
 
@@ -509,6 +511,7 @@ class RunReport:
     peak_memory_bytes: int
     store_bytes: int
     device: str
+    rescued: tuple[int, ...]
     notes: tuple[str, ...]
 
 
@@ -586,6 +589,7 @@ def run_study(
     store = ResultStore.create(path, held, cut)
     statuses = np.zeros(256, np.int64)
     steps = rejected = 0
+    rescued = np.zeros(len(study.rescue) + 1, np.int64)
     kernel_seconds = 0.0
 
     def tick(done: int) -> None:
@@ -630,6 +634,8 @@ def run_study(
                 statuses += np.bincount(result.status, minlength=256)
                 steps += int(result.steps.sum(dtype=np.int64))
                 rejected += int(result.rejected.sum(dtype=np.int64))
+            if result.attempts is not None:
+                rescued += np.bincount(result.attempts, minlength=len(rescued))
                 kernel_seconds += result.seconds
                 writer.submit(index, arrays)
     except BaseException:
@@ -646,13 +652,14 @@ def run_study(
         "writer_waited": writer.idle,
     }
     counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
+    held_memory = memory()
     store.finalise(
         {
             "completed": utc_now(),
             "statuses": json.dumps(counted),
             **{f"seconds_{phase}": value for phase, value in seconds.items()},
         },
-        memory=memory(),
+        memory=held_memory,
         shards=rows(),
     )
     runs = study.design.size
@@ -664,9 +671,10 @@ def run_study(
         mean_rejected=rejected / runs,
         seconds=seconds,
         runs_per_second=runs / max(kernel_seconds, 1e-9),
-        peak_memory_bytes=peak_memory(),
+        peak_memory_bytes=held_memory["measured_host_bytes"],
         store_bytes=_bytes_in(path),
         device=device,
+        rescued=tuple(int(count) for count in rescued[1:]),
         notes=_notes(study),
     )
 

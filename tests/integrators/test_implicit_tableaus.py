@@ -17,6 +17,7 @@ from cubie_flow.integrators.tableaus import (
     COLLOCATION,
     DIAGONAL,
     METHODS,
+    MULTISTEP,
     ROSENBROCK,
     TABLEAUS,
     Collocation,
@@ -601,8 +602,10 @@ def test_dense_convergence(name: str) -> None:
 
 
 def test_lookup() -> None:
-    assert list(METHODS) == [*TABLEAUS, *ROSENBROCK, *DIAGONAL, *COLLOCATION]
-    assert len(METHODS) == 33
+    assert list(METHODS) == [
+        *TABLEAUS, *ROSENBROCK, *DIAGONAL, *COLLOCATION, *MULTISTEP,
+    ]  # fmt: skip
+    assert len(METHODS) == 34
     assert all(method(name) is known for name, known in METHODS.items())
     with pytest.raises(FlowError, match=r"algorithm is 'rodas5'; .*did you mean 'rodas5p'\?"):
         method("rodas5")
