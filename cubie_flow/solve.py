@@ -634,8 +634,8 @@ def run_study(
                 statuses += np.bincount(result.status, minlength=256)
                 steps += int(result.steps.sum(dtype=np.int64))
                 rejected += int(result.rejected.sum(dtype=np.int64))
-            if result.attempts is not None:
-                rescued += np.bincount(result.attempts, minlength=len(rescued))
+                if result.attempts is not None:
+                    rescued += np.bincount(result.attempts, minlength=len(rescued))
                 kernel_seconds += result.seconds
                 writer.submit(index, arrays)
     except BaseException:
