@@ -326,3 +326,35 @@ def test_single_precision_is_right_or_says_so(robertson: OdeSystem, algorithm: s
 def test_no_method_is_forgotten() -> None:
     assert {type(METHODS[name]) for name in IMPLICIT} >= {Rosenbrock, Collocation}
     assert len(IMPLICIT) == 22
+
+
+# placement
+
+
+@pytest.mark.parametrize("algorithm", FAMILIES)
+def test_every_buffer_of_a_step_really_moves_to_shared_memory(
+    robertson: OdeSystem, algorithm: str
+) -> None:
+    pytest.importorskip("cuda.bindings", reason="needs numba-cuda's toolkit wheels")
+    chosen = kernel(robertson, algorithm, precision="float32")
+    own = [entry.name for entry in chosen.layout.entries if "step" in entry.path.split(".")]
+    assert "factors" in own or "pair_factors" in own
+    chosen.update(**{f"{name}_location": "shared" for name in own})
+    code = chosen.compile_cuda("sm_90")
+    # All at once: what is not in memory at all is counted by name in the layout.
+    assert code.ptx.count("ld.volatile.shared") > len(own)
+    assert code.ptx.count("st.volatile.shared") > len(own)
+    assert {e.name for e in chosen.layout.entries if e.location == "shared"} == set(own)
+
+
+@pytest.mark.parametrize("algorithm", ["rodas5p", "kvaerno3", "radau_iia_5", "bdf"])
+def test_placement_does_not_change_a_bit(robertson: OdeSystem, algorithm: str) -> None:
+    columns = {robertson.parameters[0].name: np.linspace(0.03, 0.05, 5)}
+    limits = Tolerances(1e-5, 1e-9)
+    plain = kernel(robertson, algorithm, target="cpu")
+    moved = kernel(robertson, algorithm, target="cpu")
+    own = [entry.name for entry in moved.layout.entries if "step" in entry.path.split(".")]
+    moved.update(**{f"{name}_location": "shared" for name in own})
+    results = [one.solve(columns, 5, limits) for one in (plain, moved)]
+    assert moved.shared_memory_bytes > 0
+    np.testing.assert_array_equal(results[0].finals, results[1].finals)
