@@ -596,7 +596,7 @@ def save(dataset: Dataset, path: Path) -> None:
         with warnings.catch_warnings():
             # Zarr 3 has no final specification of strings yet and says so.
             warnings.simplefilter("ignore")
-            dataset.to_zarr(path, mode="w-", zarr_format=3, consolidated=False)
+            dataset.to_zarr(path, mode="w-", zarr_format=3, consolidated=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FlowError(f"the result '{path}' cannot be written: {reason}") from error
