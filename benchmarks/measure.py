@@ -45,6 +45,7 @@ class _Entrant:
         self.case, self.entry = case, entry
         self.wall: list[float] = []
         self.core: list[float] = []
+        self.device: list[float] = []
         self.row: dict[str, Any] = {
             "entry": entry.label, "peer": entry.peer, "method": entry.method,
             "precision": entry.precision, "rtol": entry.rtol, "dt": entry.dt, "runs": entry.runs,
@@ -93,6 +94,7 @@ class _Entrant:
         if answer is not None:
             self.core.append(answer[0])
             self.wall.append(answer[1])
+            self.device += [] if answer[2] is None else [answer[2]]
 
     def finish(self) -> dict[str, Any]:
         """Ask for the peak memory and return the row."""
@@ -106,6 +108,8 @@ class _Entrant:
                 "core_us": median(self.core) * scale,
                 "peak_bytes": self.ask("stop", 10.0) or 0,
             }  # fmt: skip
+            if self.device:
+                self.row["device_us"] = median(self.device) * scale
         elif "missing" not in self.row:
             self.row["missing"] = "failed after its first result"
         return self.row

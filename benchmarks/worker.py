@@ -53,7 +53,7 @@ def serve(pipe: Connection, case: Case, entry: Entry, probes: Array) -> None:
         first = perf_counter() - started
         ends = prepared.ends(answer, probes)
         del answer
-        _, once = _round(prepared.run, 1)
+        once = _round(prepared, 1)[1]
         pipe.send(
             {
                 "first_result_s": first,
@@ -64,7 +64,7 @@ def serve(pipe: Connection, case: Case, entry: Entry, probes: Array) -> None:
         )
         repeats = max(1, round(LEAST / max(once, 1e-7)))
         while pipe.recv() == "round":
-            pipe.send(_round(prepared.run, repeats))
+            pipe.send(_round(prepared, repeats))
         from cubie_flow.solve import peak_memory
 
         pipe.send(peak_memory())
@@ -78,10 +78,11 @@ def serve(pipe: Connection, case: Case, entry: Entry, probes: Array) -> None:
         cache.cleanup()
 
 
-def _round(run: Any, repeats: int) -> tuple[float, float]:
-    """Return (core seconds, wall seconds) of one run."""
+def _round(prepared: Any, repeats: int) -> tuple[float, float, float | None]:
+    """Return (core seconds, wall seconds, seconds on a GPU) of one run."""
     cores, wall = core_seconds(), perf_counter()
     for _ in range(repeats):
-        run()
+        prepared.run()
     wall = perf_counter() - wall
-    return (core_seconds() - cores) / repeats, wall / repeats
+    device = prepared.device_seconds and prepared.device_seconds()
+    return (core_seconds() - cores) / repeats, wall / repeats, device

@@ -36,11 +36,14 @@ class Prepared:
         times, shape (probes, times, states).
     compile_seconds : float, optional
         Where compiling can be told apart from the first run.
+    device_seconds : callable, optional
+        Seconds that the latest run took on a GPU, without transfers.
     """
 
     run: Callable[[], Any]
     ends: Callable[[Any, Array], Array]
     compile_seconds: float | None = None
+    device_seconds: Callable[[], float] | None = None
 
 
 def finals(states_first: bool) -> Callable[[Any, Array], Array]:
