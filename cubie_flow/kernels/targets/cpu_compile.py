@@ -41,15 +41,24 @@ def compile_driver(
 
 
 def driver_assembly(
-    blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
+    blocks: Mapping[str, Block],
+    dialect: Dialect,
+    places: Mapping[str, Place],
+    processor: str | None = None,
 ) -> str:
-    """Return the assembly of the driver, to see what instructions it is made of."""
-    module, _ = _driver_module(blocks, dialect, places)
-    return str(_target_machine().emit_assembly(module))
+    """Return the assembly of the driver, to see what instructions it is made of.
+
+    `processor` is LLVM's name of another one than this machine's.
+    """
+    module, _ = _driver_module(blocks, dialect, places, processor)
+    return str(_target_machine(processor).emit_assembly(module))
 
 
 def _driver_module(
-    blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
+    blocks: Mapping[str, Block],
+    dialect: Dialect,
+    places: Mapping[str, Place],
+    processor: str | None = None,
 ) -> tuple[Any, str]:
     """Return (optimised LLVM module, entry symbol) of the driver."""
 
@@ -82,31 +91,27 @@ def _driver_module(
         size, real, size, size, size, real, types.CPointer(types.int32),
     )  # fmt: skip
     module, name = _lowered(entry, signature)
-    module.link_in(_optimised(bodies, module.triple))
+    _optimise(module, 3, processor)
+    # Large functions are optimised once.
+    bodies.triple = module.triple
+    apart = llvm.parse_assembly(str(bodies))
+    _optimise(apart, 2, processor)
+    module.link_in(apart)
     return module, name
 
 
-def _optimised(bodies: ir.Module, triple: str) -> Any:
-    """Return the module of large functions, optimised once."""
-    bodies.triple = triple
-    module = llvm.parse_assembly(str(bodies))
-    _optimise(module, 2)
-    return module
-
-
-def _optimise(module: Any, level: int) -> None:
+def _optimise(module: Any, level: int, processor: str | None) -> None:
     # What can be vectors is already.
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.slp_vectorization = options.loop_vectorization = False
-    builder = llvm.create_pass_builder(_target_machine(), options)
+    builder = llvm.create_pass_builder(_target_machine(processor), options)
     builder.getModulePassManager().run(module, builder)
 
 
 def _lowered(function: Any, signature: Any) -> tuple[Any, str]:
-    """Return (optimised LLVM module, symbol) of a function.
+    """Return (LLVM module, symbol) of a function.
 
-    Numba is left before it would optimise the module a second time and make machine code that
-    nobody runs.
+    Numba is left before it would optimise the module and make machine code that nobody runs.
     """
     flags = compiler.Flags()
     flags.nrt = False
@@ -123,18 +128,17 @@ def _lowered(function: Any, signature: Any) -> tuple[Any, str]:
         module = llvm.parse_assembly(str(library._final_module))
         for linked in dict.fromkeys(library._linking_libraries):
             module.link_in(linked._get_module_for_linking(), preserve=True)
-    _optimise(module, 3)
     return module, result.fndesc.llvm_func_name
 
 
-def _target_machine() -> Any:
+def _target_machine(processor: str | None = None) -> Any:
     # Numba emits for code that may lie anywhere, so every constant costs an instruction to
     # find its address; ours is one object, whose constants are near.
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
+        cpu=processor or llvm.get_host_cpu_name(),
+        features="" if processor else llvm.get_host_cpu_features().flatten(),
         opt=3,
         reloc="pic",
         codemodel="small",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import c_bool, c_int64, c_void_p
 from time import perf_counter
@@ -65,6 +65,22 @@ class CudaCode:
     figures: CompilerFigures
 
 
+@frozen(eq=False)
+class Loaded:
+    """A batch on the device.
+
+    Attributes
+    ----------
+    launch : callable
+        Starts the kernel and does not wait for it.
+    fetch : callable
+        Waits for it and writes the batch's arrays.
+    """
+
+    launch: Callable[[], None]
+    fetch: Callable[[], None]
+
+
 class CudaProgram:
     """A kernel loaded on one device.
 
@@ -102,10 +118,21 @@ class CudaProgram:
             )
 
     @contextmanager
-    def _arrays(self, given: Sequence[Array], written: Sequence[Array]) -> Iterator[list[int]]:
-        """Hold arrays on the device for a batch: copy in what is given, out what is written."""
+    def loaded(self, batch: Batch, blocks: int | None = None) -> Iterator[Loaded]:
+        """Hold a batch on the device.
+
+        Parameters
+        ----------
+        batch : Batch
+        blocks : int, optional
+            Blocks to launch; their threads then take runs a grid apart. None gives every run a
+            thread of its own.
+        """
         from cuda.bindings import driver
 
+        _check(driver.cuCtxSetCurrent(self.context))
+        given = (batch.inputs, batch.initial, batch.settings, batch.times)
+        written = (batch.samples, batch.finals, batch.counts)
         pointers: list[Any] = []
         try:
             for host in (*given, *written):
@@ -113,34 +140,45 @@ class CudaProgram:
             for host, pointer in zip(given, pointers, strict=False):
                 if host.nbytes:
                     _check(driver.cuMemcpyHtoD(pointer, host.ctypes.data, host.nbytes))
-            yield [int(pointer) for pointer in pointers]
-            for host, pointer in zip(written, pointers[len(given) :], strict=True):
-                _check(driver.cuMemcpyDtoH(host.ctypes.data, pointer, host.nbytes))
+            a, b, c, d, e, f, g = (int(pointer) for pointer in pointers)
+            values = (
+                batch.count, blocks is not None, a, b, c, d, batch.time_count, e, *batch.strides,
+                f, g,
+            )  # fmt: skip
+            kinds = (c_int64, c_bool, *[c_void_p] * 4, c_int64, c_void_p, *[c_int64] * 3)
+            kinds += (c_void_p, c_void_p)
+            grid = (blocks or -(-batch.count // self.block_size), 1, 1)
+            block = (self.block_size, 1, 1)
+
+            def launch() -> None:
+                _check(
+                    driver.cuLaunchKernel(
+                        self.function, *grid, *block, self.shared_bytes, 0, (values, kinds), 0
+                    )
+                )
+
+            def fetch() -> None:
+                for host, pointer in zip(written, pointers[len(given) :], strict=True):
+                    _check(driver.cuMemcpyDtoH(host.ctypes.data, pointer, host.nbytes))
+
+            yield Loaded(launch, fetch)
         finally:
             for pointer in pointers:
                 driver.cuMemFree(pointer)
+        batch.measured["device_bytes"] = sum(max(8, host.nbytes) for host in (*given, *written))
 
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch in one launch."""
         from cuda.bindings import driver
 
-        _check(driver.cuCtxSetCurrent(self.context))
-        given = (batch.inputs, batch.initial, batch.settings, batch.times)
-        written = (batch.samples, batch.finals, batch.counts)
         began = perf_counter()
-        with self._arrays(given, written) as (a, b, c, d, e, f, g):
-            values = (batch.count, False, a, b, c, d, batch.time_count, e, *batch.strides, f, g)
-            kinds = (c_int64, c_bool, *[c_void_p] * 4, c_int64, c_void_p, *[c_int64] * 3)
-            kinds += (c_void_p, c_void_p)
-            grid = (-(-batch.count // self.block_size), 1, 1)
-            block = (self.block_size, 1, 1)
-            launch = (self.function, *grid, *block, self.shared_bytes, 0, (values, kinds), 0)
+        with self.loaded(batch) as held:
             launched = perf_counter()
-            _check(driver.cuLaunchKernel(*launch))
+            held.launch()
             _check(driver.cuCtxSynchronize())
             kernel = perf_counter() - launched
+            held.fetch()
         batch.measured["transfer_seconds"] = perf_counter() - began - kernel
-        batch.measured["device_bytes"] = sum(max(8, host.nbytes) for host in (*given, *written))
         if batch.tick is not None:
             batch.tick(batch.count)
 

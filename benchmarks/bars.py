@@ -1,0 +1,130 @@
+"""The bars: what is asked, and what a record says to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from attrs import frozen
+
+Record = Mapping[str, Any]
+#: Entrants that are ourselves.
+OURS = ("kernel", "solve", "command")
+#: How much worse an error may be and still count as equal.
+EQUAL = 1.05
+
+
+@frozen
+class Bar:
+    """One bar.
+
+    Parameters
+    ----------
+    text : str
+    needed, reached : float
+        NaN where nothing was measured.
+    unit : str
+        ``x`` for a ratio that must be at least `needed`, else a quantity that must be at most.
+    """
+
+    text: str
+    needed: float
+    reached: float
+    unit: str
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """``stands``, ``falls`` or ``not measured``."""
+        if math.isnan(self.reached):
+            return "not measured"
+        good = self.reached >= self.needed if self.unit in "x%" else self.reached <= self.needed
+        return "stands" if good else "falls"
+
+
+def timed(case: Record) -> list[Record]:
+    """Return the rows of a case that have a time and an error."""
+    return [row for row in case["rows"] if "us" in row and not math.isnan(row["error"])]
+
+
+def goal(case: Record) -> float:
+    """Return the error to reach: that of the first entry, ours at the nominal setting."""
+    first = case["rows"][0]
+    return float(first.get("error", math.nan))
+
+
+def matched(rows: list[Record], error: float) -> Record | None:
+    """Return the fastest row that is as accurate as `error`, or else the most accurate."""
+    if not rows:
+        return None
+    good = [row for row in rows if row["error"] <= EQUAL * error]
+    if good:
+        return min(good, key=lambda row: row["us"])
+    return min(rows, key=lambda row: row["error"])
+
+
+def best_of(case: Record) -> dict[str, Record]:
+    """Return each solver's row at the goal, ours under ``kernel``; see `matched`."""
+    error, rows = goal(case), timed(case)
+    peers = dict.fromkeys(row["peer"] for row in rows if row["peer"] not in OURS)
+    found = {
+        peer: matched([row for row in rows if row["peer"] == peer], error)
+        for peer in ("kernel", *peers)
+    }
+    return {peer: row for peer, row in found.items() if row is not None}
+
+
+def ratio(case: Record) -> tuple[float, str]:
+    """Return how many times our time the best peer takes, and which it is."""
+    best = best_of(case)
+    ours = best.pop("kernel", None)
+    if ours is None or not best:
+        return math.nan, ""
+    row = min(best.values(), key=lambda row: row["us"])
+    return row["us"] / ours["us"], f"{row['entry']} ({row['error']:.0e})"
+
+
+#: Cases by name, with the ratio that is needed and what it is about.
+_RATIOS = {
+    "lorenz_rk4_f64_16384": (8.0, "Lorenz, fixed RK4, float64, 16k runs"),
+    "lorenz_rk4_f64_131072": (8.0, "Lorenz, fixed RK4, float64, 131k runs"),
+    "lorenz_f64_16384": (7.0, "Lorenz, adaptive 1e-8, float64, 16k runs"),
+    "lorenz_f64_131072": (7.0, "Lorenz, adaptive 1e-8, float64, 131k runs"),
+    "lorenz_1e-6_f32_16384": (12.0, "Lorenz, adaptive 1e-6, float32, 16k runs"),
+    "lorenz_1e-10_f64_16384": (3.0, "Lorenz, adaptive 1e-10, float64, 16k runs"),
+    "lorenz_1e-12_f64_16384": (3.0, "Lorenz, adaptive 1e-12, float64, 16k runs"),
+    "robertson_f64_1000": (8.0, "Robertson"),
+    "hires_f64_1000": (8.0, "HIRES"),
+    "beeler_reuter_f64_1000": (8.0, "Beeler-Reuter, a cardiac cell"),
+    "hodgkin_huxley_f64_1000": (8.0, "Hodgkin-Huxley"),
+    "lorenz96_400_f64_256": (2.0, "Lorenz-96, 400 states"),
+    "brusselator_1d_f64_128": (2.0, "Brusselator in one dimension, 400 states"),
+}
+
+
+def bars(record: Record) -> Iterator[Bar]:
+    """Yield every bar with what the record says to it."""
+    cases = {case["name"]: case for case in record["cases"]}
+    for name, (needed, text) in _RATIOS.items():
+        reached, peer = ratio(cases[name]) if name in cases else (math.nan, "")
+        yield Bar(text, needed, reached, "x", peer and f"best peer: {peer}")
+
+    def figure(group: str, name: str) -> float:
+        value = record["figures"].get(group, {}).get(name, math.nan)
+        return value if isinstance(value, int | float) else math.inf
+
+    yield Bar("64 runs beside 16k, time a run", 2.0, figure("small_batches", "ratio"), "times")
+    yield Bar("`solve()` adds to its kernel", 5.0, figure("solve_overhead", "added_ms"), "ms")
+    yield Bar("default command, cold cache", 9.0, figure("first_result", "cold_s"), "s")
+    yield Bar("default command, warm cache", 4.0, figure("first_result", "warm_s"), "s")
+    yield Bar("`import cubie_flow`", 0.15, figure("first_result", "import_s"), "s")
+    for problem, states, needed in (("lorenz", 3, 3.0), ("lorenz96_40", 40, 6.0), ("lorenz96_400", 400, 15.0)):  # fmt: skip
+        for method in ("tsit5", "rodas5p"):
+            for target in ("cpu", "sm_90"):
+                seconds = figure("compile_times", f"{method}_{problem}_{target}")
+                yield Bar(f"compile {method}, {states} states, {target}", needed, seconds, "s")
+    for method in ("rk4", "tsit5"):
+        fraction = figure("efficiency", f"fraction_of_peak_{method}_float64")
+        yield Bar(f"{method} of the CPU's peak, float64", 50.0, 100 * fraction, "%")
+    yield Bar("two threads beside one", 1.9, figure("scaling", "speed_of_all_beside_one"), "x")

@@ -1,0 +1,251 @@
+"""What is measured beside what: an entry is one solver at one setting, a case a set of entries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import asdict, field, frozen
+
+from benchmarks.problems import Problem, problem
+
+Array = Any
+
+
+@frozen
+class Entry:
+    """One solver at one setting.
+
+    Parameters
+    ----------
+    peer : str
+        Module in ``benchmarks.peers``, or a dotted name of one elsewhere.
+    method : str
+        In the peer's own words.
+    rtol, atol : float
+    dt : float, optional
+        Fixed step.
+    precision : str
+    runs : int
+        How many of the case's runs it does; slow peers do fewer, and their time a run counts.
+    note : str
+        What a reader must know, such as a precision that differs.
+    """
+
+    peer: str
+    method: str
+    rtol: float
+    atol: float
+    dt: float | None
+    precision: str
+    runs: int
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """Peer, method and setting, for tables."""
+        setting = f"dt={self.dt:g}" if self.dt else f"{self.rtol:.0e}".replace("e-0", "e-")
+        single = " f32" if self.precision == "float32" else ""
+        return f"{self.peer} {self.method} {setting}{single}"
+
+
+@frozen
+class Case:
+    """A problem, a number of runs, what is kept, and who takes part.
+
+    Parameters
+    ----------
+    name : str
+    problem_name : str
+    runs : int
+    precision : str
+        Nominal; entries may differ and say so.
+    saves : int
+        Times saved over a run; 0 keeps the final state only.
+    entries : tuple of Entry
+        The first is ours at the nominal setting; its error is the one to reach.
+    """
+
+    name: str
+    problem_name: str
+    runs: int
+    precision: str
+    saves: int
+    entries: tuple[Entry, ...] = field(converter=tuple)
+
+    @property
+    def problem(self) -> Problem:
+        """What is integrated."""
+        return problem(self.problem_name)
+
+    def times(self) -> Array:
+        """Return the saved times, or the final one; shape (times,)."""
+        import numpy as np
+
+        end = self.problem.duration
+        return np.linspace(0.0, end, self.saves) if self.saves else np.asarray([end])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what identifies the case in a record."""
+        kept = asdict(self)
+        del kept["entries"]
+        return kept
+
+
+#: Runs that a peer does at most: it is too slow for more, or holds all in memory.
+AT_MOST = {
+    "scipy": 16, "casadi": 1000, "torchdiffeq": 4096, "diffrax": 16_384, "jax_loop": 131_072,
+    "numbalsoda": 16_384, "command": 1_000_000,
+}  # fmt: skip
+
+
+def entry(
+    about: Problem,
+    runs: int,
+    precision: str,
+    peer: str,
+    method: str,
+    factor: float = 1.0,
+    dt: float | None = None,
+    note: str = "",
+) -> Entry:
+    """Return an entry at `factor` times the nominal tolerances."""
+    limit = AT_MOST.get(peer, runs)
+    if about.large and peer in AT_MOST:
+        limit = max(4, limit // 64)
+    return Entry(
+        peer, method, about.rtol * factor, about.atol * factor, dt, precision, min(runs, limit), note
+    )
+
+
+def fixed(runs: int, precision: str = "float64", dt: float = 1e-3, saves: int = 0) -> Case:
+    """Return Lorenz with the classical Runge-Kutta method at a fixed step."""
+    about = problem("lorenz")
+
+    def at(peer: str, method: str = "rk4") -> Entry:
+        return entry(about, runs, precision, peer, method, dt=dt)
+
+    entries = [at(peer) for peer in ("kernel", "solve", "numba_loop", "jax_loop", "torchdiffeq")]
+    return Case(f"lorenz_rk4_{_tag(runs, precision, saves)}", "lorenz", runs, precision, saves, entries)
+
+
+#: By stiffness: our methods beside the nominal one, with factors of the tolerance.
+_OURS = {
+    False: [("tsit5", 1e-1), ("vern7", 1.0), ("vern7", 1e-2), ("dormand_prince_853", 1e-2)],
+    True: [("rodas5p", 1e-1), ("kvaerno5", 1.0), ("radau_iia_5", 1.0)],
+}
+#: The same of the peers.
+_PEERS = {
+    False: [
+        ("heyoka", "taylor", 1.0), ("heyoka", "taylor", 1e2), ("numbalsoda", "dop853", 1.0),
+        ("numbalsoda", "dop853", 1e-2), ("diffrax", "tsit5", 1.0), ("diffrax", "tsit5", 1e-1),
+        ("torchdiffeq", "dopri5", 1.0), ("casadi", "cvodes", 1e-1), ("scipy", "DOP853", 1.0),
+    ],
+    True: [
+        ("numbalsoda", "lsoda", 1.0), ("numbalsoda", "lsoda", 1e-1),
+        ("numbalsoda", "lsoda", 1e-2), ("casadi", "cvodes", 1.0), ("casadi", "cvodes", 1e-1),
+        ("diffrax", "kvaerno5", 1.0), ("scipy", "LSODA", 1.0), ("scipy", "Radau", 1.0),
+    ],
+}  # fmt: skip
+#: Peers whose place is clear from one case of many where nothing is stiff.
+SLOW = ("casadi", "scipy", "torchdiffeq")
+#: Peers that know only float64; in a float32 case they take part as they are.
+DOUBLE_ONLY = ("numbalsoda", "casadi", "scipy")
+
+
+def adaptive(
+    name: str,
+    runs: int,
+    precision: str = "float64",
+    saves: int = 0,
+    factor: float = 1.0,
+    whole: bool = False,
+    slow: bool = True,
+) -> Case:
+    """Return a problem with step control, at `factor` times its nominal tolerance.
+
+    `whole` adds the whole command, which writes its store in a fresh process; without `slow`
+    the peers that are a hundred times slower than the others stay out.
+    """
+    about = problem(name)
+    entries = [entry(about, runs, precision, "kernel", about.algorithm, factor)]
+    entries += [
+        entry(about, runs, precision, "kernel", method, factor * by)
+        for method, by in _OURS[about.stiff]
+        if precision == "float64" and (method, by) != (about.algorithm, 1.0)
+    ]
+    entries += [entry(about, runs, precision, "solve", about.algorithm, factor)]
+    if whole:
+        entries.append(entry(about, runs, precision, "command", about.algorithm, factor))
+    for peer, method, by in _PEERS[about.stiff]:
+        if peer in SLOW and not (slow or about.stiff):
+            continue
+        kind = "float64" if peer in DOUBLE_ONLY else precision
+        note = "float64: it has no float32" if kind != precision else ""
+        if precision == "float32" and by < 1.0 and kind == "float32":
+            continue  # below what float32 can hold
+        entries.append(entry(about, runs, kind, peer, method, factor * by, note=note))
+    tag = "" if factor == 1.0 else f"_{about.rtol * factor:.0e}".replace("e-0", "e-")
+    return Case(
+        f"{name}{tag}_{_tag(runs, precision, saves)}", name, runs, precision, saves, entries
+    )
+
+
+def _tag(runs: int, precision: str, saves: int) -> str:
+    short = "f32" if precision == "float32" else "f64"
+    return f"{short}_{runs}" + (f"_{saves}saves" if saves else "")
+
+
+def quick() -> list[Case]:
+    """Return a few small cases, to see that all works; their times mean nothing."""
+    return [
+        fixed(1024),
+        adaptive("lorenz", 1024, whole=True),
+        adaptive("lorenz", 1024, saves=100),
+        adaptive("lorenz", 1024, "float32", factor=1e2),
+        adaptive("hodgkin_huxley", 64),
+        adaptive("hires", 64),
+    ]
+
+
+def bars() -> list[Case]:
+    """Return the cases that the bars are about."""
+    return [
+        fixed(16_384),
+        fixed(131_072),
+        adaptive("lorenz", 16_384, whole=True),
+        adaptive("lorenz", 131_072, slow=False),
+        adaptive("lorenz", 16_384, "float32", factor=1e2, slow=False),
+        adaptive("lorenz", 16_384, factor=1e-2, slow=False),
+        adaptive("lorenz", 16_384, factor=1e-4, slow=False),
+        adaptive("robertson", 1000),
+        adaptive("hires", 1000),
+        adaptive("beeler_reuter", 1000),
+        adaptive("hodgkin_huxley", 1000, slow=False),
+        adaptive("lorenz96_400", 256, slow=False),
+        adaptive("brusselator_1d", 128),
+    ]
+
+
+def everything() -> list[Case]:
+    """Return the bars and what else there is: small and large batches, saves, other problems."""
+    sizes = [64, 1024, 1_000_000]
+    return [
+        *bars(),
+        *(fixed(runs) for runs in sizes),
+        *(fixed(runs, "float32") for runs in (64, 1024, 16_384, 131_072, 1_000_000)),
+        *(adaptive("lorenz", runs) for runs in sizes),
+        *(adaptive("lorenz", runs, "float32", factor=1e2) for runs in sizes),
+        adaptive("lorenz", 16_384, saves=100, whole=True),
+        adaptive("lorenz", 131_072, "float32", saves=100, factor=1e2, whole=True),
+        adaptive("lorenz96_40", 4096),
+        adaptive("lorenz96_40", 4096, saves=100),
+        adaptive("pleiades", 4096),
+        adaptive("hodgkin_huxley", 16_384),
+        adaptive("hodgkin_huxley", 16_384, "float32"),
+        adaptive("robertson", 16_384),
+        adaptive("hires", 16_384),
+        adaptive("hires", 1000, saves=100),
+    ]
+
+
+SETS = {"quick": quick, "bars": bars, "all": everything}

@@ -1,0 +1,229 @@
+"""Figures of ourselves alone: efficiency, scaling, small batches, compile time, first result.
+
+Each is a function without arguments that returns a flat mapping of names to numbers; within
+one, what is compared is measured in alternation.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from benchmarks.cases import Case, Entry, adaptive, fixed
+from benchmarks.operations import flops, operations
+from benchmarks.peak import Peak
+from benchmarks.peers.kernel import limits, make_kernel
+from cubie_flow.kernels.cache import FOLDER_VARIABLE
+from cubie_flow.kernels.targets.cpu import usable_threads, vector_bits
+from cubie_flow.kernels.targets.detect import toolkit_installed
+
+Figures = dict[str, float | str]
+ROUNDS = 7
+
+
+def _solver(case: Case, threads: int) -> Callable[[], Any]:
+    entry = case.entries[0]
+    kernel, tolerances = make_kernel(case, entry), limits(entry)
+    values = {case.problem.varied: case.problem.values(case.runs)}
+    return lambda: kernel.solve(values, case.runs, tolerances, None, threads)
+
+
+def _alternate(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Return median seconds of each action, after one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(rounds + 1):
+        for name, action in actions.items():
+            began = perf_counter()
+            action()
+            if number:
+                times[name].append(perf_counter() - began)
+    return {name: median(measured) for name, measured in times.items()}
+
+
+def efficiency() -> Figures:
+    """Return the fraction of the measured floating-point peak that RK4 and Tsit5 reach."""
+    threads = usable_threads()
+    found: Figures = {}
+    for precision in ("float64", "float32"):
+        peak = Peak(precision, vector_bits())
+        factor = 1.0 if precision == "float64" else 1e2
+        cases = {
+            "rk4": fixed(65_536, precision),
+            "tsit5": adaptive("lorenz", 65_536, precision, factor=factor),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in ("peak", *cases)}
+        works: dict[str, tuple[Callable[[], Any], float]] = {}
+        for name, case in cases.items():
+            kernel = make_kernel(case, case.entries[0])
+            each = flops(operations(kernel.run.product["attempt"], kernel.dialect))
+            solve = _solver(case, threads)
+            answer = solve()
+            attempts = int(answer.steps.sum(dtype="int64") + answer.rejected.sum(dtype="int64"))
+            works[name] = solve, float(each * attempts)
+            found[f"flops_an_attempt_{name}_{precision}"] = each
+        for _ in range(ROUNDS):
+            rates["peak"].append(peak.flops(threads, 4_000_000))
+            for name, (solve, work) in works.items():
+                began = perf_counter()
+                solve()
+                rates[name].append(work / (perf_counter() - began))
+        best = median(rates["peak"])
+        found[f"peak_gflops_{precision}"] = best / 1e9
+        for name in cases:
+            found[f"gflops_{name}_{precision}"] = median(rates[name]) / 1e9
+            found[f"fraction_of_peak_{name}_{precision}"] = median(rates[name]) / best
+    return found
+
+
+def scaling() -> Figures:
+    """Return how much faster all threads are than one."""
+    case = adaptive("lorenz", 65_536)
+    threads = usable_threads()
+    times = _alternate({"one": _solver(case, 1), "all": _solver(case, threads)})
+    return {"threads": threads, "speed_of_all_beside_one": times["one"] / times["all"]}
+
+
+def small_batches() -> Figures:
+    """Return the time a run of 64 beside that of 16,384, in one batch each."""
+    threads = usable_threads()
+    small, large = (_solver(adaptive("lorenz", runs), threads) for runs in (64, 16_384))
+    times = _alternate({"small": lambda: [small() for _ in range(64)], "large": large})
+    small_us, large_us = times["small"] / 64**2 * 1e6, times["large"] / 16_384 * 1e6
+    return {"us_64": small_us, "us_16384": large_us, "ratio": small_us / large_us}
+
+
+def solve_overhead() -> Figures:
+    """Return what `cubie_flow.solve` adds to its kernel, in milliseconds a call."""
+    from benchmarks.peers.solve import prepare
+
+    case = adaptive("lorenz", 1024)
+    entry = next(entry for entry in case.entries if entry.peer == "solve")
+    times = _alternate(
+        {"kernel": _solver(case, usable_threads()), "solve": prepare(case, entry).run}, 15
+    )
+    return {name: 1e3 * seconds for name, seconds in times.items()} | {
+        "added_ms": 1e3 * (times["solve"] - times["kernel"])
+    }
+
+
+def sizes() -> Figures:
+    """Return nanoseconds an attempted step and non-zero of the Jacobian, against the states."""
+    from attrs import evolve
+
+    from benchmarks.problems import PROBLEMS
+
+    found: Figures = {}
+    ring = PROBLEMS["lorenz96_40"]
+    for states in (10, 40, 100, 200, 400):
+        about = evolve(ring, name=f"lorenz96_{states}", settings={"size": states})
+        case = adaptive("lorenz96_40", max(64, 40_960 // states))
+        kernel, tolerances = _kernel_of(about, case), limits(case.entries[0])
+        values = {about.varied: about.values(case.runs)}
+        answer = kernel.solve(values, case.runs, tolerances, None, usable_threads())
+        attempts = int(answer.steps.sum() + answer.rejected.sum())
+        times = _alternate(
+            {"it": lambda k=kernel, v=values, c=case, t=tolerances: k.solve(  # type: ignore[misc]
+                v, c.runs, t, None, usable_threads()
+            )}, 3,
+        )  # fmt: skip
+        found[f"ns_an_attempt_and_nonzero_{states}"] = times["it"] / attempts / (4 * states) * 1e9
+    return found
+
+
+def _kernel_of(about: Any, case: Case) -> Any:
+    from cubie_flow.integrators.run import RunSettings
+    from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
+
+    run = RunSettings(about.system, (about.varied,), case.entries[0].method, duration=about.duration)
+    return BatchSolverKernel(run, BatchSolverConfig("cpu"))
+
+
+def compile_times(limit: float = 90.0) -> Figures:
+    """Return seconds to compile for 3, 40 and 400 states, explicit and Rosenbrock, each target."""
+    found: Figures = {}
+    for method in ("tsit5", "rodas5p"):
+        for problem in ("lorenz", "lorenz96_40", "lorenz96_400"):
+            for arch in ("", "sm_90") if toolkit_installed() else ("",):
+                name = f"{method}_{problem}_{arch or 'cpu'}"
+                found[name] = _elsewhere(_compile, (problem, method, arch), limit)
+    return found
+
+
+def _elsewhere(work: Any, given: tuple[Any, ...], limit: float) -> float | str:
+    """Return what `work` sends, done in a fresh process within `limit` seconds."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(theirs, *given))
+    process.start()
+    theirs.close()
+    try:
+        return float(ours.recv()) if ours.poll(limit) else f"over {limit:g} s"
+    except EOFError:
+        return "failed"
+    finally:
+        process.kill()
+        process.join()
+
+
+def _compile(pipe: Connection, problem: str, method: str, arch: str) -> None:
+    from attrs import evolve
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        for name in ("lorenz", problem):
+            # The first one pays for imports; the second is what is measured.
+            case = adaptive(name, 64)
+            entry: Entry = evolve(case.entries[0], method="rk4" if name != problem else method)
+            if entry.method == "rk4":
+                entry = evolve(entry, dt=1e-3)
+            kernel = make_kernel(case, entry)
+            began = perf_counter()
+            if arch:
+                kernel.compile_cuda(arch)
+            else:
+                kernel.product  # noqa: B018
+        pipe.send(perf_counter() - began)
+
+
+def first_result() -> Figures:
+    """Return seconds of the default command in a fresh process, cold and warm, and of the import."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        environment = os.environ | {FOLDER_VARIABLE: str(place / "kernels")}
+
+        def command(number: int) -> float:
+            began = perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "cubie_flow", f"storage.folder={place / str(number)}"],
+                env=environment, capture_output=True, check=True,
+            )  # fmt: skip
+            return perf_counter() - began
+
+        cold = command(0)
+        warm = [command(number) for number in range(1, 4)]
+    code = "from time import perf_counter as now; t = now(); import cubie_flow; print(now() - t)"
+    imports = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(5)
+    ]
+    return {"cold_s": cold, "warm_s": median(warm), "import_s": median(imports)}
+
+
+FIGURES: dict[str, Callable[[], Figures]] = {
+    "efficiency": efficiency,
+    "scaling": scaling,
+    "small_batches": small_batches,
+    "solve_overhead": solve_overhead,
+    "sizes": sizes,
+    "compile_times": compile_times,
+    "first_result": first_result,
+}

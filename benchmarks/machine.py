@@ -1,0 +1,45 @@
+"""What was measured on: processor, cores, memory, versions; no name of a host, no path."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from cubie_flow.kernels.targets.cpu import processor, usable_threads, vector_bits
+from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
+
+PACKAGES = (
+    "cubie-flow", "numpy", "scipy", "llvmlite", "numba", "numba-cuda", "numbalsoda", "jax",
+    "diffrax", "torch", "torchdiffeq", "heyoka", "casadi", "cubie",
+)  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """Return the machine and the versions of all who may take part."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    origin = provenance()
+    return {
+        "date": utc_now(),
+        "processor": cpu_name(),
+        "llvm_processor": processor()[0],
+        "vector_bits": vector_bits(),
+        "threads": usable_threads(),
+        "memory_gib": round(_memory() / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "commit": str(origin.get("git_commit", ""))[:12],
+        "modified": bool(origin.get("git_modified", False)),
+        "versions": versions,
+    }
+
+
+def _memory() -> int:
+    import os
+
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

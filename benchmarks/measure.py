@@ -1,0 +1,159 @@
+"""Interleaved rounds over the entrants of a case, each in its own process."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from attrs import frozen
+
+from benchmarks.cases import Case, Entry
+from benchmarks.problems import probes
+from benchmarks.reference import error, reference
+from benchmarks.worker import serve
+
+Array = Any
+Say = Callable[[str], None]
+
+
+@frozen
+class Effort:
+    """How much time a case may take.
+
+    Parameters
+    ----------
+    rounds : int
+        Interleaved rounds.
+    first_limit : float
+        Seconds for an entrant's first result; slower ones are left out and named.
+    case_limit : float
+        Seconds for the rounds of a case; slow entrants do fewer rounds, at least two.
+    """
+
+    rounds: int = 9
+    first_limit: float = 60.0
+    case_limit: float = 45.0
+
+
+class _Entrant:
+    """The parent's end of an entrant."""
+
+    def __init__(self, case: Case, entry: Entry) -> None:
+        self.case, self.entry = case, entry
+        self.wall: list[float] = []
+        self.core: list[float] = []
+        self.device: list[float] = []
+        self.row: dict[str, Any] = {
+            "entry": entry.label, "peer": entry.peer, "method": entry.method,
+            "precision": entry.precision, "rtol": entry.rtol, "dt": entry.dt, "runs": entry.runs,
+        }  # fmt: skip
+        if entry.note:
+            self.row["note"] = entry.note
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=serve, args=(theirs, case, entry, probes(entry.runs))
+        )
+        self.process.start()
+        theirs.close()
+
+    def ask(self, word: str | None, limit: float) -> Any:
+        """Send a word and return the answer, or None if it fails or is late."""
+        try:
+            if word is not None:
+                self.pipe.send(word)
+            return self.pipe.recv() if self.pipe.poll(limit) else None
+        except (EOFError, OSError):
+            return {"missing": "its process died"} if word is None else None
+
+    def begin(self, limit: float) -> bool:
+        """Wait for the first result; return whether it takes part in the rounds."""
+        answer = self.ask(None, limit)
+        if answer is None:
+            answer = {"missing": f"no first result within {limit:g} s"}
+        if "missing" in answer:
+            self.row["missing"] = answer["missing"]
+            return False
+        about, entry = self.case.problem, self.entry
+        right = reference(about.name, tuple(self.case.times()))
+        self.once = answer["once"]
+        self.row |= {
+            "error": error(answer["ends"], right, about.floor),
+            "first_result_s": answer["first_result_s"],
+            "compile_s": answer["compile_s"],
+        }
+        assert answer["ends"].shape == right.shape, entry.label
+        return True
+
+    def round(self, limit: float) -> None:
+        """Do one round."""
+        answer = self.ask("round", limit)
+        if answer is not None:
+            self.core.append(answer[0])
+            self.wall.append(answer[1])
+            self.device += [] if answer[2] is None else [answer[2]]
+
+    def finish(self) -> dict[str, Any]:
+        """Ask for the peak memory and return the row."""
+        if self.wall:
+            scale = 1e6 / self.entry.runs
+            ordered = sorted(self.wall)
+            self.row |= {
+                "rounds": len(self.wall),
+                "us": median(self.wall) * scale,
+                "us_spread": [ordered[len(ordered) // 4] * scale, ordered[-1 - len(ordered) // 4] * scale],
+                "core_us": median(self.core) * scale,
+                "peak_bytes": self.ask("stop", 10.0) or 0,
+            }  # fmt: skip
+            if self.device:
+                self.row["device_us"] = median(self.device) * scale
+        elif "missing" not in self.row:
+            self.row["missing"] = "failed after its first result"
+        return self.row
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        self.pipe.close()
+        self.process.join(1.0)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def measure(case: Case, effort: Effort, say: Say = lambda _: None) -> dict[str, Any]:
+    """Return the record of a case: what it is and one row an entrant."""
+    entrants: list[_Entrant] = []
+    taking_part: list[_Entrant] = []
+    try:
+        for entry in case.entries:
+            # One after another: a first result has the machine to itself.
+            entrant = _Entrant(case, entry)
+            entrants.append(entrant)
+            if entrant.begin(effort.first_limit):
+                taking_part.append(entrant)
+                say(f"  {entry.label}: error {entrant.row['error']:.1e}")
+            else:
+                say(f"  {entry.label}: {entrant.row['missing']}")
+                entrant.end()
+        for entrant in _rounds(taking_part, effort):
+            entrant.round(max(30.0, 20 * entrant.once))
+        rows = [entrant.finish() for entrant in entrants]
+    finally:
+        for entrant in entrants:
+            entrant.end()
+    return {**case.as_dict(), "rows": rows}
+
+
+def _rounds(entrants: Sequence[_Entrant], effort: Effort) -> Iterator[_Entrant]:
+    """Yield who is next: everybody in every round, the slow ones in the first rounds only."""
+    began = perf_counter()
+    share = effort.case_limit / max(1, len(entrants))
+    for number in range(effort.rounds):
+        late = perf_counter() - began > effort.case_limit
+        for entrant in entrants:
+            spent = sum(entrant.wall) + entrant.once
+            if number < 2 or (not late and spent + entrant.once <= share):
+                yield entrant

@@ -1,0 +1,54 @@
+"""Floating-point operations of a block, counted from its graph as it is emitted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from cubie_flow.expressions.block import Block, Evaluate, Nest, Repeat, Statement, Sweep, When
+from cubie_flow.expressions.emit import Dialect, prepare
+from cubie_flow.expressions.graph import Node, topological
+
+#: What an operation counts; a division or a square root is one, as usual.
+WEIGHTS = {"add": 1, "sub": 1, "mul": 1, "div": 1, "sqrt": 1, "fma": 2}
+
+
+def operations(block: Block, dialect: Dialect) -> Counter[str]:
+    """Return how often each floating-point operation occurs in one pass, per run.
+
+    The bodies of loops whose length is known only at run time count once.
+    """
+    return _of(block.statements, dialect)
+
+
+def flops(counted: Counter[str]) -> int:
+    """Return the number of operations, a fused multiply-add being two."""
+    return sum(WEIGHTS[name] * times for name, times in counted.items())
+
+
+def _of(statements: Sequence[Statement], dialect: Dialect) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for statement in statements:
+        if isinstance(statement, Sweep):
+            times, found = statement.count, _nodes(statement.nodes, dialect)
+        elif isinstance(statement, Evaluate):
+            times, found = 1, _nodes(statement.function.nodes, dialect)
+        elif isinstance(statement, Nest):
+            times, found = _length(statement), _of(statement.body, dialect)
+        else:
+            assert isinstance(statement, Repeat | When)
+            times, found = 1, _of(statement.body, dialect)
+        for name, number in found.items():
+            total[name] += times * number
+    return total
+
+
+def _nodes(nodes: Sequence[Node], dialect: Dialect) -> Counter[str]:
+    real = (node for node in topological(prepare(nodes, dialect)) if node.kind == "float")
+    return Counter(node.op for node in real if node.op in WEIGHTS)
+
+
+def _length(nest: Nest) -> int:
+    """Return the passes of a counted loop; of a triangular one, those of its longest row."""
+    bounds = [value if isinstance(value, int) else value[1] for value in (nest.start, nest.stop)]
+    return max(0, bounds[1] - bounds[0])

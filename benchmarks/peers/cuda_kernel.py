@@ -1,0 +1,43 @@
+"""Ourselves on a GPU: the kernel alone, its arrays on the device, timed with events."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from benchmarks.cases import Case, Entry
+from benchmarks.peers import Prepared
+from benchmarks.peers.kernel import limits, make_kernel
+
+
+def captured(kernel: Any, *arguments: Any) -> Any:
+    """Return the batch that a solve hands to its program, without running it."""
+    program = kernel.product.program
+    held: list[Any] = []
+    program.run = held.append
+    try:
+        kernel.solve(*arguments)
+    finally:
+        del program.run
+    return held[0]
+
+
+def prepare(case: Case, entry: Entry) -> Prepared:
+    from benchmarks.device import Stopwatch
+
+    about = case.problem
+    kernel = make_kernel(case, entry, "cuda")
+    values = {about.varied: about.values(entry.runs)}
+    built = kernel.product
+    batch = captured(kernel, values, entry.runs, limits(entry))
+    stack, watch = ExitStack(), Stopwatch()
+    held = stack.enter_context(built.program.loaded(batch))  # type: ignore[attr-defined]
+    states = len(about.start)
+
+    def ends(answer: Any, probes: Any) -> Any:
+        held.fetch()
+        return batch.finals[:states, probes].T[:, None, :]
+
+    return Prepared(
+        lambda: watch.time(held.launch), ends, built.seconds, lambda: watch.seconds
+    )
