@@ -449,6 +449,14 @@ class _Reader:
 
     def _mass(self, states: list[Quantity]) -> tuple[float, ...]:
         """Return the mass of every state, or nothing where all are 1."""
+        for item in self.masses.values():
+            for used in sorted(item.names):
+                kind = self.kinds.get(used, "time" if used == "t" else "constant")
+                if kind not in ("constant", "setting", "index"):
+                    raise FlowError(
+                        f"{item.where}: it depends on the {kind} '{used}'; a mass matrix must be "
+                        "diagonal and constant, of numbers, settings and constants"
+                    )
         found = {
             element_name(name, at): value
             for name, item in self.masses.items()

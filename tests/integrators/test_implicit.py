@@ -231,6 +231,24 @@ def test_masses_other_than_one_divide() -> None:
         assert float(results[0].x_final[0]) == pytest.approx(float(results[1].x_final[0]), 1e-12)
 
 
+@pytest.mark.parametrize(
+    ("mass", "message"),
+    [
+        ({"x": "z"}, r"mass of x: it depends on the state 'z'; a mass matrix must be diagonal"),
+        ({"x": "t"}, r"mass of x: it depends on the time 't'"),
+        ({"x": "k"}, r"mass of x: it depends on the parameter 'k'"),
+        ({"y": 0}, r"there is a mass for 'y', which is no state"),
+        ({"x": 0, "z": 0}, r"every mass is 0, so no equation is differential"),
+        ({"x": float("nan")}, r"mass of x"),
+    ],
+)
+def test_what_a_mass_may_be(mass: dict[str, object], message: str) -> None:
+    with pytest.raises(FlowError, match=message):
+        OdeSystem.from_equations(
+            "dx/dt = -k*x\ndz/dt = x - z", {"x": 1.0, "z": 1.0}, {"k": 1.0}, mass=mass
+        )
+
+
 def test_a_start_without_solution_fails_its_run_only() -> None:
     system = OdeSystem.from_equations(
         "dx/dt = -x\ndz/dt = z**2 + p", {"x": 1.0, "z": 0.5}, {"p": -1.0}, mass={"z": 0}
