@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cubie_flow.solve import Study
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
+RESUME = "resume="
 INTERRUPTED = 130
 log = logging.getLogger("cubie_flow")
 
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     saved = sys.argv
     try:
+        if any(word.startswith(RESUME) for word in given):
+            return _resume(given)
         studies.register()
         given = command_line.arguments(given)
         sys.argv = [sys.argv[0], *given]
@@ -67,6 +70,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.argv = saved
         if not traceback:
             del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _resume(given: list[str]) -> int:
+    """Finish the study of a folder: no config is composed, that of the folder holds."""
+    from cubie_flow import resume
+    from cubie_flow.progress import progress
+    from cubie_flow.report import summary
+    from cubie_flow.solve import run_study
+    from cubie_flow.storage import ResultStore, locked
+
+    (folder_word, *more) = [word for word in given if word.startswith(RESUME)]
+    if more:
+        raise FlowError("resume= is given twice; resume one study at a time")
+    folder = resume.folder_of(folder_word.removeprefix(RESUME))
+    others = [word for word in given if not word.startswith(RESUME)]
+    with locked(folder), _logging(folder / LOG):
+        attrs = ResultStore.open(folder / RESULTS).attrs
+        settings = resume.stored_settings(folder, others, attrs)
+        study = resume.stored_study(settings, attrs)
+        log.info("%s resumed %s", study.name, " ".join(others))
+        with progress(study.name, settings.values["engine"]["progress"]) as show:
+            report = run_study(
+                study, folder / RESULTS, overrides=others, on_progress=show, resume=True
+            )
+        text = summary(study, report, _picture(settings, study, report.path), settings.notes)
+        log.info("finished\n%s", text)
+        print(text)
+    return 0
+
+
+def _picture(settings: Settings, study: Study, path: Path) -> Path | None:
+    """Draw the picture of a result, if one is wanted."""
+    if not settings.values["storage"]["picture"]:
+        return None
+    from cubie_flow.picture import draw
+
+    return draw(path, path.parent / f"{study.name}.png")
 
 
 def _compose_and_run() -> int:
@@ -229,10 +269,11 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
     from cubie_flow.progress import progress
     from cubie_flow.report import summary
     from cubie_flow.solve import run_study
+    from cubie_flow.storage import locked
 
     study = _placed(settings)
     overrides = list(HydraConfig.get().overrides.task)
-    with _folder(settings, study) as folder, _logging(folder / LOG):
+    with _folder(settings, study) as folder, locked(folder), _logging(folder / LOG):
         (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
         log.info("%s %s", study.name, " ".join(overrides))
         with progress(study.name, settings.values["engine"]["progress"]) as show:
@@ -243,12 +284,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
                 overrides=overrides,
                 on_progress=show,
             )
-        picture = None
-        if settings.values["storage"]["picture"]:
-            from cubie_flow.picture import draw
-
-            picture = draw(report.path, folder / f"{study.name}.png")
-        text = summary(study, report, picture, settings.notes)
+        text = summary(study, report, _picture(settings, study, report.path), settings.notes)
         log.info("finished\n%s", text)
         print(text)
 
@@ -280,7 +316,10 @@ def _folder(settings: Settings, study: Study) -> Iterator[Path]:
     except KeyboardInterrupt:
         kept = folder / RESULTS
         if kept.exists():
-            print(f"what was solved is kept in {kept}", file=sys.stderr)
+            print(
+                f"what was solved is kept in {kept}; python -m cubie_flow resume={folder} "
+                "does the rest", file=sys.stderr,
+            )  # fmt: skip
         raise
     finally:
         if own and not (folder / RESULTS).exists():

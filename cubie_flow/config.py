@@ -13,6 +13,7 @@ from cubie_flow.errors import FlowError, nearest
 
 if TYPE_CHECKING:
     from cubie_flow.solve import Study
+    from cubie_flow.systems import OdeSystem
 
 Check = Callable[[str, Any], Any]
 SUFFIX = "_location"
@@ -226,7 +227,7 @@ SCHEMA: Schema = {
         "summaries": names,
     },
     "engine": {"kind": choice("local"), "progress": flag},
-    "storage": {"folder": text(), "picture": flag},
+    "storage": {"folder": text(), "picture": flag, "shard_runs": whole(1, optional=True)},
 }
 
 
@@ -322,8 +323,13 @@ class Settings:
         """Name of the task."""
         return str(self.values["task"]["name"])
 
-    def study(self) -> Study:
+    def study(self, system: OdeSystem | None = None) -> Study:
         """Return the study that the config describes (imports the solver).
+
+        Parameters
+        ----------
+        system
+            Instead of the model that the config names.
 
         Raises
         ------
@@ -336,7 +342,8 @@ class Settings:
         from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice
 
         v = self.values
-        system = load_system(v["system"])
+        if system is None:
+            system = load_system(v["system"])
         batch = dict(v["batch"])
         if batch["kind"] == "single" and not any(
             key.startswith("batch.values") for key in self.keys
@@ -375,4 +382,5 @@ class Settings:
             output=OutputChoice(**output),
             target=TargetChoice(**v["target"]),
             locations=v["buffers"]["locations"],
+            shard_runs=v["storage"]["shard_runs"],
         )

@@ -21,6 +21,7 @@ def summary(study: Study, report: RunReport, picture: Path | None, notes: list[s
     rows = [
         ("study", f"{study.name}: {title}, {study.algorithm}, {study.precision}"),
         ("runs", f"{report.runs:,} ({kind} over {', '.join(study.design.names) or 'nothing'})"),
+        *_resumed(report),
         ("ended", ended),
         *_rescued(study, report),
         ("steps", f"{report.mean_steps:,.1f} a run, {report.mean_rejected:,.1f} more rejected"),
@@ -38,6 +39,13 @@ def summary(study: Study, report: RunReport, picture: Path | None, notes: list[s
         rows.append(("picture", shown(picture)))
     rows += [("note", note) for note in (*notes, *report.notes)]
     return "\n".join(f"{name:<8} {text}" for name, text in rows)
+
+
+def _resumed(report: RunReport) -> list[tuple[str, str]]:
+    """Say how many runs were there already."""
+    if report.solved == report.runs:
+        return []
+    return [("resumed", f"{report.solved:,} runs were missing, the others kept as they were")]
 
 
 def _rescued(study: Study, report: RunReport) -> list[tuple[str, str]]:

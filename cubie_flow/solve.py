@@ -133,7 +133,11 @@ class TargetChoice:
 
 @frozen
 class Study:
-    """A model, a batch over it, and how to integrate and save it."""
+    """A model, a batch over it, and how to integrate and save it.
+
+    ``shard_runs`` is the number of runs a shard, the unit of writing and of resuming; None
+    follows `cubie_flow.storage.plan_shards`.
+    """
 
     system: OdeSystem
     design: Design
@@ -148,6 +152,7 @@ class Study:
     locations: Mapping[str, str] = field(factory=dict)
     linear_solver: str = "auto"
     rescue: tuple[Attempt, ...] = ()
+    shard_runs: int | None = None
 
     @cached_property
     def spans(self) -> tuple[float, float]:
@@ -433,7 +438,7 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     largest = held.bytes_per_run_largest_variable
     per_run = max(1, held.total_bytes // held.runs)
     limit = min(SHARD_BYTES, max(largest, SHARD_MEMORY * largest // per_run))
-    return plan_shards(held.runs, largest, shard_bytes=limit)
+    return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
 
 
 def plan_study(study: Study, folder: str | Path = ".", *, compiling: bool = True) -> Plan:
@@ -485,7 +490,8 @@ class RunReport:
     Attributes
     ----------
     path : Path
-    runs : int
+    runs, solved : int
+        Runs of the study, and those that were integrated now.
     statuses : dict
         Runs by status name.
     mean_steps, mean_rejected : float
@@ -503,6 +509,7 @@ class RunReport:
 
     path: Path
     runs: int
+    solved: int
     statuses: dict[str, int]
     mean_steps: float
     mean_rejected: float
@@ -552,8 +559,9 @@ def run_study(
     config_yaml: str = "",
     overrides: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
+    resume: bool = False,
 ) -> RunReport:
-    """Integrate a study into a new store.
+    """Integrate a study into a new store, or finish the store of an earlier run of it.
 
     Parameters
     ----------
@@ -566,6 +574,9 @@ def run_study(
         The command line, kept in the store.
     on_progress : callable, optional
         Called several times a second.
+    resume : bool
+        Whether the store is there: only the shards that it lacks are integrated, in the layout
+        that it has, and it is lengthened if the study has more runs.
 
     Raises
     ------
@@ -579,15 +590,27 @@ def run_study(
     kernel = build_kernel(study)
     kernel.run_time_settings(tolerances(study.controller))
     planned = _plan(study, kernel, path, compiling=False)
-    planned.refuse()
+    if not resume:
+        planned.refuse()
     built = kernel.product
     origin = provenance(overrides)
     device = _device(kernel, _threads(study))
     attrs = {**origin, "config": config_yaml, "device": device}
-    held = schema(study, kernel, attrs, built)
-    cut = plan(study, held)
-    store = ResultStore.create(path, held, cut)
+    if resume:
+        store = ResultStore.open(path)
+        if study.design.size != store.plan.runs:
+            store = store.grown(study.design.size)
+    else:
+        held = schema(study, kernel, attrs, built)
+        store = ResultStore.create(path, held, plan(study, held))
+    cut = store.plan
+    complete = store.completed() if resume else set()
+    todo = [index for index in range(len(cut.shards)) if index not in complete]
+    bounds = [cut.shards[index] for index in todo]
+    solved = sum(stop - start for start, stop in bounds)
     statuses = np.zeros(256, np.int64)
+    for start, stop in (cut.shards[index] for index in complete):
+        statuses += np.bincount(store.status(start, stop), minlength=256)
     steps = rejected = 0
     rescued = np.zeros(len(study.rescue) + 1, np.int64)
     kernel_seconds = 0.0
@@ -598,7 +621,7 @@ def run_study(
             on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
 
     writer = AsyncWriter(store)
-    shards: list[dict[str, float]] = []
+    shards: dict[int, dict[str, float]] = {}
     measured: dict[str, float] = {}
 
     def memory() -> dict[str, Any]:
@@ -624,11 +647,12 @@ def run_study(
 
     try:
         with writer:
-            for index, (arrays, result) in enumerate(_shards(study, kernel, cut.shards, tick)):
+            pieces = _shards(study, kernel, bounds, tick)
+            for index, (arrays, result) in zip(todo, pieces, strict=True):
                 transfer = result.measured.pop("transfer_seconds", 0.0)
                 kernel_only = result.seconds - transfer
                 size = sum(array.nbytes for array in arrays.values())
-                shards.append({"transfer_seconds": transfer, "kernel_seconds": kernel_only})
+                shards[index] = {"transfer_seconds": transfer, "kernel_seconds": kernel_only}
                 for name, value in {**result.measured, "shard_bytes": size}.items():
                     measured[name] = max(value, measured.get(name, 0.0))
                 statuses += np.bincount(result.status, minlength=256)
@@ -651,11 +675,15 @@ def run_study(
         "solver_waited": writer.blocked,
         "writer_waited": writer.idle,
     }
+    # A design that grew is the store's design from now on.
+    grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
+    later = grown if resume else {}
     counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
     held_memory = memory()
     store.finalise(
         {
             "completed": utc_now(),
+            **later,
             "statuses": json.dumps(counted),
             **{f"seconds_{phase}": value for phase, value in seconds.items()},
         },
@@ -667,10 +695,11 @@ def run_study(
         path=path,
         runs=runs,
         statuses=counted,
-        mean_steps=steps / runs,
-        mean_rejected=rejected / runs,
+        solved=solved,
+        mean_steps=steps / max(solved, 1),
+        mean_rejected=rejected / max(solved, 1),
         seconds=seconds,
-        runs_per_second=runs / max(kernel_seconds, 1e-9),
+        runs_per_second=solved / max(kernel_seconds, 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
         store_bytes=_bytes_in(path),
         device=device,

@@ -30,6 +30,7 @@ ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
 ROOMS["defaults"] = {"systems", "errors"}
 ROOMS["config"] = {"solve", "rescue", "defaults", "batches", "errors"}
+ROOMS["resume"] = {"config", "solve", "systems", "errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}

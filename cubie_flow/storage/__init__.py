@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cubie_flow.storage.folders import new_run_folder
 from cubie_flow.storage.layout import ShardPlan, plan_shards
+from cubie_flow.storage.lock import locked
 from cubie_flow.storage.provenance import SCHEMA_VERSION, provenance
 from cubie_flow.storage.schema import StoreSchema, Variable
 
@@ -20,6 +21,7 @@ __all__ = [
     "ShardPlan",
     "StoreSchema",
     "Variable",
+    "locked",
     "new_run_folder",
     "plan_shards",
     "provenance",

@@ -178,6 +178,10 @@ class ResultStore:
             if (status[start:stop] != UNWRITTEN).all()
         }
 
+    def status(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return how the runs from `start` to before `stop` ended."""
+        return np.asarray(self._arrays[STATUS][start:stop])
+
     def status_counts(self) -> dict[int, int]:
         """Return how many runs ended with each status; 255 counts those not yet written."""
         values, counts = np.unique(np.asarray(self._arrays[STATUS][:]), return_counts=True)

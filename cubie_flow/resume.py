@@ -1,0 +1,115 @@
+"""Finishing a study that was interrupted, or making it larger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+from omegaconf import OmegaConf
+
+from cubie_flow.config import Settings
+from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:
+    from cubie_flow.solve import Study
+
+RESULTS, CONFIG = "results.zarr", "config.yaml"
+#: Keys that say how a study is computed and not what: they may differ from run to run.
+POLICY = (
+    "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
+    "storage.picture",
+)  # fmt: skip
+SIZE = "batch.size"
+
+
+def folder_of(given: str) -> Path:
+    """Return the folder of a run that holds a result.
+
+    Raises
+    ------
+    FlowError
+        If there is none.
+    """
+    path = Path(given)
+    folder = path.parent if path.name == RESULTS else path
+    if not (folder / RESULTS).is_dir():
+        raise FlowError(f"resume is '{given}', but there is no {RESULTS} in it to resume")
+    if not (folder / CONFIG).is_file():
+        raise FlowError(f"resume is '{given}', but its {CONFIG} is missing")
+    return folder
+
+
+def stored_settings(folder: Path, overrides: Sequence[str], attrs: Mapping[str, Any]) -> Settings:
+    """Return the config of a run with what the command line may change.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    overrides
+        ``key=value`` of the command line.
+    attrs
+        Attributes of the store.
+
+    Raises
+    ------
+    FlowError
+        If an override changes the science of the study, naming the key and both values.
+    """
+    config = OmegaConf.load(folder / CONFIG)
+    OmegaConf.set_struct(config, False)
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        key = key.lstrip("+")
+        if not sign or not key:
+            raise FlowError(f"'{override}' is no key=value, which is what resume= takes beside it")
+        try:
+            value = OmegaConf.from_dotlist([f"value={text}"])["value"]
+        except Exception as error:
+            raise FlowError(f"{key} is '{text}', which is no value that YAML knows") from error
+        allowed = any(key == p or key.startswith(f"{p}.") for p in (*POLICY, SIZE))
+        if not allowed or key in ("buffers", "engine"):
+            _refuse(config, key, value)
+            continue
+        OmegaConf.update(config, key, value, force_add=True)
+    return Settings.from_container(
+        OmegaConf.to_container(config, resolve=True), list(attrs.get("overrides", []))
+    )
+
+
+def _refuse(config: Any, key: str, value: Any) -> None:
+    """Refuse an override unless it says what the study has anyway."""
+    stored = OmegaConf.select(config, key)
+    if isinstance(stored, Mapping) and "name" in stored and not isinstance(value, Mapping):
+        stored = stored["name"]
+    if stored != value:
+        raise FlowError(
+            f"{key}={value} is another study than the one to resume, which has {key}={stored}; "
+            f"resume takes new values of {', '.join(POLICY)}, and a larger {SIZE} where the "
+            "design can grow"
+        )
+
+
+def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:
+    """Return the study of a store, its model as the store holds it.
+
+    Raises
+    ------
+    FlowError
+        If the batch is no longer what it was, or grows where it cannot.
+    """
+    from cubie_flow.systems import OdeSystem
+
+    study = settings.study(OdeSystem.from_mapping(json.loads(attrs["system"])))
+    # A method that was chosen from a pilot is not chosen again.
+    study = evolve(study, algorithm=str(attrs["algorithm"]))
+    stored, now = json.loads(attrs["design"]), study.design.describe()
+    if stored != now and not study.design.extends(stored):
+        raise FlowError(
+            f"the batch is not what it was when the study began (then {json.dumps(stored)}, now "
+            f"{json.dumps(now)}); only a design that can grow may be larger"
+        )
+    return study

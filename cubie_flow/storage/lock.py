@@ -1,0 +1,46 @@
+"""One writer at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cubie_flow.errors import FlowError
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run; nobody else writes into it meanwhile.
+
+    The lock is the system's (flock): it ends with the process, however that ends, so none is
+    ever left behind.
+
+    Raises
+    ------
+    FlowError
+        If another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such lock on this system
+        yield
+        return
+    try:
+        holder = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FlowError(f"the folder '{folder}' cannot be opened: {reason}") from error
+    try:
+        try:
+            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FlowError(
+                f"'{folder}' is being written by another process; wait for it, or stop it first"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(holder)

@@ -1,0 +1,148 @@
+"""Interrupted studies are finished, by the public command, and nothing is done twice."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+SHARD, RUNS = 2000, 40_000
+#: Long enough a shard that a kill finds one in flight.
+STUDY = [
+    "study=killed", "batch.values={rho: {linspace: [0, 40, 40000]}}", "duration=60",
+    "output.save_every=20", "engine.progress=false", "storage.picture=false",
+    f"storage.shard_runs={SHARD}", "target.threads=1",
+]  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cubie_flow", *arguments]
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def finished_shards(folder: Path) -> int:
+    return len(list(folder.glob("outputs/killed/*/*/results.zarr/status/c/*[0-9]")))
+
+
+def arrays(store: Path) -> dict[str, np.ndarray]:
+    group = zarr.open_group(store, mode="r")
+    return {name: np.asarray(array[...]) for name, array in group.arrays()}
+
+
+def only_run(folder: Path) -> Path:
+    (found,) = folder.glob("outputs/killed/*/*")
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run(folder, *STUDY)
+    assert done.returncode == 0, done.stderr
+    return arrays(only_run(folder) / "results.zarr")
+
+
+def killed(folder: Path, after: int) -> tuple[Path, int]:
+    """Start the study, kill it once `after` shards are complete, return folder and shards done."""
+    process = subprocess.Popen(command(*STUDY), cwd=folder, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while finished_shards(folder) < after:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    found = only_run(folder)
+    status = arrays(found / "results.zarr")["status"]
+    return found, int((status != 255).sum())
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_a_killed_run_is_finished_in_the_same_bytes(
+    tmp_path: Path, undisturbed: dict[str, np.ndarray], after: int
+) -> None:
+    found, done = killed(tmp_path, after)
+    assert 0 < done < RUNS, "something was complete and something was in flight"
+    # A new policy is welcome: other threads, other lanes.
+    resumed = run(tmp_path, f"resume={found}", "target.threads=2", "target.lanes=16")
+    assert resumed.returncode == 0, resumed.stderr
+    missing = re.search(r"resumed +([\d,]+) runs were missing", resumed.stdout)
+    assert missing is not None, resumed.stdout
+    assert int(missing[1].replace(",", "")) == RUNS - done
+    after_all = arrays(found / "results.zarr")
+    assert after_all.keys() == undisturbed.keys()
+    for name, values in undisturbed.items():
+        assert after_all[name].tobytes() == values.tobytes(), name
+    again = run(tmp_path, f"resume={found}")
+    assert "resumed  0 runs were missing" in again.stdout
+
+
+def test_resume_refuses_another_study(tmp_path: Path) -> None:
+    small = [*STUDY, "batch.values={rho: [10, 20]}", "duration=1", "output.save_every=null"]
+    assert run(tmp_path, *small).returncode == 0
+    found = only_run(tmp_path)
+    for override, words in (
+        ("controller.rtol=1e-9", "controller.rtol=1e-06"),
+        ("algorithm=rk4", "algorithm=tsit5"),
+        ("system.parameters.beta=3", "system.parameters.beta=8/3"),
+        ("nonsense=1", "nonsense=None"),
+        ("nonsense", "key=value"),
+    ):
+        refused = run(tmp_path, f"resume={found}", override)
+        assert refused.returncode == 1
+        assert words in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert run(tmp_path, f"resume={found}", "algorithm=tsit5").returncode == 0
+    nowhere = run(tmp_path, "resume=nowhere")
+    assert nowhere.returncode == 1
+    assert "resume is 'nowhere', but there is no results.zarr" in nowhere.stderr
+
+
+def test_a_sobol_study_grows(tmp_path: Path) -> None:
+    """Only the new runs are computed, and the old ones keep their bytes."""
+    sampled = [
+        "study=killed", "batch=sobol", "batch.values={rho: {uniform: [0, 40]}}", "duration=2",
+        "output.save_every=null", "engine.progress=false", "storage.picture=false",
+    ]  # fmt: skip
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = run(tmp_path / "a", *sampled, "batch.size=1024", "storage.shard_runs=512")
+    assert first.returncode == 0, first.stderr
+    found = only_run(tmp_path / "a")
+    grown = run(tmp_path / "a", f"resume={found}", "batch.size=2048")
+    assert grown.returncode == 0, grown.stderr
+    assert "resumed  1,024 runs were missing" in grown.stdout
+    assert run(tmp_path / "b", *sampled, "batch.size=2048").returncode == 0
+    large = arrays(only_run(tmp_path / "b") / "results.zarr")
+    for name, values in arrays(found / "results.zarr").items():
+        np.testing.assert_array_equal(values, large[name])
+    shrunk = run(tmp_path / "a", f"resume={found}", "batch.size=512")
+    assert shrunk.returncode == 1
+    assert "the batch is not what it was" in shrunk.stderr
+
+
+def test_two_processes_on_one_folder(tmp_path: Path) -> None:
+    process = subprocess.Popen(command(*STUDY), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        while finished_shards(tmp_path) < 1:
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(signal.SIGSTOP)  # so that it cannot end meanwhile
+        refused = run(tmp_path, f"resume={only_run(tmp_path)}")
+        assert refused.returncode == 1
+        assert "is being written by another process" in refused.stderr
+    finally:
+        process.kill()
+        process.wait()
