@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cubie_flow import command_line, studies
 from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
+from cubie_flow.stopping import Stopped, Watch
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from cubie_flow.solve import Study
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
-RESUME = "resume="
+# Words that name the folder of a run instead of composing a config.
+RESUME, VERIFY, RECHECK = "resume=", "verify=", "recheck=true"
 INTERRUPTED = 130
 log = logging.getLogger("cubie_flow")
 
@@ -52,12 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if any(word.startswith(RESUME) for word in given):
             return _resume(given)
+        if any(word.startswith(VERIFY) for word in given):
+            return _verify(given)
         studies.register()
         given = command_line.arguments(given)
         sys.argv = [sys.argv[0], *given]
         return _compose_and_run()
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
+    except Stopped as error:
+        return _complain(f"interrupted: {error}", error.code)
     except BrokenPipeError:
         # The reader has gone (`| head`); what the interpreter still flushes goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,20 +90,68 @@ def _resume(given: list[str]) -> int:
     if more:
         raise FlowError("resume= is given twice; resume one study at a time")
     folder = resume.folder_of(folder_word.removeprefix(RESUME))
-    others = [word for word in given if not word.startswith(RESUME)]
+    recheck = RECHECK in given
+    others = [word for word in given if not word.startswith(RESUME) and word != RECHECK]
     with locked(folder), _logging(folder / LOG):
         attrs = ResultStore.open(folder / RESULTS).attrs
         settings = resume.stored_settings(folder, others, attrs)
         study = resume.stored_study(settings, attrs)
         log.info("%s resumed %s", study.name, " ".join(others))
-        with progress(study.name, settings.values["engine"]["progress"]) as show:
+        watch, told = _watch(settings), settings.values["engine"]["progress"]
+        with progress(study.name, told) as show, watch.listening(), _kept(folder):
             report = run_study(
-                study, folder / RESULTS, overrides=others, on_progress=show, resume=True
+                study,
+                folder / RESULTS,
+                overrides=others,
+                on_progress=show,
+                resume=True,
+                between_shards=watch.check,
+                recheck=recheck,
             )
         text = summary(study, report, _picture(settings, study, report.path), settings.notes)
         log.info("finished\n%s", text)
         print(text)
     return 0
+
+
+def _verify(given: list[str]) -> int:
+    """Compare every complete shard of a result with its checksum."""
+    from cubie_flow import resume
+    from cubie_flow.storage import ResultStore
+
+    if len(given) != 1:
+        raise FlowError("verify=FOLDER stands alone")
+    folder = resume.folder_of(given[0].removeprefix(VERIFY), VERIFY)
+    store = ResultStore.open(folder / RESULTS)
+    complete, bad = store.completed(), store.damaged()
+    total = len(store.plan.shards)
+    print(f"{len(complete):,} of {total:,} shards complete, {len(bad):,} of them damaged")
+    for index in bad:
+        start, stop = store.plan.shards[index]
+        print(f"damaged: shard {index}, runs {start:,} to {stop - 1:,}")
+    if bad or len(complete) < total:
+        print(f"python -m cubie_flow {RESUME}{folder}{f' {RECHECK}' if bad else ''} does the rest")
+    return 1 if bad else 0
+
+
+def _watch(settings: Settings) -> Watch:
+    """Return what says between two shards whether to go on."""
+    return Watch(settings.values["engine"]["time_limit"])
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Say of a study that is stopped how to resume it."""
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped):
+        if (folder / RESULTS).exists():
+            print(
+                f"what was solved is kept in {folder / RESULTS}; python -m cubie_flow "
+                f"{RESUME}{folder} does the rest",
+                file=sys.stderr,
+            )
+        raise
 
 
 def _picture(settings: Settings, study: Study, path: Path) -> Path | None:
@@ -276,13 +330,15 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
     with _folder(settings, study) as folder, locked(folder), _logging(folder / LOG):
         (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
         log.info("%s %s", study.name, " ".join(overrides))
-        with progress(study.name, settings.values["engine"]["progress"]) as show:
+        watch, told = _watch(settings), settings.values["engine"]["progress"]
+        with progress(study.name, told) as show, watch.listening(), _kept(folder):
             report = run_study(
                 study,
                 folder / RESULTS,
                 config_yaml=config_yaml,
                 overrides=overrides,
                 on_progress=show,
+                between_shards=watch.check,
             )
         text = summary(study, report, _picture(settings, study, report.path), settings.notes)
         log.info("finished\n%s", text)
@@ -313,14 +369,6 @@ def _folder(settings: Settings, study: Study) -> Iterator[Path]:
         folder = Path(composed.runtime.output_dir)
     try:
         yield folder
-    except KeyboardInterrupt:
-        kept = folder / RESULTS
-        if kept.exists():
-            print(
-                f"what was solved is kept in {kept}; python -m cubie_flow resume={folder} "
-                "does the rest", file=sys.stderr,
-            )  # fmt: skip
-        raise
     finally:
         if own and not (folder / RESULTS).exists():
             shutil.rmtree(folder, ignore_errors=True)

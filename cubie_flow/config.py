@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.stopping import read_limit
 
 if TYPE_CHECKING:
     from cubie_flow.solve import Study
@@ -226,7 +227,7 @@ SCHEMA: Schema = {
         "variables": names,
         "summaries": names,
     },
-    "engine": {"kind": choice("local"), "progress": flag},
+    "engine": {"kind": choice("local"), "progress": flag, "time_limit": read_limit},
     "storage": {"folder": text(), "picture": flag, "shard_runs": whole(1, optional=True)},
 }
 

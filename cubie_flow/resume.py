@@ -25,7 +25,7 @@ POLICY = (
 SIZE = "batch.size"
 
 
-def folder_of(given: str) -> Path:
+def folder_of(given: str, word: str = "resume=") -> Path:
     """Return the folder of a run that holds a result.
 
     Raises
@@ -36,9 +36,9 @@ def folder_of(given: str) -> Path:
     path = Path(given)
     folder = path.parent if path.name == RESULTS else path
     if not (folder / RESULTS).is_dir():
-        raise FlowError(f"resume is '{given}', but there is no {RESULTS} in it to resume")
+        raise FlowError(f"{word}{given}: there is no {RESULTS} in it")
     if not (folder / CONFIG).is_file():
-        raise FlowError(f"resume is '{given}', but its {CONFIG} is missing")
+        raise FlowError(f"{word}{given}: its {CONFIG} is missing")
     return folder
 
 

@@ -560,6 +560,8 @@ def run_study(
     overrides: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
     resume: bool = False,
+    between_shards: Callable[[], None] | None = None,
+    recheck: bool = False,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
 
@@ -577,6 +579,11 @@ def run_study(
     resume : bool
         Whether the store is there: only the shards that it lacks are integrated, in the layout
         that it has, and it is lengthened if the study has more runs.
+    between_shards : callable, optional
+        Called after every shard; what it raises stops the study once that shard is written.
+    recheck : bool
+        Whether a resumed store's shards are read and compared with their checksums first; those
+        that differ are integrated again.
 
     Raises
     ------
@@ -605,6 +612,8 @@ def run_study(
         store = ResultStore.create(path, held, plan(study, held))
     cut = store.plan
     complete = store.completed() if resume else set()
+    if recheck:
+        complete -= set(store.damaged())
     todo = [index for index in range(len(cut.shards)) if index not in complete]
     bounds = [cut.shards[index] for index in todo]
     solved = sum(stop - start for start, stop in bounds)
@@ -662,6 +671,8 @@ def run_study(
                     rescued += np.bincount(result.attempts, minlength=len(rescued))
                 kernel_seconds += result.seconds
                 writer.submit(index, arrays)
+                if between_shards is not None and index != todo[-1]:
+                    between_shards()
     except BaseException:
         # What is complete keeps its figures; why it stopped is more important than they are.
         with suppress(FlowError):

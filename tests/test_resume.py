@@ -107,7 +107,7 @@ def test_resume_refuses_another_study(tmp_path: Path) -> None:
     assert run(tmp_path, f"resume={found}", "algorithm=tsit5").returncode == 0
     nowhere = run(tmp_path, "resume=nowhere")
     assert nowhere.returncode == 1
-    assert "resume is 'nowhere', but there is no results.zarr" in nowhere.stderr
+    assert "resume=nowhere: there is no results.zarr in it" in nowhere.stderr
 
 
 def test_a_sobol_study_grows(tmp_path: Path) -> None:
@@ -146,3 +146,61 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 128 + signal.SIGUSR1)],
+)
+def test_a_signal_finishes_the_shard_in_flight(tmp_path: Path, sent: int, code: int) -> None:
+    process = subprocess.Popen(
+        command(*STUDY), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while finished_shards(tmp_path) < 1:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "finishing the shard in flight" in said
+    found = only_run(tmp_path)
+    assert f"resume={found.relative_to(tmp_path)}" in said
+    assert "Traceback" not in said
+    status = arrays(found / "results.zarr")["status"].reshape(-1, SHARD)
+    whole = (status != 255).all(axis=1)
+    assert 0 < whole.sum() < len(whole)
+    assert (status[~whole] == 255).all()
+
+
+def test_a_limit_of_time(tmp_path: Path) -> None:
+    stopped = run(tmp_path, *STUDY, "engine.time_limit=0.5s", "duration=200")
+    assert stopped.returncode == 124, stopped.stdout
+    assert "stopped before engine.time_limit (0.5 s)" in stopped.stderr
+    wrong = run(tmp_path, *STUDY, "engine.time_limit=soon")
+    assert "engine.time_limit is 'soon'; it must be seconds, or such as 90s" in wrong.stderr
+
+
+def test_damage_is_found_and_mended(tmp_path: Path) -> None:
+    small = [*STUDY, "batch.values={rho: {linspace: [0, 40, 4000]}}", "duration=5"]
+    small += ["storage.shard_runs=1000", "output.save_every=1"]
+    assert run(tmp_path, *small).returncode == 0
+    found = only_run(tmp_path)
+    store = found / "results.zarr"
+    whole = arrays(store)
+    sound = run(tmp_path, f"verify={found}")
+    assert sound.returncode == 0
+    assert "4 of 4 shards complete, 0 of them damaged" in sound.stdout
+    # One file is cut short, one array holds another number, one status file is gone.
+    piece = max((store / "x" / "c").rglob("*"), key=lambda p: (p.is_file(), p.parts))
+    piece.write_bytes(piece.read_bytes()[:-40])
+    zarr.open_group(store, mode="r+")["y_final"][1500] += 1e-6
+    (store / "status" / "c" / "0").unlink()
+    told = run(tmp_path, f"verify={found}")
+    assert told.returncode == 1
+    assert "3 of 4 shards complete, 2 of them damaged" in told.stdout
+    assert "damaged: shard 1, runs 1,000 to 1,999" in told.stdout
+    mended = run(tmp_path, f"resume={found}", "recheck=true")
+    assert mended.returncode == 0, mended.stderr
+    assert "resumed  3,000 runs were missing" in mended.stdout
+    for name, values in arrays(store).items():
+        assert values.tobytes() == whole[name].tobytes(), name

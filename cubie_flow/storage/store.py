@@ -9,7 +9,9 @@ needed. The bulk goes straight into those arrays through zarr.
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,6 +33,8 @@ from cubie_flow.storage.schema import (
     Variable,
     plain,
 )
+
+CHECKSUMS = "checksums"
 
 
 class _TimedStore(zarr.storage.LocalStore):  # type: ignore[misc]
@@ -164,19 +168,49 @@ class ResultStore:
         try:
             # One after another: the chunks of one array already keep zarr's threads busy, and
             # only the encoded bytes of one array are held.
-            for name in (*self.names, STATUS):
+            for name in self.names:
                 self._arrays[name][start:stop] = arrays[name]
+            checksums = self._group[CHECKSUMS]["crc32"]
+            checksums[index] = self._checksum(arrays)
+            self._arrays[STATUS][start:stop] = arrays[STATUS]
         except OSError as error:
             raise _os_error(self.path, error) from error
 
     def completed(self) -> set[int]:
-        """Return the shards whose ``status`` is written for every run."""
-        status = np.asarray(self._arrays[STATUS][:])
-        return {
-            index
-            for index, (start, stop) in enumerate(self.plan.shards)
-            if (status[start:stop] != UNWRITTEN).all()
-        }
+        """Return the shards whose ``status`` is written for every run, and can be read."""
+        found = set()
+        for index, (start, stop) in enumerate(self.plan.shards):
+            # A file that was cut short is no file: its shard is not complete.
+            with suppress(ValueError, RuntimeError, OSError):
+                if (self.status(start, stop) != UNWRITTEN).all():
+                    found.add(index)
+        return found
+
+    def damaged(self) -> list[int]:
+        """Return the complete shards that do not hold what was written, in order.
+
+        Every array of every complete shard is read and compared with the checksum that was
+        recorded when the shard was written.
+        """
+        recorded = np.asarray(self._group[CHECKSUMS]["crc32"][:])
+        bad = []
+        for index in sorted(self.completed()):
+            start, stop = self.plan.shards[index]
+            try:
+                arrays = {name: np.asarray(a[start:stop]) for name, a in self._arrays.items()}
+            except (ValueError, RuntimeError, OSError):
+                bad.append(index)
+                continue
+            if self._checksum(arrays) != int(recorded[index]):
+                bad.append(index)
+        return bad
+
+    def _checksum(self, arrays: Mapping[str, NDArray[Any]]) -> int:
+        """Return the CRC-32 of a shard's arrays in order of their names."""
+        found = 0
+        for name in sorted(self._arrays):
+            found = zlib.crc32(np.ascontiguousarray(arrays[name]).view(np.uint8).data, found)
+        return found
 
     def status(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return how the runs from `start` to before `stop` ended."""
@@ -202,6 +236,8 @@ class ResultStore:
         try:
             for array in self._arrays.values():
                 array.resize((runs, *array.shape[1:]))
+            grown = ShardPlan(runs, self.plan.chunk_runs, self.plan.shard_runs)
+            self._group[CHECKSUMS]["crc32"].resize((len(grown.shards),))
             _consolidate(self.path)
         except OSError as error:
             raise _os_error(self.path, error) from error
@@ -310,6 +346,12 @@ def _write_schema(path: Path, schema: StoreSchema, plan: ShardPlan) -> None:
     for _, array in zarr.open_group(path, mode="r+", use_consolidated=False).arrays():
         if array.metadata.dimension_names[0] == RUN:
             array.resize((schema.runs, *array.shape[1:]))
+    # One chunk a shard: two writers never share one, and a shard's is written with it.
+    zarr.open_group(path, mode="r+", use_consolidated=False).create_group(CHECKSUMS).create_array(
+        "crc32", shape=(len(plan.shards),), chunks=(1,), dtype="uint32", fill_value=0,
+        dimension_names=("shard",), compressors=None,
+        attributes={"long_name": "CRC-32 of a shard's arrays in order of their names"},
+    )  # fmt: skip
     _consolidate(path)
 
 
