@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cubie_flow.expressions.block import Function
-from cubie_flow.expressions.graph import Node, const, load, substitute, symbol
+from cubie_flow.expressions.graph import (
+    Node,
+    const,
+    load,
+    substitute,
+    symbol,
+    topological,
+)
 from cubie_flow.systems import OdeSystem
+
+#: Operations above which a model's equations are a function of their own even if they are few
+#: equations, and what an elementary function counts for; measured in docs/performance.md.
+HEAVY, CALL = 500, 20
 
 
 def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> list[Node]:
@@ -49,4 +60,6 @@ def observables(system: OdeSystem, varied: Sequence[str], names: Sequence[str]) 
 
 def _function(name: str, output: str, nodes: Sequence[Node]) -> Function:
     outputs = tuple((output, i) for i in range(len(nodes)))
-    return Function(name, ("u", "p"), ("t",), outputs, tuple(nodes))
+    order = topological(nodes)
+    weight = len(order) + CALL * sum(node.op == "call" for node in order)
+    return Function(name, ("u", "p"), ("t",), outputs, tuple(nodes), weight > HEAVY)

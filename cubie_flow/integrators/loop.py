@@ -140,12 +140,17 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             buffer_registry.register("sample", self, self.outputs, scratch, precision)
         if s.summarised_numbers:
             keep("metrics", METRIC_ROWS * len(s.summarised_numbers))
-            scratch = "register" if n <= UNROLL_LIMIT else "local"
+            scratch = "register" if n <= UNROLL_LIMIT and not self._observes_apart else "local"
             buffer_registry.register("middle_state", self, n, scratch, precision)
         if s.observables is not None:
             size = len(s.observables.outputs)
-            scratch = "register" if size <= UNROLL_LIMIT else "local"
+            scratch = "register" if size <= UNROLL_LIMIT and not self._observes_apart else "local"
             buffer_registry.register("observables", self, size, scratch, precision)
+
+    @property
+    def _observes_apart(self) -> bool:
+        """Whether the observables are a function of their own, which reads and writes memory."""
+        return self.settings.observables is not None and self.settings.observables.apart
 
     @property
     def outputs(self) -> int:

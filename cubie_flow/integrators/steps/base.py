@@ -9,7 +9,7 @@ from typing import Any
 from attrs import field, frozen, validators
 
 from cubie_flow.errors import one_of
-from cubie_flow.expressions.block import BlockBuilder, Function
+from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function
 from cubie_flow.expressions.graph import Node, const, fabs, load, logical_or, maximum
 from cubie_flow.integrators.controllers import SETTINGS
 from cubie_flow.integrators.tableaus import Dense, method
@@ -136,6 +136,15 @@ class Step(CUDAFactory[StepSettings]):
         """Return the state at ``theta`` of the last step, at the element of a sweep."""
 
     # what subclasses share
+
+    @property
+    def scratch(self) -> str:
+        """Location of values that one attempt needs and no other.
+
+        A right-hand side that is a function of its own reads and writes memory.
+        """
+        s = self.settings
+        return "register" if s.states <= UNROLL_LIMIT and not s.rhs.apart else "local"
 
     @property
     def mean(self) -> float:

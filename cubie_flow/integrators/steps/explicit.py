@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder
+from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import Node, compare, const, load, where
 from cubie_flow.integrators.steps.base import Step, combined
 from cubie_flow.memory import buffer_registry
@@ -24,7 +24,7 @@ class ExplicitStep(Step):
         rows = len(self.method.b) + 1
         if self.dense_output is not None:
             rows += len(self.dense_output.extra_a)
-        scratch = "register" if n <= UNROLL_LIMIT else "local"
+        scratch = self.scratch
         # Increments outlive the attempt when a sample is interpolated from them.
         kept = "local" if s.dense else scratch
         registered = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder
+from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import (
     FALSE,
     Node,
@@ -112,11 +112,6 @@ class ImplicitStep(Step):
         chosen = [algebraic if s.is_algebraic(j) else differential for j in range(s.states)]
         nodes = [element(node, j) for j, node in enumerate(chosen)]
         block.assign([(target, base + j) for j in range(s.states)], nodes)
-
-    @property
-    def scratch(self) -> str:
-        """Location of values that one attempt needs and no other."""
-        return "register" if self.settings.states <= UNROLL_LIMIT else "local"
 
 
 def element(node: Node, j: int) -> Node:

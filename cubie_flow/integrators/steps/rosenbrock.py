@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder
+from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import Node, const, load
 from cubie_flow.integrators.steps.base import combined
 from cubie_flow.integrators.steps.implicit import ImplicitStep
@@ -23,7 +23,7 @@ class RosenbrockStep(ImplicitStep):
     def register_buffers(self) -> None:
         s = self.settings
         n = s.states
-        scratch = "register" if n <= UNROLL_LIMIT else "local"
+        scratch = self.scratch
         registered = [
             ("stage_increments", (len(self.method.b) + 1) * n, "local" if s.dense else scratch),
             ("stage_state", n, scratch),
