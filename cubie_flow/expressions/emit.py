@@ -532,7 +532,8 @@ class BlockEmitter:
         if new:
             function.attributes.add("noinline")
             function.attributes.add("nounwind")
-            if home is module:
+            # What lies in a module of its own must be found from the other one.
+            if self.bodies is None:
                 function.linkage = "internal"
         if home is module:
             return function, function if new else None

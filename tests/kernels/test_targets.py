@@ -239,3 +239,25 @@ def test_the_cache_is_trimmed_and_other_changes_miss(lorenz: OdeSystem, tmp_path
     assert cache.size()[1] <= 1000
     assert cache.get("c") is not None
     assert cache.get("a") is None
+
+
+def test_rare_parts_are_found_from_functions_of_their_own() -> None:
+    """A heavy model is a function of its own; what it rarely needs is called from there and here.
+
+    Lanes without a run hold zeros, whose logarithm takes the rare way.
+    """
+    terms = " + ".join(f"log(x)*exp(-{k}*x)*sin({k}*x)" for k in range(1, 16))
+    system = OdeSystem.from_equations(
+        f"dx/dt = k*({terms})*1e-3\nlogarithm = log(x)", {"x": 1.5}, {"k": 1.0}
+    )
+    for algorithm in ("tsit5", "rodas5p"):
+        run = RunSettings(
+            system, ("k",), algorithm=algorithm, duration=1.0, saved=("logarithm",), sampling=True,
+            summarised=("logarithm",),
+        )  # fmt: skip
+        kernel = BatchSolverKernel(run, BatchSolverConfig("cpu", lanes=16))
+        assert run.system and kernel.run.step.settings.rhs.apart
+        columns = {"k": np.array([1.0])}
+        result = kernel.solve(columns, 1, Tolerances(1e-6, 1e-9), np.array([0.0, 1.0]))
+        assert result.status.tolist() == [0]
+        assert np.isfinite(result.samples).all()
