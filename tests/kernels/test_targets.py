@@ -256,7 +256,7 @@ def test_rare_parts_are_found_from_functions_of_their_own() -> None:
             summarised=("logarithm",),
         )  # fmt: skip
         kernel = BatchSolverKernel(run, BatchSolverConfig("cpu", lanes=16))
-        assert run.system and kernel.run.step.settings.rhs.apart
+        assert kernel.run.step.settings.rhs.apart
         columns = {"k": np.array([1.0])}
         result = kernel.solve(columns, 1, Tolerances(1e-6, 1e-9), np.array([0.0, 1.0]))
         assert result.status.tolist() == [0]

@@ -97,6 +97,8 @@ def _driver_module(
     apart = llvm.parse_assembly(str(bodies))
     _optimise(apart, 2, processor)
     module.link_in(apart)
+    missing = [f.name for f in module.functions if f.is_declaration and f.name.startswith("flow_")]
+    assert not missing, missing
     return module, name
 
 
