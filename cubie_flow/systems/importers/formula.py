@@ -24,7 +24,7 @@ class Formula:
     Parameters
     ----------
     op : str
-        One of ``number``, ``undefined`` (a number that is none), ``name``, ``rate`` (the time
+        One of ``number`` (of any kind, NaN too), ``name``, ``rate`` (the time
         derivative of a name), ``time``, ``constant``, ``apply``, ``piecewise`` and ``call``.
     value : object
         The number; the name of a quantity, function of MathML or defined function.
@@ -110,9 +110,7 @@ class Builder:
             raise FlowError(f"the formula is more than {MAX_DEPTH} levels deep")
         match formula.op:
             case "number":
-                return const(formula.value)
-            case "undefined":
-                return vocabulary.undefined()
+                return vocabulary.literal(formula.value)
             case "time":
                 return symbol("t")
             case "constant":

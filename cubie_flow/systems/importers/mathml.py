@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -63,7 +62,7 @@ def formula_of(libsbml: Any, node: Any, where: str, local: Mapping[str, str]) ->
     """
     kind = _types(libsbml).get(node.getType(), "")
     if node.isNumber():
-        return _number(node, where)
+        return Formula("number", float(node.getValue()))
     if kind in ("NAME", "NAME_TIME", "NAME_AVOGADRO"):
         if kind == "NAME_TIME":
             return Formula("time")
@@ -108,12 +107,3 @@ def _operands(libsbml: Any, node: Any, name: str) -> list[Any]:
         node = node.getChild(0)
     first = [node.getChild(number) for number in range(node.getNumChildren())]
     return first + found[::-1]
-
-
-def _number(node: Any, where: str) -> Formula:
-    value = float(node.getValue())
-    if math.isnan(value):
-        return Formula("undefined")
-    if math.isinf(value):
-        raise FlowError(f"{where}: infinity in a formula is not supported")
-    return Formula("number", value)

@@ -19,7 +19,9 @@ from attrs import define, field, frozen
 
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions import graph
+from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.systems.importers import vocabulary
 from cubie_flow.systems.importers.formula import Builder, Formula, Function, total_rates
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.mathml import formula_of
@@ -193,7 +195,7 @@ def _check_document(libsbml: Any, document: Any, file: str) -> None:
     level = document.getLevel()
     if level not in (2, 3):
         raise FlowError(f"'{file}': SBML level {level} is not supported; convert it to level 3")
-    for number in range(document.getNumPlugins()):
+    for number in range(document.getNumPlugins() if level == 3 else 0):
         prefix = document.getPlugin(number).getPrefix()
         if document.getPackageRequired(prefix):
             raise FlowError(f"'{file}': the SBML package '{prefix}' is not supported")
@@ -253,8 +255,8 @@ class _Reader:
 
     def _check_supported(self) -> None:
         for number, item in enumerate(self.model.getListOfConstraints(), 1):
-            del item
-            self._refuse(f"constraint {number}", "constraints are not supported")
+            if item.getMath() is not None:
+                self._refuse(f"constraint {number}", "constraints are not supported")
         for rule in self.model.getListOfRules():
             if rule.isAlgebraic():
                 self._refuse(
@@ -264,9 +266,7 @@ class _Reader:
     def _functions(self) -> dict[str, Function]:
         found = {}
         for item in self.model.getListOfFunctionDefinitions():
-            math, name = item.getMath(), item.getId()
-            if math is None:
-                continue
+            name = item.getId()
             where = self._place("functionDefinition", name)
             arguments = tuple(item.getArgument(i).getName() for i in range(item.getNumArguments()))
             if item.getBody() is None:
@@ -276,13 +276,13 @@ class _Reader:
 
     def _rules(self) -> None:
         for rule in self.model.getListOfRules():
-            variable, math = rule.getVariable(), rule.getMath()
-            if math is None:  # a rule without a formula has no effect (L3V2, 4.9)
+            variable, written = rule.getVariable(), rule.getMath()
+            if written is None:  # a rule without a formula has no effect (L3V2, 4.9)
                 continue
             kind = "rateRule" if rule.isRate() else "assignmentRule"
             where = self._place(kind, variable)
             group = self.rates if rule.isRate() else self.assigned
-            group[variable] = self._formula(math, where)
+            group[variable] = self._formula(written, where)
             self.wheres[variable] = where
         for item in self.model.getListOfInitialAssignments():
             if item.getMath() is not None:
@@ -296,8 +296,9 @@ class _Reader:
     def _compartments(self) -> None:
         for item in self.model.getListOfCompartments():
             value = item.getSize() if item.isSetSize() else None
-            if value is None and self.level == 2 and item.getSpatialDimensions() != 0:
-                value = 1.0  # as L2 says, and as old tools rely on
+            if value is None and item.isSetSpatialDimensions():
+                if item.getSpatialDimensionsAsDouble() == 0:
+                    continue  # a point has no size
             self.symbols[item.getId()] = Symbol(
                 "compartment",
                 self._place("compartment", item.getId()),
@@ -400,9 +401,9 @@ class _Reader:
         if value is None and self.level == 2:
             value = 1.0
         if self.level == 2 and item.isSetStoichiometryMath():
-            math = item.getStoichiometryMath().getMath()
-            if math is not None:
-                return Effect(item.getSpecies(), sign, self._formula(math, where), where)
+            written = item.getStoichiometryMath().getMath()
+            if written is not None:
+                return Effect(item.getSpecies(), sign, self._formula(written, where), where)
         name = item.getId() if self.level == 3 and item.isSetIdAttribute() else ""
         if name and name in mentioned:
             self.symbols[name] = Symbol(
@@ -464,10 +465,7 @@ class _Reader:
         for name in self._in_order(uses):
             node = self._start_of(name)
             if node is not None:
-                node = graph.substitute([node], at_zero)[0]
-                if node.op != "const" or not math.isfinite(node.value):
-                    self._refuse(self._where(name), "its value at the start is not a finite number")
-                self.start[name] = node
+                self.start[name] = graph.substitute([node], at_zero)[0]
 
     def _where(self, name: str) -> str:
         if name in self.wheres:
@@ -503,11 +501,7 @@ class _Reader:
             return self._built(formula, self.start, self._where(name))
         item = self.symbols[name]
         if item.kind != "species":
-            if item.value is None:
-                return None
-            if not math.isfinite(item.value):
-                self._refuse(item.where, f"its value is {item.value}, which is not finite")
-            return const(item.value)
+            return None if item.value is None else vocabulary.literal(item.value)
         return self._start_of_species(name)
 
     def _start_of_species(self, name: str) -> Node | None:
@@ -515,16 +509,15 @@ class _Reader:
         for given, is_amount in ((item.amount, True), (item.concentration, False)):
             if given is None:
                 continue
-            if not math.isfinite(given):
-                self._refuse(self._where(name), f"its value is {given}, which is not finite")
             if is_amount == item.as_amount:
-                return const(given)
+                return vocabulary.literal(given)
             size = self.start.get(item.compartment)
             if size is None:
                 self._no_value(item.compartment)
             if is_amount and graph.is_const(size, 0.0):
                 self._refuse(self._where(name), "its compartment has size zero")
-            return graph.div(given, size) if is_amount else graph.mul(given, size)
+            value = vocabulary.literal(given)
+            return graph.div(value, size) if is_amount else graph.mul(value, size)
         return None
 
     def _no_value(self, name: str) -> NoReturn:
@@ -536,9 +529,17 @@ class _Reader:
         return self.builder.build(formula, names, f"'{self.file}', {where}")
 
     def _number(self, name: str) -> float:
+        value = self.start_value(name)
+        if not math.isfinite(value):
+            self._refuse(self._where(name), f"its value at the start is {value}, which is not finite")
+        return value
+
+    def start_value(self, name: str) -> float:
+        """Return the value of an identifier at the start, finite or not."""
         if name not in self.start:
             self._no_value(name)
-        return float(self.start[name].value)
+        node = self.start[name]
+        return float(node.value if node.op == "const" else evaluate([node], {})[0])
 
     # equations ----------------------------------------------------------------------------------
 
@@ -612,6 +613,11 @@ class _Equations:
                     if changes:
                         rated.append(name)
                     continue
+            if not changes and not math.isfinite(r.start_value(name)):
+                # Nothing that a batch could vary.
+                derived[name] = (set(), self._constant(r.start_value(name)))
+                self._observe(name)
+                continue
             quantity = Quantity(
                 self.own[name], r._number(name), item.unit, self._label(name, item.label)
             )
@@ -643,6 +649,9 @@ class _Equations:
 
     def _later(self, name: str, formula: Formula) -> Callable[[], Node]:
         return lambda: self.read._built(formula, self.names, self.read._where(name))
+
+    def _constant(self, value: float) -> Callable[[], Node]:
+        return lambda: vocabulary.literal(value)
 
     def _concentration(self, name: str, own: Species) -> Callable[[], Node]:
         return lambda: graph.div(self.amounts[name], self.names[own.compartment])

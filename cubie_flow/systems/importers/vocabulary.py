@@ -31,8 +31,27 @@ def truth(node: Node) -> Node:
 
 def undefined() -> Node:
     """Return a number that is none, where a formula has no value: NaN at any time."""
+    return call("log", graph.neg(_large()))
+
+
+def infinity() -> Node:
+    """Return what is beyond every number, at any time."""
+    return call("exp", _large())
+
+
+def _large() -> Node:
+    # A graph holds finite numbers only, so what is none must depend on something: on the time.
     time = symbol("t")
-    return call("log", graph.sub(-1.0, graph.mul(time, time)))
+    return graph.add(graph.mul(time, time), 1000.0)
+
+
+def literal(value: float) -> Node:
+    """Return a number, or what stands for one that is not finite."""
+    if math.isnan(value):
+        return undefined()
+    if math.isinf(value):
+        return infinity() if value > 0 else graph.neg(infinity())
+    return const(value)
 
 
 def piecewise(pieces: Sequence[tuple[Node, Node]], otherwise: Node | None) -> Node:
