@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
@@ -12,9 +12,11 @@ from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
 from cubie_flow.systems.importers import vocabulary
 from cubie_flow.systems.parser import MAX_WORK, is_infinite
+from cubie_flow.systems.quantities import Described
 
 #: Levels of formulas, called functions included: each is a call of Python's, which allows 1000.
 MAX_DEPTH = 300
+_RATE = "rate of "
 
 
 @frozen
@@ -157,30 +159,54 @@ class Builder:
 
 def rate_symbol(name: str) -> str:
     """Return the symbol that stands for the time derivative of a quantity until it is known."""
-    return f"rate of {name}"
+    return f"{_RATE}{name}"
 
 
-def total_rates(
-    wanted: Mapping[str, Node], rates: Mapping[str, Node]
-) -> dict[Node, Node]:
-    """Return the time derivative of quantities by their `rate_symbol`.
+def without_rates(
+    states: Sequence[Described],
+    derivatives: Sequence[Node],
+    values: Mapping[str, Node],
+    where: str,
+) -> tuple[list[Node], dict[str, Node]]:
+    """Return graphs in which time derivatives of quantities are written out.
 
     Parameters
     ----------
-    wanted : mapping
-        Quantities by name, in states and ``t``.
-    rates : mapping
-        Time derivative of every state, by the name of its symbol.
+    states : sequence
+        In order, with the names of their symbols.
+    derivatives : sequence of Node
+        Of each state.
+    values : mapping
+        Quantities by the name that a rate gives.
+    where : str
+        Names the file in errors.
+
+    Raises
+    ------
+    FlowError
+        If a rate is of nothing there is, or of itself.
     """
-    variables = [symbol("t"), *(symbol(name) for name in rates)]
-    slopes = [const(1.0), *rates.values()]
-    rows = graph.sparse_jacobian(list(wanted.values()), variables)
-    found = {}
-    for name, row in zip(wanted, rows, strict=True):
+    outputs = [*derivatives, *values.values()]
+    wanted = {s for s in graph.free_symbols(outputs) if s.startswith(_RATE)}
+    for name in sorted(name.removeprefix(_RATE) for name in wanted):
+        if name not in values:
+            raise FlowError(
+                f"{where}: the rate of '{name}' is used, which is not defined"
+                f"{nearest(name, values)}"
+            )
+    asked = {name: node for name, node in values.items() if rate_symbol(name) in wanted}
+    variables = [symbol("t"), *(symbol(state.name) for state in states)]
+    slopes = [const(1.0), *derivatives]
+    rates: dict[Node, Node] = {}
+    rows = graph.sparse_jacobian(list(asked.values()), variables)
+    for name, row in zip(asked, rows, strict=True):
         total = graph.ZERO
         for column, partial in row.items():
             total = graph.add(total, graph.mul(partial, slopes[column]))
-        found[symbol(rate_symbol(name))] = total
-    return found
-
-
+        rates[symbol(rate_symbol(name))] = total
+    for _ in range(len(rates) + 1):
+        if not any(name.startswith(_RATE) for name in graph.free_symbols(outputs)):
+            count = len(derivatives)
+            return outputs[:count], dict(zip(values, outputs[count:], strict=True))
+        outputs = graph.substitute(outputs, rates)
+    raise FlowError(f"{where}: rates use each other in a circle")

@@ -42,12 +42,15 @@ class Markup:
         Of the outermost element.
     lines : dict
         Line of every element that has a name, by its kind and that name.
+    first : dict
+        Line of the first element of every kind.
     """
 
     text: str
     root: str
     namespace: str
     lines: dict[tuple[str, str], int] = field(factory=dict)
+    first: dict[str, int] = field(factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Markup:
@@ -72,7 +75,7 @@ class Markup:
         watcher = _Watcher(where)
         text = watcher.watch(content)
         space, _, root = watcher.root.rpartition(" ")
-        return cls(text, root, space, watcher.lines)
+        return cls(text, root, space, watcher.lines, watcher.first)
 
     def place(self, element: str, key: str) -> str:
         """Return where an element is, such as ``line 12, reaction 'R1'``."""
@@ -121,6 +124,7 @@ class _Watcher:
         #: Children so far of every open element, and whether there may be any number.
         self.open: list[tuple[int, bool]] = []
         self.lines: dict[tuple[str, str], int] = {}
+        self.first: dict[str, int] = {}
         self.encoding = "utf-8"
         self.parser: Any = None
 
@@ -158,6 +162,7 @@ class _Watcher:
         if self.count > MAX_ELEMENTS:
             self.refuse(f"the file has more than {MAX_ELEMENTS} elements")
         kind = name.rpartition(" ")[2]
+        self.first.setdefault(kind, self.parser.CurrentLineNumber)
         if self.open:
             children, unbounded = self.open[-1]
             if children == MAX_CHILDREN and not unbounded:
@@ -182,6 +187,6 @@ def _without_declaration(text: str) -> str:
     """Return text that says nothing of an encoding it no longer has; its lines stay."""
     text = text.lstrip("\ufeff")
     if text.startswith("<?xml"):
-        head, end, rest = text.partition("?>")
+        head, _, rest = text.partition("?>")
         return '<?xml version="1.0" encoding="UTF-8"?>' + "\n" * head.count("\n") + rest
     return text

@@ -22,7 +22,7 @@ from cubie_flow.expressions import graph
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.graph import Node, const, symbol
 from cubie_flow.systems.importers import vocabulary
-from cubie_flow.systems.importers.formula import Builder, Formula, Function, total_rates
+from cubie_flow.systems.importers.formula import Builder, Formula, Function, without_rates
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.mathml import formula_of
 from cubie_flow.systems.importers.names import Names, package, sentence, system_name
@@ -177,6 +177,12 @@ def read_sbml(name: str, markup: Markup, file: str) -> SbmlModel:
     return _Reader(libsbml, document, markup, name, file).read()
 
 
+def _is_point(compartment: Any) -> bool:
+    """Tell whether a compartment has no dimensions and so no size."""
+    set_ = compartment.isSetSpatialDimensions()
+    return bool(set_ and compartment.getSpatialDimensionsAsDouble() == 0)
+
+
 def _check_document(libsbml: Any, document: Any, file: str) -> None:
     def refuse_first() -> None:
         for number in range(document.getNumErrors()):
@@ -296,9 +302,8 @@ class _Reader:
     def _compartments(self) -> None:
         for item in self.model.getListOfCompartments():
             value = item.getSize() if item.isSetSize() else None
-            if value is None and item.isSetSpatialDimensions():
-                if item.getSpatialDimensionsAsDouble() == 0:
-                    continue  # a point has no size
+            if value is None and _is_point(item):
+                continue  # it has no size
             self.symbols[item.getId()] = Symbol(
                 "compartment",
                 self._place("compartment", item.getId()),
@@ -322,8 +327,7 @@ class _Reader:
         for item in self.model.getListOfSpecies():
             name = item.getId()
             place = self.model.getCompartment(item.getCompartment())
-            flat = place is not None and place.isSetSpatialDimensions()
-            flat = flat and place.getSpatialDimensionsAsDouble() == 0
+            flat = place is not None and _is_point(place)
             own = item.getConversionFactor() if self.level == 3 else ""
             self.species[name] = Species(
                 compartment=item.getCompartment(),
@@ -348,9 +352,8 @@ class _Reader:
         for item in self.model.getListOfReactions():
             name = item.getId()
             where = self._place("reaction", name)
-            if self.level == 2 or item.getVersion() == 1:
-                if item.isSetFast() and item.getFast():
-                    self._refuse(where, "fast reactions are not supported")
+            if item.isSetFast() and item.getFast():
+                self._refuse(where, "fast reactions are not supported")
             reaction = Reaction(where, None, self._label(item))
             law = item.getKineticLaw()
             if law is not None and law.getMath() is not None:
@@ -372,7 +375,8 @@ class _Reader:
         for reaction in self.model.getListOfReactions():
             law = reaction.getKineticLaw()
             if law is not None and law.getMath() is not None:
-                formulas.append(self._formula(law.getMath(), self._place("reaction", reaction.getId())))
+                where = self._place("reaction", reaction.getId())
+                formulas.append(self._formula(law.getMath(), where))
         for formula in formulas:
             found |= {part.value for part in formula.walk() if part.op in ("name", "rate")}
         return found
@@ -483,8 +487,9 @@ class _Reader:
         try:
             return list(TopologicalSorter(known).static_order())
         except CycleError as error:
-            circle = " -> ".join(reversed(error.args[1]))
-            self._refuse(self._where(error.args[1][0]), f"values use each other in a circle: {circle}")
+            names = error.args[1]
+            circle = " -> ".join(reversed(names))
+            self._refuse(self._where(names[0]), f"values use each other in a circle: {circle}")
 
     def _start_of(self, name: str) -> Node | None:
         formula = self.initial.get(name) or self.assigned.get(name)
@@ -531,7 +536,7 @@ class _Reader:
     def _number(self, name: str) -> float:
         value = self.start_value(name)
         if not math.isfinite(value):
-            self._refuse(self._where(name), f"its value at the start is {value}, which is not finite")
+            self._refuse(self._where(name), f"its value at the start is {value}, not finite")
         return value
 
     def start_value(self, name: str) -> float:
@@ -680,11 +685,10 @@ class _Equations:
             total = graph.ZERO
             for effect, reaction in effects[name]:
                 if reaction not in self.names:
-                    if r.reactions[reaction].rate is None:
-                        r._refuse(r.reactions[reaction].where, "it has no kinetic law")
+                    r._refuse(r.reactions[reaction].where, "it has no kinetic law")
                 times = r._built(effect.coefficient, self.names, effect.where)
-                times = graph.mul(effect.sign, times)
-                total = graph.add(total, graph.mul(times, self.names[reaction]))
+                part = graph.mul(times, self.names[reaction])
+                total = graph.add(total, part) if effect.sign > 0 else graph.sub(total, part)
             if own.conversion:
                 total = graph.mul(self.names[own.conversion], total)
             if name not in self.amounts and not own.as_amount:
@@ -692,34 +696,10 @@ class _Equations:
             found.append(total)
         return found
 
-    def _without_rates(self, outputs: list[Node], derivatives: list[Node]) -> list[Node]:
-        """Return `outputs` with time derivatives of quantities written out."""
-        prefix = "rate of "
-        wanted = {s for s in graph.free_symbols(outputs) if s.startswith(prefix)}
-        if not wanted:
-            return outputs
-        names = {name: node for name, node in self.names.items() if f"{prefix}{name}" in wanted}
-        for name in sorted(wanted):
-            if name.removeprefix(prefix) not in names:
-                raise FlowError(
-                    f"'{self.read.file}': rateOf names '{name.removeprefix(prefix)}', which is "
-                    "not defined"
-                )
-        states = [state.name for state in self.states]
-        rates = total_rates(names, dict(zip(states, derivatives, strict=True)))
-        for _ in range(len(rates) + 1):
-            outputs = graph.substitute(outputs, rates)
-            if not any(s.startswith(prefix) for s in graph.free_symbols(outputs)):
-                return outputs
-        raise FlowError(f"'{self.read.file}': rateOf is used in a circle")
-
     def _finished(self, derivatives: list[Node]) -> SbmlModel:
         r = self.read
-        seen = list(self.names)
-        written = [*derivatives, *(self.names[name] for name in seen)]
-        written = self._without_rates(written, derivatives)
-        derivatives, values = written[: len(derivatives)], written[len(derivatives) :]
-        self.names = dict(zip(seen, values, strict=True))
+        where = f"'{r.file}'"
+        derivatives, self.names = without_rates(self.states, derivatives, self.names, where)
         model = r.model
         system = OdeSystem(
             name=r.name,

@@ -26,7 +26,8 @@ def unit_text(libsbml: Any, definition: Any) -> str:
     """Return a unit definition of libsbml such as ``mmol/L``; empty where there is none."""
     if definition is None or definition.getNumUnits() == 0:
         return ""
-    above, below = [], []
+    above: list[str] = []
+    below: list[str] = []
     for number in range(definition.getNumUnits()):
         unit = definition.getUnit(number)
         kind = libsbml.UnitKind_toString(unit.getKind())

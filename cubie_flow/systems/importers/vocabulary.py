@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import pairwise
 
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions import graph
@@ -127,7 +128,7 @@ def _minus(*args: Node) -> Node:
 def _chain(op: str) -> Builder:
     def build(*args: Node) -> Node:
         result = graph.TRUE
-        for a, b in zip(args, args[1:], strict=False):
+        for a, b in pairwise(args):
             result = graph.logical_and(result, _compared(op, a, b))
         return result
 
