@@ -175,7 +175,8 @@ def buffers(key: str, value: Any) -> dict[str, Any]:
 Schema = Mapping[str, "Check | Schema"]
 
 SCHEMA: Schema = {
-    "task": {"name": choice("run", "plan", "placement", "doctor", "clear_cache")},
+    "task": {"name": choice("run", "plan", "placement", "import", "doctor", "clear_cache")},
+    "to": text(optional=True),
     "study": text(optional=True),
     "system": mapping,
     "algorithm": {"name": text()},
