@@ -466,7 +466,15 @@ class _Reader:
         for name, reaction in self.reactions.items():
             uses[name] = reaction.rate.names if reaction.rate else set()
         at_zero = {symbol("t"): graph.ZERO}
-        for name in self._in_order(uses):
+        # What only rules compute may be anything at the start, unless a value refers to it.
+        needed: set[str] = set()
+        stack = [name for name in self.symbols if name not in self.assigned]
+        while stack:
+            name = stack.pop()
+            if name not in needed and name in uses:
+                needed.add(name)
+                stack.extend(uses[name])
+        for name in self._in_order({name: uses[name] for name in needed}):
             node = self._start_of(name)
             if node is not None:
                 self.start[name] = graph.substitute([node], at_zero)[0]
@@ -478,9 +486,8 @@ class _Reader:
 
     def _uses_at_start(self, name: str, item: Symbol) -> set[str]:
         formula = self.initial.get(name) or self.assigned.get(name)
-        if formula is not None:
-            return formula.names
-        return {self.species[name].compartment} if item.kind == "species" else set()
+        found = {self.species[name].compartment} if item.kind == "species" else set()
+        return found if formula is None else found | formula.names
 
     def _in_order(self, uses: Mapping[str, Iterable[str]]) -> list[str]:
         known = {name: sorted(n for n in used if n in uses) for name, used in uses.items()}
@@ -499,8 +506,6 @@ class _Reader:
                 return None
         if formula is not None:
             missing = sorted(n for n in formula.names if n not in self.start)
-            if missing and name in self.reactions:
-                return None  # asked for again where the rate is used
             for used in missing:
                 self._no_value(used)
             return self._built(formula, self.start, self._where(name))
@@ -544,6 +549,8 @@ class _Reader:
         if name not in self.start:
             self._no_value(name)
         node = self.start[name]
+        if graph.free_symbols([node]):
+            self._refuse(self._where(name), "rateOf in a value at the start is not supported")
         return float(node.value if node.op == "const" else evaluate([node], {})[0])
 
     # equations ----------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ _OPERATORS = {
     ast.LtE: "leq", ast.Gt: "gt", ast.GtE: "geq", ast.Eq: "eq", ast.NotEq: "neq",
 }  # fmt: skip
 _CSYMBOLS = {
-    name: f'<csymbol encoding="text" definitionURL="http://www.sbml.org/sbml/symbols/{name}"/>'
+    name: f'<csymbol encoding="text" definitionURL="http://www.sbml.org/sbml/symbols/{name}">'
+    f"{name}</csymbol>"
     for name in ("time", "avogadro", "delay", "rateOf")
 }
 _CONSTANTS = ("pi", "exponentiale", "true", "false", "infinity", "notanumber")
@@ -21,13 +22,13 @@ _CONSTANTS = ("pi", "exponentiale", "true", "false", "infinity", "notanumber")
 def mathml(text: str, units: str = "", functions: tuple[str, ...] = ()) -> str:
     """Return a formula in infix as MathML.
 
-    Names of functions are those of MathML; ``piecewise(value, condition, ..., otherwise)``,
+    Names of functions are those of MathML, ``and_()`` and ``or_()``; ``piecewise(value, condition, ..., otherwise)``,
     ``root(degree, x)``, ``logbase(base, x)``, and names in `functions` are defined ones.
     `units` is the attribute that numbers of CellML have.
     """
 
     def apply(operator: str, *args: ast.expr) -> str:
-        head = f"<{operator}/>"
+        head = f"<{operator.removesuffix('_')}/>"
         if operator in _CSYMBOLS:
             head = _CSYMBOLS[operator]
         elif operator in functions:
