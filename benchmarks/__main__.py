@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     gpu.add_argument("parts", nargs="*", help="by default all that are not done")
     gpu.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
     gpu.add_argument("--dry", action="store_true", help="simulate and compile; needs no GPU")
+    sbml = commands.add_parser("sbml", help="cases of the SBML Test Suite in a folder")
+    sbml.add_argument("rest", nargs=argparse.REMAINDER, help="folder, and options of its own")
     return parser
 
 
@@ -113,6 +115,12 @@ def _guard(given: argparse.Namespace) -> int:
     from benchmarks import guard
 
     return guard.command(given.renew)
+
+
+def _sbml(given: argparse.Namespace) -> int:
+    from benchmarks import sbml
+
+    return sbml.main(given.rest)
 
 
 def _gpu(given: argparse.Namespace) -> int:

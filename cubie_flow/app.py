@@ -224,12 +224,28 @@ def run(config: DictConfig, plans: list[tuple[str, Plan]] | None = None) -> None
         cache = KernelCache()
         kernels, size = cache.clear()
         print(f"deleted {kernels} kernels ({size / 1e6:.1f} MB) from {cache.folder}")
+    elif settings.task == "import":
+        _import(settings)
     elif settings.task == "plan":
         _plan(settings, overrides, plans)
     elif settings.task == "placement":
         _placement(settings, overrides, OmegaConf.to_yaml(config))
     else:
         run_settings(settings, OmegaConf.to_yaml(config))
+
+
+def _import(settings: Settings) -> None:
+    """Write the model as YAML, whatever format it came in."""
+    from cubie_flow.defaults import load_system
+    from cubie_flow.systems.files import write_yaml
+
+    system = load_system(settings.values["system"])
+    path = Path(settings.values["to"] or f"{system.name}.yaml").expanduser()
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise FlowError(f"to is '{path}'; it must end in .yaml or .yml")
+    write_yaml(system.to_mapping(), path)
+    counts = f"{len(system.states)} states, {len(system.parameters)} parameters"
+    print(f"wrote {path}: {counts}; run it with system.file={path}")
 
 
 def _plan(

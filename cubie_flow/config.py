@@ -184,7 +184,8 @@ def rescue(key: str, value: Any) -> Any:
 Schema = Mapping[str, "Check | Schema"]
 
 SCHEMA: Schema = {
-    "task": {"name": choice("run", "plan", "placement", "doctor", "clear_cache")},
+    "task": {"name": choice("run", "plan", "placement", "import", "doctor", "clear_cache")},
+    "to": text(optional=True),
     "study": text(optional=True),
     "system": mapping,
     "algorithm": {"name": text(), "linear_solver": choice("auto", "sparse", "pivoted", "bicgstab")},

@@ -26,13 +26,13 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
         For a mistake in the model, or a change of something it does not have.
     """
     from cubie_flow.systems import OdeSystem
-    from cubie_flow.systems.files import read_yaml
+    from cubie_flow.systems.files import read_model_file
 
     changes = {key: value for key, value in given.items() if value is not None}
     if "file" not in changes:
         return OdeSystem.from_mapping(changes)
     path = Path(str(changes.pop("file"))).expanduser()
-    model = {"name": path.stem, **read_yaml(path)}
+    model = read_model_file(path)
     for key, value in changes.items():
         own = model.get(key)
         if isinstance(value, Mapping) and isinstance(own, Mapping):

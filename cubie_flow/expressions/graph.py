@@ -773,6 +773,8 @@ _PARTIALS: dict[str, _Partial] = {
 
 # reading --------------------------------------------------------------------------------------
 
+#: Operations whose negative is that operation behind a sign.
+_WHOLE = {"symbol", "load", "add", "sqrt", "fabs", "floor", "min", "max", "select", "call"}
 _INFIX = {"add": (" + ", 1), "sub": (" - ", 1), "mul": ("*", 2), "div": ("/", 2)}
 
 
@@ -811,11 +813,11 @@ def _write(node: Node, write: Callable[[Node, int], str]) -> tuple[str, int]:
             sign, level = _INFIX[node.op]
             return write(a[0], level) + sign + write(a[1], level + 1), level
         case "neg":
-            leading = a[0]
-            while leading.op in ("mul", "div"):
-                leading = leading.args[0]
-            # The minus of -0.5*x would be read as the literal's own.
-            return "-" + write(a[0], 3 if leading.op == "const" else 2), 1
+            # Read back, a sign belongs to the first factor, and must not change that one.
+            first = a[0]
+            while first.op in ("mul", "div"):
+                first = first.args[0]
+            return "-" + write(a[0], 2 if first.op in _WHOLE else 3), 1
         case "compare":
             return f"{write(a[0], 1)} {node.value} {write(a[1], 1)}", 0
         case "and" | "or":

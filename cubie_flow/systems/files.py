@@ -1,8 +1,12 @@
-"""YAML files, read strictly: plain values only, no key twice, nothing that grows when read."""
+"""Model files: YAML, read strictly and written, and formats of others, imported.
+
+Strictly means plain values only, no key twice, and nothing that grows when read.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,59 @@ from cubie_flow.systems.quantities import shortened
 #: Bytes of a model file.
 MAX_BYTES = 2_000_000
 SUFFIXES = (".yaml", ".yml")
+
+
+def read_model_file(path: Path) -> dict[str, Any]:
+    """Return the mapping of a model file, one of YAML or of a format that is imported.
+
+    A model without a name gets that of the file.
+
+    Raises
+    ------
+    FlowError
+        If the file cannot be read, or uses what is not supported.
+    """
+    # Importers make systems, whose module reads files.
+    from cubie_flow.systems.importers import FORMATS, import_model, imports
+
+    if imports(path):
+        return import_model(path).to_mapping()
+    if path.suffix.lower() not in SUFFIXES:
+        raise FlowError(f"model file '{path}' must end in {', '.join((*SUFFIXES, *FORMATS))}")
+    return {"name": path.stem, **read_yaml(path)}
+
+
+def write_yaml(model: Mapping[str, Any], path: Path) -> None:
+    """Write a mapping that `read_yaml` reads; a file that exists is never replaced.
+
+    Raises
+    ------
+    FlowError
+        If the file exists, cannot be written, or would be too large to be read.
+    """
+    text = yaml.dump(
+        dict(model), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=96
+    )
+    size = len(text.encode())
+    if size > MAX_BYTES:
+        raise FlowError(
+            f"the model would make a file of {size} bytes, but a model file may have {MAX_BYTES}; "
+            "use the original with system.file"
+        )
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise FlowError(f"'{path}' exists and is not replaced; name another file") from None
+    except OSError as error:
+        raise FlowError(f"'{path}' cannot be written: {error.strerror or error}") from error
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes everything out: the reader allows no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -113,24 +113,26 @@ class OdeSystem:
 
     @classmethod
     def from_file(cls, path: str | Path, settings: Mapping[str, int] | None = None) -> OdeSystem:
-        """Return the system of a YAML file; see `cubie_flow.systems.mapping`.
+        """Return the system of a model file; of YAML see `cubie_flow.systems.mapping`.
 
         Parameters
         ----------
         path : str or Path
-            Ends in ``.yaml`` or ``.yml``; a model without a name gets that of the file.
+            Its ending says the format: ``.yaml``, ``.yml``, or one of
+            `cubie_flow.systems.importers`. A model without a name gets that of the file.
         settings : mapping, optional
             Replaces settings of the file, such as ``{"size": 400}``.
 
         Raises
         ------
         FlowError
-            If the file cannot be read, or for a mistake in the model.
+            If the file cannot be read, for a mistake in the model, or if it uses what is not
+            supported.
         """
-        from cubie_flow.systems.files import read_yaml
+        from cubie_flow.systems.files import read_model_file
 
         path = Path(path)
-        model = {"name": path.stem, **read_yaml(path)}
+        model = read_model_file(path)
         own = model.get("settings") or {}
         for name in settings or {}:
             if name not in own:

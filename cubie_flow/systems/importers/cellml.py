@@ -1,0 +1,418 @@
+"""CellML 1.0, 1.1 and 2.0, through libcellml.
+
+libcellml connects the variables of a model's components, finds which are states, constants and
+computed from others, and converts units where connected variables have different ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NoReturn
+
+from attrs import define
+
+from cubie_flow.errors import FlowError
+from cubie_flow.expressions import graph
+from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.systems.importers.formula import Builder, Formula, without_rates
+from cubie_flow.systems.importers.markup import Markup
+from cubie_flow.systems.importers.names import Names, package, sentence, system_name
+from cubie_flow.systems.importers.units import symbol_of
+from cubie_flow.systems.quantities import Observable, Quantity
+from cubie_flow.systems.system import OdeSystem
+
+_VERSIONS = {
+    "http://www.cellml.org/cellml/1.0#": "1.0",
+    "http://www.cellml.org/cellml/1.1#": "1.1",
+    "http://www.cellml.org/cellml/2.0#": "2.0",
+}
+#: Operations of libcellml by the names of MathML.
+_FUNCTIONS = {
+    "PLUS": "plus", "MINUS": "minus", "TIMES": "times", "DIVIDE": "divide", "POWER": "power",
+    "EXP": "exp", "LN": "ln", "ABS": "abs", "FLOOR": "floor", "CEILING": "ceiling", "MIN": "min",
+    "MAX": "max", "REM": "rem", "EQ": "eq", "NEQ": "neq", "LT": "lt", "LEQ": "leq", "GT": "gt",
+    "GEQ": "geq", "AND": "and", "OR": "or", "XOR": "xor", "NOT": "not",
+    **{
+        name.upper(): name
+        for base in ("sin", "cos", "tan", "sec", "csc", "cot")
+        for name in (base, f"{base}h")
+    },
+    **{
+        f"A{base.upper()}": f"arc{base}"
+        for stem in ("sin", "cos", "tan", "sec", "csc", "cot")
+        for base in (stem, f"{stem}h")
+    },
+}  # fmt: skip
+_CONSTANTS = {"TRUE": "true", "FALSE": "false", "E": "exponentiale", "PI": "pi"}
+_NUMBERS = {"INF": math.inf, "NAN": math.nan}
+#: Any number of operands, read by libcellml two at a time.
+_LONG = ("PLUS", "TIMES", "AND", "OR")
+
+
+@define
+class Variable:
+    """One variable of the whole model, in the component that owns it."""
+
+    name: str
+    component: str
+    kind: str
+    unit: str
+    handle: Any
+    initial: str = ""
+    initial_component: str = ""
+    factor: float = 1.0
+
+
+def read(name: str, markup: Markup, file: str) -> OdeSystem:
+    """Return the system of a model of CellML.
+
+    Parameters
+    ----------
+    name : str
+        Of the system where the model has none.
+    markup : Markup
+    file : str
+        Names the file in errors.
+
+    Raises
+    ------
+    FlowError
+        For a mistake, or the first thing used that is not supported, with its place.
+    """
+    if markup.namespace not in _VERSIONS:
+        raise FlowError(f"'{file}': its namespace '{markup.namespace}' is none of CellML's")
+    libcellml = package("libcellml", "cellml", "CellML models")
+    return _Reader(libcellml, markup, name, file).read()
+
+
+class _Reader:
+    """Reads one model."""
+
+    def __init__(self, libcellml: Any, markup: Markup, name: str, file: str) -> None:
+        self.libcellml = libcellml
+        self.markup = markup
+        self.file = file
+        self.version = _VERSIONS[markup.namespace]
+        self.fallback = name
+        self.builder = Builder()
+        types = vars(libcellml.AnalyserEquationAst.Type)
+        #: Names of libcellml's operations by number.
+        self.kinds: dict[int, str] = {n: k for k, n in types.items() if isinstance(n, int)}
+
+    def read(self) -> OdeSystem:
+        model = self._parsed()
+        self.analysed = self._analysed(model)
+        self._variables()
+        self._equations()
+        return self._system(model)
+
+    # what is written ----------------------------------------------------------------------------
+
+    def _refuse(self, where: str, reason: str) -> NoReturn:
+        place = f", {where}" if where else ""
+        raise FlowError(f"'{self.file}'{place}: {reason}")
+
+    def _place(self, component: str, variable: str = "") -> str:
+        place = self.markup.place("component", component)
+        return f"{place}, variable '{variable}'" if variable else place
+
+    def _refuse_issues(self, logger: Any, what: str) -> None:
+        for number in range(logger.errorCount()):
+            text = sentence(logger.error(number).description()).rstrip(".")
+            raise FlowError(f"'{self.file}': {what}: {text}")
+
+    def _parsed(self) -> Any:
+        if self.version != "2.0" and "reaction" in self.markup.first:
+            # libcellml passes over what the newest version no longer has.
+            self._refuse(
+                f"line {self.markup.first['reaction']}", "reaction elements are not supported"
+            )
+        # Not strict: reads the older versions as the newest.
+        parser = self.libcellml.Parser(self.version == "2.0")
+        model = parser.parseModel(self.markup.text)
+        self._refuse_issues(parser, f"it is no valid CellML {self.version}")
+        for component in _components(model):
+            if component.isImport():
+                self._refuse(
+                    self._place(component.name()),
+                    f"it is imported from '{component.importSource().url()}'; imports of other "
+                    "files are not supported",
+                )
+            if component.resetCount():
+                self._refuse(self._place(component.name()), "resets are not supported")
+        for number in range(model.unitsCount()):
+            if model.units(number).isImport():
+                self._refuse(
+                    self.markup.place("units", model.units(number).name()),
+                    "imports of other files are not supported",
+                )
+        return model
+
+    def _analysed(self, model: Any) -> Any:
+        analyser = self.libcellml.Analyser()
+        analyser.analyseModel(model)
+        self._refuse_issues(analyser, "its equations cannot be used")
+        found = analyser.analyserModel()
+        kinds = self.libcellml.AnalyserModel.Type
+        if found.type() in (kinds.DAE, kinds.NLA):
+            for equation in found.analyserEquations():
+                if equation.type() == self.libcellml.AnalyserEquation.Type.NLA:
+                    names = [v.variable().name() for v in equation.algebraicVariables()]
+                    names += [v.variable().name() for v in equation.computedConstants()]
+                    self._refuse(
+                        "", f"equations to be solved for {', '.join(names)} are not supported"
+                    )
+        if found.type() not in (kinds.ODE, kinds.ALGEBRAIC):
+            self._refuse("", f"its equations are {found.typeAsString(found.type())}")
+        return found
+
+    def _variables(self) -> None:
+        kinds = (
+            ("state", self.analysed.states()),
+            ("constant", self.analysed.constants()),
+            ("computed", self.analysed.computedConstants()),
+            ("computed", self.analysed.algebraicVariables()),
+        )
+        self.variables: list[Variable] = []
+        self.keys: dict[tuple[str, str], str] = {}
+        for kind, group in kinds:
+            for item in group:
+                handle = item.variable()
+                variable = Variable(
+                    handle.name(), handle.parent().name(), kind, handle.units().name(), handle
+                )
+                source = item.initialisingVariable()
+                if source is not None and kind in ("state", "constant"):
+                    variable.initial = source.initialValue()
+                    variable.initial_component = source.parent().name()
+                    variable.factor = self.libcellml.Units.scalingFactor(
+                        source.units(), handle.units()
+                    )
+                self.variables.append(variable)
+        counts = Counter(v.name for v in self.variables)
+        wanted = {
+            id(v): v.name if counts[v.name] == 1 else f"{v.component}_{v.name}"
+            for v in self.variables
+        }
+        called = Names().reserve(dict.fromkeys(wanted.values()))
+        self.called = {id(v): called[wanted[id(v)]] for v in self.variables}
+        for variable in self.variables:
+            for other in _equivalent(variable.handle):
+                key = (other.parent().name(), other.name())
+                self.keys[key] = self.called[id(variable)]
+        self.time: set[tuple[str, str]] = set()
+        if self.analysed.voi() is not None:
+            for other in _equivalent(self.analysed.voi().variable()):
+                self.time.add((other.parent().name(), other.name()))
+
+    def _equations(self) -> None:
+        self.rates: dict[str, Formula] = {}
+        self.computed: dict[str, Formula] = {}
+        types = self.libcellml.AnalyserEquation.Type
+        for equation in self.analysed.analyserEquations():
+            if equation.type() == types.EXTERNAL:
+                self._refuse("", "external variables are not supported")
+            ast = equation.ast()
+            if ast is None:
+                continue
+            left, right = ast.leftChild(), self._formula(ast.rightChild())
+            if equation.type() == types.ODE:
+                self.rates[self._formula(left).value] = right
+            else:
+                self.computed[self._formula(left).value] = right
+
+    # formulas -----------------------------------------------------------------------------------
+
+    def _name(self, variable: Any) -> Formula:
+        key = (variable.parent().name(), variable.name())
+        if key in self.time:
+            return Formula("time")
+        if key not in self.keys:
+            self._refuse(self._place(*key), "it has no value")
+        return Formula("name", self.keys[key])
+
+    def _formula(self, ast: Any) -> Formula:
+        kind = self._kind(ast)
+        if kind == "CI":
+            return self._name(ast.variable())
+        if kind == "CN":
+            return Formula("number", float(ast.value()))
+        if kind in _NUMBERS:
+            return Formula("number", _NUMBERS[kind])
+        if kind in _CONSTANTS:
+            return Formula("constant", _CONSTANTS[kind])
+        left, right = ast.leftChild(), ast.rightChild()
+        if kind == "DIFF":
+            return Formula("rate", self._formula(right).value)
+        if kind in ("ROOT", "LOG"):
+            name, default = ("root", 2.0) if kind == "ROOT" else ("log", 10.0)
+            first = Formula("number", default) if right is None else self._formula(left.leftChild())
+            return Formula("apply", name, (first, self._formula(right or left)))
+        if kind == "PIECEWISE":
+            return Formula("piecewise", None, tuple(self._pieces(ast)))
+        if kind not in _FUNCTIONS:
+            self._refuse("", f"'{kind.lower()}' in a formula is not supported")
+        operands = self._operands(ast, kind)
+        return Formula("apply", _FUNCTIONS[kind], tuple(map(self._formula, operands)))
+
+    def _kind(self, ast: Any) -> str:
+        return self.kinds[int(ast.type())]
+
+    def _operands(self, ast: Any, kind: str) -> list[Any]:
+        """Return the operands; of a long sum or product all of them, not two at a time."""
+        if kind not in _LONG:
+            return [child for child in (ast.leftChild(), ast.rightChild()) if child is not None]
+        found, stack = [], [ast]
+        while stack:
+            part = stack.pop()
+            if self._kind(part) != kind:
+                found.append(part)
+                continue
+            children = (part.leftChild(), part.rightChild())
+            stack.extend(child for child in reversed(children) if child is not None)
+        return found
+
+    def _pieces(self, ast: Any) -> Iterator[Formula]:
+        stack = [ast]
+        while stack:
+            part = stack.pop()
+            kind = self._kind(part)
+            children = (part.leftChild(), part.rightChild())
+            if kind == "PIECEWISE":
+                stack.extend(child for child in reversed(children) if child is not None)
+            elif kind == "PIECE":
+                yield from (self._formula(child) for child in children)
+            else:
+                yield self._formula(part.leftChild())
+
+    # numbers and equations ----------------------------------------------------------------------
+
+    def _ordered(self, uses: Mapping[str, Iterable[str]]) -> list[str]:
+        known = {name: sorted(n for n in used if n in uses) for name, used in uses.items()}
+        try:
+            return list(TopologicalSorter(known).static_order())
+        except CycleError as error:
+            circle = " -> ".join(reversed(error.args[1]))
+            self._refuse("", f"values use each other in a circle: {circle}")
+
+    def _start(self, variable: Variable, values: Mapping[str, Node]) -> Node:
+        """Return the value of a state or constant at the start."""
+        text = variable.initial
+        try:
+            value: Node = const(float(text))
+        except ValueError:
+            name = self.keys.get((variable.initial_component, text), "")
+            if name not in values:
+                self._refuse(
+                    self._place(variable.component, variable.name),
+                    f"its initial value '{text}' has no value",
+                )
+            value = values[name]
+        return graph.mul(variable.factor, value)
+
+    def _starts(self) -> dict[str, float]:
+        """Return the value of every state and constant at the start."""
+        by_name = {self.called[id(v)]: v for v in self.variables}
+        uses: dict[str, set[str]] = {}
+        for name, variable in by_name.items():
+            if variable.kind == "computed":
+                uses[name] = self.computed[name].names if name in self.computed else set()
+            else:
+                other = self.keys.get((variable.initial_component, variable.initial))
+                uses[name] = {other} if other else set()
+        values: dict[str, Node] = {}
+        # Only what an initial value refers to is needed beforehand.
+        needed, stack = set(), [n for n, v in by_name.items() if v.kind != "computed"]
+        while stack:
+            name = stack.pop()
+            if name not in needed:
+                needed.add(name)
+                stack.extend(uses.get(name, ()))
+        for name in self._ordered({n: uses[n] for n in needed}):
+            variable = by_name[name]
+            if variable.kind == "computed":
+                node = self.builder.build(self.computed[name], values, f"'{self.file}'")
+                values[name] = graph.substitute([node], {symbol("t"): graph.ZERO})[0]
+            else:
+                values[name] = self._start(variable, values)
+        found = {}
+        for name, node in values.items():
+            variable = by_name[name]
+            if variable.kind != "computed":
+                if node.op != "const" or not math.isfinite(node.value):
+                    self._refuse(
+                        self._place(variable.component, variable.name),
+                        "its initial value is not a finite number",
+                    )
+                found[name] = float(node.value)
+        return found
+
+    def _system(self, model: Any) -> OdeSystem:
+        starts = self._starts()
+        states: list[Quantity] = []
+        parameters: list[Quantity] = []
+        names: dict[str, Node] = {}
+        for variable in self.variables:
+            name = self.called[id(variable)]
+            if variable.kind == "computed":
+                continue
+            quantity = Quantity(
+                name, starts[name], symbol_of(variable.unit), self._label(variable, name)
+            )
+            (states if variable.kind == "state" else parameters).append(quantity)
+            names[name] = symbol(name)
+        where = f"'{self.file}'"
+        for name in self._ordered({n: f.names for n, f in self.computed.items()}):
+            names[name] = self.builder.build(self.computed[name], names, where)
+        if not states:
+            self._refuse("", "it has no differential equation")
+        derivatives = [self.builder.build(self.rates[s.name], names, where) for s in states]
+        derivatives, names = without_rates(states, derivatives, names, where)
+        return OdeSystem(
+            name=system_name(model.name(), self.fallback),
+            source=f"CellML {self.version}",
+            states=tuple(states),
+            parameters=tuple(parameters),
+            derivatives=tuple(derivatives),
+            observables=tuple(
+                Observable(
+                    self.called[id(v)],
+                    names[self.called[id(v)]],
+                    symbol_of(v.unit),
+                    self._label(v, self.called[id(v)]),
+                )
+                for v in self.variables
+                if v.kind == "computed" and self.called[id(v)] in names
+            ),
+            time_unit=symbol_of(self.analysed.voi().variable().units().name()),
+        )
+
+    def _label(self, variable: Variable, name: str) -> str:
+        return f"{variable.name} of {variable.component}"
+
+
+def _components(owner: Any) -> Iterator[Any]:
+    """Yield every component, those encapsulated in others too."""
+    stack = [owner.component(n) for n in range(owner.componentCount())][::-1]
+    while stack:
+        component = stack.pop()
+        yield component
+        stack.extend(component.component(n) for n in range(component.componentCount()))
+
+
+def _equivalent(variable: Any) -> Iterator[Any]:
+    """Yield a variable and everything that is connected with it."""
+    seen: set[tuple[str, str]] = set()
+    stack = [variable]
+    while stack:
+        item = stack.pop()
+        key = (item.parent().name(), item.name())
+        if key not in seen:
+            seen.add(key)
+            yield item
+            stack.extend(
+                item.equivalentVariable(n) for n in range(item.equivalentVariableCount())
+            )

@@ -1,0 +1,192 @@
+"""XML looked at before a library reads it: bounded, and with nothing that it could fetch or grow.
+
+The libraries that read models parse with what they were built with. So a document type, and with
+it every entity, is refused here, and size and depth are bounded, before they see a byte.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+from attrs import field, frozen
+
+from cubie_flow.errors import FlowError
+
+#: Bytes of a model file.
+MAX_BYTES = 20_000_000
+#: Elements within each other. The libraries walk formulas recursively.
+MAX_DEPTH = 256
+#: Elements of one file.
+MAX_ELEMENTS = 1_000_000
+#: Elements directly within one of a formula: a library makes a sum of n terms n levels deep.
+MAX_CHILDREN = 5_000
+MATHML = "http://www.w3.org/1998/Math/MathML"
+#: Characters of a name or value.
+MAX_ATTRIBUTE = 65_536
+#: Attributes that say which element it is.
+_KEYS = ("id", "variable", "symbol", "name")
+
+
+@frozen
+class Markup:
+    """A piece of XML that is well-formed, bounded and free of entities.
+
+    Parameters
+    ----------
+    text : str
+    root : str
+        Name of the outermost element, without its namespace.
+    namespace : str
+        Of the outermost element.
+    lines : dict
+        Line of every element that has a name, by its kind and that name.
+    first : dict
+        Line of the first element of every kind.
+    """
+
+    text: str
+    root: str
+    namespace: str
+    lines: dict[tuple[str, str], int] = field(factory=dict)
+    first: dict[str, int] = field(factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Markup:
+        """Return what is in a file.
+
+        Raises
+        ------
+        FlowError
+            If it cannot be read or is refused.
+        """
+        return cls.check(_bytes(path), str(path))
+
+    @classmethod
+    def check(cls, content: bytes, where: str) -> Markup:
+        """Return `content` as markup; `where` names it in errors.
+
+        Raises
+        ------
+        FlowError
+            If it is no XML, has a document type, or is too large or too deep.
+        """
+        watcher = _Watcher(where)
+        text = watcher.watch(content)
+        space, _, root = watcher.root.rpartition(" ")
+        return cls(text, root, space, watcher.lines, watcher.first)
+
+    def place(self, element: str, key: str) -> str:
+        """Return where an element is, such as ``line 12, reaction 'R1'``."""
+        line = self.lines.get((element, key))
+        named = f"{element} '{key}'"
+        return named if line is None else f"line {line}, {named}"
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a model file.
+
+    Raises
+    ------
+    FlowError
+        If it cannot be read, is too large or no UTF-8.
+    """
+    return _decoded(_bytes(path), "utf-8", str(path))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FlowError(f"model file '{path}' cannot be read: {reason}") from error
+    if len(content) > MAX_BYTES:
+        raise FlowError(f"model file '{path}' has more than {MAX_BYTES} bytes")
+    return content
+
+
+def _decoded(content: bytes, encoding: str, where: str) -> str:
+    try:
+        return content.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        raise FlowError(f"model file '{where}' is not {encoding.upper()} text") from None
+
+
+class _Watcher:
+    """Looks at every element once, and builds nothing."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.root = ""
+        self.count = 0
+        #: Children so far of every open element, and whether there may be any number.
+        self.open: list[tuple[int, bool]] = []
+        self.lines: dict[tuple[str, str], int] = {}
+        self.first: dict[str, int] = {}
+        self.encoding = "utf-8"
+        self.parser: Any = None
+
+    def watch(self, content: bytes) -> str:
+        self.parser = expat.ParserCreate(namespace_separator=" ")
+        self.parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
+        self.parser.XmlDeclHandler = self.declaration
+        self.parser.StartDoctypeDeclHandler = self.doctype
+        self.parser.EntityDeclHandler = self.doctype
+        self.parser.StartElementHandler = self.start
+        self.parser.EndElementHandler = self.end
+        try:
+            self.parser.Parse(content, True)
+        except expat.ExpatError as error:
+            reason = expat.ErrorString(error.code)
+            raise FlowError(
+                f"'{self.where}', line {error.lineno}: it is no XML: {reason}"
+            ) from None
+        return _without_declaration(_decoded(content, self.encoding, self.where))
+
+    def refuse(self, reason: str) -> None:
+        raise FlowError(f"'{self.where}', line {self.parser.CurrentLineNumber}: {reason}")
+
+    def declaration(self, version: str, encoding: str | None, standalone: int) -> None:
+        if encoding is not None:
+            # A mark of the order of bytes is no character of the text.
+            self.encoding = {"utf-8": "utf-8-sig"}.get(encoding.lower(), encoding.lower())
+
+    def doctype(self, *_: Any) -> None:
+        self.refuse("a document type (DOCTYPE) with its entities is refused")
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        self.root = self.root or name
+        self.count += 1
+        if self.count > MAX_ELEMENTS:
+            self.refuse(f"the file has more than {MAX_ELEMENTS} elements")
+        kind = name.rpartition(" ")[2]
+        self.first.setdefault(kind, self.parser.CurrentLineNumber)
+        if self.open:
+            children, unbounded = self.open[-1]
+            if children == MAX_CHILDREN and not unbounded:
+                self.refuse(f"an element of a formula holds more than {MAX_CHILDREN} others")
+            self.open[-1] = (children + 1, unbounded)
+        # A list of a model, and the model itself, may be long; a formula may not.
+        self.open.append((0, not name.startswith(MATHML)))
+        if len(self.open) > MAX_DEPTH:
+            self.refuse(f"elements are nested more than {MAX_DEPTH} deep")
+        if any(len(value) > MAX_ATTRIBUTE for value in attributes.values()):
+            self.refuse(f"an attribute has more than {MAX_ATTRIBUTE} characters")
+        for key in _KEYS:
+            if key in attributes:
+                self.lines.setdefault((kind, attributes[key]), self.parser.CurrentLineNumber)
+                break
+
+    def end(self, name: str) -> None:
+        self.open.pop()
+
+
+def _without_declaration(text: str) -> str:
+    """Return text that says nothing of an encoding it no longer has; its lines stay."""
+    text = text.lstrip("\ufeff")
+    if text.startswith("<?xml"):
+        head, _, rest = text.partition("?>")
+        return '<?xml version="1.0" encoding="UTF-8"?>' + "\n" * head.count("\n") + rest
+    return text

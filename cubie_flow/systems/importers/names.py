@@ -1,0 +1,91 @@
+"""Names of other formats made usable here, and the packages that read those formats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from attrs import define, field
+
+from cubie_flow.errors import FlowError
+from cubie_flow.systems.quantities import MAX_NAME, check_name
+
+
+def package(module: str, extra: str, what: str) -> Any:
+    """Return an optional package that reads a format.
+
+    Raises
+    ------
+    FlowError
+        If it is not installed, with the command that installs it.
+    """
+    try:
+        found: ModuleType = import_module(module)
+    except ImportError:
+        raise FlowError(
+            f'{what} are read by a package that is not installed; pip install "cubie-flow[{extra}]"'
+        ) from None
+    return found
+
+
+def system_name(*wanted: str) -> str:
+    """Return the first of `wanted` that has a letter or digit, as the name of a system."""
+    for text in wanted:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-")[:100]
+        if name:
+            return name
+    return "model"
+
+
+def sentence(text: str) -> str:
+    """Return a text of any length as one line."""
+    return " ".join(text.split())
+
+
+@define
+class Names:
+    """Gives every quantity a name that an equation may use, and no two the same.
+
+    Parameters
+    ----------
+    taken : set of str
+        Names that are in use.
+    """
+
+    taken: set[str] = field(factory=set)
+
+    def reserve(self, wanted: Iterable[str]) -> dict[str, str]:
+        """Return the name of each of `wanted`; those that can keep theirs do."""
+        wanted = list(wanted)
+        found: dict[str, str] = {}
+        for name in wanted:
+            if name not in self.taken and _usable(name):
+                self.taken.add(name)
+                found[name] = name
+        for name in wanted:
+            if name not in found:
+                found[name] = self.new(name)
+        return found
+
+    def new(self, wanted: str) -> str:
+        """Return a name like `wanted` that is not in use."""
+        plain = re.sub(r"\W+", "_", wanted, flags=re.ASCII) or "x"
+        plain = f"x{plain}" if plain[0].isdigit() else plain
+        name, number = plain[:MAX_NAME], 1
+        while name in self.taken or not _usable(name):
+            end = "_" * number if number < 3 else f"_{number}"
+            name = plain[: MAX_NAME - len(end)] + end
+            number += 1
+        self.taken.add(name)
+        return name
+
+
+def _usable(name: str) -> bool:
+    try:
+        check_name(name, "")
+    except FlowError:
+        return False
+    return True

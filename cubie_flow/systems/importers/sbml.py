@@ -1,0 +1,742 @@
+"""SBML, levels 2 and 3, through libsbml.
+
+What the elements mean follows the specification "SBML Level 3 Version 2 Core" (Hucka et al.,
+Journal of Integrative Bioinformatics 16, 2019) and "SBML Level 2 Version 5".
+
+A species is a state in the unit that its name has in the model's formulas: a concentration,
+or an amount where ``hasOnlySubstanceUnits`` says so. Where its compartment changes size the
+state is the amount, named ``<species>_amount``, and the concentration is an observable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NoReturn
+
+from attrs import define, field, frozen
+
+from cubie_flow.errors import FlowError
+from cubie_flow.expressions import graph
+from cubie_flow.expressions.evaluate import evaluate
+from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.systems.importers import vocabulary
+from cubie_flow.systems.importers.formula import Builder, Formula, Function, without_rates
+from cubie_flow.systems.importers.markup import Markup
+from cubie_flow.systems.importers.mathml import formula_of
+from cubie_flow.systems.importers.names import Names, package, sentence, system_name
+from cubie_flow.systems.importers.units import unit_text
+from cubie_flow.systems.quantities import Observable, Quantity
+from cubie_flow.systems.system import OdeSystem
+
+#: Name of the state of a model in which nothing else changes by itself.
+CLOCK = "clock"
+#: Categories of libsbml's checks that find what cannot be imported; units and style do not.
+_IGNORED_CHECKS = (
+    "UNITS_CONSISTENCY",
+    "SBO_CONSISTENCY",
+    "MODELING_PRACTICE",
+    "OVERDETERMINED_MODEL",
+)
+
+
+@frozen
+class SbmlModel:
+    """A model of SBML as a system, and what its identifiers are there.
+
+    Parameters
+    ----------
+    system : OdeSystem
+    values : mapping
+        What every identifier means in the model's formulas, in symbols of the system and ``t``.
+    amounts, concentrations : mapping
+        Every species in substance, and in substance per size of its compartment.
+    """
+
+    system: OdeSystem
+    values: Mapping[str, Node]
+    amounts: Mapping[str, Node]
+    concentrations: Mapping[str, Node]
+
+
+@frozen
+class Event:
+    """An event as the model writes it.
+
+    Parameters
+    ----------
+    name, where : str
+        Its identifier, and its place as errors name it.
+    trigger : Formula
+        Happens when this becomes true.
+    assignments : mapping
+        New value by identifier.
+    delay, priority : Formula or None
+    initial_value : bool
+        Value of the trigger before the start.
+    persistent : bool
+        Whether it still happens if the trigger becomes false during the delay.
+    values_of_trigger : bool
+        Whether the assignments use the values of the time when the trigger became true.
+    """
+
+    name: str
+    where: str
+    trigger: Formula
+    assignments: Mapping[str, Formula]
+    delay: Formula | None = None
+    priority: Formula | None = None
+    initial_value: bool = True
+    persistent: bool = True
+    values_of_trigger: bool = True
+
+
+@define
+class Symbol:
+    """What an identifier stands for.
+
+    Parameters
+    ----------
+    kind : {"compartment", "species", "parameter", "speciesReference"}
+    where : str
+    value : float or None
+        Its value in formulas at the start, None where the element gives none.
+    unit, label : str
+    """
+
+    kind: str
+    where: str
+    value: float | None
+    unit: str = ""
+    label: str = ""
+
+
+@define
+class Species:
+    """What a species needs beside its symbol."""
+
+    compartment: str
+    as_amount: bool
+    amount: float | None
+    concentration: float | None
+    changed_by_reactions: bool
+    conversion: str
+
+
+@define
+class Effect:
+    """What one occurrence in a reaction does to a species."""
+
+    species: str
+    sign: float
+    coefficient: Formula
+    where: str
+
+
+@define
+class Reaction:
+    """A reaction: its rate, and what it does."""
+
+    where: str
+    rate: Formula | None
+    label: str
+    effects: list[Effect] = field(factory=list)
+
+
+def read(name: str, markup: Markup, file: str) -> OdeSystem:
+    """Return the system of a model of SBML.
+
+    Parameters
+    ----------
+    name : str
+        Of the system where the model has none.
+    markup : Markup
+    file : str
+        Names the file in errors.
+
+    Raises
+    ------
+    FlowError
+        For a mistake, or the first thing used that is not supported, with its place.
+    """
+    return read_sbml(name, markup, file).system
+
+
+def read_sbml(name: str, markup: Markup, file: str) -> SbmlModel:
+    """Return the system of a model of SBML together with what its identifiers are there.
+
+    Raises
+    ------
+    FlowError
+        For a mistake, or the first thing used that is not supported, with its place.
+    """
+    libsbml = package("libsbml", "sbml", "SBML models")
+    document = libsbml.readSBMLFromString(markup.text)
+    _check_document(libsbml, document, file)
+    return _Reader(libsbml, document, markup, name, file).read()
+
+
+def _is_point(compartment: Any) -> bool:
+    """Tell whether a compartment has no dimensions and so no size."""
+    set_ = compartment.isSetSpatialDimensions()
+    return bool(set_ and compartment.getSpatialDimensionsAsDouble() == 0)
+
+
+def _check_document(libsbml: Any, document: Any, file: str) -> None:
+    def refuse_first() -> None:
+        for number in range(document.getNumErrors()):
+            error = document.getError(number)
+            if error.getSeverity() >= libsbml.LIBSBML_SEV_ERROR:
+                message = sentence(error.getMessage())
+                # What was expected comes first and at length, what was found last.
+                found = message.rpartition("Reference: ")[2] if "Reference: " in message else ""
+                found = found.partition(" The ")[2] and "The " + found.partition(" The ")[2]
+                raise FlowError(
+                    f"'{file}', line {error.getLine()}: it is no valid SBML: "
+                    f"{(found or message).rstrip('.')}"
+                )
+
+    refuse_first()
+    level = document.getLevel()
+    if level not in (2, 3):
+        raise FlowError(f"'{file}': SBML level {level} is not supported; convert it to level 3")
+    for number in range(document.getNumPlugins() if level == 3 else 0):
+        prefix = document.getPlugin(number).getPrefix()
+        if document.getPackageRequired(prefix):
+            raise FlowError(f"'{file}': the SBML package '{prefix}' is not supported")
+    if document.getModel() is None:
+        raise FlowError(f"'{file}': it holds no model")
+    for check in _IGNORED_CHECKS:
+        document.setConsistencyChecks(getattr(libsbml, f"LIBSBML_CAT_{check}"), False)
+    document.checkConsistency()
+    refuse_first()
+
+
+class _Reader:
+    """Reads one model; every step fills what the next one needs."""
+
+    def __init__(
+        self, libsbml: Any, document: Any, markup: Markup, name: str, file: str
+    ) -> None:
+        self.libsbml = libsbml
+        self.model = document.getModel()
+        self.level = document.getLevel()
+        self.markup = markup
+        self.file = file
+        self.name = system_name(self.model.getId(), name)
+        self.symbols: dict[str, Symbol] = {}
+        self.species: dict[str, Species] = {}
+        self.reactions: dict[str, Reaction] = {}
+        self.assigned: dict[str, Formula] = {}
+        self.rates: dict[str, Formula] = {}
+        self.initial: dict[str, Formula] = {}
+        self.wheres: dict[str, str] = {}
+        self.builder = Builder()
+
+    def read(self) -> SbmlModel:
+        self._check_supported()
+        self.builder = Builder(self._functions())
+        self._rules()
+        self._compartments()
+        self._parameters()
+        self._species()
+        self._reactions()
+        events = self._events()
+        for event in events:
+            self._refuse(event.where, "events are not supported yet")
+        self._initial_values()
+        return self._system()
+
+    # what is written ----------------------------------------------------------------------------
+
+    def _refuse(self, where: str, reason: str) -> NoReturn:
+        raise FlowError(f"'{self.file}', {where}: {reason}")
+
+    def _place(self, element: str, key: str) -> str:
+        return self.markup.place(element, key)
+
+    def _formula(self, math: Any, where: str, local: Mapping[str, str] | None = None) -> Formula:
+        return formula_of(self.libsbml, math, f"'{self.file}', {where}", local or {})
+
+    def _check_supported(self) -> None:
+        for number, item in enumerate(self.model.getListOfConstraints(), 1):
+            if item.getMath() is not None:
+                self._refuse(f"constraint {number}", "constraints are not supported")
+        for rule in self.model.getListOfRules():
+            if rule.isAlgebraic():
+                self._refuse(
+                    f"line {rule.getLine()}, algebraicRule", "algebraic rules are not supported"
+                )
+
+    def _functions(self) -> dict[str, Function]:
+        found = {}
+        for item in self.model.getListOfFunctionDefinitions():
+            name = item.getId()
+            where = self._place("functionDefinition", name)
+            arguments = tuple(item.getArgument(i).getName() for i in range(item.getNumArguments()))
+            if item.getBody() is None:
+                continue
+            found[name] = Function(arguments, self._formula(item.getBody(), where))
+        return found
+
+    def _rules(self) -> None:
+        for rule in self.model.getListOfRules():
+            variable, written = rule.getVariable(), rule.getMath()
+            if written is None:  # a rule without a formula has no effect (L3V2, 4.9)
+                continue
+            kind = "rateRule" if rule.isRate() else "assignmentRule"
+            where = self._place(kind, variable)
+            group = self.rates if rule.isRate() else self.assigned
+            group[variable] = self._formula(written, where)
+            self.wheres[variable] = where
+        for item in self.model.getListOfInitialAssignments():
+            if item.getMath() is not None:
+                where = self._place("initialAssignment", item.getSymbol())
+                self.initial[item.getSymbol()] = self._formula(item.getMath(), where)
+                self.wheres.setdefault(item.getSymbol(), where)
+
+    def _label(self, item: Any) -> str:
+        return sentence(item.getName()) if item.isSetName() else ""
+
+    def _compartments(self) -> None:
+        for item in self.model.getListOfCompartments():
+            value = item.getSize() if item.isSetSize() else None
+            if value is None and _is_point(item):
+                continue  # it has no size
+            self.symbols[item.getId()] = Symbol(
+                "compartment",
+                self._place("compartment", item.getId()),
+                value,
+                unit_text(self.libsbml, item.getDerivedUnitDefinition()),
+                self._label(item),
+            )
+
+    def _parameters(self) -> None:
+        for item in self.model.getListOfParameters():
+            self.symbols[item.getId()] = Symbol(
+                "parameter",
+                self._place("parameter", item.getId()),
+                item.getValue() if item.isSetValue() else None,
+                unit_text(self.libsbml, item.getDerivedUnitDefinition()),
+                self._label(item),
+            )
+
+    def _species(self) -> None:
+        common = self.model.getConversionFactor() if self.level == 3 else ""
+        for item in self.model.getListOfSpecies():
+            name = item.getId()
+            place = self.model.getCompartment(item.getCompartment())
+            flat = place is not None and _is_point(place)
+            own = item.getConversionFactor() if self.level == 3 else ""
+            self.species[name] = Species(
+                compartment=item.getCompartment(),
+                as_amount=item.getHasOnlySubstanceUnits() or flat,
+                amount=item.getInitialAmount() if item.isSetInitialAmount() else None,
+                concentration=(
+                    item.getInitialConcentration() if item.isSetInitialConcentration() else None
+                ),
+                changed_by_reactions=not (item.getBoundaryCondition() or item.getConstant()),
+                conversion=own or common,
+            )
+            self.symbols[name] = Symbol(
+                "species",
+                self._place("species", name),
+                None,
+                unit_text(self.libsbml, item.getDerivedUnitDefinition()),
+                self._label(item),
+            )
+
+    def _reactions(self) -> None:
+        mentioned = self._mentioned()
+        for item in self.model.getListOfReactions():
+            name = item.getId()
+            where = self._place("reaction", name)
+            if item.isSetFast() and item.getFast():
+                self._refuse(where, "fast reactions are not supported")
+            reaction = Reaction(where, None, self._label(item))
+            law = item.getKineticLaw()
+            if law is not None and law.getMath() is not None:
+                reaction.rate = self._formula(law.getMath(), where, self._local(name, law, where))
+            for references, sign in (
+                (item.getListOfReactants(), -1.0),
+                (item.getListOfProducts(), 1.0),
+            ):
+                for reference in references:
+                    reaction.effects.append(self._effect(reference, sign, where, mentioned))
+            self.reactions[name] = reaction
+
+    def _mentioned(self) -> set[str]:
+        """Return every identifier that a formula of the model uses or gives a value."""
+        formulas = [*self.assigned.values(), *self.rates.values(), *self.initial.values()]
+        found = {*self.assigned, *self.rates, *self.initial}
+        for event in self.model.getListOfEvents():
+            found |= {a.getVariable() for a in event.getListOfEventAssignments()}
+        for reaction in self.model.getListOfReactions():
+            law = reaction.getKineticLaw()
+            if law is not None and law.getMath() is not None:
+                where = self._place("reaction", reaction.getId())
+                formulas.append(self._formula(law.getMath(), where))
+        for formula in formulas:
+            found |= {part.value for part in formula.walk() if part.op in ("name", "rate")}
+        return found
+
+    def _local(self, reaction: str, law: Any, where: str) -> dict[str, str]:
+        """Add the law's own parameters as ``<reaction>_<parameter>``; return those names."""
+        items = law.getListOfParameters() if self.level == 2 else law.getListOfLocalParameters()
+        found = {}
+        for item in items:
+            name = f"{reaction}_{item.getId()}"
+            while name in self.symbols or self.model.getElementBySId(name) is not None:
+                name += "_"
+            found[item.getId()] = name
+            self.symbols[name] = Symbol(
+                "parameter",
+                f"{where}, parameter '{item.getId()}'",
+                item.getValue() if item.isSetValue() else None,
+                unit_text(self.libsbml, item.getDerivedUnitDefinition()),
+                self._label(item) or f"{item.getId()} of {reaction}",
+            )
+        return found
+
+    def _effect(self, item: Any, sign: float, reaction: str, mentioned: set[str]) -> Effect:
+        where = f"{reaction}, species '{item.getSpecies()}'"
+        value = item.getStoichiometry() if item.isSetStoichiometry() else None
+        if value is None and self.level == 2:
+            value = 1.0
+        if self.level == 2 and item.isSetStoichiometryMath():
+            written = item.getStoichiometryMath().getMath()
+            if written is not None:
+                return Effect(item.getSpecies(), sign, self._formula(written, where), where)
+        name = item.getId() if self.level == 3 and item.isSetIdAttribute() else ""
+        if name and name in mentioned:
+            self.symbols[name] = Symbol(
+                "speciesReference", self._place("speciesReference", name), value, "", ""
+            )
+            return Effect(item.getSpecies(), sign, Formula("name", name), where)
+        if value is None:
+            self._refuse(where, "its stoichiometry is not given")
+        if not math.isfinite(value):
+            self._refuse(where, f"its stoichiometry is {value}, which is not finite")
+        return Effect(item.getSpecies(), sign, Formula("number", value), where)
+
+    def _events(self) -> list[Event]:
+        """Return the events. What they change is a state; `read` refuses them for now."""
+        found = []
+        for number, item in enumerate(self.model.getListOfEvents(), 1):
+            key = item.getId() or item.getName()
+            where = self._place("event", key) if key else f"event {number}"
+            trigger = item.getTrigger()
+            if trigger is None or trigger.getMath() is None:
+                continue  # without a condition it never happens (L3V2, 4.11)
+
+            def part(owner: Any, where: str = where) -> Formula | None:
+                has = owner is not None and owner.getMath() is not None
+                return self._formula(owner.getMath(), where) if has else None
+
+            assignments = {
+                a.getVariable(): self._formula(a.getMath(), where)
+                for a in item.getListOfEventAssignments()
+                if a.getMath() is not None
+            }
+            new = self.level == 3
+            found.append(
+                Event(
+                    name=item.getId(),
+                    where=where,
+                    trigger=self._formula(trigger.getMath(), where),
+                    assignments=assignments,
+                    delay=part(item.getDelay()),
+                    priority=part(item.getPriority()) if new else None,
+                    initial_value=trigger.getInitialValue() if new else True,
+                    persistent=trigger.getPersistent() if new else True,
+                    values_of_trigger=item.getUseValuesFromTriggerTime(),
+                )
+            )
+        return found
+
+    # numbers at the start -----------------------------------------------------------------------
+
+    def _initial_values(self) -> None:
+        """Fill ``self.start``: what every identifier is in formulas at the start, a number."""
+        self.start: dict[str, Node] = {}
+        uses: dict[str, set[str]] = {}
+        for name, item in self.symbols.items():
+            uses[name] = self._uses_at_start(name, item)
+        for name, reaction in self.reactions.items():
+            uses[name] = reaction.rate.names if reaction.rate else set()
+        at_zero = {symbol("t"): graph.ZERO}
+        # What only rules compute may be anything at the start, unless a value refers to it.
+        needed: set[str] = set()
+        stack = [name for name in self.symbols if name not in self.assigned]
+        while stack:
+            name = stack.pop()
+            if name not in needed and name in uses:
+                needed.add(name)
+                stack.extend(uses[name])
+        for name in self._in_order({name: uses[name] for name in needed}):
+            node = self._start_of(name)
+            if node is not None:
+                self.start[name] = graph.substitute([node], at_zero)[0]
+
+    def _where(self, name: str) -> str:
+        if name in self.wheres:
+            return self.wheres[name]
+        return self.symbols[name].where if name in self.symbols else self.reactions[name].where
+
+    def _uses_at_start(self, name: str, item: Symbol) -> set[str]:
+        formula = self.initial.get(name) or self.assigned.get(name)
+        found = {self.species[name].compartment} if item.kind == "species" else set()
+        return found if formula is None else found | formula.names
+
+    def _in_order(self, uses: Mapping[str, Iterable[str]]) -> list[str]:
+        known = {name: sorted(n for n in used if n in uses) for name, used in uses.items()}
+        try:
+            return list(TopologicalSorter(known).static_order())
+        except CycleError as error:
+            names = error.args[1]
+            circle = " -> ".join(reversed(names))
+            self._refuse(self._where(names[0]), f"values use each other in a circle: {circle}")
+
+    def _start_of(self, name: str) -> Node | None:
+        formula = self.initial.get(name) or self.assigned.get(name)
+        if name in self.reactions:
+            formula = self.reactions[name].rate
+            if formula is None:
+                return None
+        if formula is not None:
+            missing = sorted(n for n in formula.names if n not in self.start)
+            for used in missing:
+                self._no_value(used)
+            return self._built(formula, self.start, self._where(name))
+        item = self.symbols[name]
+        if item.kind != "species":
+            return None if item.value is None else vocabulary.literal(item.value)
+        return self._start_of_species(name)
+
+    def _start_of_species(self, name: str) -> Node | None:
+        item = self.species[name]
+        for given, is_amount in ((item.amount, True), (item.concentration, False)):
+            if given is None:
+                continue
+            if is_amount == item.as_amount:
+                return vocabulary.literal(given)
+            size = self.start.get(item.compartment)
+            if size is None:
+                self._no_value(item.compartment)
+            if is_amount and graph.is_const(size, 0.0):
+                self._refuse(self._where(name), "its compartment has size zero")
+            value = vocabulary.literal(given)
+            return graph.div(value, size) if is_amount else graph.mul(value, size)
+        return None
+
+    def _no_value(self, name: str) -> NoReturn:
+        if name not in self.symbols and name not in self.reactions:
+            raise FlowError(f"'{self.file}': '{name}' is not defined")
+        self._refuse(self._where(name), "it has no value, and no rule or initial assignment")
+
+    def _built(self, formula: Formula, names: Mapping[str, Node], where: str) -> Node:
+        return self.builder.build(formula, names, f"'{self.file}', {where}")
+
+    def _number(self, name: str) -> float:
+        value = self.start_value(name)
+        if not math.isfinite(value):
+            self._refuse(self._where(name), f"its value at the start is {value}, not finite")
+        return value
+
+    def start_value(self, name: str) -> float:
+        """Return the value of an identifier at the start, finite or not."""
+        if name not in self.start:
+            self._no_value(name)
+        node = self.start[name]
+        if graph.free_symbols([node]):
+            self._refuse(self._where(name), "rateOf in a value at the start is not supported")
+        return float(node.value if node.op == "const" else evaluate([node], {})[0])
+
+    # equations ----------------------------------------------------------------------------------
+
+    def _system(self) -> SbmlModel:
+        return _Equations(self).model()
+
+    def moves(self, name: str) -> bool:
+        """Tell whether a rule gives `name` its value over time."""
+        return name in self.assigned or name in self.rates
+
+    def fixed_formulas(self) -> dict[str, Formula]:
+        """Return the initial assignments of constants that only use constants.
+
+        They stay formulas, so that a batch that varies what they use varies them too.
+        """
+        constants = {
+            name
+            for name, item in self.symbols.items()
+            if item.kind in ("parameter", "compartment") and not self.moves(name)
+        }
+        found = {name: f for name, f in self.initial.items() if name in constants}
+        while True:
+            kept = {
+                name: formula
+                for name, formula in found.items()
+                if formula.names <= constants
+                and formula.names
+                and not any(part.op in ("time", "rate") for part in formula.walk())
+                and all(n in found or n not in self.initial for n in formula.names)
+            }
+            if len(kept) == len(found):
+                return kept
+            found = kept
+
+
+class _Equations:
+    """Makes the states, parameters, observables and derivatives of what a reader has read."""
+
+    def __init__(self, reader: _Reader) -> None:
+        self.read = reader
+        self.names: dict[str, Node] = {}
+        self.states: list[Quantity] = []
+        self.parameters: list[Quantity] = []
+        self.observables: dict[str, tuple[str, str, str]] = {}
+        #: Symbol of the amount of a species whose state or parameter is its amount only.
+        self.amounts: dict[str, Node] = {}
+        self.called: Names = Names()
+        self.own: dict[str, str] = {}
+
+    def model(self) -> SbmlModel:
+        r = self.read
+        self.own = self.called.reserve([*r.symbols, *r.reactions])
+        fixed = r.fixed_formulas()
+        derived: dict[str, tuple[set[str], Callable[[], Node]]] = {}
+        reacting = {effect.species for item in r.reactions.values() for effect in item.effects}
+        rated: list[str] = []
+        for name, item in r.symbols.items():
+            if name in r.assigned or name in fixed:
+                formula = r.assigned.get(name) or fixed[name]
+                derived[name] = (formula.names, self._later(name, formula))
+                self._observe(name)
+                continue
+            changes = name in r.rates
+            if item.kind == "species":
+                own = r.species[name]
+                changes = changes or (own.changed_by_reactions and name in reacting)
+                if name not in r.rates and not own.as_amount and r.moves(own.compartment):
+                    self._amount(name, own, changes)
+                    derived[name] = ({own.compartment}, self._concentration(name, own))
+                    self._observe(name)
+                    if changes:
+                        rated.append(name)
+                    continue
+            if not changes and not math.isfinite(r.start_value(name)):
+                # Nothing that a batch could vary.
+                derived[name] = (set(), self._constant(r.start_value(name)))
+                self._observe(name)
+                continue
+            quantity = Quantity(
+                self.own[name], r._number(name), item.unit, self._label(name, item.label)
+            )
+            (self.states if changes else self.parameters).append(quantity)
+            self.names[name] = symbol(quantity.name)
+            if changes:
+                rated.append(name)
+        for name, reaction in r.reactions.items():
+            if reaction.rate is not None:
+                derived[name] = (reaction.rate.names, self._later(name, reaction.rate))
+                self._observe(name)
+        for name in r._in_order({name: used for name, (used, _) in derived.items()}):
+            self.names[name] = derived[name][1]()
+        derivatives = self._derivatives(rated)
+        if not self.states:
+            self.states.append(Quantity(self.called.new(CLOCK), 0.0, "", "the time"))
+            derivatives.append(const(1.0))
+        return self._finished(derivatives)
+
+    def _label(self, name: str, label: str) -> str:
+        return label or (name if self.own[name] != name else "")
+
+    def _observe(self, name: str) -> None:
+        r = self.read
+        item = r.symbols.get(name)
+        label = item.label if item else r.reactions[name].label or f"rate of {name}"
+        unit = item.unit if item else ""
+        self.observables[name] = (self.own[name], unit, self._label(name, label))
+
+    def _later(self, name: str, formula: Formula) -> Callable[[], Node]:
+        return lambda: self.read._built(formula, self.names, self.read._where(name))
+
+    def _constant(self, value: float) -> Callable[[], Node]:
+        return lambda: vocabulary.literal(value)
+
+    def _concentration(self, name: str, own: Species) -> Callable[[], Node]:
+        return lambda: graph.div(self.amounts[name], self.names[own.compartment])
+
+    def _amount(self, name: str, own: Species, changes: bool) -> None:
+        start = self.read._number(name) * self.read._number(own.compartment)
+        if name not in self.read.initial and own.amount is not None:
+            start = own.amount
+        label = f"amount of {self.read.symbols[name].label or name}"
+        quantity = Quantity(self.called.new(f"{name}_amount"), start, "", label)
+        (self.states if changes else self.parameters).append(quantity)
+        self.amounts[name] = symbol(quantity.name)
+
+    def _derivatives(self, rated: list[str]) -> list[Node]:
+        r = self.read
+        effects: dict[str, list[tuple[Effect, str]]] = {}
+        for reaction, item in r.reactions.items():
+            for effect in item.effects:
+                effects.setdefault(effect.species, []).append((effect, reaction))
+        found = []
+        for name in rated:
+            if name in r.rates:
+                found.append(r._built(r.rates[name], self.names, r._where(name)))
+                continue
+            own = r.species[name]
+            total = graph.ZERO
+            for effect, reaction in effects[name]:
+                if reaction not in self.names:
+                    r._refuse(r.reactions[reaction].where, "it has no kinetic law")
+                times = r._built(effect.coefficient, self.names, effect.where)
+                part = graph.mul(times, self.names[reaction])
+                total = graph.add(total, part) if effect.sign > 0 else graph.sub(total, part)
+            if own.conversion:
+                total = graph.mul(self.names[own.conversion], total)
+            if name not in self.amounts and not own.as_amount:
+                total = graph.div(total, self.names[own.compartment])
+            found.append(total)
+        return found
+
+    def _finished(self, derivatives: list[Node]) -> SbmlModel:
+        r = self.read
+        where = f"'{r.file}'"
+        derivatives, self.names = without_rates(self.states, derivatives, self.names, where)
+        model = r.model
+        system = OdeSystem(
+            name=r.name,
+            title=sentence(model.getName()) if model.isSetName() else "",
+            source=f"SBML level {r.level} version {model.getVersion()}",
+            states=tuple(self.states),
+            parameters=tuple(self.parameters),
+            derivatives=tuple(derivatives),
+            observables=tuple(
+                Observable(called, self.names[name], unit, label)
+                for name, (called, unit, label) in self.observables.items()
+            ),
+            time_unit=self._time_unit(),
+        )
+        amounts, concentrations = {}, {}
+        for name, own in r.species.items():
+            node, size = self.names[name], self.names.get(own.compartment)
+            amounts[name] = self.amounts.get(name, node)
+            concentrations[name] = node
+            if own.as_amount and size is not None:
+                concentrations[name] = graph.div(node, size)
+            elif name not in self.amounts and size is not None:
+                amounts[name] = graph.mul(node, size)
+        return SbmlModel(system, self.names, amounts, concentrations)
+
+    def _time_unit(self) -> str:
+        r = self.read
+        unit = r.model.getTimeUnits() if r.level == 3 else "time"
+        if unit and r.model.getUnitDefinition(unit) is not None:
+            return unit_text(r.libsbml, r.model.getUnitDefinition(unit))
+        if r.level == 2 or unit in ("second", "s"):
+            return "s"
+        return str(unit)
