@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="measure and write a record")
     which = run.add_mutually_exclusive_group()
     which.add_argument("--bars", dest="set", action="store_const", const="bars", default="quick",
-                       help="what the bars ask for, about 15 minutes on a quiet machine")  # fmt: skip
+                       help="what the bars ask for: 15 minutes on a quiet machine")  # fmt: skip
     which.add_argument("--all", dest="set", action="store_const", const="all",
                        help="every problem and size, an hour or more")  # fmt: skip
     run.add_argument("--only", default="", help="cases and figures with this in their name")

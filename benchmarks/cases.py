@@ -113,7 +113,14 @@ def entry(
     if about.large and peer in AT_MOST:
         limit = max(4, limit // 64)
     return Entry(
-        peer, method, about.rtol * factor, about.atol * factor, dt, precision, min(runs, limit), note
+        peer,
+        method,
+        about.rtol * factor,
+        about.atol * factor,
+        dt,
+        precision,
+        min(runs, limit),
+        note,
     )
 
 
@@ -125,7 +132,9 @@ def fixed(runs: int, precision: str = "float64", dt: float = 1e-3, saves: int = 
         return entry(about, runs, precision, peer, method, dt=dt)
 
     entries = [at(peer) for peer in ("kernel", "solve", "numba_loop", "jax_loop", "torchdiffeq")]
-    return Case(f"lorenz_rk4_{_tag(runs, precision, saves)}", "lorenz", runs, precision, saves, entries)
+    return Case(
+        f"lorenz_rk4_{_tag(runs, precision, saves)}", "lorenz", runs, precision, saves, entries
+    )
 
 
 #: By stiffness: our methods beside the nominal one, with factors of the tolerance.

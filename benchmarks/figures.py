@@ -143,7 +143,9 @@ def _kernel_of(about: Any, case: Case) -> Any:
     from cubie_flow.integrators.run import RunSettings
     from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 
-    run = RunSettings(about.system, (about.varied,), case.entries[0].method, duration=about.duration)
+    run = RunSettings(
+        about.system, (about.varied,), case.entries[0].method, duration=about.duration
+    )
     return BatchSolverKernel(run, BatchSolverConfig("cpu"))
 
 
@@ -195,7 +197,7 @@ def _compile(pipe: Connection, problem: str, method: str, arch: str) -> None:
 
 
 def first_result() -> Figures:
-    """Return seconds of the default command in a fresh process, cold and warm, and of the import."""
+    """Return seconds of the default command, cold and warm, and of the import."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         environment = os.environ | {FOLDER_VARIABLE: str(place / "kernels")}

@@ -54,9 +54,7 @@ class _Entrant:
             self.row["note"] = entry.note
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(
-            target=serve, args=(theirs, case, entry, probes(entry.runs))
-        )
+        self.process = context.Process(target=serve, args=(theirs, case, entry, probes(entry.runs)))
         self.process.start()
         theirs.close()
 
@@ -101,10 +99,11 @@ class _Entrant:
         if self.wall:
             scale = 1e6 / self.entry.runs
             ordered = sorted(self.wall)
+            quarter = len(ordered) // 4
             self.row |= {
                 "rounds": len(self.wall),
                 "us": median(self.wall) * scale,
-                "us_spread": [ordered[len(ordered) // 4] * scale, ordered[-1 - len(ordered) // 4] * scale],
+                "us_spread": [ordered[i] * scale for i in (quarter, -1 - quarter)],
                 "core_us": median(self.core) * scale,
                 "peak_bytes": self.ask("stop", 10.0) or 0,
             }  # fmt: skip

@@ -77,7 +77,8 @@ def _header(machine: Record) -> str:
 def _bars(record: Record) -> str:
     rows = [
         [bar.text, f"{bar.needed:g} {bar.unit}",
-         "" if math.isnan(bar.reached) else f"{number(bar.reached)} {bar.unit}", bar.verdict, bar.note]
+         "" if math.isnan(bar.reached) else f"{number(bar.reached)} {bar.unit}",
+         bar.verdict, bar.note]
         for bar in bars(record)
     ]  # fmt: skip
     return "## Bars\n\n" + table(["bar", "needed", "reached", "", ""], rows)
@@ -105,7 +106,9 @@ def _case(case: Record) -> str:
     if "missing" in case:
         return f"{title}Not run: {case['missing']}.\n"
     kept = f"{case['saves']} saved times" if case["saves"] else "final state"
-    about = f"{case['problem_name']}, {case['runs']:,} runs, {kept}; error to reach {goal(case):.0e}"
+    about = (
+        f"{case['problem_name']}, {case['runs']:,} runs, {kept}; error to reach {goal(case):.0e}"
+    )
     best = best_of(case)
     ours = best.get("kernel")
     rows = []
@@ -194,7 +197,11 @@ def _work_precision(case: Record, path: Path) -> Path:
     )  # fmt: skip
     rows = timed(case)
     for peer in dict.fromkeys(row["peer"] for row in rows):
-        points = sorted((max(row["error"], 1e-16), row["us"], row["method"]) for row in rows if row["peer"] == peer)
+        points = sorted(
+            (max(row["error"], 1e-16), row["us"], row["method"])
+            for row in rows
+            if row["peer"] == peer
+        )
         style = _style(peer)
         by_method: dict[str, list[tuple[float, float]]] = {}
         for error, us, method in points:

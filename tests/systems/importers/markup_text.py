@@ -22,7 +22,8 @@ _CONSTANTS = ("pi", "exponentiale", "true", "false", "infinity", "notanumber")
 def mathml(text: str, units: str = "", functions: tuple[str, ...] = ()) -> str:
     """Return a formula in infix as MathML.
 
-    Names of functions are those of MathML, ``and_()`` and ``or_()``; ``piecewise(value, condition, ..., otherwise)``,
+    Names of functions are those of MathML, ``and_()`` and ``or_()``; ``piecewise(value,
+    condition, ..., otherwise)``,
     ``root(degree, x)``, ``logbase(base, x)``, and names in `functions` are defined ones.
     `units` is the attribute that numbers of CellML have.
     """

@@ -24,7 +24,11 @@ def node(text: str) -> Node:
     given = [parameter(name, 1.0, constant=False) for name in (*names, "result")]
     found = model(
         listed("Parameters", *given),
-        listed("Rules", *(rule("rate", name, "1") for name in names), rule("assignment", "result", text)),
+        listed(
+            "Rules",
+            *(rule("rate", name, "1") for name in names),
+            rule("assignment", "result", text),
+        ),
     )
     return found.values["result"]
 
@@ -194,10 +198,7 @@ def test_functions_that_double_themselves_do_not_grow() -> None:
     found = with_functions(
         "f59(x)",
         function("f0", "a", "a*a"),
-        *(
-            function(f"f{i}", "a", f"f{i - 1}(a) + f{i - 1}(a)/2", names)
-            for i in range(1, 60)
-        ),
+        *(function(f"f{i}", "a", f"f{i - 1}(a) + f{i - 1}(a)/2", names) for i in range(1, 60)),
         names=names,
     )
     assert len(topological(found.system.derivatives)) < 300

@@ -1,0 +1,341 @@
+"""The measurements on a GPU, in parts that can be stopped and resumed; JSON after every case.
+
+``python -m benchmarks gpu`` does what is not yet in the record; with ``--dry`` the simulator and
+the compilers stand in for a GPU, and nothing is timed. Wheels: ``cubie-flow[cuda13]``; for the
+peers ``jax[cuda13]``, ``diffrax``, ``torch``, ``torchdiffeq`` and ``cubie``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from attrs import evolve
+
+from benchmarks.cases import Case, Entry, adaptive, entry
+from benchmarks.measure import Effort, measure
+from benchmarks.operations import operations
+from benchmarks.peers.kernel import limits, make_kernel
+from benchmarks.problems import problem
+from cubie_flow.errors import FlowError, nearest
+from cubie_flow.integrators.tableaus import METHODS, TABLEAUS
+from cubie_flow.kernels.targets.detect import cuda_devices, toolkit_installed
+
+ARCH = "sm_90"
+#: Steps of a run of fixed-step Lorenz, as in published comparisons.
+STEPS = 1000
+Row = dict[str, Any]
+#: A case of a part: its name, and what gives its row.
+Work = tuple[str, Callable[[], Row]]
+
+
+# correctness
+
+
+def correctness(dry: bool) -> Iterator[Work]:
+    """Every method against the CPU target, bit for bit."""
+    for name in METHODS:
+        for precision in ("float64",) if dry else ("float64", "float32"):
+            yield f"{name} {precision}", lambda name=name, precision=precision: compared(  # type: ignore[misc]
+                name, precision, "simulator" if dry else "cuda", 2 if dry else 4096
+            )
+
+
+def compared(method: str, precision: str, target: str, runs: int) -> Row:
+    """Return how a method's numbers on `target` differ from the CPU's."""
+    explicit = method in TABLEAUS
+    about = problem("lorenz")
+    if not explicit and problem("robertson").available:
+        about = problem("robertson")
+    # The simulator is slow, so it does a few steps.
+    duration = (0.02 if target == "simulator" else 1.0) * about.duration
+    about = evolve(about, duration=duration)
+    case = _of(about, runs, precision)
+    fixed_step = METHODS[method].embedded_order is None
+    first = evolve(
+        case.entries[0], method=method, dt=duration / 4 if fixed_step and target == "simulator"
+        else duration / STEPS if fixed_step else None,
+    )  # fmt: skip
+    values = {about.varied: about.values(runs)} if runs >= 5 else {
+        about.varied: np.linspace(about.low, about.high, runs)
+    }  # fmt: skip
+    found = {
+        kind: make_kernel(case, first, kind).solve(values, runs, limits(first))
+        for kind in ("cpu", target)
+    }
+    ours, theirs = found["cpu"], found[target]
+    apart = np.abs(ours.finals - theirs.finals) / (np.abs(ours.finals) + about.floor)
+    return {
+        "problem": about.name,
+        "identical": bool(np.array_equal(ours.finals, theirs.finals, equal_nan=True)),
+        "difference": float(np.nanmax(apart)),
+        "same_steps": bool(np.array_equal(ours.steps, theirs.steps)),
+        "failed": int(np.count_nonzero(theirs.status)),
+    }
+
+
+def _of(about: Any, runs: int, precision: str) -> Case:
+    """Return a case of a problem that is not in the list, such as one of another duration."""
+    made = adaptive(about.name, runs, precision)
+
+    class _Changed(Case):
+        problem = about
+
+    return _Changed(
+        made.name, made.problem_name, runs, precision, 0, made.entries[:1]
+    )
+
+
+# timing
+
+_GPU_PEERS = ("cuda_kernel", "cuda_solve", "cuda_baseline", "cubie", "diffrax", "torchdiffeq")
+
+
+def timing_case(method: str, precision: str, runs: int) -> Case:
+    """Return Lorenz with RK4 at a fixed step, or Tsit5 with step control, on a GPU."""
+    about = problem("lorenz")
+    factor = 1.0 if precision == "float64" else 1e2
+    entries: list[Entry] = []
+    for peer in _GPU_PEERS:
+        name = "dopri5" if peer == "torchdiffeq" and method == "tsit5" else method
+        dt = about.duration / STEPS if method == "rk4" else None
+        made = entry(about, runs, precision, peer, name, factor, dt)
+        entries.append(evolve(made, runs=runs))
+    short = precision.replace("float", "f")
+    return Case(f"gpu_{method}_{short}_{runs}", "lorenz", runs, precision, 0, entries)
+
+
+def _timing(method: str) -> Callable[[bool], Iterator[Work]]:
+    def part(dry: bool) -> Iterator[Work]:
+        for precision in ("float32", "float64"):
+            if dry:
+                yield f"compile {precision}", lambda p=precision: compiled(method, p)  # type: ignore[misc]
+                continue
+            for power in (10, 13, 16, 18, 20, 22, 23, 24):
+                case = timing_case(method, precision, 2**power)
+                yield case.name, lambda case=case: measure(  # type: ignore[misc]
+                    case, Effort(rounds=7, first_limit=90.0, case_limit=15.0)
+                )
+
+    return part
+
+
+def compiled(method: str, precision: str) -> Row:
+    """Return what the compiler makes of our kernel and of the baseline, for `ARCH`."""
+    from benchmarks.baseline import compile_baseline
+
+    case = timing_case(method, precision, 64)
+    ours = make_kernel(case, case.entries[0]).compile_cuda(ARCH)
+    theirs = compile_baseline(f"lorenz_{method}", precision, ARCH)
+    return {
+        "arch": ARCH, "unmeasured": "no GPU", "ours": ours.figures.as_dict(),
+        "baseline": theirs.figures.as_dict(),
+    }  # fmt: skip
+
+
+def latency(dry: bool) -> Iterator[Work]:
+    """What a launch of few runs costs, from the call to the end of the kernel."""
+
+    def one(runs: int) -> Row:
+        from cuda.bindings import driver
+
+        from benchmarks.device import check
+        from benchmarks.peers.cuda_kernel import captured
+
+        case = timing_case("rk4", "float32", runs)
+        first = evolve(case.entries[0], dt=1.0)
+        kernel = make_kernel(case, first, "cuda")
+        values = {"rho": np.full(runs, 21.0)}
+        program: Any = kernel.product.program
+        batch = captured(kernel, values, runs, limits(first))
+        launches, calls = [], []
+        with program.loaded(batch) as held:
+            for _ in range(200):
+                began = perf_counter()
+                held.launch()
+                check(driver.cuCtxSynchronize())
+                launches.append(perf_counter() - began)
+        for _ in range(50):
+            began = perf_counter()
+            kernel.solve(values, runs, limits(first))
+            calls.append(perf_counter() - began)
+        return {
+            "launch_us": 1e6 * float(np.median(launches)),
+            "solve_us": 1e6 * float(np.median(calls)),
+        }
+
+    for runs in () if dry else (1, 32, 1024):
+        yield f"{runs} runs", lambda runs=runs: one(runs)  # type: ignore[misc]
+
+
+def refill(dry: bool) -> Iterator[Work]:
+    """Threads that take further runs against one run a thread, steps spread 100 to 1."""
+
+    def both() -> Row:
+        from benchmarks.device import Stopwatch, description
+        from benchmarks.peers.cuda_kernel import captured
+        from cubie_flow.integrators.run import DURATION, RunSettings
+        from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
+
+        count, about = 2**20, problem("lorenz")
+        run = RunSettings(about.system, ("rho", DURATION), "tsit5", "float32")
+        kernel = BatchSolverKernel(run, BatchSolverConfig("cuda", "float32"))
+        spans = np.geomspace(0.1, 10.0, count)
+        random.seed(0)
+        np.random.default_rng(0).shuffle(spans)
+        values = {"rho": about.values(count), DURATION: spans}
+        batch = captured(kernel, values, count, Tolerances(1e-6, 1e-6))
+        program: Any = kernel.product.program
+        several = 4 * description()["multiprocessors"]
+        row: Row = {}
+        for name, blocks in (("plain", None), ("refill", several), ("refill_more", 4 * several)):
+            watch, times = Stopwatch(), []
+            with program.loaded(batch, blocks) as held:
+                for _ in range(6):
+                    watch.time(held.launch)
+                    times.append(watch.seconds)
+            row[f"{name}_ms"] = 1e3 * float(np.median(times[1:]))
+        return row | {"gain": row["plain_ms"] / min(row["refill_ms"], row["refill_more_ms"])}
+
+    if not dry:
+        yield "100 to 1", both
+
+
+def roofline(dry: bool) -> Iterator[Work]:
+    """Time against the floor that the number of arithmetic instructions sets."""
+
+    def one(method: str, precision: str) -> Row:
+        from benchmarks.device import Stopwatch, description, operations_a_second
+        from benchmarks.peers.cuda_kernel import captured
+
+        case = timing_case(method, precision, 2**23)
+        first = case.entries[0]
+        kernel = make_kernel(case, first, "cuda")
+        values = {"rho": problem("lorenz").values(case.runs)}
+        counted = operations(kernel.run.product["attempt"], kernel.dialect)
+        answer = kernel.solve(values, case.runs, limits(first))
+        attempts = int(answer.steps.sum(dtype=np.int64) + answer.rejected.sum(dtype=np.int64))
+        del answer
+        batch = captured(kernel, values, case.runs, limits(first))
+        watch, times = Stopwatch(), []
+        program: Any = kernel.product.program
+        with program.loaded(batch) as held:
+            for _ in range(6):
+                watch.time(held.launch)
+                times.append(watch.seconds)
+        floor = counted.total() * attempts / operations_a_second(description(), precision)
+        took = float(np.median(times[1:]))
+        return {"instructions_an_attempt": counted.total(), "attempts": attempts,
+                "floor_ms": 1e3 * floor, "ms": 1e3 * took, "fraction": floor / took}  # fmt: skip
+
+    def counted_only(method: str, precision: str) -> Row:
+        case = timing_case(method, precision, 64)
+        kernel = make_kernel(case, case.entries[0], "simulator")
+        counted = operations(kernel.run.product["attempt"], kernel.dialect)
+        return {"instructions_an_attempt": counted.total(), "unmeasured": "no GPU"}
+
+    for method in ("rk4", "tsit5"):
+        for precision in ("float32", "float64"):
+            work = counted_only if dry else one
+            yield f"{method} {precision}", lambda w=work, m=method, p=precision: w(m, p)  # type: ignore[misc]
+
+
+def placement(dry: bool) -> Iterator[Work]:
+    """The study of where buffers lie, timed on the GPU."""
+
+    def study() -> Row:
+        done = subprocess.run(
+            [sys.executable, "-m", "cubie_flow", "experiment=buffer_locations", "target=cuda"],
+            capture_output=True, text=True, timeout=450,
+        )  # fmt: skip
+        return {"status": done.returncode, "says": (done.stdout or done.stderr).splitlines()[-40:]}
+
+    if not dry:
+        yield "buffer_locations", study
+
+
+PARTS: dict[str, Callable[[bool], Iterator[Work]]] = {
+    "correctness": correctness,
+    "fixed": _timing("rk4"),
+    "adaptive": _timing("tsit5"),
+    "latency": latency,
+    "roofline": roofline,
+    "refill": refill,
+    "placement": placement,
+}
+
+
+def command(parts: Sequence[str], out: Path, dry: bool, minutes: float = 8.0) -> int:
+    """Do the parts, skipping what the record has; stop a part after `minutes`.
+
+    Raises
+    ------
+    FlowError
+        If a part is unknown or there is no GPU.
+    """
+    for name in parts:
+        if name not in PARTS:
+            raise FlowError(f"there is no part '{name}'{nearest(name, PARTS)}")
+    if dry and not toolkit_installed():
+        raise FlowError("the dry run compiles for CUDA; install the extra cuda13 first")
+    if not dry and not (cuda_devices() and toolkit_installed()):
+        raise FlowError("there is no usable GPU here; --dry simulates and compiles instead")
+    # JAX would take three quarters of the memory, from which the others live too.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    record = _opened(out, dry)
+    for part in parts or PARTS:
+        began = perf_counter()
+        done = record["parts"].setdefault(part, {})
+        for name, work in PARTS[part](dry):
+            if "failed_with" not in done.get(name, {"failed_with": ""}):
+                continue
+            if perf_counter() - began > 60 * minutes:
+                print(f"{part}: stopped after {minutes:g} minutes; run it again to go on")
+                break
+            try:
+                done[name] = work()
+            except Exception as error:
+                done[name] = {"failed_with": f"{type(error).__name__}: {error}"[:300]}
+            print(f"{part}, {name}: {_short(done[name])}", flush=True)
+            _write(record, out)
+    return 0
+
+
+def _opened(out: Path, dry: bool) -> dict[str, Any]:
+    from benchmarks.machine import machine
+
+    if out.is_file():
+        record: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        if record.get("dry") != dry:
+            kind = "real" if dry else "dry"
+            raise FlowError(f"'{out.name}' is of a {kind} run; give another --out")
+        return record
+    device: dict[str, Any] = {"name": "none: simulated, and compiled for " + ARCH}
+    if not dry:
+        from benchmarks.device import description
+
+        device = description()
+    return {"machine": machine(), "device": device, "dry": dry, "parts": {}}
+
+
+def _short(row: Row) -> str:
+    if "rows" not in row:
+        return ", ".join(f"{key} {value}" for key, value in row.items() if key != "says")
+    return "; ".join(
+        f"{each['entry']} {each.get('device_us', each.get('us', each.get('missing')))}"
+        for each in row["rows"]
+    )
+
+
+def _write(record: dict[str, Any], out: Path) -> None:
+    from benchmarks.__main__ import write
+
+    write(record, out)
