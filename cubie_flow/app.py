@@ -248,9 +248,7 @@ def _import(settings: Settings) -> None:
     print(f"wrote {path}: {counts}; run it with system.file={path}")
 
 
-def _plan(
-    settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]] | None
-) -> None:
+def _plan(settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]] | None) -> None:
     """Print the plan of a study, or keep it for the table of a multirun."""
     from cubie_flow.solve import plan_study
 

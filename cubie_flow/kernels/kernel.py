@@ -75,9 +75,7 @@ class BatchSolverConfig:
         Which GPU.
     """
 
-    target: str = field(
-        default="auto", validator=one_of(*TARGETS), metadata={"key": "target.kind"}
-    )
+    target: str = field(default="auto", validator=one_of(*TARGETS), metadata={"key": "target.kind"})
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
     lanes: int | None = field(
         default=None,
