@@ -32,7 +32,14 @@ from cubie_flow.kernels.kernel import (
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
-from cubie_flow.storage import AsyncWriter, ResultStore, StoreSchema, Variable, plan_shards
+from cubie_flow.storage import (
+    AsyncWriter,
+    Location,
+    ResultStore,
+    StoreSchema,
+    Variable,
+    plan_shards,
+)
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
 from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
@@ -451,23 +458,25 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
 
 
-def plan_study(study: Study, folder: str | Path = ".", *, compiling: bool = True) -> Plan:
+def plan_study(
+    study: Study, folder: str | Path | Location = ".", *, compiling: bool = True
+) -> Plan:
     """Return the plan of a study: every byte it will take, without running it.
 
     Parameters
     ----------
     study : Study
-    folder : path
+    folder : path, URL or Location
         Where the result would go.
     compiling : bool
         Ask the CUDA compiler for its figures of every architecture in ``target.arch``.
     """
     kernel = build_kernel(study)
     kernel.run_time_settings(tolerances(study.controller))
-    return _plan(study, kernel, Path(folder), compiling)
+    return _plan(study, kernel, Location.of(folder), compiling)
 
 
-def _plan(study: Study, kernel: BatchSolverKernel, folder: Path, compiling: bool) -> Plan:
+def _plan(study: Study, kernel: BatchSolverKernel, place: Location, compiling: bool) -> Plan:
     title = f"{study.name}: {study.system.title or study.system.name}, {study.algorithm}, "
     return make_plan(
         title + study.precision,
@@ -475,7 +484,7 @@ def _plan(study: Study, kernel: BatchSolverKernel, folder: Path, compiling: bool
         schema(study, kernel, {}),
         lambda held: plan(study, held),
         study.span,
-        folder,
+        place,
         compiling,
     )
 
@@ -499,7 +508,7 @@ class RunReport:
 
     Attributes
     ----------
-    path : Path
+    location : Location
     runs, solved : int
         Runs of the study, and those that were integrated now.
     statuses : dict
@@ -517,7 +526,7 @@ class RunReport:
     notes : tuple of str
     """
 
-    path: Path
+    location: Location
     runs: int
     solved: int
     statuses: dict[str, int]
@@ -530,6 +539,13 @@ class RunReport:
     device: str
     rescued: tuple[int, ...]
     notes: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The store's folder."""
+        if self.location.folder is None:
+            raise FlowError(f"'{self.location.name}' is no folder")
+        return self.location.folder / self.location.group
 
 
 def _threads(study: Study) -> int:
@@ -564,7 +580,7 @@ def _shards(
 
 def run_study(
     study: Study,
-    path: str | Path,
+    path: str | Path | Location,
     *,
     config_yaml: str = "",
     overrides: Sequence[str] = (),
@@ -572,14 +588,15 @@ def run_study(
     resume: bool = False,
     between_shards: Callable[[], None] | None = None,
     recheck: bool = False,
+    overwrite: bool = False,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
 
     Parameters
     ----------
     study : Study
-    path : path
-        Where the store goes; it must not exist or be empty.
+    path : path, URL or Location
+        Where the store goes; there must be nothing yet.
     config_yaml : str
         The composed config, unresolved, kept in the store.
     overrides : sequence of str
@@ -594,6 +611,8 @@ def run_study(
     recheck : bool
         Whether a resumed store's shards are read and compared with their checksums first; those
         that differ are integrated again.
+    overwrite : bool
+        Whether a store that is there is deleted once the study is ready to start.
 
     Raises
     ------
@@ -603,10 +622,10 @@ def run_study(
         After Ctrl-C; the shards already solved are written and readable.
     """
     began = perf_counter()
-    path = Path(path)
+    place = Location.of(path)
     kernel = build_kernel(study)
     kernel.run_time_settings(tolerances(study.controller))
-    planned = _plan(study, kernel, path, compiling=False)
+    planned = _plan(study, kernel, place, compiling=False)
     if not resume:
         planned.refuse()
     built = kernel.product
@@ -614,12 +633,12 @@ def run_study(
     device = _device(kernel, _threads(study))
     attrs = {**origin, "config": config_yaml, "device": device}
     if resume:
-        store = ResultStore.open(path)
+        store = ResultStore.open(place)
         if study.design.size != store.plan.runs:
             store = store.grown(study.design.size)
     else:
         held = schema(study, kernel, attrs, built)
-        store = ResultStore.create(path, held, plan(study, held))
+        store = ResultStore.create(place, held, plan(study, held), overwrite)
     cut = store.plan
     complete = store.completed() if resume else set()
     if recheck:
@@ -649,7 +668,7 @@ def run_study(
             **planned.measurable(_threads(study)),
             **{f"measured_{name}": int(value) for name, value in measured.items()},
             "measured_host_bytes": peak_memory(),
-            "measured_store_bytes": _bytes_in(path),
+            "measured_store_bytes": place.size(),
             "compile_seconds": built.seconds,
             "solver_waited_seconds": writer.blocked,
             "writer_waited_seconds": writer.idle,
@@ -713,7 +732,7 @@ def run_study(
     )
     runs = study.design.size
     return RunReport(
-        path=path,
+        location=place,
         runs=runs,
         statuses=counted,
         solved=solved,
@@ -722,7 +741,7 @@ def run_study(
         seconds=seconds,
         runs_per_second=solved / max(kernel_seconds, 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
-        store_bytes=_bytes_in(path),
+        store_bytes=place.size(),
         device=device,
         rescued=tuple(int(count) for count in rescued[1:]),
         notes=_notes(study),
@@ -886,10 +905,6 @@ def solve_study(study: Study) -> xarray.Dataset:
     if held.time is not None:
         coordinates["time"] = (("time",), held.time, {"units": held.time_unit})
     return xarray.Dataset(data, coordinates, dict(held.attrs))
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _device(kernel: BatchSolverKernel, threads: int) -> str:
