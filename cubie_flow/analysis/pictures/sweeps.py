@@ -200,14 +200,14 @@ def bifurcation(
     panel = picture.subplots()
     panel.scatter(
         across[::step], peaks[::step], s=_dot(len(across[::step])), color=BLUE, lw=0,
-        alpha=0.35 if len(across) > 20_000 else 0.7, rasterized=True,
+        alpha=0.5 if len(across) > 20_000 else 0.7, rasterized=True,
     )  # fmt: skip
     low, high = float(data[over].min()), float(data[over].max())
     panel.set_xlim(low, high)
     if _geometric(np.unique(as_float(data[over]))):
         panel.set_xscale("log")
     panel.set_xlabel(label(data[over], 70))
-    panel.set_ylabel(f"maxima of {label(data[name], 60)}")
+    panel.set_ylabel(f"maxima of {label(data[name], 30)}")
     tidy(panel)
     since = as_float(data["time"])[late][0]
     picture.headed(f"{heading(data)}\nlocal maxima of {name} from time {since:g} on")
@@ -219,7 +219,7 @@ def bifurcation(
 
 def _dot(points: int) -> float:
     """Return the area of a dot in square points, so that many and few are both readable."""
-    return float(np.clip(4e4 / max(points, 1), 0.25, 8.0))
+    return float(np.clip(1.2e5 / max(points, 1), 0.5, 8.0))
 
 
 def maxima(array: DataArray, over: Array) -> tuple[Array, Array]:
