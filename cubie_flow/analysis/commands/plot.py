@@ -36,17 +36,17 @@ def _numbers(_: Any, __: Any, text: str | None) -> list[float] | None:
     try:
         return None if text is None else [float(word) for word in text.split(",")]
     except ValueError:
-        raise FlowError(
-            f"--quantiles is '{text}'; give numbers such as 0.05,0.5,0.95"
-        ) from None
+        raise FlowError(f"--quantiles is '{text}'; give numbers such as 0.05,0.5,0.95") from None
 
 
 @click.command(help=f"Draw a picture of PATH, or of several.\n\n\b\nKIND is one of{_KINDS}")
 @click.argument("kind")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("-o", "--output", "target", metavar="FILE",
-              help="A .png, .svg or .pdf; by default <study>_<kind>.png in this folder.")  # fmt: skip
-@click.option("--where", metavar="CONDITION", help="Only runs such as \"rho > 24\".")
+@click.option(
+    "-o", "--output", "target", metavar="FILE",
+    help="A .png, .svg or .pdf; by default <study>_<kind>.png in this folder.",
+)  # fmt: skip
+@click.option("--where", metavar="CONDITION", help='Only runs such as "rho > 24".')
 @click.option("--variables", callback=_words, metavar="X,Y", help="Saved variables to draw.")
 @click.option("--variable", help="The saved variable of a bifurcation diagram.")
 @click.option("--runs", callback=_runs, metavar="N", help="How many runs, or which: 3,17")
@@ -101,5 +101,5 @@ def _open(kind: str, paths: tuple[str, ...], where: str | None) -> tuple[list[An
     if where is not None:
         found = [data.flow.sel_runs(where) for data in found]
         if not all(data.sizes.get("run") for data in found):
-            raise FlowError(f"no run satisfies --where \"{where}\"")
+            raise FlowError(f'no run satisfies --where "{where}"')
     return found, several

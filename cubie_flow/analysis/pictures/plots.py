@@ -31,9 +31,7 @@ class Plots:
 
     def __getattr__(self, kind: str) -> Callable[..., Picture]:
         if kind not in KINDS:
-            raise AttributeError(
-                f"'{kind}' is no kind of picture; there are {', '.join(KINDS)}"
-            )
+            raise AttributeError(f"'{kind}' is no kind of picture; there are {', '.join(KINDS)}")
         if kind == "work_precision":
             return self._work_precision
         draw = drawer(kind)

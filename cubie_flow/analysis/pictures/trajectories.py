@@ -214,7 +214,8 @@ def _looks(data: Dataset, picked: Array) -> list[dict[str, Any]]:
     looks = []
     for i, run in enumerate(picked):
         count = len(COLOURS)
-        text = f"run {run:,}"
+        # Of selected runs the coordinate holds the numbers that they have in the study.
+        text = f"run {int(data['run'][run]) if 'run' in data.coords else run:,}"
         if varied:
             values = [f"{n}={float(data[n][run]):.4g}" for n in varied[:3]]
             text += f": {', '.join(values)}"
