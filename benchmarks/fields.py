@@ -24,9 +24,7 @@ _COMPARE = {
 def bound(problem: Problem) -> list[Node]:
     """Return the derivatives with every parameter but the varied one as a number."""
     system = problem.system
-    fixed = {
-        symbol(p.name): const(p.value) for p in system.parameters if p.name != problem.varied
-    }
+    fixed = {symbol(p.name): const(p.value) for p in system.parameters if p.name != problem.varied}
     return substitute(list(system.derivatives), fixed)
 
 

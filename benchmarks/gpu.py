@@ -44,8 +44,11 @@ def correctness(dry: bool) -> Iterator[Work]:
     """Every method against the CPU target, bit for bit."""
     for name in METHODS:
         for precision in ("float64",) if dry else ("float64", "float32"):
-            yield f"{name} {precision}", lambda name=name, precision=precision: compared(  # type: ignore[misc]
-                name, precision, "simulator" if dry else "cuda", 2 if dry else 4096
+            yield (
+                f"{name} {precision}",
+                lambda name=name, precision=precision: compared(  # type: ignore[misc]
+                    name, precision, "simulator" if dry else "cuda", 2 if dry else 4096
+                ),
             )
 
 
@@ -89,9 +92,7 @@ def _of(about: Any, runs: int, precision: str) -> Case:
     class _Changed(Case):
         problem = about
 
-    return _Changed(
-        made.name, made.problem_name, runs, precision, 0, made.entries[:1]
-    )
+    return _Changed(made.name, made.problem_name, runs, precision, 0, made.entries[:1])
 
 
 # timing
@@ -121,8 +122,11 @@ def _timing(method: str) -> Callable[[bool], Iterator[Work]]:
                 continue
             for power in (10, 13, 16, 18, 20, 22, 23, 24):
                 case = timing_case(method, precision, 2**power)
-                yield case.name, lambda case=case: measure(  # type: ignore[misc]
-                    case, Effort(rounds=7, first_limit=90.0, case_limit=15.0)
+                yield (
+                    case.name,
+                    lambda case=case: measure(  # type: ignore[misc]
+                        case, Effort(rounds=7, first_limit=90.0, case_limit=15.0)
+                    ),
                 )
 
     return part

@@ -200,9 +200,7 @@ def text(versions: Mapping[str, str], figures: Mapping[str, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def differences(
-    held: Mapping[str, int], found: Mapping[str, int]
-) -> Iterator[str]:
+def differences(held: Mapping[str, int], found: Mapping[str, int]) -> Iterator[str]:
     """Yield one sentence a figure that is not what the file says."""
     for name, count in found.items():
         if name not in held:

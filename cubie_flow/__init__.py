@@ -12,18 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cubie_flow import maths
+    from cubie_flow.analysis.opening import open_results
     from cubie_flow.errors import FlowError
     from cubie_flow.solve import ControllerChoice, TargetChoice, solve
     from cubie_flow.systems import OdeSystem
 
 __version__ = "0.1.0"
-__all__ = ["ControllerChoice", "FlowError", "OdeSystem", "TargetChoice", "maths", "solve"]
+__all__ = [
+    "ControllerChoice",
+    "FlowError",
+    "OdeSystem",
+    "TargetChoice",
+    "maths",
+    "open_results",
+    "solve",
+]
 
 _HOMES = {
     "ControllerChoice": "cubie_flow.solve",
     "FlowError": "cubie_flow.errors",
     "OdeSystem": "cubie_flow.systems",
     "TargetChoice": "cubie_flow.solve",
+    "open_results": "cubie_flow.analysis.opening",
 }
 
 

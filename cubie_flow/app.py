@@ -158,7 +158,7 @@ def _picture(settings: Settings, study: Study, path: Path) -> Path | None:
     """Draw the picture of a result, if one is wanted."""
     if not settings.values["storage"]["picture"]:
         return None
-    from cubie_flow.picture import draw
+    from cubie_flow.analysis.pictures.overview import draw
 
     return draw(path, path.parent / f"{study.name}.png")
 
@@ -248,9 +248,7 @@ def _import(settings: Settings) -> None:
     print(f"wrote {path}: {counts}; run it with system.file={path}")
 
 
-def _plan(
-    settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]] | None
-) -> None:
+def _plan(settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]] | None) -> None:
     """Print the plan of a study, or keep it for the table of a multirun."""
     from cubie_flow.solve import plan_study
 
@@ -294,7 +292,6 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
     from attrs import evolve
 
     from cubie_flow.report import shown
-    from cubie_flow.sweeps.figure import draw
     from cubie_flow.sweeps.placement import save, study_placements
 
     study = _settled(settings)
@@ -319,7 +316,10 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
         save(dataset, folder / RESULTS)
         lines = [ranked.table(), f"result   {shown(folder / RESULTS)}"]
         if settings.values["storage"]["picture"]:
-            lines.append(f"picture  {shown(draw(dataset, folder / f'{study.name}.png'))}")
+            from cubie_flow.analysis.pictures.placements import placements
+
+            drawn = placements(dataset).save(folder / f"{study.name}.png")
+            lines.append(f"picture  {shown(drawn)}")
         text = "\n".join(lines)
         log.info("finished\n%s", text)
         print(text)

@@ -196,4 +196,3 @@ _ARRAYS = (
 
 def _rows(array: Array, axis: int) -> Array:
     return np.moveaxis(array, axis, 0)
-

@@ -34,11 +34,18 @@ from cubie_flow.kernels.kernel import (
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
-from cubie_flow.storage import ResultStore, StoreSchema, Variable, plan_shards
+from cubie_flow.storage import (
+    Location,
+    ResultStore,
+    StoreSchema,
+    Variable,
+    plan_shards,
+)
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
 from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.sensitivities import initial_name, with_sensitivities
 
 if TYPE_CHECKING:
     import xarray
@@ -83,12 +90,16 @@ class OutputChoice:
     summaries : sequence of str, optional
         States and observables whose min, max, mean, rms, std and number of peaks over the whole
         run are kept; None keeps none.
+    sensitivities : sequence of str, optional
+        Parameters, and states for their initial values, with respect to which the derivatives of
+        all states are integrated too; see `cubie_flow.systems.sensitivities`.
     """
 
     save_every: float | None = None
     times: Sequence[float] | None = None
     variables: Sequence[str] | None = None
     summaries: Sequence[str] | None = None
+    sensitivities: Sequence[str] | None = None
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -157,6 +168,11 @@ class Study:
     shard_runs: int | None = None
 
     @cached_property
+    def integrated(self) -> OdeSystem:
+        """The system that is integrated: that of the study, with sensitivities if asked for."""
+        return with_sensitivities(self.system, tuple(self.output.sensitivities or ()))
+
+    @cached_property
     def spans(self) -> tuple[float, float]:
         """Shortest and longest duration of a run."""
         if DURATION in self.design.names:
@@ -192,7 +208,7 @@ class Study:
         if self.output.variables is not None and not self.output.variables:
             raise FlowError("output.variables is empty; name at least one, or null for all states")
         if self.output.variables is None:
-            return tuple(state.name for state in self.system.states)
+            return tuple(state.name for state in self.integrated.states)
         return tuple(self.output.variables)
 
     @property
@@ -213,7 +229,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
-        system=study.system,
+        system=study.integrated,
         varied=study.design.names,
         algorithm=study.algorithm,
         linear_solver=study.linear_solver,
@@ -257,7 +273,7 @@ def settled(study: Study) -> tuple[Study, str]:
             study,
             algorithm=algorithm,
             controller=evolve(study.controller, kind="default", max_steps=limit),
-            output=OutputChoice(),
+            output=OutputChoice(sensitivities=study.output.sensitivities),
             locations={},
         )
         kernel = build_kernel(trial)
@@ -315,7 +331,7 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
 def coordinate_name(study: Study, quantity: str) -> str:
     """Return the name of a swept quantity in the store; an initial value is ``<state>_initial``."""
     states = {state.name for state in study.system.states}
-    return f"{quantity}_initial" if quantity in states else quantity
+    return initial_name(quantity) if quantity in states else quantity
 
 
 def _labels(system: OdeSystem) -> dict[str, tuple[str, str]]:
@@ -325,12 +341,12 @@ def _labels(system: OdeSystem) -> dict[str, tuple[str, str]]:
 
 def variables(study: Study) -> tuple[Variable, ...]:
     """Return every data variable of the study, in the order of `shard_arrays`."""
-    labels, real = _labels(study.system), study.precision
+    labels, real = _labels(study.integrated), study.precision
     found = []
     for name in study.saved:
         unit, text = labels[name]
         found.append(Variable(name, PER_RUN_AND_TIME, real, unit, text))
-    for state in study.system.states:
+    for state in study.integrated.states:
         text = f"final value of {state.long_name or state.name}"
         found.append(Variable(f"{state.name}_final", PER_RUN, real, state.unit, text))
     for name in study.summarised:
@@ -422,7 +438,7 @@ def shard_arrays(
 ) -> dict[str, Array]:
     """Return the arrays of a shard by the names of the store."""
     arrays = {name: result.samples[i] for i, name in enumerate(study.saved)}
-    for i, state in enumerate(study.system.states):
+    for i, state in enumerate(study.integrated.states):
         arrays[f"{state.name}_final"] = result.finals[i]
     for i, name in enumerate(study.summarised):
         for j, metric in enumerate(METRICS):
@@ -443,23 +459,25 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
 
 
-def plan_study(study: Study, folder: str | Path = ".", *, compiling: bool = True) -> Plan:
+def plan_study(
+    study: Study, folder: str | Path | Location = ".", *, compiling: bool = True
+) -> Plan:
     """Return the plan of a study: every byte it will take, without running it.
 
     Parameters
     ----------
     study : Study
-    folder : path
+    folder : path, URL or Location
         Where the result would go.
     compiling : bool
         Ask the CUDA compiler for its figures of every architecture in ``target.arch``.
     """
     kernel = build_kernel(study)
     kernel.run_time_settings(tolerances(study.controller))
-    return _plan(study, kernel, Path(folder), compiling)
+    return _plan(study, kernel, Location.of(folder), compiling)
 
 
-def _plan(study: Study, kernel: BatchSolverKernel, folder: Path, compiling: bool) -> Plan:
+def _plan(study: Study, kernel: BatchSolverKernel, place: Location, compiling: bool) -> Plan:
     title = f"{study.name}: {study.system.title or study.system.name}, {study.algorithm}, "
     return make_plan(
         title + study.precision,
@@ -467,7 +485,7 @@ def _plan(study: Study, kernel: BatchSolverKernel, folder: Path, compiling: bool
         schema(study, kernel, {}),
         lambda held: plan(study, held),
         study.span,
-        folder,
+        place,
         compiling,
     )
 
@@ -491,7 +509,7 @@ class RunReport:
 
     Attributes
     ----------
-    path : Path
+    location : Location
     runs, solved : int
         Runs of the study, and those that were integrated now.
     statuses : dict
@@ -509,7 +527,7 @@ class RunReport:
     notes : tuple of str
     """
 
-    path: Path
+    location: Location
     runs: int
     solved: int
     statuses: dict[str, int]
@@ -522,6 +540,13 @@ class RunReport:
     device: str
     rescued: tuple[int, ...]
     notes: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The store's folder."""
+        if self.location.folder is None:
+            raise FlowError(f"'{self.location.name}' is no folder")
+        return self.location.folder / self.location.group
 
 
 def _threads(study: Study) -> int:
@@ -597,13 +622,13 @@ class ShardWork:
     """
 
     study: Study
-    path: Path
+    location: Location
     cut: ShardPlan
     kernel: BatchSolverKernel | None = None
     token: str = field(factory=lambda: uuid4().hex)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardWork, (self.study, self.path, self.cut, None, self.token)
+        return ShardWork, (self.study, self.location, self.cut, None, self.token)
 
     def solver(self, seat: Seat) -> ShardSolver:
         """Return a solver for a seat."""
@@ -617,7 +642,7 @@ class ShardWork:
 
     def store(self) -> ResultStore:
         """Return the store, open."""
-        return ResultStore.open(self.path)
+        return ResultStore.open(self.location)
 
     def runs(self, index: int) -> tuple[int, int]:
         """Return the first run of a shard and the one after its last."""
@@ -626,7 +651,7 @@ class ShardWork:
 
 def run_study(
     study: Study,
-    path: str | Path,
+    path: str | Path | Location,
     *,
     config_yaml: str = "",
     overrides: Sequence[str] = (),
@@ -634,6 +659,7 @@ def run_study(
     resume: bool = False,
     between_shards: Callable[[float], None] | None = None,
     recheck: bool = False,
+    overwrite: bool = False,
     engine: Engine | None = None,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
@@ -641,8 +667,8 @@ def run_study(
     Parameters
     ----------
     study : Study
-    path : path
-        Where the store goes; it must not exist or be empty.
+    path : path, URL or Location
+        Where the store goes; there must be nothing yet.
     config_yaml : str
         The composed config, unresolved, kept in the store.
     overrides : sequence of str
@@ -658,6 +684,8 @@ def run_study(
     recheck : bool
         Whether a resumed store's shards are read and compared with their checksums first; those
         that differ are integrated again.
+    overwrite : bool
+        Whether a store that is there is deleted once the study is ready to start.
     engine : Engine, optional
         Who solves the shards; None: this process.
 
@@ -669,10 +697,10 @@ def run_study(
         After Ctrl-C; the shards already solved are written and readable.
     """
     began = perf_counter()
-    path = Path(path)
+    place = Location.of(path)
     kernel = build_kernel(study)
     kernel.run_time_settings(tolerances(study.controller))
-    planned = _plan(study, kernel, path, compiling=False)
+    planned = _plan(study, kernel, place, compiling=False)
     if not resume:
         planned.refuse()
     built = kernel.product
@@ -680,18 +708,18 @@ def run_study(
     device = _device(kernel, _threads(study))
     attrs = {**origin, "config": config_yaml, "device": device}
     if resume:
-        store = ResultStore.open(path)
+        store = ResultStore.open(place)
         if study.design.size != store.plan.runs:
             store = store.grown(study.design.size)
     else:
         held = schema(study, kernel, attrs, built)
-        store = ResultStore.create(path, held, plan(study, held))
+        store = ResultStore.create(place, held, plan(study, held), overwrite)
     complete = store.completed() if resume else set()
     if recheck:
         complete -= set(store.damaged())
     # All workers use the target that is used here, whatever they have beside it.
     settled_target = evolve(study.target, kind=kernel.target)
-    work = ShardWork(evolve(study, target=settled_target), path.absolute(), store.plan, kernel)
+    work = ShardWork(evolve(study, target=settled_target), place, store.plan, kernel)
     before = np.zeros(256, np.int64)
     for start, stop in map(work.runs, complete):
         before += np.bincount(store.status(start, stop), minlength=256)
@@ -708,7 +736,7 @@ def run_study(
             **planned.measurable(_threads(study)),
             **{f"measured_{name}": int(value) for name, value in account.measured().items()},
             "measured_host_bytes": peak_memory(),
-            "measured_store_bytes": _bytes_in(path),
+            "measured_store_bytes": place.size(),
             "compile_seconds": built.seconds,
             "solver_waited_seconds": account.solver_waited,
             "writer_waited_seconds": account.writer_waited,
@@ -749,7 +777,7 @@ def run_study(
     )
     runs = study.design.size
     return RunReport(
-        path=path,
+        location=place,
         runs=runs,
         statuses=counted,
         solved=solved,
@@ -758,7 +786,7 @@ def run_study(
         seconds=seconds,
         runs_per_second=solved / max(kernel_seconds, 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
-        store_bytes=_bytes_in(path),
+        store_bytes=place.size(),
         device=device,
         rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
@@ -779,6 +807,7 @@ def solve(
     times: Sequence[float] | None = None,
     variables: Sequence[str] | None = None,
     summaries: Sequence[str] | None = None,
+    sensitivities: Sequence[str] | None = None,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
     atol: float | Mapping[str, float] | None = None,
@@ -804,7 +833,7 @@ def solve(
     algorithm : str
         Name of a method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries
+    save_every, times, variables, summaries, sensitivities
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it.
@@ -874,7 +903,7 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=chosen,
-        output=OutputChoice(save_every, times, variables, summaries),
+        output=OutputChoice(save_every, times, variables, summaries, sensitivities),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,
@@ -923,10 +952,6 @@ def solve_study(study: Study) -> xarray.Dataset:
     if held.time is not None:
         coordinates["time"] = (("time",), held.time, {"units": held.time_unit})
     return xarray.Dataset(data, coordinates, dict(held.attrs))
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _device(kernel: BatchSolverKernel, threads: int) -> str:

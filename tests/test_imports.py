@@ -26,7 +26,6 @@ ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["rescue"] = {"kernels", "integrators", "errors"}
 ROOMS["choosing"] = {"kernels", "integrators", "expressions"}
 ROOMS["solve"] = set(ROOMS)
-ROOMS["picture"] = {"errors"}
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
 ROOMS["defaults"] = {"systems", "errors"}
@@ -37,6 +36,7 @@ ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["sweeps"] = {"integrators", "solve", "kernels", "systems", "memory", "storage", "errors"}
+ROOMS["analysis"] = {"solve", "resume", "config", "batches", "systems", "storage", "errors"}
 ROOMS["app"] = set(ROOMS)
 ROOMS["__main__"] = {"app"}
 FILES = sorted(
@@ -101,3 +101,10 @@ def test_public_names_are_what_they_say() -> None:
         "assert callable(maths.exp)"
     )
     assert "matplotlib" not in loaded(code)
+
+
+def test_the_results_command_loads_nothing_heavy_before_it_needs_it() -> None:
+    code = "import contextlib, io, cubie_flow.analysis.cli as cli\n"
+    code += "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+    code += "    cli.main(['--help'])"
+    assert not loaded(code) & {*HEAVY, "hydra"}

@@ -84,9 +84,7 @@ def test_python_functions_are_models() -> None:
     def oscillator(t, y, p):  # type: ignore[no-untyped-def]
         return {"x": y.v, "v": -p.k * y.x}
 
-    system = OdeSystem.from_function(
-        oscillator, states={"x": 1.0, "v": 0.0}, parameters={"k": 1.0}
-    )
+    system = OdeSystem.from_function(oscillator, states={"x": 1.0, "v": 0.0}, parameters={"k": 1.0})
     result = solve(system, parameters={"k": [1.0, 4.0]}, duration=np.pi, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(result.x_final, [-1, 1], atol=1e-6)
 
@@ -151,9 +149,12 @@ def test_ctrl_c_leaves_a_readable_store(tmp_path: Path) -> None:
 
 def test_memory_is_bounded_by_the_plan(tmp_path: Path) -> None:
     """Four times the runs need hardly more memory."""
-    script = LONG.replace("400_000", "int(sys.argv[2])").replace("400.0", "1.0").replace(
-        "20.0", "0.01"
-    ).replace("print(progress.done, flush=True)", "pass")
+    script = (
+        LONG.replace("400_000", "int(sys.argv[2])")
+        .replace("400.0", "1.0")
+        .replace("20.0", "0.01")
+        .replace("print(progress.done, flush=True)", "pass")
+    )
     script += "\nprint(peak_memory())"
     peaks = []
     for runs in (300_000, 1_200_000):

@@ -38,6 +38,4 @@ def prepare(case: Case, entry: Entry) -> Prepared:
         held.fetch()
         return batch.finals[:states, probes].T[:, None, :]
 
-    return Prepared(
-        lambda: watch.time(held.launch), ends, built.seconds, lambda: watch.seconds
-    )
+    return Prepared(lambda: watch.time(held.launch), ends, built.seconds, lambda: watch.seconds)

@@ -18,6 +18,4 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     def ends(answer: Any, probes: Any) -> Any:
         return answer.finals[:, probes].T[:, None, :]
 
-    return Prepared(
-        lambda: kernel.solve(values, entry.runs, limits(entry)), ends, built.seconds
-    )
+    return Prepared(lambda: kernel.solve(values, entry.runs, limits(entry)), ends, built.seconds)

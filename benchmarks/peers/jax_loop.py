@@ -37,9 +37,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
 
         return jax.lax.fori_loop(0, steps, step, start)
 
-    start = jnp.asarray(
-        np.repeat(about.start[:, None], entry.runs, axis=1).astype(entry.precision)
-    )
+    start = jnp.asarray(np.repeat(about.start[:, None], entry.runs, axis=1).astype(entry.precision))
     values = jnp.asarray(about.values(entry.runs).astype(entry.precision))
     compiled, seconds = timed(lambda: jax.jit(all_runs).lower(start, values).compile())
     return Prepared(lambda: np.asarray(compiled(start, values)), finals(True), seconds)

@@ -347,9 +347,7 @@ def _time_on_device(study: Study, found: Sequence[Figures]) -> tuple[list[float]
         if figures.problem:
             continue
         target = evolve(study.target, kind="cuda")
-        moved = evolve(
-            study, target=target, locations={**study.locations, **figures.placement}
-        )
+        moved = evolve(study, target=target, locations={**study.locations, **figures.placement})
         kernel = build_kernel(moved)
         name = label(figures.placement)
         results[name] = equivalence.integrate(moved, "cuda", code=figures.ptx_hash)
@@ -471,9 +469,7 @@ class PlacementStudy:
             "spill, stack and shared/run in bytes",
         ]
         notes += [
-            f"rank {i + 1} does not fit: {f.problem}"
-            for i, f in enumerate(self.found)
-            if f.problem
+            f"rank {i + 1} does not fit: {f.problem}" for i, f in enumerate(self.found) if f.problem
         ]
         return "\n".join([*lines, *notes])
 

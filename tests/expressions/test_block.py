@@ -143,9 +143,7 @@ def loops(n: int) -> tuple[Block, dict[str, Place]]:
         wanted = b.let("wanted", unfinished())
         halved = g.where(wanted, 0.5 * (x + g.load("m", 0) / x), x)
         count = g.load("passes", 0)
-        b.assign(
-            [("root", 0), ("passes", 0)], [halved, g.where(wanted, count + 1.0, count)]
-        )
+        b.assign([("root", 0), ("passes", 0)], [halved, g.where(wanted, count + 1.0, count)])
     b.assign([("flag", 0)], [g.const(0.0)])
     with b.when(x > 2.5):
         b.assign([("flag", 0)], [g.where(x > 2.5, g.const(7.0), g.load("flag", 0))])

@@ -165,7 +165,8 @@ def test_published_solutions(conf, problem: str, algorithm: str) -> None:  # typ
 def test_linear_solvers_agree(robertson: OdeSystem, algorithm: str, solver: str) -> None:
     settings = {"duration": 1e3, "algorithm": algorithm, "rtol": 1e-6, "atol": 1e-10}
     sparse, other = (
-        solve(robertson, linear_solver=kind, **settings) for kind in ("sparse", solver)  # type: ignore[arg-type]
+        solve(robertson, linear_solver=kind, **settings)
+        for kind in ("sparse", solver)  # type: ignore[arg-type]
     )
     assert abs(int(sparse.steps[0]) - int(other.steps[0])) <= 2
     for state in robertson.states:

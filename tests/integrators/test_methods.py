@@ -38,9 +38,7 @@ def error_at_end(system: OdeSystem, algorithm: str, dt: float) -> float:
         controller=ControllerChoice(kind="fixed", dt=dt),
     )
     exact = math.sin(1.0), math.exp(-1.0)
-    return math.hypot(
-        float(result.x_final[0]) - exact[0], float(result.y_final[0]) - exact[1]
-    )
+    return math.hypot(float(result.x_final[0]) - exact[0], float(result.y_final[0]) - exact[1])
 
 
 @pytest.mark.parametrize("algorithm", TABLEAUS)

@@ -177,9 +177,7 @@ class Step(CUDAFactory[StepSettings]):
         """Write the derivative at a state to row `row` of the increments."""
         self.evaluate(block, at, ("stage_increments", row * self.settings.states), time)
 
-    def evaluate(
-        self, block: BlockBuilder, at: str, target: tuple[str, int], time: Node
-    ) -> None:
+    def evaluate(self, block: BlockBuilder, at: str, target: tuple[str, int], time: Node) -> None:
         """Write the right-hand side at a state."""
         arrays = {"u": (at, 0), "p": ("parameters", 0), "du": target}
         block.evaluate(self.settings.rhs, arrays, t=time)

@@ -413,6 +413,4 @@ def _equivalent(variable: Any) -> Iterator[Any]:
         if key not in seen:
             seen.add(key)
             yield item
-            stack.extend(
-                item.equivalentVariable(n) for n in range(item.equivalentVariableCount())
-            )
+            stack.extend(item.equivalentVariable(n) for n in range(item.equivalentVariableCount()))

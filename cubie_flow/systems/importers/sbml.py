@@ -216,9 +216,7 @@ def _check_document(libsbml: Any, document: Any, file: str) -> None:
 class _Reader:
     """Reads one model; every step fills what the next one needs."""
 
-    def __init__(
-        self, libsbml: Any, document: Any, markup: Markup, name: str, file: str
-    ) -> None:
+    def __init__(self, libsbml: Any, document: Any, markup: Markup, name: str, file: str) -> None:
         self.libsbml = libsbml
         self.model = document.getModel()
         self.level = document.getLevel()

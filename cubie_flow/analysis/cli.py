@@ -1,0 +1,91 @@
+"""The command ``cubie-results``.
+
+Every command is a module of `cubie_flow.analysis.commands`, loaded when it is called, so that
+``--help`` is instant; a new one is a line in `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from cubie_flow.errors import FlowError, nearest
+
+#: Command, its module (whose function has the same name), and what it does in one line.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "ls": ("ls", "list the studies below a folder"),
+}
+HOME = "cubie_flow.analysis.commands"
+
+
+class _Commands(click.Group):
+    """A group that knows its commands by name and loads the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[name]
+        command: click.Command = getattr(import_module(f"{HOME}.{module}"), name.replace("-", "_"))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise FlowError(
+                f"'{args[0]}' is no command (there are {', '.join(COMMANDS)})"
+                f"{nearest(args[0], COMMANDS)}"
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def cubie_results() -> None:
+    """Look at results: list, show, select, compare, draw, export.
+
+    PATH is results.zarr or the folder of a run. Every command knows --json.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    arguments
+        Instead of those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = cubie_results.main(given or ["--help"], "cubie-results", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except FlowError as error:
+        return _complain(str(error))
+    except click.ClickException as error:
+        return _complain(error.format_message().rstrip(".").replace("\n", " "))
+    except click.Abort:
+        return _complain("interrupted", 130)
+    except BrokenPipeError:
+        # The reader has gone (`| head`); what the interpreter still flushes goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        name = f"'{error.filename}': " if error.filename else ""
+        return _complain(f"{name}{error.strerror or error}")
+
+
+def _complain(message: str, code: int = 1) -> int:
+    print(f"cubie-results: {message}", file=sys.stderr, flush=True)
+    return code

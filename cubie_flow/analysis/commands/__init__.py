@@ -1,0 +1,1 @@
+"""The commands of ``cubie-results``, one a module."""
