@@ -36,7 +36,17 @@ ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["sweeps"] = {"integrators", "solve", "kernels", "systems", "memory", "storage", "errors"}
-ROOMS["analysis"] = {"solve", "resume", "config", "batches", "systems", "storage", "errors"}
+ROOMS["predicates"] = {"errors"}
+ROOMS["analysis"] = {
+    "predicates",
+    "solve",
+    "resume",
+    "config",
+    "batches",
+    "systems",
+    "storage",
+    "errors",
+}
 ROOMS["app"] = set(ROOMS)
 ROOMS["__main__"] = {"app"}
 FILES = sorted(
