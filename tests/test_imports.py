@@ -20,6 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "kernels": {"integrators", "systems", "expressions", "memory", "errors"},
     "batches": {"errors"},
     "storage": {"errors"},
+    "engines": {"storage", "errors"},
 }
 ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["rescue"] = {"kernels", "integrators", "errors"}
