@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "say what a result holds and where it came from"),
     "runs": ("runs", "list runs: --where, --sort, --limit"),
     "plot": ("plot", "draw a picture: trajectories, bands, heatmap, bifurcation, ..."),
+    "report": ("report", "write one HTML file: what was run and what came of it"),
     "verify": ("verify", "compare a result with its checksums"),
 }
 HOME = "cubie_flow.analysis.commands"
