@@ -28,14 +28,24 @@ ROOMS["solve"] = set(ROOMS)
 ROOMS["picture"] = {"errors"}
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
-ROOMS["defaults"] = {"systems", "errors"}
+ROOMS["defaults"] = {"systems", "batches", "errors"}
 ROOMS["config"] = {"solve", "rescue", "stopping", "systems", "defaults", "batches", "errors"}
 ROOMS["resume"] = {"config", "solve", "systems", "errors"}
 ROOMS["stopping"] = {"errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
-ROOMS["sweeps"] = {"integrators", "solve", "kernels", "systems", "memory", "storage", "errors"}
+ROOMS["logs"] = {"errors"}
+ROOMS["sweeps"] = {
+    "config",
+    "integrators",
+    "solve",
+    "kernels",
+    "systems",
+    "memory",
+    "storage",
+    "errors",
+}
 ROOMS["analysis"] = {"solve", "resume", "config", "batches", "systems", "storage", "errors"}
 ROOMS["app"] = set(ROOMS)
 ROOMS["__main__"] = {"app"}
