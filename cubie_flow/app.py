@@ -159,7 +159,7 @@ def _picture(settings: Settings, study: Study, path: Path) -> Path | None:
     """Draw the picture of a result, if one is wanted."""
     if not settings.values["storage"]["picture"]:
         return None
-    from cubie_flow.picture import draw
+    from cubie_flow.analysis.pictures.overview import draw
 
     return draw(path, path.parent / f"{study.name}.png")
 
@@ -273,8 +273,11 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
     from attrs import evolve
 
     from cubie_flow.report import shown
+<<<<<<< HEAD
     from cubie_flow.sweeps.decided import settled
     from cubie_flow.sweeps.figure import draw
+=======
+>>>>>>> main
     from cubie_flow.sweeps.placement import save, study_placements
 
     study = settled(settings)
@@ -299,7 +302,10 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
         save(dataset, folder / RESULTS)
         lines = [ranked.table(), f"result   {shown(folder / RESULTS)}"]
         if settings.values["storage"]["picture"]:
-            lines.append(f"picture  {shown(draw(dataset, folder / f'{study.name}.png'))}")
+            from cubie_flow.analysis.pictures.placements import placements
+
+            drawn = placements(dataset).save(folder / f"{study.name}.png")
+            lines.append(f"picture  {shown(drawn)}")
         text = "\n".join(lines)
         log.info("finished\n%s", text)
         print(text)

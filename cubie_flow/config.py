@@ -234,6 +234,7 @@ SCHEMA: Schema = {
         "times": times,
         "variables": names,
         "summaries": names,
+        "sensitivities": names,
     },
     "engine": {"kind": choice("local"), "progress": flag, "time_limit": read_limit},
     "storage": {"folder": text(), "picture": flag, "shard_runs": whole(1, optional=True)},
@@ -348,6 +349,7 @@ class Settings:
         from cubie_flow.defaults import batch_design, load_system
         from cubie_flow.rescue import read_rescue
         from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice
+        from cubie_flow.systems.sensitivities import with_sensitivities
 
         v = self.values
         if system is None:
@@ -355,7 +357,8 @@ class Settings:
         design, notes = batch_design(v["batch"], system, self.keys)
         self.notes.extend(notes)
         output = dict(v["output"])
-        states = [state.name for state in system.states]
+        augmented = with_sensitivities(system, tuple(output["sensitivities"] or ()))
+        states = [state.name for state in augmented.states]
         for key in ("variables", "summaries"):
             if output[key] == ["all"] and "all" not in states:
                 output[key] = states

@@ -20,12 +20,12 @@ ROOMS: dict[str, set[str]] = {
     "kernels": {"integrators", "systems", "expressions", "memory", "errors"},
     "batches": {"errors"},
     "storage": {"errors"},
+    "engines": {"storage", "errors"},
 }
 ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["rescue"] = {"kernels", "integrators", "errors"}
 ROOMS["choosing"] = {"kernels", "integrators", "expressions"}
 ROOMS["solve"] = set(ROOMS)
-ROOMS["picture"] = {"errors"}
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
 ROOMS["defaults"] = {"systems", "batches", "errors"}
@@ -37,16 +37,20 @@ ROOMS["command_line"] = {"config", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["logs"] = {"errors"}
 ROOMS["sweeps"] = {
-    "config",
-    "integrators",
+    "config", "command_line", "defaults", "batches", "integrators", "solve", "kernels", "systems",
+    "memory", "storage", "logs", "progress", "report", "resume", "stopping", "errors",
+}  # fmt: skip
+ROOMS["predicates"] = {"errors"}
+ROOMS["analysis"] = {
+    "predicates",
     "solve",
-    "kernels",
+    "resume",
+    "config",
+    "batches",
     "systems",
-    "memory",
     "storage",
     "errors",
 }
-ROOMS["analysis"] = {"solve", "resume", "config", "batches", "systems", "storage", "errors"}
 ROOMS["app"] = set(ROOMS)
 ROOMS["__main__"] = {"app"}
 FILES = sorted(
