@@ -273,11 +273,7 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
     from attrs import evolve
 
     from cubie_flow.report import shown
-<<<<<<< HEAD
     from cubie_flow.sweeps.decided import settled
-    from cubie_flow.sweeps.figure import draw
-=======
->>>>>>> main
     from cubie_flow.sweeps.placement import save, study_placements
 
     study = settled(settings)
