@@ -17,7 +17,7 @@ from cubie_flow.kernels.plan import ArchPlan, KernelPlan, plan_kernel
 from cubie_flow.kernels.targets.cpu import ALIGNMENT
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.memory.occupancy import limits
-from cubie_flow.storage import ShardPlan, StoreSchema
+from cubie_flow.storage import Location, ShardPlan, StoreSchema
 from cubie_flow.storage.schema import PER_RUN_AND_TIME
 
 Cut = Callable[[StoreSchema], ShardPlan]
@@ -51,6 +51,8 @@ class Plan:
         Of one piece on the GPU, and what the GPU has; 0 without one.
     problems : tuple of str
         What cannot fit, with numbers and the smallest changes that would; empty where all does.
+    place : str
+        Where the result goes, a folder or a URL.
     """
 
     title: str
@@ -68,6 +70,12 @@ class Plan:
     device_bytes: int
     device_memory: int
     problems: tuple[str, ...]
+    place: str
+
+    @property
+    def local(self) -> bool:
+        """Whether the result goes to a disk of this machine."""
+        return "://" not in self.place
 
     def refuse(self) -> None:
         """Raise what cannot fit.
@@ -105,10 +113,9 @@ class Plan:
     @property
     def binding(self) -> str:
         """What would run out first if the study grew, and what limits the speed of a GPU."""
-        shares = {
-            "free disk": self.store_bytes / max(self.disk_free, 1),
-            "host memory": self.host_bytes / max(self.host_available, 1),
-        }
+        shares = {"host memory": self.host_bytes / max(self.host_available, 1)}
+        if self.local:
+            shares["free disk"] = self.store_bytes / max(self.disk_free, 1)
         if self.device_memory:
             shares["GPU memory"] = self.device_bytes / self.device_memory
         name = max(shares, key=lambda key: shares[key])
@@ -149,8 +156,8 @@ class Plan:
             ("runs", f"{self.runs:,}; each {self.input_run:,} bytes in, {self.output_run:,} out"),
             (
                 "store",
-                f"at most {_size(self.store_bytes)}, before compression, of "
-                f"{_size(self.disk_free)} free",
+                f"at most {_size(self.store_bytes)}, before compression, "
+                + (f"of {_size(self.disk_free)} free" if self.local else f"in {self.place}"),
             ),
             (
                 "shards",
@@ -208,7 +215,7 @@ def make_plan(
     held: StoreSchema,
     cut: Cut,
     span: float,
-    folder: Path,
+    place: Location,
     compiling: bool = True,
 ) -> Plan:
     """Return the plan of a study without running it.
@@ -223,8 +230,8 @@ def make_plan(
         From what a store holds to how its runs are cut.
     span : float
         Duration of the longest run, for advice on ``output.save_every``.
-    folder : Path
-        Where the store goes; it need not exist.
+    place : Location
+        Where the store goes; it need not exist. An object store is taken to have no end.
     compiling : bool
         Ask the CUDA compiler.
     """
@@ -235,7 +242,8 @@ def make_plan(
     device = 0
     if kernel.target == "cuda" and kernel.settings.device < len(cuda_devices()):
         device = cuda_devices()[kernel.settings.device].memory
-    disk, host = free_disk(folder), available_memory()
+    folder, host = place.folder, available_memory()
+    disk = sys.maxsize if folder is None else free_disk(folder)
 
     def host_bytes(held: StoreSchema) -> int:
         plan = cut(held)
@@ -253,7 +261,7 @@ def make_plan(
                      if arch.problem]  # fmt: skip
     needs: list[tuple[str, str, Callable[[StoreSchema], int], int]] = [
         (
-            f"the result needs up to {{}} of disk, but '{folder}' has {{}} free",
+            f"the result needs up to {{}} of disk, but '{place.name}' has {{}} free",
             "a storage.folder on a larger disk",
             lambda held: held.total_bytes,
             disk,
@@ -284,6 +292,7 @@ def make_plan(
         device_bytes=device_bytes(held) if device else 0,
         device_memory=device,
         problems=tuple(problems),
+        place=place.name,
     )
 
 

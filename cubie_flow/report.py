@@ -33,7 +33,7 @@ def summary(study: Study, report: RunReport, picture: Path | None, notes: list[s
         ),
         ("waited", _waits(seconds)),
         ("memory", f"{report.peak_memory_bytes / MEGABYTE:,.0f} MB at its peak"),
-        ("result", f"{shown(report.path)} ({report.store_bytes / MEGABYTE:,.1f} MB)"),
+        ("result", f"{_place(report)} ({report.store_bytes / MEGABYTE:,.1f} MB)"),
     ]
     if picture is not None:
         rows.append(("picture", shown(picture)))
@@ -71,6 +71,12 @@ def _waits(seconds: dict[str, float]) -> str:
         f"solver {solver:.2f} s for the writer, writer {writer:.2f} s for the solver: "
         f"{slower} sets the pace"
     )
+
+
+def _place(report: RunReport) -> str:
+    """Return where the result is."""
+    location = report.location
+    return location.name if location.folder is None else shown(report.path)
 
 
 def shown(path: Path) -> str:

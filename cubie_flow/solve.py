@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design, make_design
 from cubie_flow.choosing import AUTO, choose
+from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
@@ -32,11 +34,18 @@ from cubie_flow.kernels.kernel import (
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
-from cubie_flow.storage import AsyncWriter, ResultStore, StoreSchema, Variable, plan_shards
+from cubie_flow.storage import (
+    Location,
+    ResultStore,
+    StoreSchema,
+    Variable,
+    plan_shards,
+)
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
 from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.sensitivities import initial_name, with_sensitivities
 
 if TYPE_CHECKING:
     import xarray
@@ -81,12 +90,16 @@ class OutputChoice:
     summaries : sequence of str, optional
         States and observables whose min, max, mean, rms, std and number of peaks over the whole
         run are kept; None keeps none.
+    sensitivities : sequence of str, optional
+        Parameters, and states for their initial values, with respect to which the derivatives of
+        all states are integrated too; see `cubie_flow.systems.sensitivities`.
     """
 
     save_every: float | None = None
     times: Sequence[float] | None = None
     variables: Sequence[str] | None = None
     summaries: Sequence[str] | None = None
+    sensitivities: Sequence[str] | None = None
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -155,6 +168,11 @@ class Study:
     shard_runs: int | None = None
 
     @cached_property
+    def integrated(self) -> OdeSystem:
+        """The system that is integrated: that of the study, with sensitivities if asked for."""
+        return with_sensitivities(self.system, tuple(self.output.sensitivities or ()))
+
+    @cached_property
     def spans(self) -> tuple[float, float]:
         """Shortest and longest duration of a run."""
         if DURATION in self.design.names:
@@ -190,7 +208,7 @@ class Study:
         if self.output.variables is not None and not self.output.variables:
             raise FlowError("output.variables is empty; name at least one, or null for all states")
         if self.output.variables is None:
-            return tuple(state.name for state in self.system.states)
+            return tuple(state.name for state in self.integrated.states)
         return tuple(self.output.variables)
 
     @property
@@ -211,7 +229,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
-        system=study.system,
+        system=study.integrated,
         varied=study.design.names,
         algorithm=study.algorithm,
         linear_solver=study.linear_solver,
@@ -255,7 +273,7 @@ def settled(study: Study) -> tuple[Study, str]:
             study,
             algorithm=algorithm,
             controller=evolve(study.controller, kind="default", max_steps=limit),
-            output=OutputChoice(),
+            output=OutputChoice(sensitivities=study.output.sensitivities),
             locations={},
         )
         kernel = build_kernel(trial)
@@ -313,7 +331,7 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
 def coordinate_name(study: Study, quantity: str) -> str:
     """Return the name of a swept quantity in the store; an initial value is ``<state>_initial``."""
     states = {state.name for state in study.system.states}
-    return f"{quantity}_initial" if quantity in states else quantity
+    return initial_name(quantity) if quantity in states else quantity
 
 
 def _labels(system: OdeSystem) -> dict[str, tuple[str, str]]:
@@ -323,12 +341,12 @@ def _labels(system: OdeSystem) -> dict[str, tuple[str, str]]:
 
 def variables(study: Study) -> tuple[Variable, ...]:
     """Return every data variable of the study, in the order of `shard_arrays`."""
-    labels, real = _labels(study.system), study.precision
+    labels, real = _labels(study.integrated), study.precision
     found = []
     for name in study.saved:
         unit, text = labels[name]
         found.append(Variable(name, PER_RUN_AND_TIME, real, unit, text))
-    for state in study.system.states:
+    for state in study.integrated.states:
         text = f"final value of {state.long_name or state.name}"
         found.append(Variable(f"{state.name}_final", PER_RUN, real, state.unit, text))
     for name in study.summarised:
@@ -365,6 +383,8 @@ def schema(
         coordinates.append(
             Variable(coordinate_name(study, name), PER_RUN, "float64", unit, text or name)
         )
+    for name in study.design.labels:
+        coordinates.append(Variable(name, PER_RUN, "float64", "1", name.replace("_", " ")))
     times = study.times
     layout = kernel.layout
     plan = {
@@ -420,7 +440,7 @@ def shard_arrays(
 ) -> dict[str, Array]:
     """Return the arrays of a shard by the names of the store."""
     arrays = {name: result.samples[i] for i, name in enumerate(study.saved)}
-    for i, state in enumerate(study.system.states):
+    for i, state in enumerate(study.integrated.states):
         arrays[f"{state.name}_final"] = result.finals[i]
     for i, name in enumerate(study.summarised):
         for j, metric in enumerate(METRICS):
@@ -441,23 +461,25 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
 
 
-def plan_study(study: Study, folder: str | Path = ".", *, compiling: bool = True) -> Plan:
+def plan_study(
+    study: Study, folder: str | Path | Location = ".", *, compiling: bool = True
+) -> Plan:
     """Return the plan of a study: every byte it will take, without running it.
 
     Parameters
     ----------
     study : Study
-    folder : path
+    folder : path, URL or Location
         Where the result would go.
     compiling : bool
         Ask the CUDA compiler for its figures of every architecture in ``target.arch``.
     """
     kernel = build_kernel(study)
     kernel.run_time_settings(tolerances(study.controller))
-    return _plan(study, kernel, Path(folder), compiling)
+    return _plan(study, kernel, Location.of(folder), compiling)
 
 
-def _plan(study: Study, kernel: BatchSolverKernel, folder: Path, compiling: bool) -> Plan:
+def _plan(study: Study, kernel: BatchSolverKernel, place: Location, compiling: bool) -> Plan:
     title = f"{study.name}: {study.system.title or study.system.name}, {study.algorithm}, "
     return make_plan(
         title + study.precision,
@@ -465,7 +487,7 @@ def _plan(study: Study, kernel: BatchSolverKernel, folder: Path, compiling: bool
         schema(study, kernel, {}),
         lambda held: plan(study, held),
         study.span,
-        folder,
+        place,
         compiling,
     )
 
@@ -489,7 +511,7 @@ class RunReport:
 
     Attributes
     ----------
-    path : Path
+    location : Location
     runs, solved : int
         Runs of the study, and those that were integrated now.
     statuses : dict
@@ -507,7 +529,7 @@ class RunReport:
     notes : tuple of str
     """
 
-    path: Path
+    location: Location
     runs: int
     solved: int
     statuses: dict[str, int]
@@ -521,6 +543,13 @@ class RunReport:
     rescued: tuple[int, ...]
     notes: tuple[str, ...]
 
+    @property
+    def path(self) -> Path:
+        """The store's folder."""
+        if self.location.folder is None:
+            raise FlowError(f"'{self.location.name}' is no folder")
+        return self.location.folder / self.location.group
+
 
 def _threads(study: Study) -> int:
     from cubie_flow.kernels.targets.cpu import usable_threads
@@ -528,48 +557,120 @@ def _threads(study: Study) -> int:
     return usable_threads(study.target.threads)
 
 
-def _shards(
-    study: Study,
-    kernel: BatchSolverKernel,
-    bounds: Sequence[tuple[int, int]],
-    tick: Callable[[int], None] | None,
-) -> Iterator[tuple[dict[str, Array], BatchResult]]:
-    limits, times = tolerances(study.controller), study.times
-    threads = _threads(study)
-    rescue = Rescue(study, build_kernel, tolerances) if study.rescue else None
-    for start, stop in bounds:
+@frozen(eq=False)
+class ShardSolver:
+    """Solves the shards of a study with one kernel; see `cubie_flow.engines.base.Solver`.
+
+    Parameters
+    ----------
+    study : Study
+    kernel : BatchSolverKernel
+    shards : sequence of (int, int)
+        First run and the one after the last, by shard.
+    threads : int
+        CPU threads.
+    """
+
+    study: Study
+    kernel: BatchSolverKernel
+    shards: Sequence[tuple[int, int]]
+    threads: int
+
+    @cached_property
+    def _rescue(self) -> Rescue | None:
+        return Rescue(self.study, build_kernel, tolerances) if self.study.rescue else None
+
+    def solve(
+        self, index: int, tick: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Array], Record]:
+        """Return the arrays of a shard, by the names of the store, and what is told of it."""
+        study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
-        result = kernel.solve(
-            columns,
-            stop - start,
-            limits,
-            times if times.size else None,
-            threads,
-            None if tick is None else lambda done, start=start: tick(start + done),  # type: ignore[misc]
+        times = study.times if study.times.size else None
+        limits = tolerances(study.controller)
+        result = self.kernel.solve(columns, stop - start, limits, times, self.threads, tick)
+        if self._rescue is not None:
+            result = self._rescue.apply(columns, result, times, self.threads)
+        arrays = shard_arrays(study, columns, result)
+        measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
+        transfer = measured.pop("transfer_seconds", 0.0)
+        codes, counts = np.unique(result.status, return_counts=True)
+        record = Record(
+            index=index,
+            runs=stop - start,
+            statuses={int(code): int(n) for code, n in zip(codes, counts, strict=True)},
+            steps=int(result.steps.sum(dtype=np.int64)),
+            rejected=int(result.rejected.sum(dtype=np.int64)),
+            rescued=()
+            if result.attempts is None
+            else tuple(np.bincount(result.attempts, minlength=len(study.rescue) + 1).tolist()),
+            seconds=result.seconds,
+            measured=measured,
+            row={
+                "start": start,
+                "runs": stop - start,
+                "transfer_seconds": transfer,
+                "kernel_seconds": result.seconds - transfer,
+            },
         )
-        if rescue is not None:
-            result = rescue.apply(columns, result, times if times.size else None, threads)
-        yield shard_arrays(study, columns, result), result
+        return arrays, record
+
+
+@frozen(eq=False)
+class ShardWork:
+    """The shards of a study and the store they go to; see `cubie_flow.engines.base.Work`.
+
+    Where it travels its kernel stays: it is built there, from the cache if it is there.
+    """
+
+    study: Study
+    location: Location
+    cut: ShardPlan
+    kernel: BatchSolverKernel | None = None
+    token: str = field(factory=lambda: uuid4().hex)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardWork, (self.study, self.location, self.cut, None, self.token)
+
+    def solver(self, seat: Seat) -> ShardSolver:
+        """Return a solver for a seat."""
+        study, kernel = self.study, self.kernel
+        if seat.device is not None:
+            study = evolve(study, target=evolve(study.target, device=seat.device))
+        if kernel is None or kernel.settings.device != study.target.device:
+            kernel = build_kernel(study)
+        threads = _threads(study) if seat.threads is None else seat.threads
+        return ShardSolver(study, kernel, self.cut.shards, threads)
+
+    def store(self) -> ResultStore:
+        """Return the store, open."""
+        return ResultStore.open(self.location)
+
+    def runs(self, index: int) -> tuple[int, int]:
+        """Return the first run of a shard and the one after its last."""
+        return self.cut.shards[index]
 
 
 def run_study(
     study: Study,
-    path: str | Path,
+    path: str | Path | Location,
     *,
     config_yaml: str = "",
     overrides: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
     resume: bool = False,
-    between_shards: Callable[[], None] | None = None,
+    between_shards: Callable[[float], None] | None = None,
     recheck: bool = False,
+    overwrite: bool = False,
+    engine: Engine | None = None,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
 
     Parameters
     ----------
     study : Study
-    path : path
-        Where the store goes; it must not exist or be empty.
+    path : path, URL or Location
+        Where the store goes; there must be nothing yet.
     config_yaml : str
         The composed config, unresolved, kept in the store.
     overrides : sequence of str
@@ -580,10 +681,15 @@ def run_study(
         Whether the store is there: only the shards that it lacks are integrated, in the layout
         that it has, and it is lengthened if the study has more runs.
     between_shards : callable, optional
-        Called after every shard; what it raises stops the study once that shard is written.
+        Called after every shard with the seconds it took; what it raises stops the study once
+        that shard is written.
     recheck : bool
         Whether a resumed store's shards are read and compared with their checksums first; those
         that differ are integrated again.
+    overwrite : bool
+        Whether a store that is there is deleted once the study is ready to start.
+    engine : Engine, optional
+        Who solves the shards; None: this process.
 
     Raises
     ------
@@ -593,10 +699,10 @@ def run_study(
         After Ctrl-C; the shards already solved are written and readable.
     """
     began = perf_counter()
-    path = Path(path)
+    place = Location.of(path)
     kernel = build_kernel(study)
     kernel.run_time_settings(tolerances(study.controller))
-    planned = _plan(study, kernel, path, compiling=False)
+    planned = _plan(study, kernel, place, compiling=False)
     if not resume:
         planned.refuse()
     built = kernel.product
@@ -604,87 +710,57 @@ def run_study(
     device = _device(kernel, _threads(study))
     attrs = {**origin, "config": config_yaml, "device": device}
     if resume:
-        store = ResultStore.open(path)
+        store = ResultStore.open(place)
         if study.design.size != store.plan.runs:
             store = store.grown(study.design.size)
     else:
         held = schema(study, kernel, attrs, built)
-        store = ResultStore.create(path, held, plan(study, held))
-    cut = store.plan
+        store = ResultStore.create(place, held, plan(study, held), overwrite)
     complete = store.completed() if resume else set()
     if recheck:
         complete -= set(store.damaged())
-    todo = [index for index in range(len(cut.shards)) if index not in complete]
-    bounds = [cut.shards[index] for index in todo]
-    solved = sum(stop - start for start, stop in bounds)
-    statuses = np.zeros(256, np.int64)
-    for start, stop in (cut.shards[index] for index in complete):
-        statuses += np.bincount(store.status(start, stop), minlength=256)
-    steps = rejected = 0
-    rescued = np.zeros(len(study.rescue) + 1, np.int64)
-    kernel_seconds = 0.0
+    # All workers use the target that is used here, whatever they have beside it.
+    settled_target = evolve(study.target, kind=kernel.target)
+    work = ShardWork(evolve(study, target=settled_target), place, store.plan, kernel)
+    before = np.zeros(256, np.int64)
+    for start, stop in map(work.runs, complete):
+        before += np.bincount(store.status(start, stop), minlength=256)
 
-    def tick(done: int) -> None:
+    def show(done: int, failures: int) -> None:
         if on_progress is not None:
-            failures = int(statuses.sum() - statuses[0])
             on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
 
-    writer = AsyncWriter(store)
-    shards: dict[int, dict[str, float]] = {}
-    measured: dict[str, float] = {}
+    account = Account(dict(enumerate(before.tolist())), show, between_shards)
 
     def memory() -> dict[str, Any]:
         """Return what was measured of the whole run, beside what was predicted."""
         return {
             **planned.measurable(_threads(study)),
-            **{f"measured_{name}": int(value) for name, value in measured.items()},
+            **{f"measured_{name}": int(value) for name, value in account.measured().items()},
             "measured_host_bytes": peak_memory(),
-            "measured_store_bytes": _bytes_in(path),
+            "measured_store_bytes": place.size(),
             "compile_seconds": built.seconds,
-            "solver_waited_seconds": writer.blocked,
-            "writer_waited_seconds": writer.idle,
+            "solver_waited_seconds": account.solver_waited,
+            "writer_waited_seconds": account.writer_waited,
         }
 
-    def rows() -> list[dict[str, float]]:
-        """Return what was measured of every shard that is complete."""
-        found = []
-        for index, (encode, write) in sorted(writer.shards.items()):
-            start, stop = cut.shards[index]
-            row = {"start": start, "runs": stop - start, **shards[index]}
-            found.append({**row, "encode_seconds": encode, "write_seconds": write})
-        return found
-
+    todo = [index for index in range(len(store.plan.shards)) if index not in complete]
     try:
-        with writer:
-            pieces = _shards(study, kernel, bounds, tick)
-            for index, (arrays, result) in zip(todo, pieces, strict=True):
-                transfer = result.measured.pop("transfer_seconds", 0.0)
-                kernel_only = result.seconds - transfer
-                size = sum(array.nbytes for array in arrays.values())
-                shards[index] = {"transfer_seconds": transfer, "kernel_seconds": kernel_only}
-                for name, value in {**result.measured, "shard_bytes": size}.items():
-                    measured[name] = max(value, measured.get(name, 0.0))
-                statuses += np.bincount(result.status, minlength=256)
-                steps += int(result.steps.sum(dtype=np.int64))
-                rejected += int(result.rejected.sum(dtype=np.int64))
-                if result.attempts is not None:
-                    rescued += np.bincount(result.attempts, minlength=len(rescued))
-                kernel_seconds += result.seconds
-                writer.submit(index, arrays)
-                if between_shards is not None and index != todo[-1]:
-                    between_shards()
+        (engine or LocalEngine()).run(work, todo, account)
     except BaseException:
         # What is complete keeps its figures; why it stopped is more important than they are.
         with suppress(FlowError):
-            store.finalise(memory=memory(), shards=rows())
+            store.finalise(memory=memory(), shards=account.rows())
         raise
+    kernel_seconds, solved = account.total("seconds"), int(account.total("runs"))
+    statuses = account.statuses
     seconds = {
         "build": built.seconds,
         "kernel": kernel_seconds,
-        "write": writer.seconds,
+        "write": account.total("encode_seconds") + account.total("write_seconds"),
         "total": perf_counter() - began,
-        "solver_waited": writer.blocked,
-        "writer_waited": writer.idle,
+        "solver_waited": account.solver_waited,
+        "writer_waited": account.writer_waited,
     }
     # A design that grew is the store's design from now on.
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
@@ -699,22 +775,22 @@ def run_study(
             **{f"seconds_{phase}": value for phase, value in seconds.items()},
         },
         memory=held_memory,
-        shards=rows(),
+        shards=account.rows(),
     )
     runs = study.design.size
     return RunReport(
-        path=path,
+        location=place,
         runs=runs,
         statuses=counted,
         solved=solved,
-        mean_steps=steps / max(solved, 1),
-        mean_rejected=rejected / max(solved, 1),
+        mean_steps=account.total("steps") / max(solved, 1),
+        mean_rejected=account.total("rejected") / max(solved, 1),
         seconds=seconds,
         runs_per_second=solved / max(kernel_seconds, 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
-        store_bytes=_bytes_in(path),
+        store_bytes=place.size(),
         device=device,
-        rescued=tuple(int(count) for count in rescued[1:]),
+        rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
     )
 
@@ -733,6 +809,7 @@ def solve(
     times: Sequence[float] | None = None,
     variables: Sequence[str] | None = None,
     summaries: Sequence[str] | None = None,
+    sensitivities: Sequence[str] | None = None,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
     atol: float | Mapping[str, float] | None = None,
@@ -758,7 +835,7 @@ def solve(
     algorithm : str
         Name of a method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries
+    save_every, times, variables, summaries, sensitivities
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it.
@@ -828,7 +905,7 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=chosen,
-        output=OutputChoice(save_every, times, variables, summaries),
+        output=OutputChoice(save_every, times, variables, summaries, sensitivities),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,
@@ -859,7 +936,9 @@ def solve_study(study: Study) -> xarray.Dataset:
     study, _ = settled(study)
     kernel = build_kernel(study)
     held = schema(study, kernel, {})
-    parts = [arrays for arrays, _ in _shards(study, kernel, plan(study, held).shards, None)]
+    shards = plan(study, held).shards
+    solver = ShardSolver(study, kernel, shards, _threads(study))
+    parts = [solver.solve(index)[0] for index in range(len(shards))]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     described = {v.name: v for v in held.arrays}
     data = {}
@@ -875,10 +954,6 @@ def solve_study(study: Study) -> xarray.Dataset:
     if held.time is not None:
         coordinates["time"] = (("time",), held.time, {"units": held.time_unit})
     return xarray.Dataset(data, coordinates, dict(held.attrs))
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _device(kernel: BatchSolverKernel, threads: int) -> str:

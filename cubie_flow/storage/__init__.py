@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cubie_flow.storage.folders import new_run_folder
 from cubie_flow.storage.layout import ShardPlan, plan_shards
+from cubie_flow.storage.location import Location
 from cubie_flow.storage.lock import locked
 from cubie_flow.storage.provenance import SCHEMA_VERSION, provenance
 from cubie_flow.storage.schema import StoreSchema, Variable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SCHEMA_VERSION",
     "AsyncWriter",
+    "Location",
     "ResultStore",
     "ShardPlan",
     "StoreSchema",

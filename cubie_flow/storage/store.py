@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import zarr
 from attrs import frozen
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.storage.layout import ShardPlan
+from cubie_flow.storage.location import Location
 from cubie_flow.storage.schema import (
     PER_RUN_AND_TIME,
     RUN,
@@ -37,15 +38,20 @@ from cubie_flow.storage.schema import (
 CHECKSUMS = "checksums"
 
 
-class _TimedStore(zarr.storage.LocalStore):  # type: ignore[misc]
-    """A folder that knows how long the writing of its files took; the rest is encoding."""
-
-    seconds = 0.0
-
-    async def set(self, key: str, value: Any) -> None:
-        began = perf_counter()
-        await super().set(key, value)
-        self.seconds += perf_counter() - began
+@contextmanager
+def _said(location: Location, done: str = "written") -> Iterator[None]:
+    """Turn what goes wrong with files and networks into one sentence."""
+    try:
+        yield
+    except FlowError:
+        raise
+    except OSError as error:
+        raise location.error(error, done) from error
+    except Exception as error:
+        # Clients of object stores have errors of their own, and what they say may hold secrets.
+        if location.folder is not None:
+            raise
+        raise location.error(error, done) from None
 
 
 @frozen(eq=False)
@@ -54,53 +60,60 @@ class ResultStore:
 
     Attributes
     ----------
-    path
-        Its folder.
+    location
+        Where it is; another process opens the same store by it.
     plan
         How its runs are cut.
     """
 
-    path: Path
+    location: Location
     plan: ShardPlan
     _group: zarr.Group
     _arrays: dict[str, zarr.Array[Any]]
 
     @classmethod
-    def create(cls, path: str | Path, schema: StoreSchema, plan: ShardPlan) -> ResultStore:
+    def create(
+        cls,
+        path: str | Path | Location,
+        schema: StoreSchema,
+        plan: ShardPlan,
+        overwrite: bool = False,
+    ) -> ResultStore:
         """Make a new store with no run written yet.
 
         Parameters
         ----------
         path
-            A folder that does not exist yet, or is empty.
+            A folder, URL or location where there is nothing yet.
         schema
             What the store holds.
         plan
             The cut of its runs, see `cubie_flow.storage.layout.plan_shards`.
+        overwrite
+            Whether a store that is there already is deleted first.
 
         Raises
         ------
         FlowError
-            Where the folder already holds something or cannot be written, or where plan and
+            Where the place already holds something or cannot be written, or where plan and
             schema speak of different numbers of runs.
         """
-        path = Path(path)
+        location = Location.of(path)
         if plan.runs != schema.runs:
             raise FlowError(f"the plan is for {plan.runs} runs but the store for {schema.runs}")
-        try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise FlowError(
-                    f"'{path}' already exists and is not empty; results are never overwritten, "
-                    "so resume it or choose another folder"
-                )
-            path.mkdir(parents=True, exist_ok=True)
-            _write_schema(path, schema, plan)
-        except OSError as error:
-            raise _os_error(path, error) from error
-        return cls.open(path)
+        with _said(location):
+            if overwrite:
+                location.delete()
+            location.refuse_what_is_there()
+            if location.folder is not None:
+                location.folder.mkdir(parents=True, exist_ok=True)
+            store = location.store()
+            _write_schema(location, store, schema, plan)
+            store.commit("a new study")
+        return cls.open(location)
 
     @classmethod
-    def open(cls, path: str | Path) -> ResultStore:
+    def open(cls, path: str | Path | Location) -> ResultStore:
         """Open a store to read what is complete or to write what is not.
 
         Raises
@@ -108,26 +121,32 @@ class ResultStore:
         FlowError
             Where `path` holds no store, or one whose creation was cut short.
         """
-        path = Path(path)
-        try:
-            if not path.is_dir():
-                raise FileNotFoundError(path)  # zarr would make the folder
-            files = _TimedStore(path)
-            group = zarr.open_group(files, mode="r+", use_consolidated=False, zarr_format=3)
-            arrays = dict(group.arrays())
-        except (FileNotFoundError, ValueError) as error:
-            raise FlowError(f"'{path}' is not a results store: it has no Zarr group") from error
-        except OSError as error:
-            raise _os_error(path, error) from error
+        location = Location.of(path)
+        name = location.name
+        with _said(location, "opened"):
+            try:
+                if location.folder is not None and not location.folder.is_dir():
+                    raise FileNotFoundError(name)  # zarr would make the folder
+                group = _open_group(location.store(), location.group)
+                arrays = dict(group.arrays())
+            except (FileNotFoundError, ValueError) as error:
+                raise FlowError(f"'{name}' is not a results store: it has no Zarr group") from error
         if STATUS not in arrays:
-            raise FlowError(f"'{path}' is not a results store: it has no array '{STATUS}'")
+            raise FlowError(f"'{name}' is not a results store: it has no array '{STATUS}'")
         runs = {name: a for name, a in arrays.items() if a.metadata.dimension_names[0] == RUN}
         lengths = {name: array.shape[0] for name, array in runs.items()}
         if len(set(lengths.values())) != 1 or lengths[STATUS] == 0:
-            raise FlowError(f"'{path}' was left unfinished while it was made; delete it")
+            raise FlowError(f"'{name}' was left unfinished while it was made; delete it")
         shard_runs = _shard_runs(runs[STATUS])
         chunk_runs = min(array.chunks[0] for array in runs.values())
-        return cls(path, ShardPlan(lengths[STATUS], chunk_runs, shard_runs), group, runs)
+        return cls(location, ShardPlan(lengths[STATUS], chunk_runs, shard_runs), group, runs)
+
+    @property
+    def path(self) -> Path:
+        """The folder of a store that is one, with its group."""
+        if self.location.folder is None:
+            raise FlowError(f"'{self.location.name}' is no folder")
+        return self.location.folder / self.location.group
 
     @property
     def file_seconds(self) -> float:
@@ -165,7 +184,7 @@ class ResultStore:
             raise FlowError(f"shard {index} is not one of the {len(self.plan.shards)} of the study")
         start, stop = self.plan.shards[index]
         self._check(arrays, stop - start)
-        try:
+        with _said(self.location):
             # One after another: the chunks of one array already keep zarr's threads busy, and
             # only the encoded bytes of one array are held.
             for name in self.names:
@@ -173,18 +192,24 @@ class ResultStore:
             checksums = self._group[CHECKSUMS]["crc32"]
             checksums[index] = self._checksum(arrays)
             self._arrays[STATUS][start:stop] = arrays[STATUS]
-        except OSError as error:
-            raise _os_error(self.path, error) from error
+            self._group.store.commit(f"runs {start} to {stop - 1}")
 
     def completed(self) -> set[int]:
         """Return the shards whose ``status`` is written for every run, and can be read."""
         found = set()
-        for index, (start, stop) in enumerate(self.plan.shards):
-            # A file that was cut short is no file: its shard is not complete.
-            with suppress(ValueError, RuntimeError, OSError):
-                if (self.status(start, stop) != UNWRITTEN).all():
-                    found.add(index)
+        with _said(self.location, "read"):
+            for index, (start, stop) in enumerate(self.plan.shards):
+                # A file that was cut short is no file: its shard is not complete.
+                with suppress(*self._damage):
+                    if (self.status(start, stop) != UNWRITTEN).all():
+                        found.add(index)
         return found
+
+    @property
+    def _damage(self) -> tuple[type[Exception], ...]:
+        """What reading raises where bytes are wrong; of a network, a lost connection is not."""
+        decoding = (ValueError, RuntimeError)
+        return decoding if self.location.folder is None else (*decoding, OSError)
 
     def damaged(self) -> list[int]:
         """Return the complete shards that do not hold what was written, in order.
@@ -192,17 +217,19 @@ class ResultStore:
         Every array of every complete shard is read and compared with the checksum that was
         recorded when the shard was written.
         """
-        recorded = np.asarray(self._group[CHECKSUMS]["crc32"][:])
         bad = []
-        for index in sorted(self.completed()):
-            start, stop = self.plan.shards[index]
-            try:
-                arrays = {name: np.asarray(a[start:stop]) for name, a in self._arrays.items()}
-            except (ValueError, RuntimeError, OSError):
-                bad.append(index)
-                continue
-            if self._checksum(arrays) != int(recorded[index]):
-                bad.append(index)
+        complete = sorted(self.completed())
+        with _said(self.location, "read"):
+            recorded = np.asarray(self._group[CHECKSUMS]["crc32"][:])
+            for index in complete:
+                start, stop = self.plan.shards[index]
+                try:
+                    arrays = {name: np.asarray(a[start:stop]) for name, a in self._arrays.items()}
+                except self._damage:
+                    bad.append(index)
+                    continue
+                if self._checksum(arrays) != int(recorded[index]):
+                    bad.append(index)
         return bad
 
     def _checksum(self, arrays: Mapping[str, NDArray[Any]]) -> int:
@@ -232,16 +259,16 @@ class ResultStore:
             Where `runs` is less than the store already has, or the folder cannot be written.
         """
         if runs < self.plan.runs:
-            raise FlowError(f"'{self.path}' has {self.plan.runs} runs and cannot shrink to {runs}")
-        try:
+            name = self.location.name
+            raise FlowError(f"'{name}' has {self.plan.runs} runs and cannot shrink to {runs}")
+        with _said(self.location):
             for array in self._arrays.values():
                 array.resize((runs, *array.shape[1:]))
             grown = ShardPlan(runs, self.plan.chunk_runs, self.plan.shard_runs)
             self._group[CHECKSUMS]["crc32"].resize((len(grown.shards),))
-            _consolidate(self.path)
-        except OSError as error:
-            raise _os_error(self.path, error) from error
-        return ResultStore.open(self.path)
+            _consolidate(self.location, self._group.store)
+            self._group.store.commit(f"{runs} runs")
+        return ResultStore.open(self.location)
 
     def finalise(
         self,
@@ -268,15 +295,15 @@ class ResultStore:
         FlowError
             Where the folder cannot be written.
         """
-        try:
-            for partial in list(self.path.rglob("*.partial")):
-                partial.unlink()
+        with _said(self.location):
+            if self.location.folder is not None:
+                for partial in list(self.path.rglob("*.partial")):
+                    partial.unlink()
             self._group.update_attributes(plain(attrs or {}))
             if shards or memory:
-                _add_to_memory(self.path, shards, {**self._group["memory"].attrs, **(memory or {})})
-            _consolidate(self.path)
-        except OSError as error:
-            raise _os_error(self.path, error) from error
+                _add_to_memory(self._group, shards, plain(memory or {}))
+            _consolidate(self.location, self._group.store)
+            self._group.store.commit("what is known at the end")
 
     def _check(self, arrays: Mapping[str, NDArray[Any]], runs: int) -> None:
         for name in arrays:
@@ -295,7 +322,11 @@ class ResultStore:
             raise FlowError(f"a status of {UNWRITTEN} means 'not written' and cannot be written")
 
 
-def _write_schema(path: Path, schema: StoreSchema, plan: ShardPlan) -> None:
+def _open_group(store: Any, path: str) -> zarr.Group:
+    return zarr.open_group(store, path=path, mode="r+", use_consolidated=False, zarr_format=3)
+
+
+def _write_schema(location: Location, store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
     import xarray as xr
 
     codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
@@ -337,30 +368,36 @@ def _write_schema(path: Path, schema: StoreSchema, plan: ShardPlan) -> None:
         "compressors": (codec,),
         "fill_value": UNWRITTEN,
     }
-    root = xr.Dataset(data, coordinates, plain(schema.attrs))
-    root.to_zarr(path, mode="w-", zarr_format=3, encoding=encoding, consolidated=False)
-    memory = xr.Dataset(_columns(schema.memory), attrs=plain(schema.plan))
-    memory.to_zarr(path, group="memory", mode="a", zarr_format=3, consolidated=False)
-    config = xr.Dataset(attrs=plain(schema.config))
-    config.to_zarr(path, group="config", mode="a", zarr_format=3, consolidated=False)
-    for _, array in zarr.open_group(path, mode="r+", use_consolidated=False).arrays():
+    inside = location.group
+
+    def write(dataset: xr.Dataset, group: str, **how: Any) -> None:
+        where = "/".join(part for part in (inside, group) if part) or None
+        dataset.to_zarr(store, group=where, mode="a", zarr_format=3, consolidated=False, **how)
+
+    if inside and not sync(store.exists("zarr.json")):
+        zarr.create_group(store, zarr_format=3)  # of all jobs that share the store
+    write(xr.Dataset(data, coordinates, plain(schema.attrs)), "", encoding=encoding)
+    write(xr.Dataset(_columns(schema.memory), attrs=plain(schema.plan)), "memory")
+    write(xr.Dataset(attrs=plain(schema.config)), "config")
+    group = _open_group(store, inside)
+    for _, array in group.arrays():
         if array.metadata.dimension_names[0] == RUN:
             array.resize((schema.runs, *array.shape[1:]))
     # One chunk a shard: two writers never share one, and a shard's is written with it.
-    zarr.open_group(path, mode="r+", use_consolidated=False).create_group(CHECKSUMS).create_array(
+    group.create_group(CHECKSUMS).create_array(
         "crc32", shape=(len(plan.shards),), chunks=(1,), dtype="uint32", fill_value=0,
         dimension_names=("shard",), compressors=None,
         attributes={"long_name": "CRC-32 of a shard's arrays in order of their names"},
     )  # fmt: skip
-    _consolidate(path)
+    _consolidate(location, store)
 
 
 def _add_to_memory(
-    path: Path, shards: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any]
+    root: zarr.Group, shards: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any]
 ) -> None:
     import xarray as xr
 
-    group = zarr.open_group(path / "memory", mode="r+", use_consolidated=False)
+    group = root["memory"]
     # What an interrupted run measured is kept, unless a shard was done anew; xarray changes no
     # size, so the columns are written afresh.
     old = {n: a[:] for n, a in group.arrays() if a.metadata.dimension_names == ("shard",)}
@@ -369,8 +406,8 @@ def _add_to_memory(
     kept = [dict(zip(old, row, strict=True)) for row in zip(*old.values(), strict=True)]
     rows = {row["start"]: row for row in (*kept, *shards)}
     ordered = [rows[start] for start in sorted(rows)]
-    table = xr.Dataset(_columns(ordered, "shard"), attrs=plain(attrs))
-    table.to_zarr(path, group="memory", mode="a", zarr_format=3, consolidated=False)
+    table = xr.Dataset(_columns(ordered, "shard"), attrs={**group.attrs, **attrs})
+    table.to_zarr(root.store, group=group.path, mode="a", zarr_format=3, consolidated=False)
 
 
 def _columns(
@@ -391,21 +428,16 @@ def _columns(
     return columns
 
 
-def _consolidate(path: Path) -> None:
+def _consolidate(location: Location, store: Any) -> None:
+    """Gather the metadata of a whole store in one file; of a group, its tree's owner does it."""
+    if location.group or location.kind != "zarr":
+        return
     with warnings.catch_warnings():
         # zarr warns that consolidated metadata is not in the format's text yet; readers that do
         # not know it read the same metadata array by array.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(path, zarr_format=3)
+        zarr.consolidate_metadata(store, zarr_format=3)
 
 
 def _shard_runs(array: zarr.Array[Any]) -> int:
     return int((array.shards or array.chunks)[0])
-
-
-def _os_error(path: Path, error: OSError) -> FlowError:
-    reason = error.strerror or str(error)
-    return FlowError(
-        f"'{path}' cannot be written: {reason}; shards already complete are kept, so the study "
-        "can be resumed once this is mended"
-    )
