@@ -383,6 +383,8 @@ def schema(
         coordinates.append(
             Variable(coordinate_name(study, name), PER_RUN, "float64", unit, text or name)
         )
+    for name in study.design.labels:
+        coordinates.append(Variable(name, PER_RUN, "float64", "1", name.replace("_", " ")))
     times = study.times
     layout = kernel.layout
     plan = {
