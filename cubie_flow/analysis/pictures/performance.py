@@ -155,7 +155,7 @@ def _steps(data: Dataset) -> float:
 
 
 def _most_exact(results: Sequence[Dataset]) -> int:
-    """Return which result has the highest precision, of those the tightest tolerance, of those most steps."""
+    """Return which has the highest precision, then the tightest tolerance, then most steps."""
 
     def rank(i: int) -> tuple[str, float, float]:
         # "float64" sorts after "float32".
