@@ -32,6 +32,7 @@ from cubie_flow.kernels.kernel import (
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
+from cubie_flow.restate import restated
 from cubie_flow.storage import (
     AsyncWriter,
     Location,
@@ -888,7 +889,7 @@ def solve_study(study: Study) -> xarray.Dataset:
 
     study, _ = settled(study)
     kernel = build_kernel(study)
-    held = schema(study, kernel, {})
+    held = schema(study, kernel, {"config": restated(study)})
     parts = [arrays for arrays, _ in _shards(study, kernel, plan(study, held).shards, None)]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     described = {v.name: v for v in held.arrays}
