@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from cubie_flow.analysis import describe, runs
+from cubie_flow.analysis.pictures.plots import Plots
 from cubie_flow.analysis.unfold import unfold
 
 
@@ -108,6 +109,13 @@ class FlowAccessor:
         from cubie_flow.analysis.rerun import rerun
 
         return rerun(self._data, which, **changes)
+
+    # drawing ------------------------------------------------------------------------------------
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ``ds.flow.plot.bands("z")``; ``ds.flow.plot`` alone lists what there is."""
+        return Plots(self._data)
 
     # saying what it is --------------------------------------------------------------------------
 

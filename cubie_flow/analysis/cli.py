@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("compare", "set two results side by side"),
     "export": ("export", "write Parquet, CSV, NetCDF or NumPy"),
     "audit": ("audit", "integrate some runs again, far more accurately"),
+    "plot": ("plot", "draw a picture: trajectories, bands, heatmap, bifurcation, ..."),
     "verify": ("verify", "compare a result with its checksums"),
 }
 HOME = "cubie_flow.analysis.commands"
