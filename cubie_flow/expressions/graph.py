@@ -176,6 +176,8 @@ def as_node(value: Node | float) -> Node:
 
 ZERO, ONE = const(0.0), const(1.0)
 TRUE, FALSE = as_node(True), as_node(False)
+#: Whether a run has no neighbours in its block of lanes, as a CUDA thread has none.
+ALONE = _make("alone", kind="bool")
 
 
 def is_const(node: Node, value: float | None = None) -> bool:

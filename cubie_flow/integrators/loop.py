@@ -14,6 +14,7 @@ from attrs import field, frozen
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
 from cubie_flow.expressions.graph import (
+    ALONE,
     FALSE,
     Node,
     compare,
@@ -368,7 +369,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s, n = self.settings, self.settings.states
         real = s.precision
         block = BlockBuilder()
-        active = block.let("active", compare("==", _flag(CODE), float(RUNNING)))
+        # Who is alone is here only while running; others wait in their lane for their neighbours.
+        running = compare("==", _flag(CODE), float(RUNNING))
+        active = block.let("active", logical_or(ALONE, running))
         t = block.let("t", _clock(T))
         landing = s.sampling and not dense
         end = _clock(T_END)
@@ -399,9 +402,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             failed.append((logical_and(stuck, logical_not(finite)), "non_finite"))
             failed.append((logical_and(stuck, unsolved), "solver_failed"))
         else:
-            block.assign([("magnitude", 0)], [const(0.0)])
-            size = fabs(load("proposed_state", 0, 1)) + load("magnitude", 0)
-            block.sweep(n, [("magnitude", 0, 0, size)])
+            block.assign([("magnitude", 0)], [fabs(load("proposed_state", 0))])
+            size = fabs(load("proposed_state", 1, 1)) + load("magnitude", 0)
+            if n > 1:
+                block.sweep(n - 1, [("magnitude", 0, 0, size)])
             largest = 1e308 if real == "float64" else 1e38
             finite = compare("<", load("magnitude", 0), largest)
             ok = block.let("ok", logical_and(finite, logical_not(unsolved)))
@@ -415,9 +419,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         moved = block.let("moved", h + _clock(T_LOW))
         total = block.let("total", t + moved)
         rounding = moved - (total - t)
-        reached = block.let("reached", logical_and(accept, last))
-        t_new = block.let("t_new", where(accept, where(last, stop, total), t))
-        low = where(reached, const(0.0), where(accept, rounding, _clock(T_LOW)))
+        # Time stands still where a sample might be taken of a step that failed.
+        passing = accept if controller.adaptive or s.sampling else active
+        reached = block.let("reached", logical_and(passing, last))
+        t_new = block.let("t_new", where(passing, where(last, stop, total), t))
+        low = where(reached, const(0.0), where(passing, rounding, _clock(T_LOW)))
         block.assign([("clock", T), ("clock", T_LOW)], [t_new, low])
         if dense:
             block.assign(
@@ -426,27 +432,30 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             )
         if s.summarised_numbers:
             self._summarise(block, step, h, t, t_new, accept)
+        # Without step control a step that is not accepted ends the run, and its state is not used.
+        moving = accept if controller.adaptive else active
         moves = [
-            ("state", 0, 1, where(accept, load("proposed_state", 0, 1), load("state", 0, 1))),
-            ("derivative", 0, 1, where(accept, step.end_derivative, load("derivative", 0, 1))),
+            ("state", 0, 1, where(moving, load("proposed_state", 0, 1), load("state", 0, 1))),
+            ("derivative", 0, 1, where(moving, step.end_derivative, load("derivative", 0, 1))),
         ]
         if s.sampling:
-            kept = where(accept, load("state", 0, 1), load("previous_state", 0, 1))
+            kept = where(moving, load("state", 0, 1), load("previous_state", 0, 1))
             moves.append(("previous_state", 0, 1, kept))
         block.sweep(n, moves)
         steps = where(accept, _flag(STEPS) + 1.0, _flag(STEPS))
         tried = block.let("tried", where(active, _flag(TRIED) + 1.0, _flag(TRIED)))
         block.assign([("counters", STEPS), ("counters", TRIED)], [steps, tried])
         code: Node = const(RUNNING)
-        limit = compare(">=", tried, load("settings", MAX_STEPS))
+        limit = block.let("limit", compare(">=", tried, load("settings", MAX_STEPS)))
         code = where(limit, const(STATUS["step_limit"]), code)
         for condition, name in failed:
             code = where(condition, const(STATUS[name]), code)
-        done = logical_and(accept, compare(">=", t_new, end))
+        done = block.let("done", logical_and(accept, compare(">=", t_new, end)))
         code = where(done, const(STATUS["success"]), code)
         code = where(active, code, _flag(CODE))
         block.assign([("counters", CODE)], [code])
-        attention = compare("!=", _flag(CODE), float(RUNNING))
+        # The code is not asked, so that it need not be computed before the run ends.
+        attention = any_of([limit, done, *(condition for condition, _ in failed)])
         if s.sampling:
             attention = logical_or(attention, compare(">=", t_new, _clock(T_NEXT)))
         if s.drivers:
