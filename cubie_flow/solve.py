@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from cubie_flow.batches import Design, make_design
 from cubie_flow.choosing import AUTO, choose
 from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
 from cubie_flow.kernels.kernel import (
@@ -34,6 +35,7 @@ from cubie_flow.kernels.kernel import (
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
+from cubie_flow.restate import restated
 from cubie_flow.storage import (
     Location,
     ResultStore,
@@ -176,11 +178,7 @@ class Study:
     def spans(self) -> tuple[float, float]:
         """Shortest and longest duration of a run."""
         if DURATION in self.design.names:
-            size, part = self.design.size, 65536
-            columns = [
-                self.design.columns(start, min(start + part, size))[DURATION]
-                for start in range(0, size, part)
-            ]
+            columns = [columns[DURATION] for columns in _parts(self.design, {DURATION})]
             return min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
         span = float(self.system.duration if self.duration is None else self.duration)
         return span, span
@@ -217,6 +215,13 @@ class Study:
         return tuple(self.output.summaries or ())
 
 
+def _parts(design: Design, names: Collection[str]) -> Iterator[dict[str, Array]]:
+    """Yield the values of all runs, some runs at a time, if any of `names` varies."""
+    part = 65536
+    for start in range(0, design.size if {*names} & {*design.names} else 0, part):
+        yield design.columns(start, min(start + part, design.size))
+
+
 def build_kernel(study: Study) -> BatchSolverKernel:
     """Return the kernel of a study, not yet compiled.
 
@@ -226,6 +231,8 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         If the study asks for what its system, method or target does not have.
     """
     _check_span(study)
+    for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
+        check_choices(study.system.drivers, columns)
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
@@ -415,6 +422,7 @@ def schema(
             "design": json.dumps(study.design.describe()),
             "system": json.dumps(study.system.to_mapping()),
             "system_hash": study.system.content_hash,
+            **_driver_hashes(study.system),
             **config,
         },
         memory=[
@@ -433,6 +441,11 @@ def schema(
         ],
         plan=plan,
     )
+
+
+def _driver_hashes(system: OdeSystem) -> dict[str, str]:
+    hashes = {driver.name: driver.content_hash for driver in system.drivers}
+    return {"drivers": json.dumps(hashes)} if hashes else {}
 
 
 def shard_arrays(
@@ -800,6 +813,7 @@ def solve(
     *,
     parameters: Mapping[str, Any] | None = None,
     initial_values: Mapping[str, Any] | None = None,
+    drivers: Mapping[str, Any] | None = None,
     batch: str | Design | None = None,
     duration: float | Any | None = None,
     t_start: float = 0.0,
@@ -826,6 +840,11 @@ def solve(
     system : OdeSystem
     parameters, initial_values : mapping, optional
         Values by name: a number for all runs, or an array with one value a run.
+    drivers : mapping, optional
+        Series by the name of a driver of the model, or of a parameter that becomes one, such as
+        ``{"u": {"times": t, "values": v, "interpolation": "cubic"}}``; see
+        `OdeSystem.with_drivers`. With one series a run, shape (runs, times), the parameter that
+        chooses the series varies by itself.
     batch : {"zip", "grid"} or Design, optional
         How arrays combine: run by run (the default), or every combination. A design replaces
         the arrays.
@@ -863,6 +882,14 @@ def solve(
         raise FlowError(f"controller must be a ControllerChoice, not {type(controller).__name__}")
     if isinstance(batch, str):
         make_design(batch, {"check": [0.0]} if batch in ("grid", "zip") else {})
+    choices: dict[str, list[float]] = {}
+    if drivers is not None:
+        system = system.with_drivers(drivers)
+        choices = {
+            one.series: [float(i) for i in range(len(one.values))]
+            for one in system.drivers
+            if one.name in drivers and one.series and one.series not in (parameters or {})
+        }
     fixed: dict[str, dict[str, float]] = {"parameters": {}, "states": {}}
     varied: dict[str, Any] = {}
     given = (
@@ -888,6 +915,7 @@ def solve(
         duration = float(spans) if spans.ndim == 0 else None
         if duration is None:
             varied[DURATION] = spans.tolist()
+    varied.update({} if isinstance(batch, Design) else choices)
     if times is not None:
         times = np.atleast_1d(_numbers("times", times)).tolist()
     if isinstance(batch, Design):
@@ -935,7 +963,7 @@ def solve_study(study: Study) -> xarray.Dataset:
 
     study, _ = settled(study)
     kernel = build_kernel(study)
-    held = schema(study, kernel, {})
+    held = schema(study, kernel, {"config": restated(study)})
     shards = plan(study, held).shards
     solver = ShardSolver(study, kernel, shards, _threads(study))
     parts = [solver.solve(index)[0] for index in range(len(shards))]

@@ -716,6 +716,12 @@ class BlockEmitter:
                 return b.ashr(*args)
             case "table":
                 return self._table(node, args[0])
+            case "fetch":
+                # Every lane has an index of its own: only blocks of one lane look up.
+                assert self.lanes == 1, "fetch in a block of several lanes"
+                pointer, step, offset = self.externals[node.value]
+                index = args[0] if args[0].type == I64 else b.sext(args[0], I64)
+                return b.load(b.gep(pointer, [b.add(b.mul(index, step), offset)]))
             case "call" if self.dialect.library is not None:
                 symbol = self.dialect.library(node.value, self.dialect.bits)
                 return b.call(self._declared(symbol, args[0].type, len(args)), args)

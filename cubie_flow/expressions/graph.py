@@ -494,6 +494,11 @@ def table(values: Sequence[float], index: Node) -> Node:
     return _make("table", (index,), tuple(float(v) for v in values))
 
 
+def fetch(buffer: str, index: Node) -> Node:
+    """Return an element of an array outside the run's memory at an index known when it runs."""
+    return _make("fetch", (index,), buffer)
+
+
 # functions ------------------------------------------------------------------------------------
 
 _SIMPLE: dict[str, Callable[..., Node]] = {

@@ -39,6 +39,7 @@ from cubie_flow.integrators.controllers import (
     StepController,
     approximate_power,
 )
+from cubie_flow.integrators.drivers import RESTART, DriverBlocks, DriverSlot
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.memory import CUDAFactory, buffer_registry
@@ -90,6 +91,8 @@ class LoopSettings:
         For each state its literal initial value, or the row of the inputs (int) it comes from.
     start_from, duration_from : int or float
         Likewise.
+    drivers : tuple of DriverSlot
+        What acts on the model as a series over time.
     sampling : bool
         Whether there are times to sample at.
     """
@@ -102,6 +105,7 @@ class LoopSettings:
     start_from: int | float
     duration_from: int | float
     first_parameter: int
+    drivers: tuple[DriverSlot, ...] = ()
     saved_numbers: tuple[int, ...] = ()
     summarised_numbers: tuple[int, ...] = ()
     sampling: bool = False
@@ -120,7 +124,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     """Owns time, acceptance, saving and status of a run.
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
-    ``previous_state``, ``sample``, ``metrics``, ``observables``.
+    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``.
     """
 
     def register_buffers(self) -> None:
@@ -132,9 +136,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
         keep("state", n)
         keep("derivative", n)
-        keep("parameters", max(1, s.parameters))
+        keep("parameters", max(1, s.parameters + sum(slot.width for slot in s.drivers)))
         keep("clock", CLOCK)
         keep("counters", COUNTERS)
+        if s.drivers:
+            keep("driver_clock", self.driving.size)
         if s.sampling:
             keep("previous_state", n)
             scratch = "local"
@@ -147,6 +153,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             size = len(s.observables.outputs)
             scratch = "register" if size <= UNROLL_LIMIT and not self._observes_apart else "local"
             buffer_registry.register("observables", self, size, scratch, precision)
+
+    @property
+    def driving(self) -> DriverBlocks:
+        """What keeps a run in the right segments of its drivers."""
+        s = self.settings
+        return DriverBlocks(s.drivers, s.states, s.parameters)
 
     @property
     def _observes_apart(self) -> bool:
@@ -188,6 +200,13 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 block = BlockBuilder()
                 step.densify(block, _clock(H), _clock(T_PREVIOUS))
                 built["densify"] = block.build("densify")
+        if self.settings.drivers:
+            running = compare("==", _flag(CODE), float(RUNNING))
+            reached = compare(">=", _clock(T), self.driving.next_knot())
+            built["at_knot"] = self._mask("at_knot", logical_and(running, reached))
+            built["following"] = self.driving.following(_clock(T))
+            if any(slot.restarts for slot in self.settings.drivers):
+                built["restart"] = self._restart(step, controller)
         return built
 
     def _mask(self, name: str, truth: Node) -> Block:
@@ -230,6 +249,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             [("counters", i) for i in range(COUNTERS)],
             [const(RUNNING), zero, zero, zero, const(1.0)],
         )
+        if s.drivers:
+            self.driving.find(block, t_start)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
 
     def _next_time(self, t_start: Node, t_end: Node) -> Node:
@@ -280,6 +301,42 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         pending = logical_or(self._due(), self._finished()) if s.sampling else self._finished()
         return block.build("begin", ("settings",), mask=pending)
 
+    def _restart(self, step: Step, controller: StepController) -> Block:
+        """Go on behind a discontinuity: with its derivative, and a step as at a start."""
+        s, n = self.settings, self.settings.states
+        block = BlockBuilder()
+        again = block.let("again", self.driving.restarting())
+        t = block.let("t", _clock(T))
+        inconsistent = step.initialise(block, again, t)
+        step.evaluate(block, "state", step.end_place, t)
+        block.sweep(n, {"derivative": where(again, step.end_derivative, load("derivative", 0, 1))})
+        dt = self._first_step(block, step, controller, t)
+        controller.reset(block, again, dt)
+        iterates = step.evaluations[1] > 0
+        counted = block.let("counted", load("iterations", 0)) if iterates else const(0.0)
+        step.reset(block, again, dt)
+        if iterates:
+            block.assign([("iterations", 0)], [counted])
+        if s.summarised_numbers:
+            self._observe(block, "state", t)
+            for position, variable in enumerate(s.summarised_numbers):
+                value = self._variable(variable, "state")
+                base = METRIC_ROWS * position
+                met = {
+                    LAST: value,
+                    LOWEST: minimum(value, load("metrics", base + LOWEST)),
+                    HIGHEST: maximum(value, load("metrics", base + HIGHEST)),
+                }
+                block.assign(
+                    [("metrics", base + i) for i in met],
+                    [where(again, v, load("metrics", base + i)) for i, v in met.items()],
+                )
+        code = _flag(CODE)
+        if inconsistent is not None:
+            code = where(inconsistent, const(STATUS["solver_failed"]), code)
+        block.assign([("counters", CODE), ("driver_clock", RESTART)], [code, const(0.0)])
+        return block.build("restart", ("settings",))
+
     def _first_step(
         self, block: BlockBuilder, step: Step, controller: StepController, t: Node
     ) -> Node:
@@ -318,7 +375,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         t = block.let("t", _clock(T))
         landing = s.sampling and not dense
         end = _clock(T_END)
-        stop = block.let("stop", minimum(end, _clock(T_NEXT)) if landing else end)
+        stops = minimum(end, _clock(T_NEXT)) if landing else end
+        if s.drivers:
+            stops = minimum(stops, self.driving.next_knot())
+        stop = block.let("stop", stops)
         remaining = (stop - t) - _clock(T_LOW)
         remaining = block.let("remaining", remaining)
         dt = block.let("dt", minimum(controller.proposal(), load("settings", DT_MAX)))
@@ -398,6 +458,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         attention = any_of([limit, done, *(condition for condition, _ in failed)])
         if s.sampling:
             attention = logical_or(attention, compare(">=", t_new, _clock(T_NEXT)))
+        if s.drivers:
+            attention = logical_or(attention, compare(">=", t_new, self.driving.next_knot()))
         return block.build("attempt", ("settings",), mask=logical_and(active, attention))
 
     # saving
