@@ -10,6 +10,7 @@ from attrs import field, frozen
 from cubie_flow.errors import FlowError, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
+from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import mass_pattern, observables, right_hand_side
 from cubie_flow.integrators.loop import IVPLoop, LoopSettings
 from cubie_flow.integrators.steps import (
@@ -192,6 +193,8 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         watched = [name for name in known if name in s.saved or name in s.summarised]
         numbers = {name: i for i, name in enumerate((*states, *watched))}
         parameters = [p.name for p in s.system.parameters if p.name in rows]
+        values = {p.name: float(p.value) for p in s.system.parameters}
+        multistep = isinstance(method(s.algorithm), Multistep)
         return LoopSettings(
             rhs=right_hand_side(s.system, parameters),
             observables=observables(s.system, parameters, watched) if watched else None,
@@ -204,6 +207,17 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             start_from=float(s.t_start),
             duration_from=rows.index(DURATION) if DURATION in rows else float(s.duration),
             first_parameter=len(rows) - len(parameters),
+            drivers=tuple(
+                DriverSlot(
+                    degree=driver.order,
+                    # A method that remembers steps is restarted at kinks as well.
+                    restarts=driver.jumps or (multistep and driver.order < 2),
+                    series=rows.index(driver.series)
+                    if driver.series in rows
+                    else values.get(driver.series, 0.0),
+                )
+                for driver in s.system.drivers
+            ),
             saved_numbers=tuple(numbers[name] for name in s.saved) if s.sampling else (),
             summarised_numbers=tuple(numbers[name] for name in s.summarised),
             sampling=s.sampling,

@@ -69,6 +69,28 @@ def make_driver(
                 store_missing(memory, lane, (samples, rows, place))
     else:
         save_due = save_missing = compile_function(_nothing)
+    driving, restarting = "at_knot" in blocks, "restart" in blocks
+    idle = compile_function(_nothing)
+    at_knot, following_segment = blocks.get("at_knot", idle), blocks.get("following", idle)
+    restart = blocks.get("restart", idle)
+
+    if driving:
+
+        @compile_function
+        def pass_knots(
+            memory: Any, runs: Any, count: int, inputs: Any, initial: Any, settings: Any
+        ) -> None:
+            waiting = at_knot(memory, 0)
+            if waiting != 0:
+                for lane in range(lanes):
+                    if (waiting >> lane) & 1:
+                        following_segment(
+                            memory, lane, (inputs, count, runs[lane]), (initial, 1, 0)
+                        )
+                if restarting:
+                    restart(memory, 0, (settings, 1, 0))
+    else:
+        pass_knots = idle
 
     def driver(
         memory: Any, runs: Any, first: int, count: int, stride: int, counter: Any, inputs: Any,
@@ -99,6 +121,8 @@ def make_driver(
             while vacant == 0:
                 if sampling:
                     save_due(memory, runs, times, samples, rows, run_stride, time_stride)
+                if driving:
+                    pass_knots(memory, runs, count, inputs, initial, settings)
                 vacant = finished(memory, 0)
                 if vacant == 0:
                     marks = 0
