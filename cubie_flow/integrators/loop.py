@@ -297,18 +297,23 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
     def _restart(self, step: Step, controller: StepController) -> Block:
         """Go on behind a discontinuity: with its derivative, and a step as at a start."""
-        s, n = self.settings, self.settings.states
         block = BlockBuilder()
         again = block.let("again", self.driving.restarting())
+        with block.when(again):
+            self._restarted(block, step, controller)
+        return block.build("restart", ("settings",), per_lane=True)
+
+    def _restarted(self, block: BlockBuilder, step: Step, controller: StepController) -> None:
+        s, n = self.settings, self.settings.states
         t = block.let("t", _clock(T))
-        inconsistent = step.initialise(block, again, t)
+        inconsistent = step.initialise(block, t)
         step.evaluate(block, "state", step.end_place, t)
-        block.sweep(n, {"derivative": where(again, step.end_derivative, load("derivative", 0, 1))})
+        block.sweep(n, {"derivative": step.end_derivative})
         dt = self._first_step(block, step, controller, t)
-        controller.reset(block, again, dt)
+        controller.reset(block, dt)
         iterates = step.evaluations[1] > 0
         counted = block.let("counted", load("iterations", 0)) if iterates else const(0.0)
-        step.reset(block, again, dt)
+        step.reset(block, dt)
         if iterates:
             block.assign([("iterations", 0)], [counted])
         if s.summarised_numbers:
@@ -321,15 +326,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                     LOWEST: minimum(value, load("metrics", base + LOWEST)),
                     HIGHEST: maximum(value, load("metrics", base + HIGHEST)),
                 }
-                block.assign(
-                    [("metrics", base + i) for i in met],
-                    [where(again, v, load("metrics", base + i)) for i, v in met.items()],
-                )
+                block.assign([("metrics", base + i) for i in met], list(met.values()))
         code = _flag(CODE)
         if inconsistent is not None:
             code = where(inconsistent, const(STATUS["solver_failed"]), code)
         block.assign([("counters", CODE), ("driver_clock", RESTART)], [code, const(0.0)])
-        return block.build("restart", ("settings",))
 
     def _first_step(
         self, block: BlockBuilder, step: Step, controller: StepController, t: Node

@@ -87,8 +87,8 @@ def make_driver(
                         following_segment(
                             memory, lane, (inputs, count, runs[lane]), (initial, 1, 0)
                         )
-                if restarting:
-                    restart(memory, 0, (settings, 1, 0))
+                        if restarting:
+                            restart(memory, lane, (settings, 1, 0))
     else:
         pass_knots = idle
 
