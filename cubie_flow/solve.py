@@ -36,6 +36,7 @@ from cubie_flow.kernels.kernel import (
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
+from cubie_flow.restate import restated
 from cubie_flow.storage import (
     Location,
     ResultStore,
@@ -1026,7 +1027,7 @@ def solve_study(study: Study) -> xarray.Dataset:
 
     study, _ = settled(study)
     kernel = build_kernel(study)
-    held = schema(study, kernel, {})
+    held = schema(study, kernel, {"config": restated(study)})
     shards = plan(study, held).shards
     solver = ShardSolver(study, kernel, shards, _threads(study))
     parts = [solver.solve(index)[0] for index in range(len(shards))]
