@@ -29,6 +29,7 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
         For a mistake in the model, or a change of something it does not have.
     """
     from cubie_flow.systems import OdeSystem
+    from cubie_flow.systems.drivers import driven
     from cubie_flow.systems.files import read_model_file
 
     changes = {key: value for key, value in given.items() if value is not None}
@@ -36,6 +37,8 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
         return OdeSystem.from_mapping(changes)
     path = Path(str(changes.pop("file"))).expanduser()
     model = read_model_file(path)
+    if "drivers" in changes:
+        model = driven(model, changes.pop("drivers"), f"'{path}'")
     for key, value in changes.items():
         own = model.get(key)
         if isinstance(value, Mapping) and isinstance(own, Mapping):

@@ -25,6 +25,7 @@ ROOMS: dict[str, set[str]] = {
 ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["rescue"] = {"kernels", "integrators", "errors"}
 ROOMS["choosing"] = {"kernels", "integrators", "expressions"}
+ROOMS["restate"] = {"solve"}
 ROOMS["solve"] = set(ROOMS)
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
@@ -44,10 +45,11 @@ ROOMS["predicates"] = {"errors"}
 ROOMS["analysis"] = {
     "predicates",
     "solve",
-    "resume",
+    "studies",
     "config",
     "batches",
     "systems",
+    "integrators",
     "storage",
     "errors",
 }
