@@ -262,6 +262,11 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     _check_span(study)
     for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
         check_choices(study.system.drivers, columns)
+    return BatchSolverKernel(*compiled_in(study), study.locations)
+
+
+def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
+    """Return what is compiled into the kernel of a study, besides the locations of buffers."""
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
@@ -289,7 +294,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         block_size=t.block_size,
         device=t.device,
     )
-    return BatchSolverKernel(run, config, study.locations)
+    return run, config
 
 
 def settled(study: Study) -> tuple[Study, str]:
@@ -535,6 +540,19 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     per_run = max(1, held.total_bytes // held.runs)
     limit = min(SHARD_BYTES, max(largest, SHARD_MEMORY * largest // per_run))
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
+
+
+def shards_of(study: Study) -> int:
+    """Return into how many shards a study is cut; no kernel is made for it."""
+    names = (*study.design.names, *study.design.labels)
+    held = StoreSchema(
+        runs=study.design.size,
+        variables=variables(study),
+        status_flags={},
+        time=study.times if study.times.size else None,
+        coordinates=tuple(Variable(coordinate_name(study, name), PER_RUN) for name in names),
+    )
+    return len(plan(study, held).shards)
 
 
 def plan_study(
