@@ -30,6 +30,7 @@ from cubie_flow.expressions.graph import (
     to_int,
     where,
 )
+from cubie_flow.integrators.comparison import Comparison
 from cubie_flow.integrators.controllers import (
     DT,
     DT_MAX,
@@ -39,7 +40,7 @@ from cubie_flow.integrators.controllers import (
     StepController,
     approximate_power,
 )
-from cubie_flow.integrators.drivers import RESTART, DriverBlocks, DriverSlot
+from cubie_flow.integrators.drivers import HEADER, RESTART, DriverBlocks, DriverSlot
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.memory import CUDAFactory, buffer_registry
@@ -93,6 +94,8 @@ class LoopSettings:
         Likewise.
     drivers : tuple of DriverSlot
         What acts on the model as a series over time.
+    compared_numbers : tuple of int
+        What is compared with data at the samples, numbered alike.
     sampling : bool
         Whether there are times to sample at.
     """
@@ -108,6 +111,7 @@ class LoopSettings:
     drivers: tuple[DriverSlot, ...] = ()
     saved_numbers: tuple[int, ...] = ()
     summarised_numbers: tuple[int, ...] = ()
+    compared_numbers: tuple[int, ...] = ()
     sampling: bool = False
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
 
@@ -124,7 +128,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     """Owns time, acceptance, saving and status of a run.
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
-    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``.
+    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``,
+    ``misfit``.
     """
 
     def register_buffers(self) -> None:
@@ -145,6 +150,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             keep("previous_state", n)
             scratch = "local"
             buffer_registry.register("sample", self, self.outputs, scratch, precision)
+        if s.compared_numbers:
+            keep("misfit", self.comparison.size)
         if s.summarised_numbers:
             keep("metrics", METRIC_ROWS * len(s.summarised_numbers))
             scratch = "register" if n <= UNROLL_LIMIT and not self._observes_apart else "local"
@@ -159,6 +166,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         """What keeps a run in the right segments of its drivers."""
         s = self.settings
         return DriverBlocks(s.drivers, s.states, s.parameters)
+
+    @property
+    def comparison(self) -> Comparison:
+        """What sums up the misfit to data; its table's place is told behind the drivers' heads."""
+        s = self.settings
+        return Comparison(s.compared_numbers, load("initial", s.states + HEADER * len(s.drivers)))
 
     @property
     def _observes_apart(self) -> bool:
@@ -194,6 +207,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             built["sample"] = self._sample(step, dense)
             built["store_sample"] = self._store_sample()
             built["store_missing"] = self._store_missing()
+            if self.settings.compared_numbers:
+                built["compare"] = self.comparison.compare(_flag(SAVED))
             built["saved"] = Block("saved", (), (), True, to_int(_flag(SAVED)))
             extension = step.dense_output
             if dense and extension is not None and extension.extra_a:
@@ -251,6 +266,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         )
         if s.drivers:
             self.driving.find(block, t_start)
+        if s.compared_numbers:
+            self.comparison.start(block)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
 
     def _next_time(self, t_start: Node, t_end: Node) -> Node:
@@ -590,10 +607,15 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 [("finals", n + len(METRICS) * position + i) for i in range(len(METRICS))],
                 [where(good, computed[name], nan) for name in METRICS],
             )
+        externals = ["finals", "counts"]
+        if s.compared_numbers:
+            first = n + len(METRICS) * len(s.summarised_numbers)
+            self.comparison.finish(block, good, _flag(SAVED), first)
+            externals.append("initial")
         each, iteration = step.evaluations
         evaluated = float(each) * _flag(TRIED)
         if iteration:
             evaluated = float(iteration) * load("iterations", 0) + evaluated
         counted = (_flag(CODE), _flag(STEPS), _flag(TRIED) - _flag(STEPS), evaluated)
         block.assign([("counts", i) for i in range(COUNTS)], [to_int(count) for count in counted])
-        return block.build("finish", ("finals", "counts"), per_lane=True)
+        return block.build("finish", externals, per_lane=True)

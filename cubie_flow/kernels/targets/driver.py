@@ -32,6 +32,7 @@ def make_driver(
     start, park, begin = blocks["start"], blocks["park"], blocks["begin"]
     attempt, finished, finish = blocks["attempt"], blocks["finished"], blocks["finish"]
     sampling = "sample" in blocks
+    compared = "compare" in blocks
     everything = (1 << lanes) - 1
     if lanes == 64:
         everything = -1
@@ -39,13 +40,14 @@ def make_driver(
     if sampling:
         due, sample, saved = blocks["due"], blocks["sample"], blocks["saved"]
         store_sample, store_missing = blocks["store_sample"], blocks["store_missing"]
+        compare = blocks.get("compare") or compile_function(_nothing)
         densify = blocks.get("densify") or compile_function(_nothing)
         dense_stages = "densify" in blocks
 
         @compile_function
         def save_due(
             memory: Any, runs: Any, times: Any, samples: Any, rows: int, run_stride: int,
-            time_stride: int,
+            time_stride: int, initial: Any,
         ) -> None:  # fmt: skip
             waiting = due(memory, 0)
             if waiting != 0 and dense_stages:
@@ -54,6 +56,8 @@ def make_driver(
                 sample(memory, 0)
                 for lane in range(lanes):
                     if (waiting >> lane) & 1:
+                        if compared:
+                            compare(memory, lane, (initial, 1, 0))
                         index = saved(memory, lane)
                         place = runs[lane] * run_stride + index * time_stride
                         store_sample(memory, lane, (samples, rows, place), (times, 1, index + 1))
@@ -120,7 +124,7 @@ def make_driver(
             vacant = 0
             while vacant == 0:
                 if sampling:
-                    save_due(memory, runs, times, samples, rows, run_stride, time_stride)
+                    save_due(memory, runs, times, samples, rows, run_stride, time_stride, initial)
                 if driving:
                     pass_knots(memory, runs, count, inputs, initial, settings)
                 vacant = finished(memory, 0)
@@ -135,7 +139,13 @@ def make_driver(
                         save_missing(
                             memory, lane, run, time_count, samples, rows, run_stride, time_stride
                         )
-                    finish(memory, lane, (finals, count, run), (counts, count, run))
+                    if compared:
+                        finish(
+                            memory, lane, (finals, count, run), (counts, count, run),
+                            (initial, 1, 0),
+                        )  # fmt: skip
+                    else:
+                        finish(memory, lane, (finals, count, run), (counts, count, run))
 
     compiled: Callable[..., Any] = compile_function(driver)
     return compiled
