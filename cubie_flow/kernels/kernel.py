@@ -445,8 +445,6 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
 
     def _cuda_code(self, arch: str) -> tuple[CudaCode, bool]:
         """Return the code for an architecture, and whether it came from the cache."""
-        from cubie_flow.kernels.targets.cuda import CompilerFigures, CudaCode
-
         _require_toolkit("compiling for CUDA")
         dialect = evolve(
             self.dialect, lanes=1, shared_space=3, portable=self.settings.math == "portable"
@@ -454,22 +452,48 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         key = self._key(
             dialect, arch=arch, stride=self.shared_memory_bytes, compilers=_versions(*_CUDA_WHEELS)
         )
+
+        def compile_it() -> CudaCode:
+            from cubie_flow.kernels.targets import cuda_compile as compiler
+
+            return compiler.compile_kernel(
+                self.run.product,
+                evolve(dialect, library=compiler.libdevice, intrinsics=compiler.rounding),
+                self.places,
+                self.arena_bytes,
+                self.shared_memory_bytes,
+                arch,
+            )
+
+        return self._cached_cuda(key, arch, compile_it)
+
+    def _turner(self, arch: str) -> CudaCode | None:
+        """Return the code that turns samples, if there are any."""
+        if not self.run.loop.settings.sampling:
+            return None
+        bits = self.dialect.bits
+        parts = ("turner", bits, arch, source_digest(), _versions(*_CUDA_WHEELS))
+
+        def compile_it() -> CudaCode:
+            from cubie_flow.kernels.targets.cuda_compile import compile_turner
+
+            return compile_turner(bits, arch)
+
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()
+        return self._cached_cuda(key, arch, compile_it)[0]
+
+    def _cached_cuda(
+        self, key: str, arch: str, compile_it: Callable[[], CudaCode]
+    ) -> tuple[CudaCode, bool]:
+        from cubie_flow.kernels.targets.cuda import CompilerFigures, CudaCode
+
         found = self._cache.get(key)
         if found is not None:
             header, parts = found
             ptx = zlib.decompress(parts["ptx"]).decode()
             figures = CompilerFigures(**header["figures"])
             return CudaCode(ptx, parts["cubin"], header["entry"], arch, figures), True
-        from cubie_flow.kernels.targets import cuda_compile as compiler
-
-        code = compiler.compile_kernel(
-            self.run.product,
-            evolve(dialect, library=compiler.libdevice, intrinsics=compiler.rounding),
-            self.places,
-            self.arena_bytes,
-            self.shared_memory_bytes,
-            arch,
-        )
+        code = compile_it()
         header = {"entry": code.entry, "target": "cuda", "figures": code.figures.as_dict()}
         # PTX is text, ten times as large as it need be.
         packed = zlib.compress(code.ptx.encode(), 1)
@@ -490,7 +514,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         fit = self.fit_block()
         code, cached = self._cuda_code(arch)
         program = CudaProgram(
-            code.cubin, code.entry, fit.block_size, fit.shared_bytes, self.settings.device
+            code, fit.block_size, fit.shared_bytes, self.settings.device, self._turner(arch)
         )
         return Built(program, perf_counter() - started, cached, code.figures.as_dict())
 
@@ -562,10 +586,10 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         values = [state.value for state in states]
         initial = np.concatenate([values, tables(drivers, len(states))]).astype(dtype)
         sentinel = np.concatenate([given, [np.inf]]).astype(dtype)
-        samples = np.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
-        finals = np.empty((len(states) + len(METRICS) * n_metrics, count), dtype)
-        counts = np.empty((COUNTS, count), np.int32)
         program = self.product.program
+        samples = program.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
+        finals = program.empty((len(states) + len(METRICS) * n_metrics, count), dtype)
+        counts = program.empty((COUNTS, count), np.int32)
         batch = Batch(
             count=count,
             inputs=inputs,

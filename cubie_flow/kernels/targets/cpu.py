@@ -6,6 +6,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -119,6 +120,10 @@ class CpuProgram:
             ctypes.c_int32, pointer, pointer, pointer, pointer, pointer, pointer, size, pointer,
             pointer, pointer, pointer, pointer, size, pointer, size, size, size, pointer, pointer,
         )(address)  # fmt: skip
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
+        """Return an array for results."""
+        return np.empty(shape, dtype)
 
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch."""
