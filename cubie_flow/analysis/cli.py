@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "write Parquet, CSV, NetCDF or NumPy"),
     "audit": ("audit", "integrate some runs again, far more accurately"),
     "plot": ("plot", "draw a picture: trajectories, bands, heatmap, bifurcation, ..."),
+    "report": ("report", "write one HTML file: what was run and what came of it"),
     "verify": ("verify", "compare a result with its checksums"),
 }
 HOME = "cubie_flow.analysis.commands"
