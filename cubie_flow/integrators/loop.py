@@ -18,6 +18,7 @@ from cubie_flow.expressions.graph import (
     Node,
     compare,
     const,
+    content_hash,
     fabs,
     load,
     logical_and,
@@ -38,9 +39,11 @@ from cubie_flow.integrators.controllers import (
     StepController,
     approximate_power,
 )
+from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.memory import CUDAFactory, buffer_registry
+from cubie_flow.systems.events import Event
 
 #: How a run ended, as stored in ``status``.
 STATUS = {
@@ -50,8 +53,11 @@ STATUS = {
     "non_finite": 3,
     "solver_failed": 4,
     "event_stop": 5,
+    "event_limit": 6,
 }
 RUNNING, IDLE = 100, 101
+# A lane that starts, and one that begins anew after a jump.
+NEW, AGAIN = 1.0, 2.0
 # Error of a step whose equations were not solved: the step is cut as far as allowed.
 _UNSOLVED = 1e19
 
@@ -67,6 +73,24 @@ COUNTS = 4
 METRICS = ("min", "max", "mean", "rms", "std", "peaks")
 # Elements of the buffer `metrics` for one variable.
 LAST, REFERENCE, LOWEST, HIGHEST, INTEGRAL, SQUARE, PEAKS, BEFORE, METRIC_ROWS = range(9)
+
+
+@frozen
+class Knots:
+    """Times at which the equations change abruptly; runs land on them and begin anew.
+
+    Parameters
+    ----------
+    following : tuple of Node
+        Each the first such time after ``t``, infinity if there is none.
+    """
+
+    following: tuple[Node, ...] = ()
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the expressions."""
+        return content_hash(self.following)
 
 
 @frozen
@@ -91,6 +115,16 @@ class LoopSettings:
         Likewise.
     sampling : bool
         Whether there are times to sample at.
+    events : tuple of Event
+        Bound to ``u`` and ``p``, see `cubie_flow.integrators.events`.
+    event_targets : tuple of (str, (str, int))
+        What they set: its name, and its place in ``u`` or ``p``.
+    event_times : int
+        First times that are kept of every recorded event.
+    promoted : tuple of float
+        Parameters after the varied ones that events change: their values at the start.
+    knots : Knots
+        Times at which the equations change abruptly.
     """
 
     rhs: Function
@@ -105,6 +139,11 @@ class LoopSettings:
     summarised_numbers: tuple[int, ...] = ()
     sampling: bool = False
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
+    events: tuple[Event, ...] = ()
+    event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
+    event_times: int = 0
+    promoted: tuple[float, ...] = ()
+    knots: Knots = Knots()
 
 
 def _flag(name: int) -> Node:
@@ -119,7 +158,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     """Owns time, acceptance, saving and status of a run.
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
-    ``previous_state``, ``sample``, ``metrics``, ``observables``.
+    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``agenda`` (next times to land
+    on) and ``event_memory`` (what is known of every event).
     """
 
     def register_buffers(self) -> None:
@@ -134,6 +174,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         keep("parameters", max(1, s.parameters))
         keep("clock", CLOCK)
         keep("counters", COUNTERS)
+        if self.events is not None:
+            keep("agenda", self.events.agenda_size)
+            keep("event_memory", self.events.memory_size)
         if s.sampling:
             keep("previous_state", n)
             scratch = "local"
@@ -146,6 +189,21 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             size = len(s.observables.outputs)
             scratch = "register" if size <= UNROLL_LIMIT and not self._observes_apart else "local"
             buffer_registry.register("observables", self, size, scratch, precision)
+
+    @property
+    def events(self) -> Events | None:
+        """The events of the run, None where nothing can happen in it."""
+        s = self.settings
+        if not s.events and not s.knots.following:
+            return None
+        return Events(
+            s.events,
+            dict(s.event_targets),
+            s.knots.following,
+            s.event_times,
+            s.states + len(METRICS) * len(s.summarised_numbers),
+            s.precision,
+        )
 
     @property
     def _observes_apart(self) -> bool:
@@ -187,6 +245,20 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 block = BlockBuilder()
                 step.densify(block, _clock(H), _clock(T_PREVIOUS))
                 built["densify"] = block.build("densify")
+        events = self.events
+        if events is not None:
+            flags = {
+                "running": float(RUNNING),
+                "again": AGAIN,
+                **{n: float(STATUS[n]) for n in ("success", "event_stop", "event_limit")},
+            }
+            built["waiting"] = self._mask("waiting", self._waiting())
+            built["restarting"] = self._mask("restarting", compare("!=", _flag(FRESH), 0.0))
+            built["react"] = events.react(
+                _flag(CODE), _flag(FRESH), _clock(T), flags, (CODE, FRESH)
+            )
+            if events.times_kept:
+                built |= events.record_blocks(_clock(T))
         return built
 
     def _mask(self, name: str, truth: Node) -> Block:
@@ -197,10 +269,21 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         code = _flag(CODE)
         return compare("<", code, float(RUNNING))
 
-    @staticmethod
-    def _due() -> Node:
+    def _due(self) -> Node:
         occupied = compare("!=", _flag(CODE), float(IDLE))
-        return logical_and(occupied, compare(">=", _clock(T), _clock(T_NEXT)))
+        due = logical_and(occupied, compare(">=", _clock(T), _clock(T_NEXT)))
+        if self.events is None:
+            return due
+        # What is saved at the time of an event is what it leaves.
+        calm = logical_and(logical_not(self._waiting()), compare("==", _flag(FRESH), 0.0))
+        return logical_and(due, logical_or(calm, compare(">", _clock(T), _clock(T_NEXT))))
+
+    @staticmethod
+    def _waiting() -> Node:
+        """Return whether events are due in a lane that can go on."""
+        running, ended = float(RUNNING), float(STATUS["success"])
+        alive = logical_or(compare("==", _flag(CODE), running), compare("==", _flag(CODE), ended))
+        return logical_and(alive, Events.pending())
 
     def _start(self) -> Block:
         s = self.settings
@@ -216,8 +299,13 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             block.sweep(s.states, {"state": load("initial", 0, 1)})
         else:
             block.assign([("state", i) for i in range(s.states)], [given(v) for v in s.start])
-        if s.parameters:
-            block.sweep(s.parameters, {"parameters": load("inputs", s.first_parameter, 1)})
+        varied = s.parameters - len(s.promoted)
+        if varied:
+            block.sweep(varied, {"parameters": load("inputs", s.first_parameter, 1)})
+        block.assign(
+            [("parameters", varied + i) for i in range(len(s.promoted))],
+            [const(value) for value in s.promoted],
+        )
         t_start = block.let("t_start", given(s.start_from))
         t_end = block.let("t_end", t_start + given(s.duration_from))
         zero = const(0.0)
@@ -227,8 +315,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         )
         block.assign(
             [("counters", i) for i in range(COUNTERS)],
-            [const(RUNNING), zero, zero, zero, const(1.0)],
+            [const(RUNNING), zero, zero, zero, const(NEW)],
         )
+        if self.events is not None:
+            self.events.start(block, t_start)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
 
     def _next_time(self, t_start: Node, t_end: Node) -> Node:
@@ -255,6 +345,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.sampling:
             kept = where(fresh, load("state", 0, 1), load("previous_state", 0, 1))
             block.sweep(n, {"previous_state": kept})
+        started = fresh
+        if self.events is not None:
+            self.events.settle(block, fresh, t)
+            # What happens at the start comes before it.
+            at_start = logical_and(fresh, compare("==", _clock(T), _clock(T_START)))
+            started = block.let("started", logical_or(compare("==", _flag(FRESH), NEW), at_start))
         dt = self._first_step(block, step, controller, t)
         controller.reset(block, fresh, dt)
         step.reset(block, fresh, dt)
@@ -263,13 +359,21 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             for position, variable in enumerate(s.summarised_numbers):
                 value = self._variable(variable, "state")
                 base = METRIC_ROWS * position
-                started = {
+                first = {
                     LAST: value, REFERENCE: value, LOWEST: value, HIGHEST: value,
                     INTEGRAL: const(0.0), SQUARE: const(0.0), PEAKS: const(0.0), BEFORE: value,
                 }  # fmt: skip
+                older = {i: load("metrics", base + i) for i in first}
+                if self.events is not None:
+                    # A jump is no part of the integrals and no peak, but may be an extreme.
+                    jumped = {
+                        LAST: value, BEFORE: value, LOWEST: minimum(value, older[LOWEST]),
+                        HIGHEST: maximum(value, older[HIGHEST]),
+                    }  # fmt: skip
+                    older |= {i: where(fresh, v, older[i]) for i, v in jumped.items()}
                 block.assign(
-                    [("metrics", base + i) for i in started],
-                    [where(fresh, v, load("metrics", base + i)) for i, v in started.items()],
+                    [("metrics", base + i) for i in first],
+                    [where(started, v, older[i]) for i, v in first.items()],
                 )
         empty = logical_and(fresh, logical_not(compare(">", _clock(T_END), _clock(T))))
         code = where(empty, const(STATUS["success"]), _flag(CODE))
@@ -277,6 +381,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             code = where(inconsistent, const(STATUS["solver_failed"]), code)
         block.assign([("counters", CODE), ("counters", FRESH)], [code, const(0.0)])
         pending = logical_or(self._due(), self._finished()) if s.sampling else self._finished()
+        if self.events is not None:
+            pending = logical_or(pending, self._waiting())
         return block.build("begin", ("settings",), mask=pending)
 
     def _first_step(
@@ -315,7 +421,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         t = block.let("t", _clock(T))
         landing = s.sampling and not dense
         end = _clock(T_END)
-        stop = block.let("stop", minimum(end, _clock(T_NEXT)) if landing else end)
+        goal = minimum(end, _clock(T_NEXT)) if landing else end
+        events = self.events
+        if events is not None:
+            goal = minimum(goal, events.stop())
+        stop = block.let("stop", goal)
         remaining = (stop - t) - _clock(T_LOW)
         remaining = block.let("remaining", remaining)
         dt = block.let("dt", minimum(controller.proposal(), load("settings", DT_MAX)))
@@ -348,8 +458,16 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             failed.append((logical_not(ok), "non_finite"))
             failed.append((unsolved, "solver_failed"))
         accept = block.let("accept", logical_and(ok, active))
+        cut = happens = FALSE
+        if events is not None:
+            t_end = block.let("t_end", where(last, stop, (h + _clock(T_LOW)) + t))
+            cut, happens = events.watch(block, step.end_place, h, t, t_end, accept)
+            accept = block.let("accept", logical_and(accept, logical_not(cut)))
         if controller.adaptive:
+            held = controller.hold(block) if cut is not FALSE else []
             controller.advance(block, error, ok, h, last, load("settings", DT_MAX))
+            # A step that is only cut at an event says nothing about the step that is possible.
+            controller.restore(block, cut, held)
             step.advance(block, error, ok, accept, h, last, load("settings", DT_MAX))
         # Compensated time: the rounding of t + h is kept (Kahan, CACM 8, 1965).
         moved = block.let("moved", h + _clock(T_LOW))
@@ -366,6 +484,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             )
         if s.summarised_numbers:
             self._summarise(block, step, h, t, t_new, accept)
+        if events is not None:
+            events.note(block, accept, happens, reached, t_new)
         moves = [
             ("state", 0, 1, where(accept, load("proposed_state", 0, 1), load("state", 0, 1))),
             ("derivative", 0, 1, where(accept, step.end_derivative, load("derivative", 0, 1))),
@@ -389,6 +509,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         attention = compare("!=", _flag(CODE), float(RUNNING))
         if s.sampling:
             attention = logical_or(attention, compare(">=", t_new, _clock(T_NEXT)))
+        if events is not None:
+            attention = logical_or(attention, Events.pending())
         return block.build("attempt", ("settings",), mask=logical_and(active, attention))
 
     # saving
@@ -497,10 +619,15 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         """Write the final state, the metrics, the status and the counts of a run."""
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
-        good = block.let("good", compare("==", _flag(CODE), float(STATUS["success"])))
+        ended = compare("==", _flag(CODE), float(STATUS["success"]))
+        if self.events is not None:
+            ended = logical_or(ended, compare("==", _flag(CODE), float(STATUS["event_stop"])))
+            self.events.counts(block)
+        good = block.let("good", ended)
         nan = const(float("nan"))
         block.sweep(n, {"finals": where(good, load("state", 0, 1), nan)})
-        span = block.let("elapsed", _clock(T_END) - _clock(T_START))
+        until = _clock(T_END if self.events is None else T)
+        span = block.let("elapsed", until - _clock(T_START))
         some = block.let("some", compare(">", span, 0.0))
         for position in range(len(s.summarised_numbers)):
 

@@ -200,6 +200,9 @@ class BatchResult:
     samples : ndarray, shape (saved, runs, times)
     finals : ndarray, shape (states, runs)
     metrics : ndarray, shape (summarised, 6, runs)
+    event_counts : ndarray, shape (recorded events, runs)
+    event_times : ndarray, shape (recorded events, times kept, runs)
+        NaN where there are no more.
     status : ndarray of uint8, shape (runs,)
     steps, rejected : ndarray of int32, shape (runs,)
     evaluations : ndarray of int32, shape (runs,)
@@ -215,6 +218,8 @@ class BatchResult:
     samples: Array
     finals: Array
     metrics: Array
+    event_counts: Array
+    event_times: Array
     status: Array
     steps: Array
     rejected: Array
@@ -559,7 +564,10 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         initial = np.asarray([state.value for state in states], dtype)
         sentinel = np.concatenate([given, [np.inf]]).astype(dtype)
         samples = np.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
-        finals = np.empty((len(states) + len(METRICS) * n_metrics, count), dtype)
+        events = run.loop.events
+        first = len(states) + len(METRICS) * n_metrics
+        finals = np.empty((first + (events.rows if events is not None else 0), count), dtype)
+        recorded = len(events.recorded) if events is not None else 0
         counts = np.empty((COUNTS, count), np.int32)
         program = self.product.program
         batch = Batch(
@@ -582,7 +590,11 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         return BatchResult(
             samples=samples if sampled else np.empty((0, count, 0), dtype),
             finals=finals[: len(states)],
-            metrics=finals[len(states) :].reshape(n_metrics, len(METRICS), count),
+            metrics=finals[len(states) : first].reshape(n_metrics, len(METRICS), count),
+            event_counts=finals[first : first + recorded],
+            event_times=finals[first + recorded :].reshape(
+                recorded, events.times_kept if events is not None else 0, count
+            ),
             status=counts[0].astype(np.uint8),
             steps=counts[1],
             rejected=counts[2],

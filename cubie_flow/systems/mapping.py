@@ -15,6 +15,8 @@ A model is a mapping with these keys; only `states` and `equations` are needed::
     definitions: {dx: length/size}      # named parts of expressions, not saved
     equations:                          # time derivative of every state
       T[i]: k*(T[i-1] - 2*T[i] + T[i+1])/dx**2
+    events: {...}                       # see `cubie_flow.systems.happenings`
+    doses: [{into: x, amount: 1.0}]     # likewise
     mass: {z: 0}                        # factors of time derivatives where they are not 1
     observables: {mean: sum(T[i], i)/size}   # computed from states, parameters and t
     units: {T: degC, mean: degC}        # of any of them, families by their plain name
@@ -52,6 +54,7 @@ from attrs import evolve, frozen
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.systems.happenings import Happenings, with_inflow, write_events
 from cubie_flow.systems.parser import (
     BOUNDARIES,
     Expression,
@@ -78,8 +81,8 @@ MAX_ELEMENTS = 100_000
 
 KEYS = (
     "name", "title", "description", "source", "time", "settings", "indices", "constants",
-    "parameters", "states", "definitions", "equations", "mass", "observables", "units",
-    "long_names", "suggested", "unused",
+    "parameters", "states", "definitions", "equations", "mass", "observables", "events",
+    "doses", "units", "long_names", "suggested", "unused",
 )  # fmt: skip
 #: Sections that hold named items, and what one of them is called.
 SECTIONS = {
@@ -196,6 +199,17 @@ class _Reader:
         self._symbols(parameters, states)
         observables = self._derived()
         derivatives = self._derivatives(states)
+        happenings = Happenings(
+            self.model, self.scope, self.where, [state.name for state in states]
+        )
+        events = happenings.events()
+        doses, running, inflow = happenings.doses()
+        named = [(kind, name) for name, kind in self.kinds.items()]
+        check_unique([*named, *(("dose", count.name) for count in running)], self.name)
+        parameters += running
+        masses = self._mass(states)
+        derivatives = with_inflow(states, derivatives, masses, inflow, self.where)
+        self.used |= happenings.used
         self._check_used()
         return {
             "name": self.name,
@@ -204,7 +218,8 @@ class _Reader:
             "parameters": tuple(parameters),
             "observables": observables,
             "derivatives": derivatives,
-            "mass": self._mass(states),
+            "mass": masses,
+            "events": (*events, *doses),
             "duration": duration,
             "time_unit": _text(time.get("unit"), f"{self.where}, time.unit"),
             "suggested": _plain(self._section("suggested")),
@@ -566,11 +581,13 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
     """
     quantities = (*system.parameters, *system.states, *system.observables)
     outputs = [*system.derivatives, *(item.expression for item in system.observables)]
+    plain = len(outputs)
+    outputs += [node for event in system.events for node in event.nodes]
     taken = {item.name for item in quantities}
     definitions, written = _with_definitions(outputs, taken)
     texts = [graph.to_text(node) for node in written]
     used = set(graph.free_symbols(outputs))
-    derived = zip(system.observables, texts[len(system.states) :], strict=True)
+    derived = zip(system.observables, texts[len(system.states) : plain], strict=True)
     model = {
         "name": system.name,
         "title": system.title,
@@ -587,6 +604,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
             if value != 1.0
         },
         "observables": {item.name: text for item, text in derived},
+        "events": write_events(system.events, texts[plain:]),
         "units": {item.name: item.unit for item in quantities if item.unit},
         "long_names": {item.name: item.long_name for item in quantities if item.long_name},
         "suggested": _plain(system.suggested),

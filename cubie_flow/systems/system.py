@@ -12,6 +12,7 @@ from attrs import evolve, field, frozen
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node
+from cubie_flow.systems.events import Event, check_events
 from cubie_flow.systems.mapping import read_model, write_model
 from cubie_flow.systems.quantities import Observable, Quantity, check_name, check_unique, finite
 from cubie_flow.systems.text import read_equations
@@ -36,6 +37,8 @@ class OdeSystem:
     observables : tuple of Observable
     mass : tuple of float, optional, shape (states,)
         Diagonal of M; 0 makes an equation algebraic. Empty for all ones.
+    events : tuple of Event
+        What may happen to a run.
     title, description, source : str
     duration : float
         Of a run, unless something else is asked for; in `time_unit`.
@@ -56,6 +59,7 @@ class OdeSystem:
     parameters: tuple[Quantity, ...] = ()
     observables: tuple[Observable, ...] = ()
     mass: tuple[float, ...] = ()
+    events: tuple[Event, ...] = ()
     title: str = ""
     description: str = ""
     source: str = ""
@@ -97,6 +101,19 @@ class OdeSystem:
         outputs = [(f"equation of {state.name}", node) for state, node in pairs]
         outputs += [(f"observable {item.name}", item.expression) for item in self.observables]
         check_graph(outputs, known, where)
+        check_events(self.events, known - {"t"}, where)
+        known |= {"t"}
+        for event in self.events:
+            check_graph(
+                [
+                    (f"event {event.name}", node)
+                    if node.kind == "float"
+                    else (f"event {event.name}", graph.where(node, 1.0, 0.0))
+                    for node in event.nodes
+                ],
+                known,
+                where,
+            )
 
     # making one ---------------------------------------------------------------------------------
 
@@ -298,6 +315,8 @@ class OdeSystem:
         told = repr((graph.content_hash(outputs), values, names))
         if self.mass:
             told += repr([float(mass).hex() for mass in self.mass])
+        if self.events:
+            told += repr([event.content_hash for event in self.events])
         return hashlib.sha256(told.encode()).hexdigest()
 
 

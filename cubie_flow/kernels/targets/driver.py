@@ -32,6 +32,7 @@ def make_driver(
     start, park, begin = blocks["start"], blocks["park"], blocks["begin"]
     attempt, finished, finish = blocks["attempt"], blocks["finished"], blocks["finish"]
     sampling = "sample" in blocks
+    eventful, recording = "react" in blocks, "store_event" in blocks
     everything = (1 << lanes) - 1
     if lanes == 64:
         everything = -1
@@ -70,6 +71,23 @@ def make_driver(
     else:
         save_due = save_missing = compile_function(_nothing)
 
+    if eventful:
+        waiting, restarting, react = blocks["waiting"], blocks["restarting"], blocks["react"]
+        event_row = blocks.get("event_row") or compile_function(_nothing)
+        store_event = blocks.get("store_event") or compile_function(_nothing)
+
+        @compile_function
+        def happen(memory: Any, runs: Any, finals: Any, count: int) -> None:
+            told = react(memory, 0)
+            if recording:
+                for lane in range(lanes):
+                    if (told >> lane) & 1:
+                        row = event_row(memory, lane)
+                        store_event(memory, lane, (finals, count, runs[lane] + count * row))
+    else:
+        waiting = restarting = happen = compile_function(_nothing)
+    clear_events = blocks.get("clear_events") or compile_function(_nothing)
+
     def driver(
         memory: Any, runs: Any, first: int, count: int, stride: int, counter: Any, inputs: Any,
         initial: Any, settings: Any, times: Any, time_count: int, samples: Any, rows: int,
@@ -87,6 +105,8 @@ def make_driver(
                             memory, lane, (inputs, count, following), (times, 1, 0),
                             (initial, 1, 0),
                         )  # fmt: skip
+                        if recording:
+                            clear_events(memory, lane, (finals, count, following))
                         occupied |= 1 << lane
                         following = take(counter, following, stride)
                     else:
@@ -97,12 +117,22 @@ def make_driver(
             marks = begin(memory, 0, (settings, 1, 0))
             while marks == 0:
                 marks = attempt(memory, 0, (settings, 1, 0))
-            vacant = 0
-            while vacant == 0:
-                if sampling:
-                    save_due(memory, runs, times, samples, rows, run_stride, time_stride)
+            vacant = jumped = 0
+            while vacant == 0 and jumped == 0:
+                busy = 1
+                while busy != 0:
+                    if sampling:
+                        save_due(memory, runs, times, samples, rows, run_stride, time_stride)
+                    busy = 0
+                    if eventful:
+                        # What is saved at the time of an event is what it leaves.
+                        busy = waiting(memory, 0)
+                        if busy != 0:
+                            happen(memory, runs, finals, count)
+                if eventful:
+                    jumped = restarting(memory, 0)
                 vacant = finished(memory, 0)
-                if vacant == 0:
+                if vacant == 0 and jumped == 0:
                     marks = 0
                     while marks == 0:
                         marks = attempt(memory, 0, (settings, 1, 0))
