@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Check = Callable[[str, Any], Any]
 SUFFIX = "_location"
-FIXED = ("system.parameters.", "system.states.")
 
 
 def shipped(folder: str) -> Path:
@@ -113,6 +112,13 @@ def mapping(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise FlowError(f"{key} is {value!r}; it must be a mapping of names, such as {{x: 1}}")
     return {str(name): item for name, item in value.items()}
+
+
+def axes(key: str, value: Any) -> list[dict[str, Any]]:
+    """Check the axes of a sweep: a list of mappings from quantities to values."""
+    if not isinstance(value, list):
+        raise FlowError(f"{key} is {value!r}; it must be a list of mappings, such as [{{x: [1]}}]")
+    return [mapping(f"{key}[{i}]", axis) for i, axis in enumerate(value)]
 
 
 def tolerance(*, zero: bool) -> Check:
@@ -221,6 +227,7 @@ SCHEMA: Schema = {
         "size": whole(1, optional=True),
         "seed": whole(0),
         "path": text(optional=True),
+        "sweep": axes,
     },
     "output": {
         "save_every": number(above=0.0, optional=True),
@@ -339,8 +346,7 @@ class Settings:
         FlowError
             For a mistake in the model or the batch.
         """
-        from cubie_flow.batches import make_design
-        from cubie_flow.defaults import batch_values, load_system
+        from cubie_flow.defaults import batch_design, load_system
         from cubie_flow.rescue import read_rescue
         from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice
         from cubie_flow.systems.sensitivities import with_sensitivities
@@ -348,25 +354,8 @@ class Settings:
         v = self.values
         if system is None:
             system = load_system(v["system"])
-        batch = dict(v["batch"])
-        if batch["kind"] == "single" and not any(
-            key.startswith("batch.values") for key in self.keys
-        ):
-            batch["values"] = {}
-        if batch["kind"] not in ("table", "single"):
-            given = [key.split(".")[2] for key in self.keys if key.startswith(FIXED)]
-            batch["values"], batch["size"], notes = batch_values(
-                batch["kind"], batch["values"], batch["size"], system, given
-            )
-            self.notes.extend(notes)
-        design = make_design(**batch)
-        known = {quantity.name for quantity in (*system.states, *system.parameters)} | {"duration"}
-        for name in design.names:
-            if name not in known:
-                raise FlowError(
-                    f"batch.values names '{name}', which is no parameter, state or duration of "
-                    f"the system '{system.name}'{nearest(name, known)}"
-                )
+        design, notes = batch_design(v["batch"], system, self.keys)
+        self.notes.extend(notes)
         output = dict(v["output"])
         augmented = with_sensitivities(system, tuple(output["sensitivities"] or ()))
         states = [state.name for state in augmented.states]

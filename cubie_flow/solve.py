@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design, make_design
 from cubie_flow.choosing import AUTO, choose
+from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
 from cubie_flow.kernels.kernel import (
@@ -32,8 +35,8 @@ from cubie_flow.kernels.kernel import (
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
+from cubie_flow.restate import restated
 from cubie_flow.storage import (
-    AsyncWriter,
     Location,
     ResultStore,
     StoreSchema,
@@ -175,11 +178,7 @@ class Study:
     def spans(self) -> tuple[float, float]:
         """Shortest and longest duration of a run."""
         if DURATION in self.design.names:
-            size, part = self.design.size, 65536
-            columns = [
-                self.design.columns(start, min(start + part, size))[DURATION]
-                for start in range(0, size, part)
-            ]
+            columns = [columns[DURATION] for columns in _parts(self.design, {DURATION})]
             return min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
         span = float(self.system.duration if self.duration is None else self.duration)
         return span, span
@@ -216,6 +215,13 @@ class Study:
         return tuple(self.output.summaries or ())
 
 
+def _parts(design: Design, names: Collection[str]) -> Iterator[dict[str, Array]]:
+    """Yield the values of all runs, some runs at a time, if any of `names` varies."""
+    part = 65536
+    for start in range(0, design.size if {*names} & {*design.names} else 0, part):
+        yield design.columns(start, min(start + part, design.size))
+
+
 def build_kernel(study: Study) -> BatchSolverKernel:
     """Return the kernel of a study, not yet compiled.
 
@@ -225,6 +231,8 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         If the study asks for what its system, method or target does not have.
     """
     _check_span(study)
+    for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
+        check_choices(study.system.drivers, columns)
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
@@ -382,6 +390,8 @@ def schema(
         coordinates.append(
             Variable(coordinate_name(study, name), PER_RUN, "float64", unit, text or name)
         )
+    for name in study.design.labels:
+        coordinates.append(Variable(name, PER_RUN, "float64", "1", name.replace("_", " ")))
     times = study.times
     layout = kernel.layout
     plan = {
@@ -412,6 +422,7 @@ def schema(
             "design": json.dumps(study.design.describe()),
             "system": json.dumps(study.system.to_mapping()),
             "system_hash": study.system.content_hash,
+            **_driver_hashes(study.system),
             **config,
         },
         memory=[
@@ -430,6 +441,11 @@ def schema(
         ],
         plan=plan,
     )
+
+
+def _driver_hashes(system: OdeSystem) -> dict[str, str]:
+    hashes = {driver.name: driver.content_hash for driver in system.drivers}
+    return {"drivers": json.dumps(hashes)} if hashes else {}
 
 
 def shard_arrays(
@@ -554,28 +570,98 @@ def _threads(study: Study) -> int:
     return usable_threads(study.target.threads)
 
 
-def _shards(
-    study: Study,
-    kernel: BatchSolverKernel,
-    bounds: Sequence[tuple[int, int]],
-    tick: Callable[[int], None] | None,
-) -> Iterator[tuple[dict[str, Array], BatchResult]]:
-    limits, times = tolerances(study.controller), study.times
-    threads = _threads(study)
-    rescue = Rescue(study, build_kernel, tolerances) if study.rescue else None
-    for start, stop in bounds:
+@frozen(eq=False)
+class ShardSolver:
+    """Solves the shards of a study with one kernel; see `cubie_flow.engines.base.Solver`.
+
+    Parameters
+    ----------
+    study : Study
+    kernel : BatchSolverKernel
+    shards : sequence of (int, int)
+        First run and the one after the last, by shard.
+    threads : int
+        CPU threads.
+    """
+
+    study: Study
+    kernel: BatchSolverKernel
+    shards: Sequence[tuple[int, int]]
+    threads: int
+
+    @cached_property
+    def _rescue(self) -> Rescue | None:
+        return Rescue(self.study, build_kernel, tolerances) if self.study.rescue else None
+
+    def solve(
+        self, index: int, tick: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Array], Record]:
+        """Return the arrays of a shard, by the names of the store, and what is told of it."""
+        study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
-        result = kernel.solve(
-            columns,
-            stop - start,
-            limits,
-            times if times.size else None,
-            threads,
-            None if tick is None else lambda done, start=start: tick(start + done),  # type: ignore[misc]
+        times = study.times if study.times.size else None
+        limits = tolerances(study.controller)
+        result = self.kernel.solve(columns, stop - start, limits, times, self.threads, tick)
+        if self._rescue is not None:
+            result = self._rescue.apply(columns, result, times, self.threads)
+        arrays = shard_arrays(study, columns, result)
+        measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
+        transfer = measured.pop("transfer_seconds", 0.0)
+        codes, counts = np.unique(result.status, return_counts=True)
+        record = Record(
+            index=index,
+            runs=stop - start,
+            statuses={int(code): int(n) for code, n in zip(codes, counts, strict=True)},
+            steps=int(result.steps.sum(dtype=np.int64)),
+            rejected=int(result.rejected.sum(dtype=np.int64)),
+            rescued=()
+            if result.attempts is None
+            else tuple(np.bincount(result.attempts, minlength=len(study.rescue) + 1).tolist()),
+            seconds=result.seconds,
+            measured=measured,
+            row={
+                "start": start,
+                "runs": stop - start,
+                "transfer_seconds": transfer,
+                "kernel_seconds": result.seconds - transfer,
+            },
         )
-        if rescue is not None:
-            result = rescue.apply(columns, result, times if times.size else None, threads)
-        yield shard_arrays(study, columns, result), result
+        return arrays, record
+
+
+@frozen(eq=False)
+class ShardWork:
+    """The shards of a study and the store they go to; see `cubie_flow.engines.base.Work`.
+
+    Where it travels its kernel stays: it is built there, from the cache if it is there.
+    """
+
+    study: Study
+    location: Location
+    cut: ShardPlan
+    kernel: BatchSolverKernel | None = None
+    token: str = field(factory=lambda: uuid4().hex)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardWork, (self.study, self.location, self.cut, None, self.token)
+
+    def solver(self, seat: Seat) -> ShardSolver:
+        """Return a solver for a seat."""
+        study, kernel = self.study, self.kernel
+        if seat.device is not None:
+            study = evolve(study, target=evolve(study.target, device=seat.device))
+        if kernel is None or kernel.settings.device != study.target.device:
+            kernel = build_kernel(study)
+        threads = _threads(study) if seat.threads is None else seat.threads
+        return ShardSolver(study, kernel, self.cut.shards, threads)
+
+    def store(self) -> ResultStore:
+        """Return the store, open."""
+        return ResultStore.open(self.location)
+
+    def runs(self, index: int) -> tuple[int, int]:
+        """Return the first run of a shard and the one after its last."""
+        return self.cut.shards[index]
 
 
 def run_study(
@@ -586,9 +672,10 @@ def run_study(
     overrides: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
     resume: bool = False,
-    between_shards: Callable[[], None] | None = None,
+    between_shards: Callable[[float], None] | None = None,
     recheck: bool = False,
     overwrite: bool = False,
+    engine: Engine | None = None,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
 
@@ -607,12 +694,15 @@ def run_study(
         Whether the store is there: only the shards that it lacks are integrated, in the layout
         that it has, and it is lengthened if the study has more runs.
     between_shards : callable, optional
-        Called after every shard; what it raises stops the study once that shard is written.
+        Called after every shard with the seconds it took; what it raises stops the study once
+        that shard is written.
     recheck : bool
         Whether a resumed store's shards are read and compared with their checksums first; those
         that differ are integrated again.
     overwrite : bool
         Whether a store that is there is deleted once the study is ready to start.
+    engine : Engine, optional
+        Who solves the shards; None: this process.
 
     Raises
     ------
@@ -639,81 +729,51 @@ def run_study(
     else:
         held = schema(study, kernel, attrs, built)
         store = ResultStore.create(place, held, plan(study, held), overwrite)
-    cut = store.plan
     complete = store.completed() if resume else set()
     if recheck:
         complete -= set(store.damaged())
-    todo = [index for index in range(len(cut.shards)) if index not in complete]
-    bounds = [cut.shards[index] for index in todo]
-    solved = sum(stop - start for start, stop in bounds)
-    statuses = np.zeros(256, np.int64)
-    for start, stop in (cut.shards[index] for index in complete):
-        statuses += np.bincount(store.status(start, stop), minlength=256)
-    steps = rejected = 0
-    rescued = np.zeros(len(study.rescue) + 1, np.int64)
-    kernel_seconds = 0.0
+    # All workers use the target that is used here, whatever they have beside it.
+    settled_target = evolve(study.target, kind=kernel.target)
+    work = ShardWork(evolve(study, target=settled_target), place, store.plan, kernel)
+    before = np.zeros(256, np.int64)
+    for start, stop in map(work.runs, complete):
+        before += np.bincount(store.status(start, stop), minlength=256)
 
-    def tick(done: int) -> None:
+    def show(done: int, failures: int) -> None:
         if on_progress is not None:
-            failures = int(statuses.sum() - statuses[0])
             on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
 
-    writer = AsyncWriter(store)
-    shards: dict[int, dict[str, float]] = {}
-    measured: dict[str, float] = {}
+    account = Account(dict(enumerate(before.tolist())), show, between_shards)
 
     def memory() -> dict[str, Any]:
         """Return what was measured of the whole run, beside what was predicted."""
         return {
             **planned.measurable(_threads(study)),
-            **{f"measured_{name}": int(value) for name, value in measured.items()},
+            **{f"measured_{name}": int(value) for name, value in account.measured().items()},
             "measured_host_bytes": peak_memory(),
             "measured_store_bytes": place.size(),
             "compile_seconds": built.seconds,
-            "solver_waited_seconds": writer.blocked,
-            "writer_waited_seconds": writer.idle,
+            "solver_waited_seconds": account.solver_waited,
+            "writer_waited_seconds": account.writer_waited,
         }
 
-    def rows() -> list[dict[str, float]]:
-        """Return what was measured of every shard that is complete."""
-        found = []
-        for index, (encode, write) in sorted(writer.shards.items()):
-            start, stop = cut.shards[index]
-            row = {"start": start, "runs": stop - start, **shards[index]}
-            found.append({**row, "encode_seconds": encode, "write_seconds": write})
-        return found
-
+    todo = [index for index in range(len(store.plan.shards)) if index not in complete]
     try:
-        with writer:
-            pieces = _shards(study, kernel, bounds, tick)
-            for index, (arrays, result) in zip(todo, pieces, strict=True):
-                transfer = result.measured.pop("transfer_seconds", 0.0)
-                kernel_only = result.seconds - transfer
-                size = sum(array.nbytes for array in arrays.values())
-                shards[index] = {"transfer_seconds": transfer, "kernel_seconds": kernel_only}
-                for name, value in {**result.measured, "shard_bytes": size}.items():
-                    measured[name] = max(value, measured.get(name, 0.0))
-                statuses += np.bincount(result.status, minlength=256)
-                steps += int(result.steps.sum(dtype=np.int64))
-                rejected += int(result.rejected.sum(dtype=np.int64))
-                if result.attempts is not None:
-                    rescued += np.bincount(result.attempts, minlength=len(rescued))
-                kernel_seconds += result.seconds
-                writer.submit(index, arrays)
-                if between_shards is not None and index != todo[-1]:
-                    between_shards()
+        (engine or LocalEngine()).run(work, todo, account)
     except BaseException:
         # What is complete keeps its figures; why it stopped is more important than they are.
         with suppress(FlowError):
-            store.finalise(memory=memory(), shards=rows())
+            store.finalise(memory=memory(), shards=account.rows())
         raise
+    kernel_seconds, solved = account.total("seconds"), int(account.total("runs"))
+    statuses = account.statuses
     seconds = {
         "build": built.seconds,
         "kernel": kernel_seconds,
-        "write": writer.seconds,
+        "write": account.total("encode_seconds") + account.total("write_seconds"),
         "total": perf_counter() - began,
-        "solver_waited": writer.blocked,
-        "writer_waited": writer.idle,
+        "solver_waited": account.solver_waited,
+        "writer_waited": account.writer_waited,
     }
     # A design that grew is the store's design from now on.
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
@@ -728,7 +788,7 @@ def run_study(
             **{f"seconds_{phase}": value for phase, value in seconds.items()},
         },
         memory=held_memory,
-        shards=rows(),
+        shards=account.rows(),
     )
     runs = study.design.size
     return RunReport(
@@ -736,14 +796,14 @@ def run_study(
         runs=runs,
         statuses=counted,
         solved=solved,
-        mean_steps=steps / max(solved, 1),
-        mean_rejected=rejected / max(solved, 1),
+        mean_steps=account.total("steps") / max(solved, 1),
+        mean_rejected=account.total("rejected") / max(solved, 1),
         seconds=seconds,
         runs_per_second=solved / max(kernel_seconds, 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
         store_bytes=place.size(),
         device=device,
-        rescued=tuple(int(count) for count in rescued[1:]),
+        rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
     )
 
@@ -753,6 +813,7 @@ def solve(
     *,
     parameters: Mapping[str, Any] | None = None,
     initial_values: Mapping[str, Any] | None = None,
+    drivers: Mapping[str, Any] | None = None,
     batch: str | Design | None = None,
     duration: float | Any | None = None,
     t_start: float = 0.0,
@@ -779,6 +840,11 @@ def solve(
     system : OdeSystem
     parameters, initial_values : mapping, optional
         Values by name: a number for all runs, or an array with one value a run.
+    drivers : mapping, optional
+        Series by the name of a driver of the model, or of a parameter that becomes one, such as
+        ``{"u": {"times": t, "values": v, "interpolation": "cubic"}}``; see
+        `OdeSystem.with_drivers`. With one series a run, shape (runs, times), the parameter that
+        chooses the series varies by itself.
     batch : {"zip", "grid"} or Design, optional
         How arrays combine: run by run (the default), or every combination. A design replaces
         the arrays.
@@ -816,6 +882,14 @@ def solve(
         raise FlowError(f"controller must be a ControllerChoice, not {type(controller).__name__}")
     if isinstance(batch, str):
         make_design(batch, {"check": [0.0]} if batch in ("grid", "zip") else {})
+    choices: dict[str, list[float]] = {}
+    if drivers is not None:
+        system = system.with_drivers(drivers)
+        choices = {
+            one.series: [float(i) for i in range(len(one.values))]
+            for one in system.drivers
+            if one.name in drivers and one.series and one.series not in (parameters or {})
+        }
     fixed: dict[str, dict[str, float]] = {"parameters": {}, "states": {}}
     varied: dict[str, Any] = {}
     given = (
@@ -841,6 +915,7 @@ def solve(
         duration = float(spans) if spans.ndim == 0 else None
         if duration is None:
             varied[DURATION] = spans.tolist()
+    varied.update({} if isinstance(batch, Design) else choices)
     if times is not None:
         times = np.atleast_1d(_numbers("times", times)).tolist()
     if isinstance(batch, Design):
@@ -888,8 +963,10 @@ def solve_study(study: Study) -> xarray.Dataset:
 
     study, _ = settled(study)
     kernel = build_kernel(study)
-    held = schema(study, kernel, {})
-    parts = [arrays for arrays, _ in _shards(study, kernel, plan(study, held).shards, None)]
+    held = schema(study, kernel, {"config": restated(study)})
+    shards = plan(study, held).shards
+    solver = ShardSolver(study, kernel, shards, _threads(study))
+    parts = [solver.solve(index)[0] for index in range(len(shards))]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     described = {v.name: v for v in held.arrays}
     data = {}

@@ -76,9 +76,6 @@ class Events:
         ``u[i]`` and ``p[i]`` under the names ``("u", i)`` of `targets`.
     targets : mapping
         Buffer and element of everything they set, by name.
-    knots : tuple of Node
-        Next time after ``t`` at which the equations change abruptly; the run lands on it and
-        begins anew.
     times_kept : int
         First times that are kept of every recorded event.
     first_row : int
@@ -90,14 +87,12 @@ class Events:
         self,
         events: tuple[Event, ...],
         targets: Mapping[str, tuple[str, int]],
-        knots: tuple[Node, ...],
         times_kept: int,
         first_row: int,
         precision: str,
     ) -> None:
         self.events = events
         self.targets = targets
-        self.knots = knots
         self.precision = precision
         self.watched = [i for i, event in enumerate(events) if event.times is None]
         self.scheduled = [i for i, event in enumerate(events) if event.times is not None]
@@ -124,7 +119,7 @@ class Events:
                     numbers[i] = place
                     place += size
         self.memory_size = max(1, place)
-        self.agenda_size = AGENDA + 2 * len(self.scheduled) + (1 if knots else 0)
+        self.agenda_size = AGENDA + 2 * len(self.scheduled)
 
     @property
     def rows(self) -> int:
@@ -138,10 +133,6 @@ class Events:
 
     def _next(self, i: int) -> int:
         return AGENDA + 2 * self.scheduled.index(i)
-
-    @property
-    def _knot(self) -> int:
-        return AGENDA + 2 * len(self.scheduled)
 
     def _placed(
         self, nodes: Sequence[Node], t: Node, state: str | Mapping[int, Node] = "state"
@@ -184,8 +175,6 @@ class Events:
             upcoming = substitute([times.at(symbol("k"))], {symbol("k"): past})[0]
             index, time = self._placed([past, upcoming], t)
             values |= {self._next(i): time, self._next(i) + 1: index}
-        if self.knots:
-            values[self._knot] = _NEVER
         block.assign([("agenda", i) for i in values], list(values.values()))
         memory = dict.fromkeys(range(self.memory_size), ZERO)
         for i, place in self.side.items():
@@ -493,7 +482,8 @@ class Events:
         }
         self._reset(block, happening, t)
         self._remember(block, happening, before, t)
-        again = self._next_stop(block, open_, t)
+        self._next_stop(block, open_, t)
+        again: Node = FALSE
         for i, event in enumerate(self.events):
             if event.resets:
                 again = logical_or(again, happening[i])
@@ -650,8 +640,8 @@ class Events:
                 values.append(where(now, told, side))
         block.assign(targets, values)
 
-    def _next_stop(self, block: BlockBuilder, open_: Node, t: Node) -> Node:
-        """Write the next time to land on; return whether the lane is at a knot."""
+    def _next_stop(self, block: BlockBuilder, open_: Node, t: Node) -> None:
+        """Write the next time to land on."""
 
         def fixed(node: Node) -> bool:
             return not any(
@@ -667,18 +657,7 @@ class Events:
             stop = where(
                 logical_and(compare(">", moment, t), compare("<", moment, stop)), moment, stop
             )
-        at_knot: Node = FALSE
-        if self.knots:
-            at_knot = logical_and(open_, compare("==", _agenda(self._knot), t))
-            at_knot = block.let("at_knot", at_knot)
-            following: Node = _NEVER
-            for one in self._placed(self.knots, t):
-                following = minimum(one, following)
-            following = block.let("following_knot", following)
-            stop = minimum(following, stop)
-            block.assign([("agenda", self._knot)], [where(open_, following, _agenda(self._knot))])
         block.assign([("agenda", STOP)], [where(open_, stop, _agenda(STOP))])
-        return at_knot
 
     # what is written ----------------------------------------------------------------------------
 

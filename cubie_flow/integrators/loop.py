@@ -14,11 +14,11 @@ from attrs import field, frozen
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
 from cubie_flow.expressions.graph import (
+    ALONE,
     FALSE,
     Node,
     compare,
     const,
-    content_hash,
     fabs,
     load,
     logical_and,
@@ -39,6 +39,7 @@ from cubie_flow.integrators.controllers import (
     StepController,
     approximate_power,
 )
+from cubie_flow.integrators.drivers import RESTART, DriverBlocks, DriverSlot
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
@@ -76,24 +77,6 @@ LAST, REFERENCE, LOWEST, HIGHEST, INTEGRAL, SQUARE, PEAKS, BEFORE, METRIC_ROWS =
 
 
 @frozen
-class Knots:
-    """Times at which the equations change abruptly; runs land on them and begin anew.
-
-    Parameters
-    ----------
-    following : tuple of Node
-        Each the first such time after ``t``, infinity if there is none.
-    """
-
-    following: tuple[Node, ...] = ()
-
-    @property
-    def content_hash(self) -> str:
-        """Hash of the expressions."""
-        return content_hash(self.following)
-
-
-@frozen
 class LoopSettings:
     """Compile-time choices of the loop.
 
@@ -113,6 +96,8 @@ class LoopSettings:
         For each state its literal initial value, or the row of the inputs (int) it comes from.
     start_from, duration_from : int or float
         Likewise.
+    drivers : tuple of DriverSlot
+        What acts on the model as a series over time.
     sampling : bool
         Whether there are times to sample at.
     events : tuple of Event
@@ -123,8 +108,6 @@ class LoopSettings:
         First times that are kept of every recorded event.
     promoted : tuple of float
         Parameters after the varied ones that events change: their values at the start.
-    knots : Knots
-        Times at which the equations change abruptly.
     """
 
     rhs: Function
@@ -135,6 +118,7 @@ class LoopSettings:
     start_from: int | float
     duration_from: int | float
     first_parameter: int
+    drivers: tuple[DriverSlot, ...] = ()
     saved_numbers: tuple[int, ...] = ()
     summarised_numbers: tuple[int, ...] = ()
     sampling: bool = False
@@ -143,7 +127,6 @@ class LoopSettings:
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
     event_times: int = 0
     promoted: tuple[float, ...] = ()
-    knots: Knots = Knots()
 
 
 def _flag(name: int) -> Node:
@@ -158,8 +141,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     """Owns time, acceptance, saving and status of a run.
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
-    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``agenda`` (next times to land
-    on) and ``event_memory`` (what is known of every event).
+    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``, ``agenda`` (next
+    times to land on) and ``event_memory`` (what is known of every event).
     """
 
     def register_buffers(self) -> None:
@@ -171,12 +154,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
         keep("state", n)
         keep("derivative", n)
-        keep("parameters", max(1, s.parameters))
+        keep("parameters", max(1, s.parameters + sum(slot.width for slot in s.drivers)))
         keep("clock", CLOCK)
         keep("counters", COUNTERS)
         if self.events is not None:
             keep("agenda", self.events.agenda_size)
             keep("event_memory", self.events.memory_size)
+        if s.drivers:
+            keep("driver_clock", self.driving.size)
         if s.sampling:
             keep("previous_state", n)
             scratch = "local"
@@ -194,16 +179,21 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     def events(self) -> Events | None:
         """The events of the run, None where nothing can happen in it."""
         s = self.settings
-        if not s.events and not s.knots.following:
+        if not s.events:
             return None
         return Events(
             s.events,
             dict(s.event_targets),
-            s.knots.following,
             s.event_times,
             s.states + len(METRICS) * len(s.summarised_numbers),
             s.precision,
         )
+
+    @property
+    def driving(self) -> DriverBlocks:
+        """What keeps a run in the right segments of its drivers."""
+        s = self.settings
+        return DriverBlocks(s.drivers, s.states, s.parameters)
 
     @property
     def _observes_apart(self) -> bool:
@@ -253,12 +243,19 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 **{n: float(STATUS[n]) for n in ("success", "event_stop", "event_limit")},
             }
             built["waiting"] = self._mask("waiting", self._waiting())
-            built["restarting"] = self._mask("restarting", compare("!=", _flag(FRESH), 0.0))
+            built["jumping"] = self._mask("jumping", compare("!=", _flag(FRESH), 0.0))
             built["react"] = events.react(
                 _flag(CODE), _flag(FRESH), _clock(T), flags, (CODE, FRESH)
             )
             if events.times_kept:
                 built |= events.record_blocks(_clock(T))
+        if self.settings.drivers:
+            running = compare("==", _flag(CODE), float(RUNNING))
+            reached = compare(">=", _clock(T), self.driving.next_knot())
+            built["at_knot"] = self._mask("at_knot", logical_and(running, reached))
+            built["following"] = self.driving.following(_clock(T))
+            if any(slot.restarts for slot in self.settings.drivers):
+                built["restart"] = self._restart(step, controller)
         return built
 
     def _mask(self, name: str, truth: Node) -> Block:
@@ -319,6 +316,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         )
         if self.events is not None:
             self.events.start(block, t_start)
+        if s.drivers:
+            self.driving.find(block, t_start)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
 
     def _next_time(self, t_start: Node, t_end: Node) -> Node:
@@ -385,6 +384,42 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             pending = logical_or(pending, self._waiting())
         return block.build("begin", ("settings",), mask=pending)
 
+    def _restart(self, step: Step, controller: StepController) -> Block:
+        """Go on behind a discontinuity: with its derivative, and a step as at a start."""
+        s, n = self.settings, self.settings.states
+        block = BlockBuilder()
+        again = block.let("again", self.driving.restarting())
+        t = block.let("t", _clock(T))
+        inconsistent = step.initialise(block, again, t)
+        step.evaluate(block, "state", step.end_place, t)
+        block.sweep(n, {"derivative": where(again, step.end_derivative, load("derivative", 0, 1))})
+        dt = self._first_step(block, step, controller, t)
+        controller.reset(block, again, dt)
+        iterates = step.evaluations[1] > 0
+        counted = block.let("counted", load("iterations", 0)) if iterates else const(0.0)
+        step.reset(block, again, dt)
+        if iterates:
+            block.assign([("iterations", 0)], [counted])
+        if s.summarised_numbers:
+            self._observe(block, "state", t)
+            for position, variable in enumerate(s.summarised_numbers):
+                value = self._variable(variable, "state")
+                base = METRIC_ROWS * position
+                met = {
+                    LAST: value,
+                    LOWEST: minimum(value, load("metrics", base + LOWEST)),
+                    HIGHEST: maximum(value, load("metrics", base + HIGHEST)),
+                }
+                block.assign(
+                    [("metrics", base + i) for i in met],
+                    [where(again, v, load("metrics", base + i)) for i, v in met.items()],
+                )
+        code = _flag(CODE)
+        if inconsistent is not None:
+            code = where(inconsistent, const(STATUS["solver_failed"]), code)
+        block.assign([("counters", CODE), ("driver_clock", RESTART)], [code, const(0.0)])
+        return block.build("restart", ("settings",))
+
     def _first_step(
         self, block: BlockBuilder, step: Step, controller: StepController, t: Node
     ) -> Node:
@@ -417,15 +452,19 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s, n = self.settings, self.settings.states
         real = s.precision
         block = BlockBuilder()
-        active = block.let("active", compare("==", _flag(CODE), float(RUNNING)))
+        # Who is alone is here only while running; others wait in their lane for their neighbours.
+        running = compare("==", _flag(CODE), float(RUNNING))
+        active = block.let("active", logical_or(ALONE, running))
         t = block.let("t", _clock(T))
         landing = s.sampling and not dense
         end = _clock(T_END)
-        goal = minimum(end, _clock(T_NEXT)) if landing else end
+        stops = minimum(end, _clock(T_NEXT)) if landing else end
+        if s.drivers:
+            stops = minimum(stops, self.driving.next_knot())
         events = self.events
         if events is not None:
-            goal = minimum(goal, events.stop())
-        stop = block.let("stop", goal)
+            stops = minimum(stops, events.stop())
+        stop = block.let("stop", stops)
         remaining = (stop - t) - _clock(T_LOW)
         remaining = block.let("remaining", remaining)
         dt = block.let("dt", minimum(controller.proposal(), load("settings", DT_MAX)))
@@ -449,9 +488,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             failed.append((logical_and(stuck, logical_not(finite)), "non_finite"))
             failed.append((logical_and(stuck, unsolved), "solver_failed"))
         else:
-            block.assign([("magnitude", 0)], [const(0.0)])
-            size = fabs(load("proposed_state", 0, 1)) + load("magnitude", 0)
-            block.sweep(n, [("magnitude", 0, 0, size)])
+            block.assign([("magnitude", 0)], [fabs(load("proposed_state", 0))])
+            size = fabs(load("proposed_state", 1, 1)) + load("magnitude", 0)
+            if n > 1:
+                block.sweep(n - 1, [("magnitude", 0, 0, size)])
             largest = 1e308 if real == "float64" else 1e38
             finite = compare("<", load("magnitude", 0), largest)
             ok = block.let("ok", logical_and(finite, logical_not(unsolved)))
@@ -473,9 +513,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         moved = block.let("moved", h + _clock(T_LOW))
         total = block.let("total", t + moved)
         rounding = moved - (total - t)
-        reached = block.let("reached", logical_and(accept, last))
-        t_new = block.let("t_new", where(accept, where(last, stop, total), t))
-        low = where(reached, const(0.0), where(accept, rounding, _clock(T_LOW)))
+        # Time stands still where a sample might be taken of a step that failed.
+        passing = accept if controller.adaptive or s.sampling else active
+        reached = block.let("reached", logical_and(passing, last))
+        t_new = block.let("t_new", where(passing, where(last, stop, total), t))
+        low = where(reached, const(0.0), where(passing, rounding, _clock(T_LOW)))
         block.assign([("clock", T), ("clock", T_LOW)], [t_new, low])
         if dense:
             block.assign(
@@ -486,31 +528,36 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             self._summarise(block, step, h, t, t_new, accept)
         if events is not None:
             events.note(block, accept, happens, reached, t_new)
+        # Without step control a step that is not accepted ends the run, and its state is not used.
+        moving = accept if controller.adaptive or events is not None else active
         moves = [
-            ("state", 0, 1, where(accept, load("proposed_state", 0, 1), load("state", 0, 1))),
-            ("derivative", 0, 1, where(accept, step.end_derivative, load("derivative", 0, 1))),
+            ("state", 0, 1, where(moving, load("proposed_state", 0, 1), load("state", 0, 1))),
+            ("derivative", 0, 1, where(moving, step.end_derivative, load("derivative", 0, 1))),
         ]
         if s.sampling:
-            kept = where(accept, load("state", 0, 1), load("previous_state", 0, 1))
+            kept = where(moving, load("state", 0, 1), load("previous_state", 0, 1))
             moves.append(("previous_state", 0, 1, kept))
         block.sweep(n, moves)
         steps = where(accept, _flag(STEPS) + 1.0, _flag(STEPS))
         tried = block.let("tried", where(active, _flag(TRIED) + 1.0, _flag(TRIED)))
         block.assign([("counters", STEPS), ("counters", TRIED)], [steps, tried])
         code: Node = const(RUNNING)
-        limit = compare(">=", tried, load("settings", MAX_STEPS))
+        limit = block.let("limit", compare(">=", tried, load("settings", MAX_STEPS)))
         code = where(limit, const(STATUS["step_limit"]), code)
         for condition, name in failed:
             code = where(condition, const(STATUS[name]), code)
-        done = logical_and(accept, compare(">=", t_new, end))
+        done = block.let("done", logical_and(accept, compare(">=", t_new, end)))
         code = where(done, const(STATUS["success"]), code)
         code = where(active, code, _flag(CODE))
         block.assign([("counters", CODE)], [code])
-        attention = compare("!=", _flag(CODE), float(RUNNING))
+        # The code is not asked, so that it need not be computed before the run ends.
+        attention = any_of([limit, done, *(condition for condition, _ in failed)])
         if s.sampling:
             attention = logical_or(attention, compare(">=", t_new, _clock(T_NEXT)))
         if events is not None:
             attention = logical_or(attention, Events.pending())
+        if s.drivers:
+            attention = logical_or(attention, compare(">=", t_new, self.driving.next_knot()))
         return block.build("attempt", ("settings",), mask=logical_and(active, attention))
 
     # saving

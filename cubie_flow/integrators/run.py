@@ -10,6 +10,7 @@ from attrs import field, frozen
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
+from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import (
     bound_events,
     event_targets,
@@ -210,6 +211,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         values = {p.name: float(p.value) for p in s.system.parameters}
         changed = {name for event in s.system.events for name, _ in event.resets}
         parameters += [name for name in values if name in changed and name not in rows]
+        multistep = isinstance(method(s.algorithm), Multistep)
         return LoopSettings(
             rhs=right_hand_side(s.system, parameters),
             observables=observables(s.system, parameters, watched) if watched else None,
@@ -222,6 +224,17 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             start_from=float(s.t_start),
             duration_from=rows.index(DURATION) if DURATION in rows else float(s.duration),
             first_parameter=len(rows) - varied,
+            drivers=tuple(
+                DriverSlot(
+                    degree=driver.order,
+                    # A method that remembers steps is restarted at kinks as well.
+                    restarts=driver.jumps or (multistep and driver.order < 2),
+                    series=rows.index(driver.series)
+                    if driver.series in rows
+                    else values.get(driver.series, 0.0),
+                )
+                for driver in s.system.drivers
+            ),
             saved_numbers=tuple(numbers[name] for name in s.saved) if s.sampling else (),
             summarised_numbers=tuple(numbers[name] for name in s.summarised),
             sampling=s.sampling,

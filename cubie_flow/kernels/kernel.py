@@ -17,6 +17,7 @@ from attrs import evolve, field, frozen, validators
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, flattened
 from cubie_flow.expressions.emit import ARENAS, Dialect, Place
+from cubie_flow.integrators.drivers import check_choices, tables
 from cubie_flow.integrators.loop import COUNTS, METRICS
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
 from cubie_flow.kernels.cache import KernelCache, source_digest
@@ -561,7 +562,10 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         inputs = np.empty((len(run.rows), count), dtype)
         for row, name in enumerate(run.rows):
             inputs[row] = columns[name]
-        initial = np.asarray([state.value for state in states], dtype)
+        drivers = run.settings.system.drivers
+        check_choices(drivers, columns)
+        values = [state.value for state in states]
+        initial = np.concatenate([values, tables(drivers, len(states))]).astype(dtype)
         sentinel = np.concatenate([given, [np.inf]]).astype(dtype)
         samples = np.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
         events = run.loop.events

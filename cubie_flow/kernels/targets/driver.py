@@ -70,11 +70,33 @@ def make_driver(
                 store_missing(memory, lane, (samples, rows, place))
     else:
         save_due = save_missing = compile_function(_nothing)
+    driving, restarting = "at_knot" in blocks, "restart" in blocks
+    idle = compile_function(_nothing)
+    at_knot, following_segment = blocks.get("at_knot", idle), blocks.get("following", idle)
+    restart = blocks.get("restart", idle)
+
+    if driving:
+
+        @compile_function
+        def pass_knots(
+            memory: Any, runs: Any, count: int, inputs: Any, initial: Any, settings: Any
+        ) -> None:
+            waiting = at_knot(memory, 0)
+            if waiting != 0:
+                for lane in range(lanes):
+                    if (waiting >> lane) & 1:
+                        following_segment(
+                            memory, lane, (inputs, count, runs[lane]), (initial, 1, 0)
+                        )
+                if restarting:
+                    restart(memory, 0, (settings, 1, 0))
+    else:
+        pass_knots = idle
 
     if eventful:
-        waiting, restarting, react = blocks["waiting"], blocks["restarting"], blocks["react"]
-        event_row = blocks.get("event_row") or compile_function(_nothing)
-        store_event = blocks.get("store_event") or compile_function(_nothing)
+        waiting, jumping, react = blocks["waiting"], blocks["jumping"], blocks["react"]
+        event_row = blocks.get("event_row", idle)
+        store_event = blocks.get("store_event", idle)
 
         @compile_function
         def happen(memory: Any, runs: Any, finals: Any, count: int) -> None:
@@ -85,8 +107,8 @@ def make_driver(
                         row = event_row(memory, lane)
                         store_event(memory, lane, (finals, count, runs[lane] + count * row))
     else:
-        waiting = restarting = happen = compile_function(_nothing)
-    clear_events = blocks.get("clear_events") or compile_function(_nothing)
+        waiting = jumping = happen = idle
+    clear_events = blocks.get("clear_events", idle)
 
     def driver(
         memory: Any, runs: Any, first: int, count: int, stride: int, counter: Any, inputs: Any,
@@ -123,6 +145,8 @@ def make_driver(
                 while busy != 0:
                     if sampling:
                         save_due(memory, runs, times, samples, rows, run_stride, time_stride)
+                    if driving:
+                        pass_knots(memory, runs, count, inputs, initial, settings)
                     busy = 0
                     if eventful:
                         # What is saved at the time of an event is what it leaves.
@@ -130,7 +154,7 @@ def make_driver(
                         if busy != 0:
                             happen(memory, runs, finals, count)
                 if eventful:
-                    jumped = restarting(memory, 0)
+                    jumped = jumping(memory, 0)
                 vacant = finished(memory, 0)
                 if vacant == 0 and jumped == 0:
                     marks = 0
