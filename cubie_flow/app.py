@@ -25,6 +25,7 @@ from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.stopping import Stopped, Watch
+from cubie_flow.sweeps import sweeper
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 # Words that name the folder of a run instead of composing a config.
 RESUME, VERIFY, RECHECK = "resume=", "verify=", "recheck=true"
+MULTIRUN = ("-m", "--multirun")
 INTERRUPTED = 130
 log = logging.getLogger("cubie_flow")
 
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if any(word.startswith(VERIFY) for word in given):
             return _verify(given)
         studies.register()
+        sweeper.register()
         given = command_line.arguments(given)
         sys.argv = [sys.argv[0], *given]
         return _compose_and_run()
@@ -85,7 +88,8 @@ def _resume(given: list[str]) -> int:
     from cubie_flow.progress import progress
     from cubie_flow.report import summary
     from cubie_flow.solve import run_study
-    from cubie_flow.storage import ResultStore, locked
+    from cubie_flow.storage import Location, ResultStore, locked
+    from cubie_flow.storage.index import is_multirun
 
     (folder_word, *more) = [word for word in given if word.startswith(RESUME)]
     if more:
@@ -93,6 +97,11 @@ def _resume(given: list[str]) -> int:
     folder = resume.folder_of(folder_word.removeprefix(RESUME))
     recheck = RECHECK in given
     others = [word for word in given if not word.startswith(RESUME) and word != RECHECK]
+    if is_multirun(Location.of(folder / RESULTS)):
+        from cubie_flow.sweeps.multirun import resume_multirun
+
+        resume_multirun(folder, [word for word in others if word not in MULTIRUN], recheck)
+        return 0
     with locked(folder), logged(folder / LOG):
         attrs = ResultStore.open(folder / RESULTS).attrs
         settings = resume.stored_settings(OmegaConf.load(folder / CONFIG), others, attrs)
@@ -118,11 +127,16 @@ def _resume(given: list[str]) -> int:
 def _verify(given: list[str]) -> int:
     """Compare every complete shard of a result with its checksum."""
     from cubie_flow import resume
-    from cubie_flow.storage import ResultStore
+    from cubie_flow.storage import Location, ResultStore
+    from cubie_flow.storage.index import is_multirun
 
     if len(given) != 1:
         raise FlowError("verify=FOLDER stands alone")
     folder = resume.folder_of(given[0].removeprefix(VERIFY), VERIFY)
+    if is_multirun(Location.of(folder / RESULTS)):
+        from cubie_flow.sweeps.multirun import verify_multirun
+
+        return verify_multirun(folder)
     store = ResultStore.open(folder / RESULTS)
     complete, bad = store.completed(), store.damaged()
     total = len(store.plan.shards)

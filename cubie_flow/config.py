@@ -154,6 +154,16 @@ def times(key: str, value: Any) -> list[float] | None:
     return [one(f"{key}[{i}]", item) for i, item in enumerate(value)]
 
 
+def data(key: str, value: Any) -> Any:
+    """Check the name of a file, or a mapping of columns, or null; they are read with the study."""
+    if value is None or (isinstance(value, str) and value) or isinstance(value, Mapping):
+        return value
+    raise FlowError(
+        f"{key} is {value!r}; it must be the name of a .csv or .parquet file, a mapping of "
+        "columns, or null"
+    )
+
+
 BUFFER_KEYS: Mapping[str, Check] = {
     "auto": flag,
     "sweep": names,
@@ -235,6 +245,7 @@ SCHEMA: Schema = {
         "variables": names,
         "summaries": names,
         "sensitivities": names,
+        "compare": data,
     },
     "engine": {"kind": choice("local"), "progress": flag, "time_limit": read_limit},
     "storage": {"folder": text(), "picture": flag, "shard_runs": whole(1, optional=True)},

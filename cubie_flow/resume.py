@@ -105,6 +105,8 @@ def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:
     study = settings.study(OdeSystem.from_mapping(json.loads(attrs["system"])))
     # A method that was chosen from a pilot is not chosen again.
     study = evolve(study, algorithm=str(attrs["algorithm"]))
+    if "compare" in attrs:
+        study = evolve(study, output=evolve(study.output, compare=json.loads(attrs["compare"])))
     stored, now = json.loads(attrs["design"]), study.design.describe()
     if stored != now and not study.design.extends(stored):
         raise FlowError(

@@ -22,6 +22,7 @@ from cubie_flow.batches import Design, make_design
 from cubie_flow.choosing import AUTO, choose
 from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.integrators.comparison import residuals
 from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
@@ -47,6 +48,7 @@ from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
 from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.measurements import Measurements, read_measurements
 from cubie_flow.systems.sensitivities import initial_name, with_sensitivities
 
 if TYPE_CHECKING:
@@ -95,6 +97,8 @@ class OutputChoice:
     sensitivities : sequence of str, optional
         Parameters, and states for their initial values, with respect to which the derivatives of
         all states are integrated too; see `cubie_flow.systems.sensitivities`.
+    compare : path or mapping, optional
+        Measured data whose misfit is kept of every run; see `cubie_flow.systems.measurements`.
     """
 
     save_every: float | None = None
@@ -102,6 +106,7 @@ class OutputChoice:
     variables: Sequence[str] | None = None
     summaries: Sequence[str] | None = None
     sensitivities: Sequence[str] | None = None
+    compare: Any = field(default=None, eq=False)
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -198,6 +203,30 @@ class Study:
             )
         return times
 
+    @cached_property
+    def measured(self) -> Measurements | None:
+        """Data that runs are compared with."""
+        if self.output.compare is None:
+            return None
+        system = self.integrated
+        known = [item.name for item in (*system.states, *system.observables)]
+        data = read_measurements(self.output.compare, known)
+        first, last = self.t_start, self.t_start + self.span
+        for time in data.times:
+            if not first <= time <= last + 1e-12 * abs(last):
+                raise FlowError(
+                    f"output.compare has a value at time {time:g}, but runs go from {first:g} to "
+                    f"{last:g}; change duration or t_start, or leave it out"
+                )
+        return data
+
+    @cached_property
+    def sampled(self) -> Array | None:
+        """Times at which runs are sampled, relative to the start: saved ones and the data's."""
+        if self.measured is None:
+            return self.times if self.times.size else None
+        return np.union1d(self.times, np.asarray(self.measured.times) - self.t_start)
+
     @property
     def saved(self) -> tuple[str, ...]:
         """Names of what is saved over time."""
@@ -233,6 +262,11 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     _check_span(study)
     for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
         check_choices(study.system.drivers, columns)
+    return BatchSolverKernel(*compiled_in(study), study.locations)
+
+
+def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
+    """Return what is compiled into the kernel of a study, besides the locations of buffers."""
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
@@ -247,7 +281,8 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         max_factor=c.max_factor,
         saved=saved,
         summarised=study.summarised,
-        sampling=bool(saved),
+        sampling=study.sampled is not None,
+        measured=study.measured,
         t_start=study.t_start,
         duration=study.span,
     )
@@ -259,7 +294,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         block_size=t.block_size,
         device=t.device,
     )
-    return BatchSolverKernel(run, config, study.locations)
+    return run, config
 
 
 def settled(study: Study) -> tuple[Study, str]:
@@ -362,7 +397,27 @@ def variables(study: Study) -> tuple[Variable, ...]:
             label = f"{_METRIC_LABELS[metric]} of {text or name} over the run"
             own = "1" if metric == "peaks" else unit
             found.append(Variable(f"{name}_{metric}", PER_RUN, real, own, label))
+    found += _misfit_variables(study, labels)
     return tuple(found)
+
+
+def _misfit_variables(study: Study, labels: Mapping[str, tuple[str, str]]) -> list[Variable]:
+    """Return what the comparison with data gives, float64: differences of it are small."""
+    if study.measured is None:
+        return []
+    found = []
+    for one in study.measured.series:
+        unit, text = labels[one.name]
+        kinds = [
+            ("sse", "sum of squared residuals", f"({unit})2" if unit != "1" and unit else unit)
+        ]
+        if one.sigmas:
+            kinds.append(("wls", "sum of squared residuals by their variance", "1"))
+        for kind, label, own in kinds:
+            name, label = f"{one.name}_{kind}", f"{label} of {text or one.name}"
+            found.append(Variable(name, PER_RUN, "float64", own, label))
+    label = "logarithm of the Gaussian likelihood of the data"
+    return [*found, Variable("loglik", PER_RUN, "float64", "1", label)]
 
 
 _METRIC_LABELS = {
@@ -423,6 +478,7 @@ def schema(
             "system": json.dumps(study.system.to_mapping()),
             "system_hash": study.system.content_hash,
             **_driver_hashes(study.system),
+            **_data(study),
             **config,
         },
         memory=[
@@ -448,16 +504,28 @@ def _driver_hashes(system: OdeSystem) -> dict[str, str]:
     return {"drivers": json.dumps(hashes)} if hashes else {}
 
 
+def _data(study: Study) -> dict[str, str]:
+    data = study.measured
+    if data is None:
+        return {}
+    return {"compare": json.dumps(data.to_mapping()), "compare_hash": data.content_hash}
+
+
 def shard_arrays(
     study: Study, columns: Mapping[str, Array], result: BatchResult
 ) -> dict[str, Array]:
     """Return the arrays of a shard by the names of the store."""
-    arrays = {name: result.samples[i] for i, name in enumerate(study.saved)}
+    samples = result.samples
+    if study.saved and study.sampled is not None and len(study.sampled) > len(study.times):
+        samples = samples[:, :, np.isin(study.sampled, study.times)]
+    arrays = {name: samples[i] for i, name in enumerate(study.saved)}
     for i, state in enumerate(study.integrated.states):
         arrays[f"{state.name}_final"] = result.finals[i]
     for i, name in enumerate(study.summarised):
         for j, metric in enumerate(METRICS):
             arrays[f"{name}_{metric}"] = result.metrics[i, j]
+    if study.measured is not None:
+        arrays.update(residuals(study.measured, result.misfits))
     for name, values in columns.items():
         arrays[coordinate_name(study, name)] = values
     arrays.update(steps=result.steps, rejected=result.rejected, status=result.status)
@@ -472,6 +540,19 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     per_run = max(1, held.total_bytes // held.runs)
     limit = min(SHARD_BYTES, max(largest, SHARD_MEMORY * largest // per_run))
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
+
+
+def shards_of(study: Study) -> int:
+    """Return into how many shards a study is cut; no kernel is made for it."""
+    names = (*study.design.names, *study.design.labels)
+    held = StoreSchema(
+        runs=study.design.size,
+        variables=variables(study),
+        status_flags={},
+        time=study.times if study.times.size else None,
+        coordinates=tuple(Variable(coordinate_name(study, name), PER_RUN) for name in names),
+    )
+    return len(plan(study, held).shards)
 
 
 def plan_study(
@@ -599,7 +680,7 @@ class ShardSolver:
         """Return the arrays of a shard, by the names of the store, and what is told of it."""
         study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
-        times = study.times if study.times.size else None
+        times = study.sampled
         limits = tolerances(study.controller)
         result = self.kernel.solve(columns, stop - start, limits, times, self.threads, tick)
         if self._rescue is not None:
@@ -824,6 +905,7 @@ def solve(
     variables: Sequence[str] | None = None,
     summaries: Sequence[str] | None = None,
     sensitivities: Sequence[str] | None = None,
+    compare: Any = None,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
     atol: float | Mapping[str, float] | None = None,
@@ -854,7 +936,7 @@ def solve(
     algorithm : str
         Name of a method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries, sensitivities
+    save_every, times, variables, summaries, sensitivities, compare
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it.
@@ -933,7 +1015,7 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=chosen,
-        output=OutputChoice(save_every, times, variables, summaries, sensitivities),
+        output=OutputChoice(save_every, times, variables, summaries, sensitivities, compare),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,

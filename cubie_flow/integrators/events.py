@@ -43,7 +43,7 @@ from cubie_flow.systems.events import Event, margin, moments
 # Elements of the buffer `agenda`, before two for every schedule: the next time to land on, where
 # a cut step ends, whether events are due, how many happened without time going on, when the last
 # one did, how often the step was cut, and where the time of an event is to be stored.
-STOP, CUT, PENDING, CROWD, LATEST, CUTS, ROW, AGENDA = range(8)
+STOP, CUT, PENDING, CROWD, LATEST, CUTS, ROW, JUMPED, AGENDA = range(9)
 # What is known of the side a condition is on: false, true, to be told by the derivative (just
 # after a reset that left a root at zero) or by the next look at it, or false as long as the root
 # does not move in the direction of the event.
@@ -166,7 +166,7 @@ class Events:
         """Write the memory of a run that starts at `t`."""
         values = {
             STOP: _NEVER, CUT: _NEVER, PENDING: ONE, CROWD: ZERO, LATEST: -_NEVER, CUTS: ZERO,
-            ROW: const(-1.0),
+            ROW: const(-1.0), JUMPED: ZERO,
         }  # fmt: skip
         for i in self.scheduled:
             times = self.events[i].times
@@ -182,8 +182,18 @@ class Events:
             memory[place] = const(BY_VALUE if before is None else ON if before else OFF)
         block.assign([("event_memory", i) for i in memory], list(memory.values()))
 
-    def settle(self, block: BlockBuilder, fresh: Node, t: Node) -> None:
-        """Tell by the derivative on which side of their root fresh lanes go."""
+    @staticmethod
+    def jumped() -> Node:
+        """Return whether the lane is to begin anew."""
+        return compare("!=", _agenda(JUMPED), 0.0)
+
+    @staticmethod
+    def landed(block: BlockBuilder) -> None:
+        """Note that the lane has begun anew."""
+        block.assign([("agenda", JUMPED)], [ZERO])
+
+    def settle(self, block: BlockBuilder, t: Node) -> None:
+        """Tell by the derivative on which side of its root a lane goes that begins."""
         for i in self.watched:
             event = self.events[i]
             if event.root is None:
@@ -197,7 +207,7 @@ class Events:
                 told = where(compare(">", slope, 0.0), const(ON), told)
             else:
                 told = where(compare(">", slope, 0.0), const(ON), const(SLOPED))
-            asked = logical_and(fresh, compare("==", side, BY_SLOPE))
+            asked = compare("==", side, BY_SLOPE)
             block.assign([("event_memory", self.side[i])], [where(asked, told, side)])
 
     def _slopes(
@@ -452,20 +462,17 @@ class Events:
 
     # what happens -----------------------------------------------------------------------------
 
-    def react(
-        self, code: Node, fresh: Node, t: Node, flags: Mapping[str, float], places: tuple[int, int]
-    ) -> Block:
+    def react(self, code: Node, place: int, t: Node, flags: Mapping[str, float]) -> Block:
         """Return the block that lets one event happen in every lane that waits for one.
 
         Parameters
         ----------
-        code, fresh, t : Node
-            Of the lane.
+        code : Node
+        place : int
+            Element of ``counters`` where it is.
+        t : Node
         flags : mapping
-            Codes: ``running``, ``success``, ``event_stop``, ``event_limit``, and ``again`` for a
-            lane that begins anew.
-        places : tuple of int
-            Elements of ``counters`` for the code and for being fresh.
+            Codes: ``running``, ``success``, ``event_stop`` and ``event_limit``.
         """
         block = BlockBuilder()
         ended = compare("==", code, flags["success"])
@@ -512,15 +519,14 @@ class Events:
                 first = self.first_row + len(self.recorded) + number * self.times_kept
                 room = compare("<", seen, float(self.times_kept))
                 row = where(logical_and(happening[i], room), seen + float(first), row)
-        code_place, fresh_place = places
         block.assign(
             [
-                ("counters", code_place), ("counters", fresh_place), ("agenda", PENDING),
+                ("counters", place), ("agenda", JUMPED), ("agenda", PENDING),
                 ("agenda", CROWD), ("agenda", LATEST), ("agenda", ROW),
             ],
             [
                 new,
-                where(ends, ZERO, where(again, const(flags["again"]), fresh)),
+                where(ends, ZERO, where(again, ONE, _agenda(JUMPED))),
                 where(open_, where(more, ONE, ZERO), _agenda(PENDING)),
                 crowd,
                 where(anything, t, _agenda(LATEST)),

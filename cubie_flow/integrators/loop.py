@@ -30,6 +30,7 @@ from cubie_flow.expressions.graph import (
     to_int,
     where,
 )
+from cubie_flow.integrators.comparison import SUMS, Comparison
 from cubie_flow.integrators.controllers import (
     DT,
     DT_MAX,
@@ -39,7 +40,7 @@ from cubie_flow.integrators.controllers import (
     StepController,
     approximate_power,
 )
-from cubie_flow.integrators.drivers import RESTART, DriverBlocks, DriverSlot
+from cubie_flow.integrators.drivers import HEADER, RESTART, DriverBlocks, DriverSlot
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
@@ -57,15 +58,13 @@ STATUS = {
     "event_limit": 6,
 }
 RUNNING, IDLE = 100, 101
-# A lane that starts, and one that begins anew after a jump.
-NEW, AGAIN = 1.0, 2.0
 # Error of a step whose equations were not solved: the step is cut as far as allowed.
 _UNSOLVED = 1e19
 
 # Elements of the buffers `clock` and `counters`. Counts are floats: exact up to 2**24 in float32,
 # and one vector width serves all.
 T, T_LOW, T_START, T_END, T_NEXT, T_PREVIOUS, H, CLOCK = range(8)
-CODE, STEPS, TRIED, SAVED, FRESH, COUNTERS = range(6)
+CODE, STEPS, TRIED, SAVED, COUNTERS = range(5)
 
 #: Rows of the counts of a run: status, accepted and rejected steps, right-hand sides.
 COUNTS = 4
@@ -98,6 +97,8 @@ class LoopSettings:
         Likewise.
     drivers : tuple of DriverSlot
         What acts on the model as a series over time.
+    compared_numbers : tuple of int
+        What is compared with data at the samples, numbered alike.
     sampling : bool
         Whether there are times to sample at.
     events : tuple of Event
@@ -121,6 +122,7 @@ class LoopSettings:
     drivers: tuple[DriverSlot, ...] = ()
     saved_numbers: tuple[int, ...] = ()
     summarised_numbers: tuple[int, ...] = ()
+    compared_numbers: tuple[int, ...] = ()
     sampling: bool = False
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
     events: tuple[Event, ...] = ()
@@ -141,8 +143,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     """Owns time, acceptance, saving and status of a run.
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
-    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``, ``agenda`` (next
-    times to land on) and ``event_memory`` (what is known of every event).
+    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``, ``misfit``,
+    ``agenda`` (next times to land on) and ``event_memory`` (what is known of every event).
     """
 
     def register_buffers(self) -> None:
@@ -166,6 +168,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             keep("previous_state", n)
             scratch = "local"
             buffer_registry.register("sample", self, self.outputs, scratch, precision)
+        if s.compared_numbers:
+            keep("misfit", self.comparison.size)
         if s.summarised_numbers:
             keep("metrics", METRIC_ROWS * len(s.summarised_numbers))
             scratch = "register" if n <= UNROLL_LIMIT and not self._observes_apart else "local"
@@ -185,7 +189,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             s.events,
             dict(s.event_targets),
             s.event_times,
-            s.states + len(METRICS) * len(s.summarised_numbers),
+            s.states + len(METRICS) * len(s.summarised_numbers) + SUMS * len(s.compared_numbers),
             s.precision,
         )
 
@@ -194,6 +198,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         """What keeps a run in the right segments of its drivers."""
         s = self.settings
         return DriverBlocks(s.drivers, s.states, s.parameters)
+
+    @property
+    def comparison(self) -> Comparison:
+        """What sums up the misfit to data; its table's place is told behind the drivers' heads."""
+        s = self.settings
+        return Comparison(s.compared_numbers, load("initial", s.states + HEADER * len(s.drivers)))
 
     @property
     def _observes_apart(self) -> bool:
@@ -229,6 +239,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             built["sample"] = self._sample(step, dense)
             built["store_sample"] = self._store_sample()
             built["store_missing"] = self._store_missing()
+            if self.settings.compared_numbers:
+                built["compare"] = self.comparison.compare(_flag(SAVED))
             built["saved"] = Block("saved", (), (), True, to_int(_flag(SAVED)))
             extension = step.dense_output
             if dense and extension is not None and extension.extra_a:
@@ -239,14 +251,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if events is not None:
             flags = {
                 "running": float(RUNNING),
-                "again": AGAIN,
                 **{n: float(STATUS[n]) for n in ("success", "event_stop", "event_limit")},
             }
             built["waiting"] = self._mask("waiting", self._waiting())
-            built["jumping"] = self._mask("jumping", compare("!=", _flag(FRESH), 0.0))
-            built["react"] = events.react(
-                _flag(CODE), _flag(FRESH), _clock(T), flags, (CODE, FRESH)
-            )
+            built["jumping"] = self._mask("jumping", Events.jumped())
+            built["react"] = events.react(_flag(CODE), CODE, _clock(T), flags)
             if events.times_kept:
                 built |= events.record_blocks(_clock(T))
         if self.settings.drivers:
@@ -272,7 +281,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if self.events is None:
             return due
         # What is saved at the time of an event is what it leaves.
-        calm = logical_and(logical_not(self._waiting()), compare("==", _flag(FRESH), 0.0))
+        calm = logical_not(logical_or(self._waiting(), Events.jumped()))
         return logical_and(due, logical_or(calm, compare(">", _clock(T), _clock(T_NEXT))))
 
     @staticmethod
@@ -312,12 +321,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         )
         block.assign(
             [("counters", i) for i in range(COUNTERS)],
-            [const(RUNNING), zero, zero, zero, const(NEW)],
+            [const(RUNNING), zero, zero, zero],
         )
         if self.events is not None:
             self.events.start(block, t_start)
         if s.drivers:
             self.driving.find(block, t_start)
+        if s.compared_numbers:
+            self.comparison.start(block)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
 
     def _next_time(self, t_start: Node, t_end: Node) -> Node:
@@ -328,76 +339,82 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
     def _park(self) -> Block:
         block = BlockBuilder()
-        block.assign([("counters", CODE), ("counters", FRESH)], [const(IDLE), const(0.0)])
+        block.assign([("counters", CODE)], [const(IDLE)])
         return block.build("park", per_lane=True)
 
     def _begin(self, step: Step, controller: StepController) -> Block:
+        # One lane at a time: lanes finish one by one, and a vector of which one lane is wanted
+        # costs as much as a lane.
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
-        fresh = block.let("fresh", compare("!=", _flag(FRESH), 0.0))
         t = block.let("t", _clock(T))
-        inconsistent = step.initialise(block, fresh, t)
-        # Lanes that are under way keep their derivative: their state gives the same bits only
-        # where no time was compensated.
+        inconsistent = step.initialise(block, t)
         step.evaluate(block, "state", step.end_place, t)
-        block.sweep(n, {"derivative": where(fresh, step.end_derivative, load("derivative", 0, 1))})
+        block.sweep(n, {"derivative": step.end_derivative})
         if s.sampling:
-            kept = where(fresh, load("state", 0, 1), load("previous_state", 0, 1))
-            block.sweep(n, {"previous_state": kept})
-        started = fresh
+            block.sweep(n, {"previous_state": load("state", 0, 1)})
         if self.events is not None:
-            self.events.settle(block, fresh, t)
-            # What happens at the start comes before it.
-            at_start = logical_and(fresh, compare("==", _clock(T), _clock(T_START)))
-            started = block.let("started", logical_or(compare("==", _flag(FRESH), NEW), at_start))
+            self.events.settle(block, t)
         dt = self._first_step(block, step, controller, t)
-        controller.reset(block, fresh, dt)
-        step.reset(block, fresh, dt)
+        controller.reset(block, dt)
+        iterates = self.events is not None and step.evaluations[1] > 0
+        counted = block.let("counted", load("iterations", 0)) if iterates else None
+        step.reset(block, dt)
+        if counted is not None:
+            kept = where(Events.jumped(), counted, load("iterations", 0))
+            block.assign([("iterations", 0)], [kept])
         if s.summarised_numbers:
             self._observe(block, "state", t)
             for position, variable in enumerate(s.summarised_numbers):
                 value = self._variable(variable, "state")
                 base = METRIC_ROWS * position
-                first = {
+                started = {
                     LAST: value, REFERENCE: value, LOWEST: value, HIGHEST: value,
                     INTEGRAL: const(0.0), SQUARE: const(0.0), PEAKS: const(0.0), BEFORE: value,
                 }  # fmt: skip
-                older = {i: load("metrics", base + i) for i in first}
+                values = dict(started)
                 if self.events is not None:
-                    # A jump is no part of the integrals and no peak, but may be an extreme.
-                    jumped = {
+                    # A jump is no part of the integrals and no peak, but may be an extreme; what
+                    # happens at the start comes before it.
+                    older = {i: load("metrics", base + i) for i in started}
+                    met = older | {
                         LAST: value, BEFORE: value, LOWEST: minimum(value, older[LOWEST]),
                         HIGHEST: maximum(value, older[HIGHEST]),
                     }  # fmt: skip
-                    older |= {i: where(fresh, v, older[i]) for i, v in jumped.items()}
-                block.assign(
-                    [("metrics", base + i) for i in first],
-                    [where(started, v, older[i]) for i, v in first.items()],
-                )
-        empty = logical_and(fresh, logical_not(compare(">", _clock(T_END), _clock(T))))
+                    new = logical_or(
+                        logical_not(Events.jumped()),
+                        compare("==", _clock(T), _clock(T_START)),
+                    )
+                    values = {i: where(new, v, met[i]) for i, v in started.items()}
+                block.assign([("metrics", base + i) for i in values], list(values.values()))
+        empty = logical_not(compare(">", _clock(T_END), _clock(T)))
         code = where(empty, const(STATUS["success"]), _flag(CODE))
         if inconsistent is not None:
             code = where(inconsistent, const(STATUS["solver_failed"]), code)
-        block.assign([("counters", CODE), ("counters", FRESH)], [code, const(0.0)])
-        pending = logical_or(self._due(), self._finished()) if s.sampling else self._finished()
+        block.assign([("counters", CODE)], [code])
         if self.events is not None:
-            pending = logical_or(pending, self._waiting())
-        return block.build("begin", ("settings",), mask=pending)
+            Events.landed(block)
+        return block.build("begin", ("settings",), per_lane=True)
 
     def _restart(self, step: Step, controller: StepController) -> Block:
         """Go on behind a discontinuity: with its derivative, and a step as at a start."""
-        s, n = self.settings, self.settings.states
         block = BlockBuilder()
         again = block.let("again", self.driving.restarting())
+        with block.when(again):
+            self._restarted(block, step, controller)
+        return block.build("restart", ("settings",), per_lane=True)
+
+    def _restarted(self, block: BlockBuilder, step: Step, controller: StepController) -> None:
+        s, n = self.settings, self.settings.states
         t = block.let("t", _clock(T))
-        inconsistent = step.initialise(block, again, t)
+        inconsistent = step.initialise(block, t)
         step.evaluate(block, "state", step.end_place, t)
-        block.sweep(n, {"derivative": where(again, step.end_derivative, load("derivative", 0, 1))})
+        block.sweep(n, {"derivative": step.end_derivative})
         dt = self._first_step(block, step, controller, t)
-        controller.reset(block, again, dt)
+        controller.reset(block, dt)
         iterates = step.evaluations[1] > 0
         counted = block.let("counted", load("iterations", 0)) if iterates else const(0.0)
-        step.reset(block, again, dt)
+        step.reset(block, dt)
         if iterates:
             block.assign([("iterations", 0)], [counted])
         if s.summarised_numbers:
@@ -410,15 +427,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                     LOWEST: minimum(value, load("metrics", base + LOWEST)),
                     HIGHEST: maximum(value, load("metrics", base + HIGHEST)),
                 }
-                block.assign(
-                    [("metrics", base + i) for i in met],
-                    [where(again, v, load("metrics", base + i)) for i, v in met.items()],
-                )
+                block.assign([("metrics", base + i) for i in met], list(met.values()))
         code = _flag(CODE)
         if inconsistent is not None:
             code = where(inconsistent, const(STATUS["solver_failed"]), code)
         block.assign([("counters", CODE), ("driver_clock", RESTART)], [code, const(0.0)])
-        return block.build("restart", ("settings",))
 
     def _first_step(
         self, block: BlockBuilder, step: Step, controller: StepController, t: Node
@@ -698,10 +711,15 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 [("finals", n + len(METRICS) * position + i) for i in range(len(METRICS))],
                 [where(good, computed[name], nan) for name in METRICS],
             )
+        externals = ["finals", "counts"]
+        if s.compared_numbers:
+            first = n + len(METRICS) * len(s.summarised_numbers)
+            self.comparison.finish(block, good, _flag(SAVED), first)
+            externals.append("initial")
         each, iteration = step.evaluations
         evaluated = float(each) * _flag(TRIED)
         if iteration:
             evaluated = float(iteration) * load("iterations", 0) + evaluated
         counted = (_flag(CODE), _flag(STEPS), _flag(TRIED) - _flag(STEPS), evaluated)
         block.assign([("counts", i) for i in range(COUNTS)], [to_int(count) for count in counted])
-        return block.build("finish", ("finals", "counts"), per_lane=True)
+        return block.build("finish", externals, per_lane=True)

@@ -29,6 +29,7 @@ from cubie_flow.integrators.steps import (
 from cubie_flow.integrators.tableaus import Multistep, Tableau, method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.measurements import Measurements
 
 DURATION = "duration"
 
@@ -61,6 +62,8 @@ class RunSettings:
         Of implicit methods.
     sampling : bool
         Whether there are times to sample at.
+    measured : Measurements, optional
+        Data that runs are compared with.
     t_start, duration : float
         In the model's unit of time.
     event_times : int
@@ -84,6 +87,7 @@ class RunSettings:
     summarised: tuple[str, ...] = field(default=(), converter=_names)
     linear_solver: str = field(default="auto", validator=one_of(*LINEAR_SOLVERS))
     sampling: bool = False
+    measured: Measurements | None = None
     t_start: float = 0.0
     duration: float = 1.0
     event_times: int = field(
@@ -203,7 +207,9 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     f"'{name}' is no state or observable of system '{s.system.name}'"
                     f"{nearest(name, (*states, *known))}"
                 )
-        watched = [name for name in known if name in s.saved or name in s.summarised]
+        compared = s.measured.names if s.measured is not None else ()
+        wanted = {*s.saved, *s.summarised, *compared}
+        watched = [name for name in known if name in wanted]
         numbers = {name: i for i, name in enumerate((*states, *watched))}
         parameters = [p.name for p in s.system.parameters if p.name in rows]
         varied = len(parameters)
@@ -237,6 +243,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             ),
             saved_numbers=tuple(numbers[name] for name in s.saved) if s.sampling else (),
             summarised_numbers=tuple(numbers[name] for name in s.summarised),
+            compared_numbers=tuple(numbers[name] for name in compared),
             sampling=s.sampling,
             precision=s.precision,
             events=bound_events(s.system, parameters),

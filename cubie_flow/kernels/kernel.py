@@ -17,6 +17,7 @@ from attrs import evolve, field, frozen, validators
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, flattened
 from cubie_flow.expressions.emit import ARENAS, Dialect, Place
+from cubie_flow.integrators.comparison import SUMS, table
 from cubie_flow.integrators.drivers import check_choices, tables
 from cubie_flow.integrators.loop import COUNTS, METRICS
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
@@ -201,6 +202,8 @@ class BatchResult:
     samples : ndarray, shape (saved, runs, times)
     finals : ndarray, shape (states, runs)
     metrics : ndarray, shape (summarised, 6, runs)
+    misfits : ndarray, shape (compared, 2, runs)
+        Sums of squared differences to data, see `cubie_flow.integrators.comparison`.
     event_counts : ndarray, shape (recorded events, runs)
     event_times : ndarray, shape (recorded events, times kept, runs)
         NaN where there are no more.
@@ -219,6 +222,7 @@ class BatchResult:
     samples: Array
     finals: Array
     metrics: Array
+    misfits: Array
     event_counts: Array
     event_times: Array
     status: Array
@@ -565,11 +569,17 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         drivers = run.settings.system.drivers
         check_choices(drivers, columns)
         values = [state.value for state in states]
-        initial = np.concatenate([values, tables(drivers, len(states))]).astype(dtype)
+        parts = [values, tables(drivers, len(states))]
+        measured = run.settings.measured
+        if measured is not None:
+            parts.append(table(measured, given + run.settings.t_start))
+        initial = np.concatenate(parts).astype(dtype)
         sentinel = np.concatenate([given, [np.inf]]).astype(dtype)
         samples = np.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
+        n_compared = len(run.loop.settings.compared_numbers)
+        n_kept = len(states) + len(METRICS) * n_metrics
+        first = n_kept + SUMS * n_compared
         events = run.loop.events
-        first = len(states) + len(METRICS) * n_metrics
         finals = np.empty((first + (events.rows if events is not None else 0), count), dtype)
         recorded = len(events.recorded) if events is not None else 0
         counts = np.empty((COUNTS, count), np.int32)
@@ -594,7 +604,8 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         return BatchResult(
             samples=samples if sampled else np.empty((0, count, 0), dtype),
             finals=finals[: len(states)],
-            metrics=finals[len(states) : first].reshape(n_metrics, len(METRICS), count),
+            metrics=finals[len(states) : n_kept].reshape(n_metrics, len(METRICS), count),
+            misfits=finals[n_kept:first].reshape(n_compared, SUMS, count),
             event_counts=finals[first : first + recorded],
             event_times=finals[first + recorded :].reshape(
                 recorded, events.times_kept if events is not None else 0, count

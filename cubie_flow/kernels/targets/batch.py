@@ -20,7 +20,7 @@ class Batch:
         Runs.
     inputs : ndarray, shape (varied, count)
     initial : ndarray
-        Initial values that do not vary, shape (states,), then the tables of drivers.
+        Initial values that do not vary, shape (states,), then the tables of drivers and of data.
     settings : ndarray
         Step bounds and tolerances, see `cubie_flow.integrators.step`.
     times : ndarray, shape (time_count + 1,)
