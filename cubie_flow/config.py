@@ -106,6 +106,16 @@ def architectures(key: str, value: Any) -> str | None:
     return text(optional=True)(key, value)  # type: ignore[no-any-return]
 
 
+def devices(key: str, value: Any) -> int | tuple[int, ...] | None:
+    """Check the number of a GPU, a list of them, or null for all."""
+    if value is None:
+        return None
+    one = whole(0)
+    if isinstance(value, list) and value:
+        return tuple(one(f"{key}[{i}]", item) for i, item in enumerate(value))
+    return int(one(key, value))
+
+
 def mapping(key: str, value: Any) -> dict[str, Any]:
     """Check a mapping of names to anything; null is an empty one."""
     if value is None:
@@ -212,7 +222,7 @@ SCHEMA: Schema = {
         "math": choice("portable", "native"),
         "arch": architectures,
         "block_size": whole(1),
-        "device": whole(0),
+        "device": devices,
     },
     "buffers": buffers,
     "batch": {

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,11 @@ from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design, make_design
 from cubie_flow.choosing import AUTO, choose
-from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat
+from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat, pick_devices
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
+from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import (
     BatchResult,
     BatchSolverConfig,
@@ -133,7 +135,10 @@ class OutputChoice:
 
 @frozen
 class TargetChoice:
-    """Where and how the batch runs; see `BatchSolverConfig`."""
+    """Where and how the batch runs; see `BatchSolverConfig`.
+
+    ``device`` is the GPU to use, several of them, or None for all: shards spread over them.
+    """
 
     kind: str = "auto"
     threads: int | None = None
@@ -141,7 +146,7 @@ class TargetChoice:
     math: str = "portable"
     arch: str | None = None
     block_size: int = 128
-    device: int = 0
+    device: int | tuple[int, ...] | None = None
 
 
 @frozen
@@ -250,7 +255,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         math=t.math,
         arch=t.arch,
         block_size=t.block_size,
-        device=t.device,
+        device=_first(t.device),
     )
     return BatchSolverKernel(run, config, study.locations)
 
@@ -618,7 +623,8 @@ class ShardSolver:
 class ShardWork:
     """The shards of a study and the store they go to; see `cubie_flow.engines.base.Work`.
 
-    Where it travels its kernel stays: it is built there, from the cache if it is there.
+    Where it travels its kernel stays: it is built there, from the cache if it is there. Only
+    what computes the same is let in: `digest` tells the blocks of the kernel.
     """
 
     study: Study
@@ -626,18 +632,38 @@ class ShardWork:
     cut: ShardPlan
     kernel: BatchSolverKernel | None = None
     token: str = field(factory=lambda: uuid4().hex)
+    digest: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardWork, (self.study, self.location, self.cut, None, self.token)
+        here = _digest(self.kernel) if self.kernel is not None else self.digest
+        return ShardWork, (self.study, self.location, self.cut, None, self.token, here)
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """Numbers of the GPUs of this machine that the study may use."""
+        if self.study.target.kind != "cuda":
+            return ()
+        return pick_devices(self.study.target.device, len(cuda_devices()))
+
+    @property
+    def where(self) -> str:
+        """Where the store is."""
+        return self.location.name
 
     def solver(self, seat: Seat) -> ShardSolver:
         """Return a solver for a seat."""
         study, kernel = self.study, self.kernel
         if seat.device is not None:
             study = evolve(study, target=evolve(study.target, device=seat.device))
-        if kernel is None or kernel.settings.device != study.target.device:
+        if kernel is None or kernel.settings.device != _first(study.target.device):
             kernel = build_kernel(study)
-        threads = _threads(study) if seat.threads is None else seat.threads
+        if self.digest and self.digest != _digest(kernel):
+            raise FlowError(
+                "a worker would compute something else than the command: their versions of "
+                "cubie_flow differ; install the same on both"
+            )
+        threads = max(1, _threads(study) // seat.share)
+        threads = threads if seat.limit is None else min(threads, seat.limit)
         return ShardSolver(study, kernel, self.cut.shards, threads)
 
     def store(self) -> ResultStore:
@@ -647,6 +673,18 @@ class ShardWork:
     def runs(self, index: int) -> tuple[int, int]:
         """Return the first run of a shard and the one after its last."""
         return self.cut.shards[index]
+
+
+def _digest(kernel: BatchSolverKernel) -> str:
+    blocks = [f"{name} {block.digest}" for name, block in sorted(kernel.run.product.items())]
+    return sha256("\n".join([source_digest(), *blocks]).encode()).hexdigest()
+
+
+def _first(device: int | Sequence[int] | None) -> int:
+    """Return the GPU that a study plans for."""
+    if isinstance(device, int):
+        return device
+    return device[0] if device else 0
 
 
 def run_study(

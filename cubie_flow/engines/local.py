@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 from attrs import evolve, frozen
 
-from cubie_flow.engines.base import Listener, Record, Seat, Work
+from cubie_flow.engines.base import Listener, Record, Work
+from cubie_flow.engines.seats import local_seats
 from cubie_flow.storage import AsyncWriter
 
 #: Seconds between two looks at seats that work in threads of their own.
@@ -34,7 +35,7 @@ class LocalEngine:
 
     def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
         """Solve and write the shards `todo`; see `Engine.run`."""
-        solvers = [work.solver(seat) for seat in self.seats]
+        solvers = [work.solver(seat) for seat in local_seats(work.devices)]
         pending: dict[int, Record] = {}
 
         def written(index: int) -> None:
