@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 
 from cubie_flow.analysis import describe, runs
+from cubie_flow.analysis.pictures.plots import Plots
 from cubie_flow.analysis.unfold import unfold
 
 
@@ -72,6 +73,13 @@ class FlowAccessor:
             If the dataset holds no runs of a study.
         """
         return runs.take(self._data, runs.failed(self._data))
+
+    # drawing ------------------------------------------------------------------------------------
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ``ds.flow.plot.bands("z")``; ``ds.flow.plot`` alone lists what there is."""
+        return Plots(self._data)
 
     # saying what it is --------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ls": ("ls", "list the studies below a folder"),
     "show": ("show", "say what a result holds and where it came from"),
     "runs": ("runs", "list runs: --where, --sort, --limit"),
+    "plot": ("plot", "draw a picture: trajectories, bands, heatmap, bifurcation, ..."),
     "verify": ("verify", "compare a result with its checksums"),
 }
 HOME = "cubie_flow.analysis.commands"
