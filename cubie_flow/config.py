@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from cubie_flow.engines.clusters import CLUSTERS
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.stopping import read_limit
 
@@ -74,6 +75,16 @@ def choice(*allowed: str) -> Check:
                 f"{nearest(str(value), allowed)}"
             )
         return str(value)
+
+    return check
+
+
+def optional_choice(*allowed: str) -> Check:
+    """Return the check of one word of several, or null."""
+    one = choice(*allowed)
+
+    def check(key: str, value: Any) -> str | None:
+        return None if value is None else str(one(key, value))
 
     return check
 
@@ -239,7 +250,16 @@ SCHEMA: Schema = {
         "summaries": names,
         "sensitivities": names,
     },
-    "engine": {"kind": choice("local"), "progress": flag, "time_limit": read_limit},
+    "engine": {
+        "kind": choice("local", "dask"),
+        "progress": flag,
+        "time_limit": read_limit,
+        "workers": whole(1, optional=True),
+        "scheduler": text(optional=True),
+        "cluster": optional_choice(*CLUSTERS),
+        "options": mapping,
+        "retries": whole(0),
+    },
     "storage": {"folder": text(), "picture": flag, "shard_runs": whole(1, optional=True)},
 }
 

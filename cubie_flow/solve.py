@@ -148,6 +148,13 @@ class TargetChoice:
     block_size: int = 128
     device: int | tuple[int, ...] | None = None
 
+    @property
+    def first_device(self) -> int:
+        """The GPU that a study is planned for."""
+        if isinstance(self.device, int):
+            return self.device
+        return self.device[0] if self.device else 0
+
 
 @frozen
 class Study:
@@ -255,7 +262,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         math=t.math,
         arch=t.arch,
         block_size=t.block_size,
-        device=_first(t.device),
+        device=t.first_device,
     )
     return BatchSolverKernel(run, config, study.locations)
 
@@ -524,7 +531,7 @@ class RunReport:
         Phase to seconds: build, kernel, write, total; ``solver_waited`` for the writer and
         ``writer_waited`` for the solver.
     runs_per_second : float
-        Runs by kernel seconds.
+        Runs by kernel seconds, times the workers.
     peak_memory_bytes, store_bytes : int
     device : str
     rescued : tuple of int
@@ -655,7 +662,7 @@ class ShardWork:
         study, kernel = self.study, self.kernel
         if seat.device is not None:
             study = evolve(study, target=evolve(study.target, device=seat.device))
-        if kernel is None or kernel.settings.device != _first(study.target.device):
+        if kernel is None or kernel.settings.device != study.target.first_device:
             kernel = build_kernel(study)
         if self.digest and self.digest != _digest(kernel):
             raise FlowError(
@@ -678,13 +685,6 @@ class ShardWork:
 def _digest(kernel: BatchSolverKernel) -> str:
     blocks = [f"{name} {block.digest}" for name, block in sorted(kernel.run.product.items())]
     return sha256("\n".join([source_digest(), *blocks]).encode()).hexdigest()
-
-
-def _first(device: int | Sequence[int] | None) -> int:
-    """Return the GPU that a study plans for."""
-    if isinstance(device, int):
-        return device
-    return device[0] if device else 0
 
 
 def run_study(
@@ -766,7 +766,8 @@ def run_study(
         if on_progress is not None:
             on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
 
-    account = Account(dict(enumerate(before.tolist())), show, between_shards)
+    counts = {code: count for code, count in enumerate(before.tolist()) if count}
+    account = Account(counts, show, between_shards)
 
     def memory() -> dict[str, Any]:
         """Return what was measured of the whole run, beside what was predicted."""
@@ -801,7 +802,7 @@ def run_study(
     # A design that grew is the store's design from now on.
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
     later = grown if resume else {}
-    counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
+    counted = {name: statuses[code] for name, code in STATUS.items() if code in statuses}
     held_memory = memory()
     store.finalise(
         {
@@ -822,10 +823,10 @@ def run_study(
         mean_steps=account.total("steps") / max(solved, 1),
         mean_rejected=account.total("rejected") / max(solved, 1),
         seconds=seconds,
-        runs_per_second=solved / max(kernel_seconds, 1e-9),
+        runs_per_second=account.workers * solved / max(kernel_seconds, 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
         store_bytes=place.size(),
-        device=device,
+        device=device if account.workers == 1 else f"{account.workers} workers: {device}",
         rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
     )

@@ -29,7 +29,16 @@ ROOMS["solve"] = set(ROOMS)
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
 ROOMS["defaults"] = {"systems", "errors"}
-ROOMS["config"] = {"solve", "rescue", "stopping", "systems", "defaults", "batches", "errors"}
+ROOMS["config"] = {
+    "engines",
+    "solve",
+    "rescue",
+    "stopping",
+    "systems",
+    "defaults",
+    "batches",
+    "errors",
+}
 ROOMS["resume"] = {"config", "solve", "systems", "errors"}
 ROOMS["stopping"] = {"errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen
-from numpy.typing import NDArray
 
-from cubie_flow.storage import ResultStore
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-Arrays = Mapping[str, NDArray[Any]]
+    from cubie_flow.storage import ResultStore
+
+    Arrays = Mapping[str, NDArray[Any]]
 
 
 @frozen

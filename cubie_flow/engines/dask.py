@@ -16,12 +16,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from time import monotonic, perf_counter
 from typing import Any
 
 import dask
 from attrs import evolve, field, frozen
-from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, get_worker
+from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
 from cubie_flow.engines.base import Listener, Record, Seat, Solver, Work
 from cubie_flow.engines.clusters import CUDA, make_cluster
@@ -83,7 +84,7 @@ class DaskEngine:
         with dask.config.set(allowed):
             if self.scheduler is not None:
                 try:
-                    client = Client(self.scheduler, timeout=10, set_as_default=False)
+                    client = Client(self.scheduler, timeout=5, set_as_default=False)
                 except (OSError, ValueError, TimeoutError) as error:
                     raise FlowError(
                         f"engine.scheduler is '{self.scheduler}': no Dask scheduler answers there "
@@ -98,19 +99,20 @@ class DaskEngine:
             if self.cluster is not None:
                 cluster = make_cluster(self.cluster, self.options, self.workers)
             else:
-                cluster = LocalCluster(
-                    n_workers=self.workers or len(work.devices) or _cores(),
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address=None,
-                    # The plan of the study bounds memory; Dask's guess would only kill.
-                    memory_limit=0,
-                    silence_logs=logging.CRITICAL,
-                )
+                with _deaf():
+                    cluster = LocalCluster(
+                        n_workers=self.workers or len(work.devices) or _cores(),
+                        threads_per_worker=1,
+                        host="127.0.0.1",
+                        dashboard_address=None,
+                        # Without a dashboard too, it would take the dashboard's port.
+                        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                        # The plan of the study bounds memory; Dask's guess would only kill.
+                        memory_limit=0,
+                        silence_logs=logging.CRITICAL,
+                    )
             client = Client(cluster, set_as_default=False)
             try:
-                if self.cluster is None:
-                    client.register_plugin(_Deaf())
                 yield client
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt) and self.cluster is None:
@@ -130,19 +132,23 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-class _Deaf(WorkerPlugin):  # type: ignore[misc]
-    """Workers leave Ctrl-C and the warnings of batch systems to the command.
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Block signals while threads and processes are started, which then never hear them.
 
-    A terminal sends Ctrl-C to every process of the group.
+    A terminal sends Ctrl-C to every process of the group, and a batch system its warning; the
+    command alone is to answer. The threads that start workers, also later ones, are made here.
     """
-
-    name = "deaf"
-
-    def setup(self, worker: Any) -> None:
-        """Ignore the signals; called in the main thread of the worker."""
-        for name in ("SIGINT", "SIGUSR1"):
-            with suppress(ValueError, AttributeError):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It would unblock them in the thread that starts it, so it must be there before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill(cluster: Any) -> None:

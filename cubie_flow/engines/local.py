@@ -11,7 +11,6 @@ from attrs import evolve, frozen
 
 from cubie_flow.engines.base import Listener, Record, Work
 from cubie_flow.engines.seats import local_seats
-from cubie_flow.storage import AsyncWriter
 
 #: Seconds between two looks at seats that work in threads of their own.
 INTERVAL = 0.1
@@ -31,10 +30,10 @@ class LocalEngine:
         whichever is free takes the next shard.
     """
 
-    seats: Sequence[Seat] = (Seat(),)
-
     def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
         """Solve and write the shards `todo`; see `Engine.run`."""
+        from cubie_flow.storage import AsyncWriter
+
         solvers = [work.solver(seat) for seat in local_seats(work.devices)]
         pending: dict[int, Record] = {}
 
