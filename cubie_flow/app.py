@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -23,7 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from cubie_flow import command_line, studies
 from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
+from cubie_flow.logs import logged
 from cubie_flow.stopping import Stopped, Watch
+from cubie_flow.sweeps import sweeper
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 # Words that name the folder of a run instead of composing a config.
 RESUME, VERIFY, RECHECK = "resume=", "verify=", "recheck=true"
+MULTIRUN = ("-m", "--multirun")
 INTERRUPTED = 130
 log = logging.getLogger("cubie_flow")
 
@@ -58,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if any(word.startswith(VERIFY) for word in given):
             return _verify(given)
         studies.register()
+        sweeper.register()
         given = command_line.arguments(given)
         sys.argv = [sys.argv[0], *given]
         return _compose_and_run()
@@ -85,7 +89,8 @@ def _resume(given: list[str]) -> int:
     from cubie_flow.progress import progress
     from cubie_flow.report import summary
     from cubie_flow.solve import run_study
-    from cubie_flow.storage import ResultStore, locked
+    from cubie_flow.storage import Location, ResultStore, locked
+    from cubie_flow.storage.index import is_multirun
 
     (folder_word, *more) = [word for word in given if word.startswith(RESUME)]
     if more:
@@ -93,9 +98,14 @@ def _resume(given: list[str]) -> int:
     folder = resume.folder_of(folder_word.removeprefix(RESUME))
     recheck = RECHECK in given
     others = [word for word in given if not word.startswith(RESUME) and word != RECHECK]
-    with locked(folder), _logging(folder / LOG):
+    if is_multirun(Location.of(folder / RESULTS)):
+        from cubie_flow.sweeps.multirun import resume_multirun
+
+        resume_multirun(folder, [word for word in others if word not in MULTIRUN], recheck)
+        return 0
+    with locked(folder), logged(folder / LOG):
         attrs = ResultStore.open(folder / RESULTS).attrs
-        settings = resume.stored_settings(folder, others, attrs)
+        settings = resume.stored_settings(OmegaConf.load(folder / CONFIG), others, attrs)
         study = resume.stored_study(settings, attrs)
         log.info("%s resumed %s", study.name, " ".join(others))
         watch, told = _watch(settings), settings.values["engine"]["progress"]
@@ -119,11 +129,16 @@ def _resume(given: list[str]) -> int:
 def _verify(given: list[str]) -> int:
     """Compare every complete shard of a result with its checksum."""
     from cubie_flow import resume
-    from cubie_flow.storage import ResultStore
+    from cubie_flow.storage import Location, ResultStore
+    from cubie_flow.storage.index import is_multirun
 
     if len(given) != 1:
         raise FlowError("verify=FOLDER stands alone")
     folder = resume.folder_of(given[0].removeprefix(VERIFY), VERIFY)
+    if is_multirun(Location.of(folder / RESULTS)):
+        from cubie_flow.sweeps.multirun import verify_multirun
+
+        return verify_multirun(folder)
     store = ResultStore.open(folder / RESULTS)
     complete, bad = store.completed(), store.damaged()
     total = len(store.plan.shards)
@@ -261,9 +276,10 @@ def _import(settings: Settings) -> None:
 def _plan(settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]] | None) -> None:
     """Print the plan of a study, or keep it for the table of a multirun."""
     from cubie_flow.solve import plan_study
+    from cubie_flow.sweeps.decided import placed
 
     composed = HydraConfig.get()
-    study = _placed(settings)
+    study = placed(settings)
     plan = plan_study(study, Path(settings.values["storage"]["folder"]))
     if composed.mode == RunMode.MULTIRUN and plans is not None:
         kept = [word for word in overrides if not word.startswith("task=")]
@@ -276,35 +292,15 @@ def _plan(settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]
     plan.refuse()
 
 
-def _settled(settings: Settings) -> Study:
-    """Return the study, its method chosen where ``algorithm=auto`` asks for it."""
-    from cubie_flow.solve import settled
-
-    study, reason = settled(settings.study())
-    if reason:
-        settings.notes.append(reason)
-    return study
-
-
-def _placed(settings: Settings) -> Study:
-    """Return the study, with buffers placed where ``buffers=auto`` asks for it."""
-    study = _settled(settings)
-    if settings.values["buffers"]["auto"]:
-        from cubie_flow.sweeps.placement import automatic
-
-        study, note = automatic(study)
-        settings.notes.append(note)
-    return study
-
-
 def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> None:
     """Compare the placements of buffers; leave one dataset and its picture behind."""
     from attrs import evolve
 
     from cubie_flow.report import shown
+    from cubie_flow.sweeps.decided import settled
     from cubie_flow.sweeps.placement import save, study_placements
 
-    study = _settled(settings)
+    study = settled(settings)
     # A folder of its own, so that the study's results stay together.
     study = evolve(study, name=f"{study.name}_placement")
     choice = settings.values["buffers"]
@@ -312,7 +308,7 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
     def show(done: int, total: int) -> None:
         print(f"{study.name}: {done} of {total} placements compiled", file=sys.stderr, flush=True)
 
-    with _folder(settings, study) as folder, _logging(folder / LOG):
+    with _folder(settings, study) as folder, logged(folder / LOG):
         (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
         log.info("%s %s", study.name, " ".join(overrides))
         ranked = study_placements(
@@ -350,10 +346,11 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
     from cubie_flow.report import summary
     from cubie_flow.solve import run_study
     from cubie_flow.storage import locked
+    from cubie_flow.sweeps.decided import placed
 
-    study = _placed(settings)
+    study = placed(settings)
     overrides = list(HydraConfig.get().overrides.task)
-    with _folder(settings, study) as folder, locked(folder), _logging(folder / LOG):
+    with _folder(settings, study) as folder, locked(folder), logged(folder / LOG):
         (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
         log.info("%s %s", study.name, " ".join(overrides))
         watch, told = _watch(settings), settings.values["engine"]["progress"]
@@ -403,34 +400,6 @@ def _folder(settings: Settings, study: Study) -> Iterator[Path]:
             for parent in (folder.parent, folder.parent.parent, *made):
                 with suppress(OSError):
                     parent.rmdir()
-
-
-@contextmanager
-def _logging(path: Path) -> Iterator[None]:
-    """Send what is logged, and warnings, to a file."""
-    # A disk that is full is said once, in a sentence, and not by the logger as well.
-    logging.raiseExceptions = False
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    loggers: list[Any] = [log, logging.getLogger("py.warnings")]
-    logging.captureWarnings(True)
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.propagate = False
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    except FlowError as error:
-        log.error(str(error))
-        raise
-    except KeyboardInterrupt:
-        log.error("interrupted")
-        raise
-    finally:
-        logging.captureWarnings(False)
-        for logger in loggers:
-            logger.removeHandler(handler)
-        handler.close()
 
 
 def _check_experiment() -> None:

@@ -42,13 +42,13 @@ def folder_of(given: str, word: str = "resume=") -> Path:
     return folder
 
 
-def stored_settings(folder: Path, overrides: Sequence[str], attrs: Mapping[str, Any]) -> Settings:
+def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, Any]) -> Settings:
     """Return the config of a run with what the command line may change.
 
     Parameters
     ----------
-    folder
-        Of the run.
+    config
+        Of the run, as OmegaConf has it; it is changed.
     overrides
         ``key=value`` of the command line.
     attrs
@@ -59,7 +59,6 @@ def stored_settings(folder: Path, overrides: Sequence[str], attrs: Mapping[str, 
     FlowError
         If an override changes the science of the study, naming the key and both values.
     """
-    config = OmegaConf.load(folder / CONFIG)
     OmegaConf.set_struct(config, False)
     for override in overrides:
         key, sign, text = override.partition("=")
@@ -108,6 +107,8 @@ def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:
     study = settings.study(OdeSystem.from_mapping(json.loads(attrs["system"])))
     # A method that was chosen from a pilot is not chosen again.
     study = evolve(study, algorithm=str(attrs["algorithm"]))
+    if "compare" in attrs:
+        study = evolve(study, output=evolve(study.output, compare=json.loads(attrs["compare"])))
     stored, now = json.loads(attrs["design"]), study.design.describe()
     if stored != now and not study.design.extends(stored):
         raise FlowError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
@@ -23,6 +23,8 @@ from cubie_flow.batches import Design, make_design
 from cubie_flow.choosing import AUTO, choose
 from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat, pick_devices
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.integrators.comparison import residuals
+from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
 from cubie_flow.kernels.cache import source_digest
@@ -36,6 +38,7 @@ from cubie_flow.kernels.kernel import (
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
+from cubie_flow.restate import restated
 from cubie_flow.storage import (
     Location,
     ResultStore,
@@ -47,6 +50,7 @@ from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
 from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.measurements import Measurements, read_measurements
 from cubie_flow.systems.sensitivities import initial_name, with_sensitivities
 
 if TYPE_CHECKING:
@@ -95,6 +99,8 @@ class OutputChoice:
     sensitivities : sequence of str, optional
         Parameters, and states for their initial values, with respect to which the derivatives of
         all states are integrated too; see `cubie_flow.systems.sensitivities`.
+    compare : path or mapping, optional
+        Measured data whose misfit is kept of every run; see `cubie_flow.systems.measurements`.
     """
 
     save_every: float | None = None
@@ -102,6 +108,7 @@ class OutputChoice:
     variables: Sequence[str] | None = None
     summaries: Sequence[str] | None = None
     sensitivities: Sequence[str] | None = None
+    compare: Any = field(default=None, eq=False)
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -188,11 +195,7 @@ class Study:
     def spans(self) -> tuple[float, float]:
         """Shortest and longest duration of a run."""
         if DURATION in self.design.names:
-            size, part = self.design.size, 65536
-            columns = [
-                self.design.columns(start, min(start + part, size))[DURATION]
-                for start in range(0, size, part)
-            ]
+            columns = [columns[DURATION] for columns in _parts(self.design, {DURATION})]
             return min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
         span = float(self.system.duration if self.duration is None else self.duration)
         return span, span
@@ -212,6 +215,30 @@ class Study:
             )
         return times
 
+    @cached_property
+    def measured(self) -> Measurements | None:
+        """Data that runs are compared with."""
+        if self.output.compare is None:
+            return None
+        system = self.integrated
+        known = [item.name for item in (*system.states, *system.observables)]
+        data = read_measurements(self.output.compare, known)
+        first, last = self.t_start, self.t_start + self.span
+        for time in data.times:
+            if not first <= time <= last + 1e-12 * abs(last):
+                raise FlowError(
+                    f"output.compare has a value at time {time:g}, but runs go from {first:g} to "
+                    f"{last:g}; change duration or t_start, or leave it out"
+                )
+        return data
+
+    @cached_property
+    def sampled(self) -> Array | None:
+        """Times at which runs are sampled, relative to the start: saved ones and the data's."""
+        if self.measured is None:
+            return self.times if self.times.size else None
+        return np.union1d(self.times, np.asarray(self.measured.times) - self.t_start)
+
     @property
     def saved(self) -> tuple[str, ...]:
         """Names of what is saved over time."""
@@ -229,6 +256,13 @@ class Study:
         return tuple(self.output.summaries or ())
 
 
+def _parts(design: Design, names: Collection[str]) -> Iterator[dict[str, Array]]:
+    """Yield the values of all runs, some runs at a time, if any of `names` varies."""
+    part = 65536
+    for start in range(0, design.size if {*names} & {*design.names} else 0, part):
+        yield design.columns(start, min(start + part, design.size))
+
+
 def build_kernel(study: Study) -> BatchSolverKernel:
     """Return the kernel of a study, not yet compiled.
 
@@ -238,6 +272,13 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         If the study asks for what its system, method or target does not have.
     """
     _check_span(study)
+    for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
+        check_choices(study.system.drivers, columns)
+    return BatchSolverKernel(*compiled_in(study), study.locations)
+
+
+def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
+    """Return what is compiled into the kernel of a study, besides the locations of buffers."""
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
@@ -252,7 +293,8 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         max_factor=c.max_factor,
         saved=saved,
         summarised=study.summarised,
-        sampling=bool(saved),
+        sampling=study.sampled is not None,
+        measured=study.measured,
         t_start=study.t_start,
         duration=study.span,
     )
@@ -264,7 +306,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         block_size=t.block_size,
         device=t.first_device,
     )
-    return BatchSolverKernel(run, config, study.locations)
+    return run, config
 
 
 def settled(study: Study) -> tuple[Study, str]:
@@ -367,7 +409,27 @@ def variables(study: Study) -> tuple[Variable, ...]:
             label = f"{_METRIC_LABELS[metric]} of {text or name} over the run"
             own = "1" if metric == "peaks" else unit
             found.append(Variable(f"{name}_{metric}", PER_RUN, real, own, label))
+    found += _misfit_variables(study, labels)
     return tuple(found)
+
+
+def _misfit_variables(study: Study, labels: Mapping[str, tuple[str, str]]) -> list[Variable]:
+    """Return what the comparison with data gives, float64: differences of it are small."""
+    if study.measured is None:
+        return []
+    found = []
+    for one in study.measured.series:
+        unit, text = labels[one.name]
+        kinds = [
+            ("sse", "sum of squared residuals", f"({unit})2" if unit != "1" and unit else unit)
+        ]
+        if one.sigmas:
+            kinds.append(("wls", "sum of squared residuals by their variance", "1"))
+        for kind, label, own in kinds:
+            name, label = f"{one.name}_{kind}", f"{label} of {text or one.name}"
+            found.append(Variable(name, PER_RUN, "float64", own, label))
+    label = "logarithm of the Gaussian likelihood of the data"
+    return [*found, Variable("loglik", PER_RUN, "float64", "1", label)]
 
 
 _METRIC_LABELS = {
@@ -395,6 +457,8 @@ def schema(
         coordinates.append(
             Variable(coordinate_name(study, name), PER_RUN, "float64", unit, text or name)
         )
+    for name in study.design.labels:
+        coordinates.append(Variable(name, PER_RUN, "float64", "1", name.replace("_", " ")))
     times = study.times
     layout = kernel.layout
     plan = {
@@ -425,6 +489,8 @@ def schema(
             "design": json.dumps(study.design.describe()),
             "system": json.dumps(study.system.to_mapping()),
             "system_hash": study.system.content_hash,
+            **_driver_hashes(study.system),
+            **_data(study),
             **config,
         },
         memory=[
@@ -445,16 +511,33 @@ def schema(
     )
 
 
+def _driver_hashes(system: OdeSystem) -> dict[str, str]:
+    hashes = {driver.name: driver.content_hash for driver in system.drivers}
+    return {"drivers": json.dumps(hashes)} if hashes else {}
+
+
+def _data(study: Study) -> dict[str, str]:
+    data = study.measured
+    if data is None:
+        return {}
+    return {"compare": json.dumps(data.to_mapping()), "compare_hash": data.content_hash}
+
+
 def shard_arrays(
     study: Study, columns: Mapping[str, Array], result: BatchResult
 ) -> dict[str, Array]:
     """Return the arrays of a shard by the names of the store."""
-    arrays = {name: result.samples[i] for i, name in enumerate(study.saved)}
+    samples = result.samples
+    if study.saved and study.sampled is not None and len(study.sampled) > len(study.times):
+        samples = samples[:, :, np.isin(study.sampled, study.times)]
+    arrays = {name: samples[i] for i, name in enumerate(study.saved)}
     for i, state in enumerate(study.integrated.states):
         arrays[f"{state.name}_final"] = result.finals[i]
     for i, name in enumerate(study.summarised):
         for j, metric in enumerate(METRICS):
             arrays[f"{name}_{metric}"] = result.metrics[i, j]
+    if study.measured is not None:
+        arrays.update(residuals(study.measured, result.misfits))
     for name, values in columns.items():
         arrays[coordinate_name(study, name)] = values
     arrays.update(steps=result.steps, rejected=result.rejected, status=result.status)
@@ -469,6 +552,19 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     per_run = max(1, held.total_bytes // held.runs)
     limit = min(SHARD_BYTES, max(largest, SHARD_MEMORY * largest // per_run))
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
+
+
+def shards_of(study: Study) -> int:
+    """Return into how many shards a study is cut; no kernel is made for it."""
+    names = (*study.design.names, *study.design.labels)
+    held = StoreSchema(
+        runs=study.design.size,
+        variables=variables(study),
+        status_flags={},
+        time=study.times if study.times.size else None,
+        coordinates=tuple(Variable(coordinate_name(study, name), PER_RUN) for name in names),
+    )
+    return len(plan(study, held).shards)
 
 
 def plan_study(
@@ -596,7 +692,7 @@ class ShardSolver:
         """Return the arrays of a shard, by the names of the store, and what is told of it."""
         study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
-        times = study.times if study.times.size else None
+        times = study.sampled
         limits = tolerances(study.controller)
         result = self.kernel.solve(columns, stop - start, limits, times, self.threads, tick)
         if self._rescue is not None:
@@ -837,6 +933,7 @@ def solve(
     *,
     parameters: Mapping[str, Any] | None = None,
     initial_values: Mapping[str, Any] | None = None,
+    drivers: Mapping[str, Any] | None = None,
     batch: str | Design | None = None,
     duration: float | Any | None = None,
     t_start: float = 0.0,
@@ -847,6 +944,7 @@ def solve(
     variables: Sequence[str] | None = None,
     summaries: Sequence[str] | None = None,
     sensitivities: Sequence[str] | None = None,
+    compare: Any = None,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
     atol: float | Mapping[str, float] | None = None,
@@ -863,6 +961,11 @@ def solve(
     system : OdeSystem
     parameters, initial_values : mapping, optional
         Values by name: a number for all runs, or an array with one value a run.
+    drivers : mapping, optional
+        Series by the name of a driver of the model, or of a parameter that becomes one, such as
+        ``{"u": {"times": t, "values": v, "interpolation": "cubic"}}``; see
+        `OdeSystem.with_drivers`. With one series a run, shape (runs, times), the parameter that
+        chooses the series varies by itself.
     batch : {"zip", "grid"} or Design, optional
         How arrays combine: run by run (the default), or every combination. A design replaces
         the arrays.
@@ -872,7 +975,7 @@ def solve(
     algorithm : str
         Name of a method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries, sensitivities
+    save_every, times, variables, summaries, sensitivities, compare
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it.
@@ -900,6 +1003,14 @@ def solve(
         raise FlowError(f"controller must be a ControllerChoice, not {type(controller).__name__}")
     if isinstance(batch, str):
         make_design(batch, {"check": [0.0]} if batch in ("grid", "zip") else {})
+    choices: dict[str, list[float]] = {}
+    if drivers is not None:
+        system = system.with_drivers(drivers)
+        choices = {
+            one.series: [float(i) for i in range(len(one.values))]
+            for one in system.drivers
+            if one.name in drivers and one.series and one.series not in (parameters or {})
+        }
     fixed: dict[str, dict[str, float]] = {"parameters": {}, "states": {}}
     varied: dict[str, Any] = {}
     given = (
@@ -925,6 +1036,7 @@ def solve(
         duration = float(spans) if spans.ndim == 0 else None
         if duration is None:
             varied[DURATION] = spans.tolist()
+    varied.update({} if isinstance(batch, Design) else choices)
     if times is not None:
         times = np.atleast_1d(_numbers("times", times)).tolist()
     if isinstance(batch, Design):
@@ -942,7 +1054,7 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=chosen,
-        output=OutputChoice(save_every, times, variables, summaries, sensitivities),
+        output=OutputChoice(save_every, times, variables, summaries, sensitivities, compare),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,
@@ -972,7 +1084,7 @@ def solve_study(study: Study) -> xarray.Dataset:
 
     study, _ = settled(study)
     kernel = build_kernel(study)
-    held = schema(study, kernel, {})
+    held = schema(study, kernel, {"config": restated(study)})
     shards = plan(study, held).shards
     solver = ShardSolver(study, kernel, shards, _threads(study))
     parts = [solver.solve(index)[0] for index in range(len(shards))]

@@ -25,34 +25,32 @@ ROOMS: dict[str, set[str]] = {
 ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["rescue"] = {"kernels", "integrators", "errors"}
 ROOMS["choosing"] = {"kernels", "integrators", "expressions"}
+ROOMS["restate"] = {"solve"}
 ROOMS["solve"] = set(ROOMS)
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
-ROOMS["defaults"] = {"systems", "errors"}
-ROOMS["config"] = {
-    "engines",
-    "solve",
-    "rescue",
-    "stopping",
-    "systems",
-    "defaults",
-    "batches",
-    "errors",
-}
+ROOMS["defaults"] = {"systems", "batches", "errors"}
+ROOMS["config"] = {"engines", "solve", "rescue", "stopping", "systems", "defaults", "batches"}
+ROOMS["config"] |= {"errors"}
 ROOMS["resume"] = {"config", "solve", "systems", "errors"}
 ROOMS["stopping"] = {"errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
-ROOMS["sweeps"] = {"integrators", "solve", "kernels", "systems", "memory", "storage", "errors"}
+ROOMS["logs"] = {"errors"}
+ROOMS["sweeps"] = {
+    "config", "command_line", "defaults", "batches", "integrators", "solve", "kernels", "systems",
+    "memory", "storage", "analysis", "logs", "progress", "report", "resume", "stopping", "errors",
+}  # fmt: skip
 ROOMS["predicates"] = {"errors"}
 ROOMS["analysis"] = {
     "predicates",
     "solve",
-    "resume",
+    "studies",
     "config",
     "batches",
     "systems",
+    "integrators",
     "storage",
     "errors",
 }

@@ -5,6 +5,7 @@ Importing this module registers it; `cubie_flow.open_results` does so.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import xarray as xr
@@ -73,6 +74,41 @@ class FlowAccessor:
             If the dataset holds no runs of a study.
         """
         return runs.take(self._data, runs.failed(self._data))
+
+    # integrating again --------------------------------------------------------------------------
+
+    def rerun(self, which: int | Iterable[int], **changes: Any) -> xr.Dataset:
+        """Integrate runs again, from the equations and values that the dataset holds.
+
+        Without changes the numbers are the same bits. Imports the solver.
+
+        Parameters
+        ----------
+        which : int or ints
+            Numbers of runs.
+        **changes
+            In the words of `cubie_flow.solve`: ``rtol``, ``atol``, ``dt``, ``max_steps``,
+            ``algorithm``, ``precision``, ``save_every``, ``times``, ``variables`` (``["all"]``
+            saves every state), ``summaries``, ``duration``, ``rescue``, ``target``, and
+            ``parameters`` or ``initial_values`` with one number for all runs.
+
+        Returns
+        -------
+        xarray.Dataset
+            In memory; ``run`` holds the numbers of the runs.
+
+        Raises
+        ------
+        FlowError
+            If there is no such run or change, or the dataset does not hold what it takes.
+
+        Examples
+        --------
+        >>> data.flow.rerun(data.flow.failed().run[:10], rtol=1e-9)  # doctest: +SKIP
+        """
+        from cubie_flow.analysis.rerun import rerun
+
+        return rerun(self._data, which, **changes)
 
     # drawing ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from attrs import frozen
 
 from cubie_flow.analysis import runs
 from cubie_flow.errors import FlowError
+from cubie_flow.storage.schema import RUN
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -95,6 +96,7 @@ def summary(data: Dataset) -> Summary:
             if name.startswith("seconds_")
         },
         "overrides": list(attrs.get("overrides", [])),
+        "audit": _audited(data),
     }
     return Summary(tuple(_facts(values)), values)
 
@@ -114,6 +116,7 @@ def _facts(v: Mapping[str, Any]) -> list[tuple[str, str]]:
     if v["seconds"].get("total"):
         kernel = v["seconds"].get("kernel", 0.0)
         facts.append(("time", f"{v['seconds']['total']:.2f} s, {kernel:.2f} of it solving"))
+    facts += [("audited error", text) for text in v["audit"]]
     if v["device"]:
         facts.append(("device", str(v["device"])))
     if v["created"]:
@@ -121,6 +124,15 @@ def _facts(v: Mapping[str, Any]) -> list[tuple[str, str]]:
         version = f" by cubie_flow {v['version']}" if v["version"] else ""
         facts.append(("made", f"{v['created']}{version}{commit}"))
     return facts
+
+
+def _audited(data: Dataset) -> list[str]:
+    """Say what the last audit of a whole result found."""
+    from cubie_flow.analysis.audit import sentences, stored
+
+    # Of a selection it would say something about other runs.
+    table = None if RUN in data.coords else stored(data)
+    return [] if table is None else sentences(table)
 
 
 def _mean(data: Dataset, name: str) -> float | None:

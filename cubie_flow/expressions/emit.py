@@ -28,7 +28,15 @@ from cubie_flow.expressions.block import (
     flattened,
 )
 from cubie_flow.expressions.elementary import lower
-from cubie_flow.expressions.graph import Node, fuse, load, substitute, topological
+from cubie_flow.expressions.graph import (
+    ALONE,
+    Node,
+    as_node,
+    fuse,
+    load,
+    substitute,
+    topological,
+)
 
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 Arena = Literal["shared", "local", "persistent"]
@@ -88,7 +96,8 @@ class Dialect:
 
 def prepare(nodes: Sequence[Node], dialect: Dialect) -> list[Node]:
     """Return `nodes` as they are emitted: multiply-adds fused, functions lowered."""
-    fused = fuse(nodes)
+    known = substitute(nodes, {ALONE: as_node(dialect.lanes == 1)})
+    fused = fuse(known)
     return lower(fused, dialect.bits) if dialect.portable else fused
 
 
@@ -483,7 +492,9 @@ class BlockEmitter:
             buffer, base = call.arrays[formal]
             place = self.places[buffer]
             size = 8 if place.dtype == "float64" else 4
-            offset = I64((place.offset + base * size) * self.row + self.first * size)
+            offset: Any = I64((place.offset + base * size) * self.row + self.first * size)
+            if self.lane is not None and self.row > 1:
+                offset = self.b.add(offset, self.b.mul(self.lane, I64(size)))
             pointers.append((self.b.gep(self.arenas[place.arena], [offset]), place))
         scope = _Scope()
         scalars = [
@@ -507,6 +518,7 @@ class BlockEmitter:
         arguments = list(outlined.args)
         builder = ir.IRBuilder(outlined.append_basic_block("entry"))
         inner = BlockEmitter(builder, self.dialect, {}, {}, bodies=self.bodies)
+        inner.lanes = self.lanes
         inner.pointers = {f: arguments[i] for i, f in enumerate(formals)}
         inner.places = {
             f: Place(p.arena, 0, p.dtype, p.elements) for f, p in zip(formals, places, strict=True)
@@ -707,6 +719,12 @@ class BlockEmitter:
                 return b.ashr(*args)
             case "table":
                 return self._table(node, args[0])
+            case "fetch":
+                # Every lane has an index of its own: only blocks of one lane look up.
+                assert self.lanes == 1, "fetch in a block of several lanes"
+                pointer, step, offset = self.externals[node.value]
+                index = args[0] if args[0].type == I64 else b.sext(args[0], I64)
+                return b.load(b.gep(pointer, [b.add(b.mul(index, step), offset)]))
             case "call" if self.dialect.library is not None:
                 symbol = self.dialect.library(node.value, self.dialect.bits)
                 return b.call(self._declared(symbol, args[0].type, len(args)), args)

@@ -145,7 +145,8 @@ def test_ctrl_c_twice_stops_now(tmp_path: Path) -> None:
         time.sleep(0.05)
     time.sleep(1.5)
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.5)
+    assert process.stderr is not None
+    assert "once more stops now" in process.stderr.readline()
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import frozen
 
-from cubie_flow.analysis.describe import group
+from cubie_flow.analysis.describe import config, group
 from cubie_flow.analysis.pictures.reading import Array, as_float, in_order
 from cubie_flow.analysis.pictures.style import (
     BLUE,
@@ -57,8 +57,8 @@ def work_precision(results: Sequence[Dataset], reference: int | None = None) -> 
     results : sequence of xarray.Dataset
         At least two, with the same runs: the study with other methods or tolerances.
     reference : int, optional
-        Which of them is taken for the truth; by default the one that took the most steps with the
-        method of highest precision. It is left out of the picture.
+        Which of them is taken for the truth and left out; by default the one of the highest
+        precision, the tightest tolerance that its configuration tells, and the most steps.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def _look(number: int) -> dict[str, Any]:
     count = len(COLOURS)
     return {
         "color": COLOURS[number % count],
-        "marker": MARKERS[number // count % len(MARKERS)],
+        "marker": MARKERS[number % len(MARKERS)],
         "ls": LINES[number // count % len(LINES)],
     }
 
@@ -155,9 +155,20 @@ def _steps(data: Dataset) -> float:
 
 
 def _most_exact(results: Sequence[Dataset]) -> int:
-    best = max(_precision(data) for data in results)  # "float64" sorts after "float32"
-    steps = [_steps(data) if _precision(data) == best else -1.0 for data in results]
-    return int(np.argmax(steps))
+    """Return which has the highest precision, then the tightest tolerance, then most steps."""
+
+    def rank(i: int) -> tuple[str, float, float]:
+        # "float64" sorts after "float32".
+        return _precision(results[i]), -_tolerance(results[i]), _steps(results[i])
+
+    return max(range(len(results)), key=rank)
+
+
+def _tolerance(data: Dataset) -> float:
+    """Return the relative tolerance; infinite where the result does not say."""
+    given = (config(data).get("controller") or {}) if "config" in data.attrs else {}
+    rtol = given.get("rtol", float("inf"))
+    return float(min(rtol.values()) if isinstance(rtol, Mapping) else rtol)
 
 
 def _costs(data: Dataset) -> dict[str, float]:

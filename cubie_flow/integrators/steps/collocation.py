@@ -106,10 +106,9 @@ class CollocationStep(ImplicitStep):
         block.sweep(n, {"proposed_state": end + load("state", 0, 1)})
         self.evaluate(block, "proposed_state", self.end_place, h + t)
 
-    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
-        reset_count(block, fresh)
-        values = [where(fresh, const(_ZERO), load("start_values", 0)), load("start_values", 1)]
-        block.assign([("start_values", 0), ("start_values", 1)], values)
+    def reset(self, block: BlockBuilder, dt: Node) -> None:
+        reset_count(block)
+        block.assign([("start_values", 0)], [const(_ZERO)])
 
     def advance(
         self, block: BlockBuilder, error: Node, ok: Node, accept: Node, h: Node, last: Node,
@@ -182,10 +181,10 @@ class CollocationStep(ImplicitStep):
             solver.solve(block, ("residual", place), ("correction", place), "state", t, c, d)
         block.assign([("newton_square", 0)], [const(0.0)])
         going = newton.going
-        scale = self.scale(fabs(load("state", 0, 1)))
+        scale = self.weight(fabs(load("state", 0, 1)))
         square = load("newton_square", 0)
         for stage in range(stages):
-            ratio = correction(stage) / scale
+            ratio = correction(stage) * scale
             square = ratio * ratio + square
         moves = [
             ("transformed", stage * n, 1, where(going, w(stage) + correction(stage), w(stage)))

@@ -92,7 +92,7 @@ class DiagonalStep(ImplicitStep):
             self.sweep_mass(block, "residual", slope, defect)
             self.linear_solver.solve(block, ("residual", 0), ("correction", 0), "state", t, c)
             change = load("correction", 0, 1)
-            ratio = change / self.scale(fabs(load("state", 0, 1)))
+            ratio = change * self.weight(fabs(load("state", 0, 1)))
             block.assign([("newton_square", 0)], [const(0.0)])
             going = newton.going
             block.sweep(
@@ -109,8 +109,8 @@ class DiagonalStep(ImplicitStep):
         last = len(self.method.b) - (0 if self._evaluates_end else 1)
         return "stage_increments", last * self.settings.states
 
-    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
-        reset_count(block, fresh)
+    def reset(self, block: BlockBuilder, dt: Node) -> None:
+        reset_count(block)
 
     def trouble(self) -> list[Node]:
         return [*super().trouble(), load("newton_failed", 0, kind="bool")]
