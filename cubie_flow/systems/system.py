@@ -333,6 +333,10 @@ class OdeSystem:
         """
         return self.from_mapping(driven(self.to_mapping(), drivers, f"system {self.name}"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Equal expressions are one node in every process, so the graph is built there anew.
+        return OdeSystem.from_mapping, (self.to_mapping(),)
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the model as plain values, from which `from_mapping` makes an equal one."""
         return write_model(self)
