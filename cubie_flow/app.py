@@ -25,16 +25,19 @@ from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.stopping import Stopped, Watch
+from cubie_flow.sweeps import sweeper
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from cubie_flow.engines import Engine
     from cubie_flow.planning import Plan
     from cubie_flow.solve import Study
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 # Words that name the folder of a run instead of composing a config.
 RESUME, VERIFY, RECHECK = "resume=", "verify=", "recheck=true"
+MULTIRUN = ("-m", "--multirun")
 INTERRUPTED = 130
 log = logging.getLogger("cubie_flow")
 
@@ -58,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if any(word.startswith(VERIFY) for word in given):
             return _verify(given)
         studies.register()
+        sweeper.register()
         given = command_line.arguments(given)
         sys.argv = [sys.argv[0], *given]
         return _compose_and_run()
@@ -85,7 +89,8 @@ def _resume(given: list[str]) -> int:
     from cubie_flow.progress import progress
     from cubie_flow.report import summary
     from cubie_flow.solve import run_study
-    from cubie_flow.storage import ResultStore, locked
+    from cubie_flow.storage import Location, ResultStore, locked
+    from cubie_flow.storage.index import is_multirun
 
     (folder_word, *more) = [word for word in given if word.startswith(RESUME)]
     if more:
@@ -93,6 +98,11 @@ def _resume(given: list[str]) -> int:
     folder = resume.folder_of(folder_word.removeprefix(RESUME))
     recheck = RECHECK in given
     others = [word for word in given if not word.startswith(RESUME) and word != RECHECK]
+    if is_multirun(Location.of(folder / RESULTS)):
+        from cubie_flow.sweeps.multirun import resume_multirun
+
+        resume_multirun(folder, [word for word in others if word not in MULTIRUN], recheck)
+        return 0
     with locked(folder), logged(folder / LOG):
         attrs = ResultStore.open(folder / RESULTS).attrs
         settings = resume.stored_settings(OmegaConf.load(folder / CONFIG), others, attrs)
@@ -107,6 +117,7 @@ def _resume(given: list[str]) -> int:
                 on_progress=show,
                 resume=True,
                 between_shards=watch.check,
+                engine=_engine(settings),
                 recheck=recheck,
             )
         text = summary(study, report, _picture(settings, study, report.path), settings.notes)
@@ -118,11 +129,16 @@ def _resume(given: list[str]) -> int:
 def _verify(given: list[str]) -> int:
     """Compare every complete shard of a result with its checksum."""
     from cubie_flow import resume
-    from cubie_flow.storage import ResultStore
+    from cubie_flow.storage import Location, ResultStore
+    from cubie_flow.storage.index import is_multirun
 
     if len(given) != 1:
         raise FlowError("verify=FOLDER stands alone")
     folder = resume.folder_of(given[0].removeprefix(VERIFY), VERIFY)
+    if is_multirun(Location.of(folder / RESULTS)):
+        from cubie_flow.sweeps.multirun import verify_multirun
+
+        return verify_multirun(folder)
     store = ResultStore.open(folder / RESULTS)
     complete, bad = store.completed(), store.damaged()
     total = len(store.plan.shards)
@@ -138,6 +154,14 @@ def _verify(given: list[str]) -> int:
 def _watch(settings: Settings) -> Watch:
     """Return what says between two shards whether to go on."""
     return Watch(settings.values["engine"]["time_limit"])
+
+
+def _engine(settings: Settings) -> Engine:
+    """Return who solves the shards."""
+    from cubie_flow.engines import make_engine
+
+    keys = ("kind", "workers", "scheduler", "cluster", "options", "retries")
+    return make_engine(**{key: settings.values["engine"][key] for key in keys})
 
 
 @contextmanager
@@ -338,6 +362,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
                 overrides=overrides,
                 on_progress=show,
                 between_shards=watch.check,
+                engine=_engine(settings),
             )
         text = summary(study, report, _picture(settings, study, report.path), settings.notes)
         log.info("finished\n%s", text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from cubie_flow.engines.clusters import CLUSTERS
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.stopping import read_limit
 
@@ -77,6 +78,16 @@ def choice(*allowed: str) -> Check:
     return check
 
 
+def optional_choice(*allowed: str) -> Check:
+    """Return the check of one word of several, or null."""
+    one = choice(*allowed)
+
+    def check(key: str, value: Any) -> str | None:
+        return None if value is None else str(one(key, value))
+
+    return check
+
+
 def flag(key: str, value: Any) -> bool:
     """Check true or false."""
     if not isinstance(value, bool):
@@ -103,6 +114,16 @@ def architectures(key: str, value: Any) -> str | None:
     if isinstance(value, list):
         value = ",".join(map(str, value))
     return text(optional=True)(key, value)  # type: ignore[no-any-return]
+
+
+def devices(key: str, value: Any) -> int | tuple[int, ...] | None:
+    """Check the number of a GPU, a list of them, or null for all."""
+    if value is None:
+        return None
+    one = whole(0)
+    if isinstance(value, list) and value:
+        return tuple(one(f"{key}[{i}]", item) for i, item in enumerate(value))
+    return int(one(key, value))
 
 
 def mapping(key: str, value: Any) -> dict[str, Any]:
@@ -152,6 +173,16 @@ def times(key: str, value: Any) -> list[float] | None:
         raise FlowError(f"{key} is {value!r}; it must be a list of times, such as [0, 1], or null")
     one = number(least=0.0)
     return [one(f"{key}[{i}]", item) for i, item in enumerate(value)]
+
+
+def data(key: str, value: Any) -> Any:
+    """Check the name of a file, or a mapping of columns, or null; they are read with the study."""
+    if value is None or (isinstance(value, str) and value) or isinstance(value, Mapping):
+        return value
+    raise FlowError(
+        f"{key} is {value!r}; it must be the name of a .csv or .parquet file, a mapping of "
+        "columns, or null"
+    )
 
 
 BUFFER_KEYS: Mapping[str, Check] = {
@@ -218,7 +249,7 @@ SCHEMA: Schema = {
         "math": choice("portable", "native"),
         "arch": architectures,
         "block_size": whole(1),
-        "device": whole(0),
+        "device": devices,
     },
     "buffers": buffers,
     "batch": {
@@ -235,8 +266,18 @@ SCHEMA: Schema = {
         "variables": names,
         "summaries": names,
         "sensitivities": names,
+        "compare": data,
     },
-    "engine": {"kind": choice("local"), "progress": flag, "time_limit": read_limit},
+    "engine": {
+        "kind": choice("local", "dask"),
+        "progress": flag,
+        "time_limit": read_limit,
+        "workers": whole(1, optional=True),
+        "scheduler": text(optional=True),
+        "cluster": optional_choice(*CLUSTERS),
+        "options": mapping,
+        "retries": whole(0),
+    },
     "storage": {"folder": text(), "picture": flag, "shard_runs": whole(1, optional=True)},
 }
 

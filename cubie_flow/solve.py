@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,13 @@ from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design, make_design
 from cubie_flow.choosing import AUTO, choose
-from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat
+from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat, pick_devices
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.integrators.comparison import residuals
 from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
+from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import (
     BatchResult,
     BatchSolverConfig,
@@ -47,6 +50,7 @@ from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
 from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.measurements import Measurements, read_measurements
 from cubie_flow.systems.sensitivities import initial_name, with_sensitivities
 
 if TYPE_CHECKING:
@@ -95,6 +99,8 @@ class OutputChoice:
     sensitivities : sequence of str, optional
         Parameters, and states for their initial values, with respect to which the derivatives of
         all states are integrated too; see `cubie_flow.systems.sensitivities`.
+    compare : path or mapping, optional
+        Measured data whose misfit is kept of every run; see `cubie_flow.systems.measurements`.
     """
 
     save_every: float | None = None
@@ -102,6 +108,7 @@ class OutputChoice:
     variables: Sequence[str] | None = None
     summaries: Sequence[str] | None = None
     sensitivities: Sequence[str] | None = None
+    compare: Any = field(default=None, eq=False)
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -135,7 +142,10 @@ class OutputChoice:
 
 @frozen
 class TargetChoice:
-    """Where and how the batch runs; see `BatchSolverConfig`."""
+    """Where and how the batch runs; see `BatchSolverConfig`.
+
+    ``device`` is the GPU to use, several of them, or None for all: shards spread over them.
+    """
 
     kind: str = "auto"
     threads: int | None = None
@@ -143,7 +153,14 @@ class TargetChoice:
     math: str = "portable"
     arch: str | None = None
     block_size: int = 128
-    device: int = 0
+    device: int | tuple[int, ...] | None = None
+
+    @property
+    def first_device(self) -> int:
+        """The GPU that a study is planned for."""
+        if isinstance(self.device, int):
+            return self.device
+        return self.device[0] if self.device else 0
 
 
 @frozen
@@ -198,6 +215,30 @@ class Study:
             )
         return times
 
+    @cached_property
+    def measured(self) -> Measurements | None:
+        """Data that runs are compared with."""
+        if self.output.compare is None:
+            return None
+        system = self.integrated
+        known = [item.name for item in (*system.states, *system.observables)]
+        data = read_measurements(self.output.compare, known)
+        first, last = self.t_start, self.t_start + self.span
+        for time in data.times:
+            if not first <= time <= last + 1e-12 * abs(last):
+                raise FlowError(
+                    f"output.compare has a value at time {time:g}, but runs go from {first:g} to "
+                    f"{last:g}; change duration or t_start, or leave it out"
+                )
+        return data
+
+    @cached_property
+    def sampled(self) -> Array | None:
+        """Times at which runs are sampled, relative to the start: saved ones and the data's."""
+        if self.measured is None:
+            return self.times if self.times.size else None
+        return np.union1d(self.times, np.asarray(self.measured.times) - self.t_start)
+
     @property
     def saved(self) -> tuple[str, ...]:
         """Names of what is saved over time."""
@@ -233,6 +274,11 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     _check_span(study)
     for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
         check_choices(study.system.drivers, columns)
+    return BatchSolverKernel(*compiled_in(study), study.locations)
+
+
+def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
+    """Return what is compiled into the kernel of a study, besides the locations of buffers."""
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
@@ -247,7 +293,8 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         max_factor=c.max_factor,
         saved=saved,
         summarised=study.summarised,
-        sampling=bool(saved),
+        sampling=study.sampled is not None,
+        measured=study.measured,
         t_start=study.t_start,
         duration=study.span,
     )
@@ -257,9 +304,9 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         math=t.math,
         arch=t.arch,
         block_size=t.block_size,
-        device=t.device,
+        device=t.first_device,
     )
-    return BatchSolverKernel(run, config, study.locations)
+    return run, config
 
 
 def settled(study: Study) -> tuple[Study, str]:
@@ -362,7 +409,27 @@ def variables(study: Study) -> tuple[Variable, ...]:
             label = f"{_METRIC_LABELS[metric]} of {text or name} over the run"
             own = "1" if metric == "peaks" else unit
             found.append(Variable(f"{name}_{metric}", PER_RUN, real, own, label))
+    found += _misfit_variables(study, labels)
     return tuple(found)
+
+
+def _misfit_variables(study: Study, labels: Mapping[str, tuple[str, str]]) -> list[Variable]:
+    """Return what the comparison with data gives, float64: differences of it are small."""
+    if study.measured is None:
+        return []
+    found = []
+    for one in study.measured.series:
+        unit, text = labels[one.name]
+        kinds = [
+            ("sse", "sum of squared residuals", f"({unit})2" if unit != "1" and unit else unit)
+        ]
+        if one.sigmas:
+            kinds.append(("wls", "sum of squared residuals by their variance", "1"))
+        for kind, label, own in kinds:
+            name, label = f"{one.name}_{kind}", f"{label} of {text or one.name}"
+            found.append(Variable(name, PER_RUN, "float64", own, label))
+    label = "logarithm of the Gaussian likelihood of the data"
+    return [*found, Variable("loglik", PER_RUN, "float64", "1", label)]
 
 
 _METRIC_LABELS = {
@@ -423,6 +490,7 @@ def schema(
             "system": json.dumps(study.system.to_mapping()),
             "system_hash": study.system.content_hash,
             **_driver_hashes(study.system),
+            **_data(study),
             **config,
         },
         memory=[
@@ -448,16 +516,28 @@ def _driver_hashes(system: OdeSystem) -> dict[str, str]:
     return {"drivers": json.dumps(hashes)} if hashes else {}
 
 
+def _data(study: Study) -> dict[str, str]:
+    data = study.measured
+    if data is None:
+        return {}
+    return {"compare": json.dumps(data.to_mapping()), "compare_hash": data.content_hash}
+
+
 def shard_arrays(
     study: Study, columns: Mapping[str, Array], result: BatchResult
 ) -> dict[str, Array]:
     """Return the arrays of a shard by the names of the store."""
-    arrays = {name: result.samples[i] for i, name in enumerate(study.saved)}
+    samples = result.samples
+    if study.saved and study.sampled is not None and len(study.sampled) > len(study.times):
+        samples = samples[:, :, np.isin(study.sampled, study.times)]
+    arrays = {name: samples[i] for i, name in enumerate(study.saved)}
     for i, state in enumerate(study.integrated.states):
         arrays[f"{state.name}_final"] = result.finals[i]
     for i, name in enumerate(study.summarised):
         for j, metric in enumerate(METRICS):
             arrays[f"{name}_{metric}"] = result.metrics[i, j]
+    if study.measured is not None:
+        arrays.update(residuals(study.measured, result.misfits))
     for name, values in columns.items():
         arrays[coordinate_name(study, name)] = values
     arrays.update(steps=result.steps, rejected=result.rejected, status=result.status)
@@ -472,6 +552,19 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     per_run = max(1, held.total_bytes // held.runs)
     limit = min(SHARD_BYTES, max(largest, SHARD_MEMORY * largest // per_run))
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
+
+
+def shards_of(study: Study) -> int:
+    """Return into how many shards a study is cut; no kernel is made for it."""
+    names = (*study.design.names, *study.design.labels)
+    held = StoreSchema(
+        runs=study.design.size,
+        variables=variables(study),
+        status_flags={},
+        time=study.times if study.times.size else None,
+        coordinates=tuple(Variable(coordinate_name(study, name), PER_RUN) for name in names),
+    )
+    return len(plan(study, held).shards)
 
 
 def plan_study(
@@ -534,7 +627,7 @@ class RunReport:
         Phase to seconds: build, kernel, write, total; ``solver_waited`` for the writer and
         ``writer_waited`` for the solver.
     runs_per_second : float
-        Runs by kernel seconds.
+        Runs by kernel seconds, times the workers.
     peak_memory_bytes, store_bytes : int
     device : str
     rescued : tuple of int
@@ -599,7 +692,7 @@ class ShardSolver:
         """Return the arrays of a shard, by the names of the store, and what is told of it."""
         study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
-        times = study.times if study.times.size else None
+        times = study.sampled
         limits = tolerances(study.controller)
         result = self.kernel.solve(columns, stop - start, limits, times, self.threads, tick)
         if self._rescue is not None:
@@ -633,7 +726,8 @@ class ShardSolver:
 class ShardWork:
     """The shards of a study and the store they go to; see `cubie_flow.engines.base.Work`.
 
-    Where it travels its kernel stays: it is built there, from the cache if it is there.
+    Where it travels its kernel stays: it is built there, from the cache if it is there. Only
+    what computes the same is let in: `digest` tells the blocks of the kernel.
     """
 
     study: Study
@@ -641,18 +735,38 @@ class ShardWork:
     cut: ShardPlan
     kernel: BatchSolverKernel | None = None
     token: str = field(factory=lambda: uuid4().hex)
+    digest: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardWork, (self.study, self.location, self.cut, None, self.token)
+        here = _digest(self.kernel) if self.kernel is not None else self.digest
+        return ShardWork, (self.study, self.location, self.cut, None, self.token, here)
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """Numbers of the GPUs of this machine that the study may use."""
+        if self.study.target.kind != "cuda":
+            return ()
+        return pick_devices(self.study.target.device, len(cuda_devices()))
+
+    @property
+    def where(self) -> str:
+        """Where the store is."""
+        return self.location.name
 
     def solver(self, seat: Seat) -> ShardSolver:
         """Return a solver for a seat."""
         study, kernel = self.study, self.kernel
         if seat.device is not None:
             study = evolve(study, target=evolve(study.target, device=seat.device))
-        if kernel is None or kernel.settings.device != study.target.device:
+        if kernel is None or kernel.settings.device != study.target.first_device:
             kernel = build_kernel(study)
-        threads = _threads(study) if seat.threads is None else seat.threads
+        if self.digest and self.digest != _digest(kernel):
+            raise FlowError(
+                "a worker would compute something else than the command: their versions of "
+                "cubie_flow differ; install the same on both"
+            )
+        threads = max(1, _threads(study) // seat.share)
+        threads = threads if seat.limit is None else min(threads, seat.limit)
         return ShardSolver(study, kernel, self.cut.shards, threads)
 
     def store(self) -> ResultStore:
@@ -662,6 +776,11 @@ class ShardWork:
     def runs(self, index: int) -> tuple[int, int]:
         """Return the first run of a shard and the one after its last."""
         return self.cut.shards[index]
+
+
+def _digest(kernel: BatchSolverKernel) -> str:
+    blocks = [f"{name} {block.digest}" for name, block in sorted(kernel.run.product.items())]
+    return sha256("\n".join([source_digest(), *blocks]).encode()).hexdigest()
 
 
 def run_study(
@@ -743,7 +862,8 @@ def run_study(
         if on_progress is not None:
             on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
 
-    account = Account(dict(enumerate(before.tolist())), show, between_shards)
+    counts = {code: count for code, count in enumerate(before.tolist()) if count}
+    account = Account(counts, show, between_shards)
 
     def memory() -> dict[str, Any]:
         """Return what was measured of the whole run, beside what was predicted."""
@@ -778,7 +898,7 @@ def run_study(
     # A design that grew is the store's design from now on.
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
     later = grown if resume else {}
-    counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
+    counted = {name: statuses[code] for name, code in STATUS.items() if code in statuses}
     held_memory = memory()
     store.finalise(
         {
@@ -799,10 +919,10 @@ def run_study(
         mean_steps=account.total("steps") / max(solved, 1),
         mean_rejected=account.total("rejected") / max(solved, 1),
         seconds=seconds,
-        runs_per_second=solved / max(kernel_seconds, 1e-9),
+        runs_per_second=account.workers * solved / max(kernel_seconds, 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
         store_bytes=place.size(),
-        device=device,
+        device=device if account.workers == 1 else f"{account.workers} workers: {device}",
         rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
     )
@@ -824,6 +944,7 @@ def solve(
     variables: Sequence[str] | None = None,
     summaries: Sequence[str] | None = None,
     sensitivities: Sequence[str] | None = None,
+    compare: Any = None,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
     atol: float | Mapping[str, float] | None = None,
@@ -854,7 +975,7 @@ def solve(
     algorithm : str
         Name of a method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries, sensitivities
+    save_every, times, variables, summaries, sensitivities, compare
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it.
@@ -933,7 +1054,7 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=chosen,
-        output=OutputChoice(save_every, times, variables, summaries, sensitivities),
+        output=OutputChoice(save_every, times, variables, summaries, sensitivities, compare),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,

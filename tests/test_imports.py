@@ -30,7 +30,8 @@ ROOMS["solve"] = set(ROOMS)
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
 ROOMS["defaults"] = {"systems", "batches", "errors"}
-ROOMS["config"] = {"solve", "rescue", "stopping", "systems", "defaults", "batches", "errors"}
+ROOMS["config"] = {"engines", "solve", "rescue", "stopping", "systems", "defaults", "batches"}
+ROOMS["config"] |= {"errors"}
 ROOMS["resume"] = {"config", "solve", "systems", "errors"}
 ROOMS["stopping"] = {"errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
@@ -39,7 +40,7 @@ ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["logs"] = {"errors"}
 ROOMS["sweeps"] = {
     "config", "command_line", "defaults", "batches", "integrators", "solve", "kernels", "systems",
-    "memory", "storage", "logs", "progress", "report", "resume", "stopping", "errors",
+    "memory", "storage", "analysis", "logs", "progress", "report", "resume", "stopping", "errors",
 }  # fmt: skip
 ROOMS["predicates"] = {"errors"}
 ROOMS["analysis"] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 
 from attrs import field, frozen
 
@@ -135,15 +136,24 @@ class StepController(CUDAFactory[ControllerSettings]):
         """Return the step size to try."""
         return maximum(load("step_control", 0), load("settings", DT_MIN))
 
-    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
-        """Start fresh lanes with step `dt` and no remembered error."""
+    def reset(self, block: BlockBuilder, dt: Node) -> None:
+        """Start with step `dt` and no remembered error."""
         size = max(1, MEMORY[self.settings.kind])
         values = [dt] + [const(0.0)] * (size - 1)
         if self.settings.kind == "gustafsson":
             values[2] = dt
+        block.assign([("step_control", i) for i in range(size)], values)
+
+    def hold(self, block: BlockBuilder) -> list[Node]:
+        """Return all that is remembered, to be restored after `advance`."""
+        size = max(1, MEMORY[self.settings.kind])
+        return [block.let(f"held_{i}", load("step_control", i)) for i in range(size)]
+
+    def restore(self, block: BlockBuilder, lanes: Node, held: Sequence[Node]) -> None:
+        """Take `advance` back in some lanes."""
         block.assign(
-            [("step_control", i) for i in range(size)],
-            [where(fresh, v, load("step_control", i)) for i, v in enumerate(values)],
+            [("step_control", i) for i in range(len(held))],
+            [where(lanes, old, load("step_control", i)) for i, old in enumerate(held)],
         )
 
     def advance(

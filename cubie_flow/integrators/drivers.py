@@ -6,8 +6,9 @@ time, evaluate a polynomial of ``t`` and search nothing. The loop lands on every
 of one lane fetches the next segment from a table, which is a run-time array: a new series needs
 no new kernel.
 
-The table of a driver follows the initial values: four numbers (place of the first row, rows of a
-series, period or 0, numbers of a series), then the rows of each series, ``start of the segment,
+The initial values are followed by a head for each driver, four numbers (place of the first row,
+rows of a series, period or 0, numbers of a series), one number that is the place of what follows
+the tables, and the tables: the rows of each series, ``start of the segment,
 origin, coefficients``, and a last row where the segments end.
 """
 
@@ -224,7 +225,7 @@ def tables(drivers: Sequence[Driver], states: int) -> Array:
     import numpy as np
 
     headers, parts = [], []
-    place = states + HEADER * len(drivers)
+    place = states + HEADER * len(drivers) + 1
     for driver in drivers:
         series = [_rows(driver, values) for values in driver.values]
         period = driver.times[-1] - driver.times[0] if driver.outside == "periodic" else 0.0
@@ -232,7 +233,7 @@ def tables(drivers: Sequence[Driver], states: int) -> Array:
         headers.append([place, len(series[0]) - 1, period, size])
         parts += [rows.ravel() for rows in series]
         place += size * len(series)
-    return np.concatenate([np.ravel(headers), *parts]) if drivers else np.empty(0)
+    return np.concatenate([np.ravel(headers), [place], *parts])
 
 
 def _rows(driver: Driver, values: Sequence[float]) -> Array:

@@ -7,11 +7,17 @@ from typing import Any
 
 from attrs import field, frozen
 
-from cubie_flow.errors import FlowError, nearest, one_of
+from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
 from cubie_flow.integrators.drivers import DriverSlot
-from cubie_flow.integrators.equations import mass_pattern, observables, right_hand_side
+from cubie_flow.integrators.equations import (
+    bound_events,
+    event_targets,
+    mass_pattern,
+    observables,
+    right_hand_side,
+)
 from cubie_flow.integrators.loop import IVPLoop, LoopSettings
 from cubie_flow.integrators.steps import (
     LINEAR_SOLVERS,
@@ -23,6 +29,7 @@ from cubie_flow.integrators.steps import (
 from cubie_flow.integrators.tableaus import Multistep, Tableau, method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.measurements import Measurements
 
 DURATION = "duration"
 
@@ -55,8 +62,12 @@ class RunSettings:
         Of implicit methods.
     sampling : bool
         Whether there are times to sample at.
+    measured : Measurements, optional
+        Data that runs are compared with.
     t_start, duration : float
         In the model's unit of time.
+    event_times : int
+        First times that are kept of every event of the model.
     """
 
     system: OdeSystem
@@ -76,8 +87,14 @@ class RunSettings:
     summarised: tuple[str, ...] = field(default=(), converter=_names)
     linear_solver: str = field(default="auto", validator=one_of(*LINEAR_SOLVERS))
     sampling: bool = False
+    measured: Measurements | None = None
     t_start: float = 0.0
     duration: float = 1.0
+    event_times: int = field(
+        default=0,
+        validator=between(-1, 10_001, "a whole number from 0 to 10000"),
+        metadata={"key": "output.event_times"},
+    )
 
 
 class SingleIntegratorRun(CUDAFactory[RunSettings]):
@@ -190,10 +207,16 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     f"'{name}' is no state or observable of system '{s.system.name}'"
                     f"{nearest(name, (*states, *known))}"
                 )
-        watched = [name for name in known if name in s.saved or name in s.summarised]
+        compared = s.measured.names if s.measured is not None else ()
+        wanted = {*s.saved, *s.summarised, *compared}
+        watched = [name for name in known if name in wanted]
         numbers = {name: i for i, name in enumerate((*states, *watched))}
         parameters = [p.name for p in s.system.parameters if p.name in rows]
+        varied = len(parameters)
+        # Parameters that events set differ between runs, whether the batch varies them or not.
         values = {p.name: float(p.value) for p in s.system.parameters}
+        changed = {name for event in s.system.events for name, _ in event.resets}
+        parameters += [name for name in values if name in changed and name not in rows]
         multistep = isinstance(method(s.algorithm), Multistep)
         return LoopSettings(
             rhs=right_hand_side(s.system, parameters),
@@ -206,7 +229,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             ),
             start_from=float(s.t_start),
             duration_from=rows.index(DURATION) if DURATION in rows else float(s.duration),
-            first_parameter=len(rows) - len(parameters),
+            first_parameter=len(rows) - varied,
             drivers=tuple(
                 DriverSlot(
                     degree=driver.order,
@@ -220,8 +243,13 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             ),
             saved_numbers=tuple(numbers[name] for name in s.saved) if s.sampling else (),
             summarised_numbers=tuple(numbers[name] for name in s.summarised),
+            compared_numbers=tuple(numbers[name] for name in compared),
             sampling=s.sampling,
             precision=s.precision,
+            events=bound_events(s.system, parameters),
+            event_targets=tuple(event_targets(s.system, parameters).items()),
+            event_times=s.event_times,
+            promoted=tuple(values[name] for name in parameters[varied:]),
         )
 
     def build(self) -> dict[str, Block]:

@@ -49,7 +49,7 @@ def read_columns(
                 f"{nearest(name, found)}"
             )
     return {
-        name: _numbers(found[name], f"column '{name}' of '{path}'", missing)
+        name: number_column(found[name], f"column '{name}' of '{path}'", missing)
         for name in (found if names is None else names)
     }
 
@@ -89,7 +89,25 @@ def _parquet(path: Path, key: str) -> dict[str, list[object]]:
     return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
-def _numbers(values: Sequence[object], where: str, missing: bool) -> tuple[float, ...]:
+def number_column(given: object, where: str, missing: bool = False) -> tuple[float, ...]:
+    """Return a list of numbers, or of texts that are numbers.
+
+    Parameters
+    ----------
+    given : sequence
+    where : str
+        The place, as errors name it.
+    missing : bool
+        Whether a value may be missing; it is NaN then.
+
+    Raises
+    ------
+    FlowError
+        If it is no list, or a value no finite number.
+    """
+    values = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise FlowError(f"{where} is {shortened(given)}; it must be a list of numbers")
     found = []
     for number, value in enumerate(values, start=1):
         text = value.strip() if isinstance(value, str) else value
@@ -97,7 +115,7 @@ def _numbers(values: Sequence[object], where: str, missing: bool) -> tuple[float
             result = math.nan
         else:
             try:
-                result = math.inf if isinstance(text, bool) else float(text)  # type: ignore[arg-type]
+                result = math.inf if isinstance(text, bool) else float(text)
             except (TypeError, ValueError):
                 raise FlowError(
                     f"{where} holds {shortened(value)} in data row {number}, which is no number"

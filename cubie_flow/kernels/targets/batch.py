@@ -20,7 +20,7 @@ class Batch:
         Runs.
     inputs : ndarray, shape (varied, count)
     initial : ndarray
-        Initial values that do not vary, shape (states,), then the tables of drivers.
+        Initial values that do not vary, shape (states,), then the tables of drivers and of data.
     settings : ndarray
         Step bounds and tolerances, see `cubie_flow.integrators.step`.
     times : ndarray, shape (time_count + 1,)
@@ -60,6 +60,9 @@ class Batch:
 
 class Program(Protocol):
     """A kernel that a target has made ready to run."""
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        """Return an array for results, not initialised, in the memory that suits the target."""
 
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch."""

@@ -32,6 +32,8 @@ def make_driver(
     start, park, begin = blocks["start"], blocks["park"], blocks["begin"]
     attempt, finished, finish = blocks["attempt"], blocks["finished"], blocks["finish"]
     sampling = "sample" in blocks
+    eventful, recording = "react" in blocks, "store_event" in blocks
+    compared = "compare" in blocks
     everything = (1 << lanes) - 1
     if lanes == 64:
         everything = -1
@@ -39,13 +41,14 @@ def make_driver(
     if sampling:
         due, sample, saved = blocks["due"], blocks["sample"], blocks["saved"]
         store_sample, store_missing = blocks["store_sample"], blocks["store_missing"]
+        compare = blocks.get("compare") or compile_function(_nothing)
         densify = blocks.get("densify") or compile_function(_nothing)
         dense_stages = "densify" in blocks
 
         @compile_function
         def save_due(
             memory: Any, runs: Any, times: Any, samples: Any, rows: int, run_stride: int,
-            time_stride: int,
+            time_stride: int, initial: Any,
         ) -> None:  # fmt: skip
             waiting = due(memory, 0)
             if waiting != 0 and dense_stages:
@@ -54,6 +57,8 @@ def make_driver(
                 sample(memory, 0)
                 for lane in range(lanes):
                     if (waiting >> lane) & 1:
+                        if compared:
+                            compare(memory, lane, (initial, 1, 0))
                         index = saved(memory, lane)
                         place = runs[lane] * run_stride + index * time_stride
                         store_sample(memory, lane, (samples, rows, place), (times, 1, index + 1))
@@ -87,10 +92,36 @@ def make_driver(
                         following_segment(
                             memory, lane, (inputs, count, runs[lane]), (initial, 1, 0)
                         )
-                if restarting:
-                    restart(memory, 0, (settings, 1, 0))
+                        if restarting:
+                            restart(memory, lane, (settings, 1, 0))
     else:
         pass_knots = idle
+
+    if eventful:
+        waiting, jumping, react = blocks["waiting"], blocks["jumping"], blocks["react"]
+        event_row = blocks.get("event_row", idle)
+        store_event = blocks.get("store_event", idle)
+
+        @compile_function
+        def happen(memory: Any, runs: Any, finals: Any, count: int, settings: Any) -> int:
+            busy: int = waiting(memory, 0)
+            if busy != 0:
+                told = react(memory, 0)
+                if recording:
+                    for lane in range(lanes):
+                        if (told >> lane) & 1:
+                            row = event_row(memory, lane)
+                            store_event(memory, lane, (finals, count, runs[lane] + count * row))
+            else:
+                busy = jumping(memory, 0)
+                if busy != 0:
+                    for lane in range(lanes):
+                        if (busy >> lane) & 1:
+                            begin(memory, lane, (settings, 1, 0))
+            return busy
+    else:
+        happen = idle
+    clear_events = blocks.get("clear_events", idle)
 
     def driver(
         memory: Any, runs: Any, first: int, count: int, stride: int, counter: Any, inputs: Any,
@@ -109,6 +140,9 @@ def make_driver(
                             memory, lane, (inputs, count, following), (times, 1, 0),
                             (initial, 1, 0),
                         )  # fmt: skip
+                        if recording:
+                            clear_events(memory, lane, (finals, count, following))
+                        begin(memory, lane, (settings, 1, 0))
                         occupied |= 1 << lane
                         following = take(counter, following, stride)
                     else:
@@ -116,15 +150,20 @@ def make_driver(
                         occupied &= ~(1 << lane)
             if occupied == 0:
                 break
-            marks = begin(memory, 0, (settings, 1, 0))
-            while marks == 0:
-                marks = attempt(memory, 0, (settings, 1, 0))
             vacant = 0
             while vacant == 0:
-                if sampling:
-                    save_due(memory, runs, times, samples, rows, run_stride, time_stride)
-                if driving:
-                    pass_knots(memory, runs, count, inputs, initial, settings)
+                busy = 1
+                while busy != 0:
+                    if sampling:
+                        save_due(
+                            memory, runs, times, samples, rows, run_stride, time_stride, initial
+                        )
+                    if driving:
+                        pass_knots(memory, runs, count, inputs, initial, settings)
+                    busy = 0
+                    if eventful:
+                        # What is saved at the time of an event is what it leaves.
+                        busy = happen(memory, runs, finals, count, settings)
                 vacant = finished(memory, 0)
                 if vacant == 0:
                     marks = 0
@@ -137,7 +176,13 @@ def make_driver(
                         save_missing(
                             memory, lane, run, time_count, samples, rows, run_stride, time_stride
                         )
-                    finish(memory, lane, (finals, count, run), (counts, count, run))
+                    if compared:
+                        finish(
+                            memory, lane, (finals, count, run), (counts, count, run),
+                            (initial, 1, 0),
+                        )  # fmt: skip
+                    else:
+                        finish(memory, lane, (finals, count, run), (counts, count, run))
 
     compiled: Callable[..., Any] = compile_function(driver)
     return compiled
