@@ -125,7 +125,7 @@ def open_runs(path: str | Path) -> Dataset:
                 f"'{place}' has no job '{job}'{nearest(wanted, names)} "
                 f"(it has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
             )
-        opened = opened[wanted].to_dataset(inherit=False)
+        opened = opened.children[wanted].to_dataset(inherit=False)
     elif sign:
         raise FlowError(f"'{place}' is one study and has no job '{job}'")
     if "run" not in opened.sizes:
