@@ -232,7 +232,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             "begin": self._begin(step, controller),
             "attempt": self._attempt(step, controller, dense),
             "finished": self._mask("finished", self._finished()),
-            "finish": self._finish(step),
+            "finish": self._finish(step, controller),
         }
         if self.settings.sampling:
             built["due"] = self._mask("due", self._due())
@@ -461,6 +461,16 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         chosen = where(compare(">", chosen, 0.0), chosen, 1e-6 * span)
         return block.let("first_dt", where(compare(">", given, 0.0), given, chosen))
 
+    @property
+    def _unwatched(self) -> bool:
+        """Whether nothing asks what time it is between steps, only whether the end is reached."""
+        s = self.settings
+        return not (s.sampling or s.summarised_numbers or s.drivers or self.events is not None)
+
+    def _counts_apart(self, controller: StepController) -> bool:
+        """Whether accepted steps are counted too; else only the last attempt can have failed."""
+        return controller.adaptive or self.events is not None
+
     def _attempt(self, step: Step, controller: StepController, dense: bool) -> Block:
         s, n = self.settings, self.settings.states
         real = s.precision
@@ -529,8 +539,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         # Time stands still where a sample might be taken of a step that failed.
         passing = accept if controller.adaptive or s.sampling else active
         reached = block.let("reached", logical_and(passing, last))
-        t_new = block.let("t_new", where(passing, where(last, stop, total), t))
-        low = where(reached, const(0.0), where(passing, rounding, _clock(T_LOW)))
+        t_new, low = where(passing, total, t), where(passing, rounding, _clock(T_LOW))
+        if not self._unwatched:
+            t_new, low = where(reached, stop, t_new), where(reached, const(0.0), low)
+        t_new = block.let("t_new", t_new)
         block.assign([("clock", T), ("clock", T_LOW)], [t_new, low])
         if dense:
             block.assign(
@@ -551,15 +563,18 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             kept = where(moving, load("state", 0, 1), load("previous_state", 0, 1))
             moves.append(("previous_state", 0, 1, kept))
         block.sweep(n, moves)
-        steps = where(accept, _flag(STEPS) + 1.0, _flag(STEPS))
         tried = block.let("tried", where(active, _flag(TRIED) + 1.0, _flag(TRIED)))
-        block.assign([("counters", STEPS), ("counters", TRIED)], [steps, tried])
+        block.assign([("counters", TRIED)], [tried])
+        if self._counts_apart(controller):
+            steps = where(accept, _flag(STEPS) + 1.0, _flag(STEPS))
+            block.assign([("counters", STEPS)], [steps])
         code: Node = const(RUNNING)
         limit = block.let("limit", compare(">=", tried, load("settings", MAX_STEPS)))
         code = where(limit, const(STATUS["step_limit"]), code)
         for condition, name in failed:
             code = where(condition, const(STATUS[name]), code)
-        done = block.let("done", logical_and(accept, compare(">=", t_new, end)))
+        ended = last if self._unwatched else compare(">=", t_new, end)
+        done = block.let("done", logical_and(accept, ended))
         code = where(done, const(STATUS["success"]), code)
         code = where(active, code, _flag(CODE))
         block.assign([("counters", CODE)], [code])
@@ -675,7 +690,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 [where(accept, value, old(row)) for row, value in updated.items()],
             )
 
-    def _finish(self, step: Step) -> Block:
+    def _finish(self, step: Step, controller: StepController) -> Block:
         """Write the final state, the metrics, the status and the counts of a run."""
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
@@ -720,6 +735,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         evaluated = float(each) * _flag(TRIED)
         if iteration:
             evaluated = float(iteration) * load("iterations", 0) + evaluated
-        counted = (_flag(CODE), _flag(STEPS), _flag(TRIED) - _flag(STEPS), evaluated)
+        steps = _flag(STEPS)
+        if not self._counts_apart(controller):
+            codes = (STATUS["non_finite"], STATUS["solver_failed"])
+            failed = any_of([compare("==", _flag(CODE), float(code)) for code in codes])
+            steps = _flag(TRIED) - where(failed, const(1.0), const(0.0))
+        counted = (_flag(CODE), steps, _flag(TRIED) - steps, evaluated)
         block.assign([("counts", i) for i in range(COUNTS)], [to_int(count) for count in counted])
         return block.build("finish", externals, per_lane=True)
