@@ -135,7 +135,7 @@ def test_events_that_move_with_a_quantity_are_refused() -> None:
             "events": {"bounce": {"root": "h", "direction": "falling", "set": {"v": "-0.9*v"}}},
         }
     )
-    with pytest.raises(FlowError, match="event 'bounce'.* sets values at a time that depends on"):
+    with pytest.raises(FlowError, match=r"event 'bounce'.* sets values at a time that depends on"):
         solve(ball, sensitivities=["h"])
 
 
