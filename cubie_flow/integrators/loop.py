@@ -40,7 +40,7 @@ from cubie_flow.integrators.controllers import (
     StepController,
     approximate_power,
 )
-from cubie_flow.integrators.drivers import HEADER, RESTART, DriverBlocks, DriverSlot
+from cubie_flow.integrators.drivers import HEADER, DriverBlocks, DriverSlot
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
@@ -262,9 +262,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             running = compare("==", _flag(CODE), float(RUNNING))
             reached = compare(">=", _clock(T), self.driving.next_knot())
             built["at_knot"] = self._mask("at_knot", logical_and(running, reached))
-            built["following"] = self.driving.following(_clock(T))
-            if any(slot.restarts for slot in self.settings.drivers):
-                built["restart"] = self._restart(step, controller)
+            built["following"] = self.driving.following(_clock(T), events is not None)
+            if self.driving.restarts:
+                built["restarting"] = self._mask("restarting", self.driving.restarting())
         return built
 
     def _mask(self, name: str, truth: Node) -> Block:
@@ -342,6 +342,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         block.assign([("counters", CODE)], [const(IDLE)])
         return block.build("park", per_lane=True)
 
+    def _jumped(self) -> Node | None:
+        """Return whether a lane begins anew behind a jump; None where nothing jumps."""
+        jumps = [Events.jumped()] if self.events is not None else []
+        jumps += [self.driving.restarting()] if self.driving.restarts else []
+        return any_of(jumps) if jumps else None
+
     def _begin(self, step: Step, controller: StepController) -> Block:
         # One lane at a time: lanes finish one by one, and a vector of which one lane is wanted
         # costs as much as a lane.
@@ -357,11 +363,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             self.events.settle(block, t)
         dt = self._first_step(block, step, controller, t)
         controller.reset(block, dt)
-        iterates = self.events is not None and step.evaluations[1] > 0
+        jumped = self._jumped()
+        iterates = jumped is not None and step.evaluations[1] > 0
         counted = block.let("counted", load("iterations", 0)) if iterates else None
         step.reset(block, dt)
-        if counted is not None:
-            kept = where(Events.jumped(), counted, load("iterations", 0))
+        if counted is not None and jumped is not None:
+            kept = where(jumped, counted, load("iterations", 0))
             block.assign([("iterations", 0)], [kept])
         if s.summarised_numbers:
             self._observe(block, "state", t)
@@ -373,7 +380,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                     INTEGRAL: const(0.0), SQUARE: const(0.0), PEAKS: const(0.0), BEFORE: value,
                 }  # fmt: skip
                 values = dict(started)
-                if self.events is not None:
+                if jumped is not None:
                     # A jump is no part of the integrals and no peak, but may be an extreme; what
                     # happens at the start comes before it.
                     older = {i: load("metrics", base + i) for i in started}
@@ -382,7 +389,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                         HIGHEST: maximum(value, older[HIGHEST]),
                     }  # fmt: skip
                     new = logical_or(
-                        logical_not(Events.jumped()),
+                        logical_not(jumped),
                         compare("==", _clock(T), _clock(T_START)),
                     )
                     values = {i: where(new, v, met[i]) for i, v in started.items()}
@@ -394,44 +401,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         block.assign([("counters", CODE)], [code])
         if self.events is not None:
             Events.landed(block)
+        if self.driving.restarts:
+            self.driving.restarted(block)
         return block.build("begin", ("settings",), per_lane=True)
-
-    def _restart(self, step: Step, controller: StepController) -> Block:
-        """Go on behind a discontinuity: with its derivative, and a step as at a start."""
-        block = BlockBuilder()
-        again = block.let("again", self.driving.restarting())
-        with block.when(again):
-            self._restarted(block, step, controller)
-        return block.build("restart", ("settings",), per_lane=True)
-
-    def _restarted(self, block: BlockBuilder, step: Step, controller: StepController) -> None:
-        s, n = self.settings, self.settings.states
-        t = block.let("t", _clock(T))
-        inconsistent = step.initialise(block, t)
-        step.evaluate(block, "state", step.end_place, t)
-        block.sweep(n, {"derivative": step.end_derivative})
-        dt = self._first_step(block, step, controller, t)
-        controller.reset(block, dt)
-        iterates = step.evaluations[1] > 0
-        counted = block.let("counted", load("iterations", 0)) if iterates else const(0.0)
-        step.reset(block, dt)
-        if iterates:
-            block.assign([("iterations", 0)], [counted])
-        if s.summarised_numbers:
-            self._observe(block, "state", t)
-            for position, variable in enumerate(s.summarised_numbers):
-                value = self._variable(variable, "state")
-                base = METRIC_ROWS * position
-                met = {
-                    LAST: value,
-                    LOWEST: minimum(value, load("metrics", base + LOWEST)),
-                    HIGHEST: maximum(value, load("metrics", base + HIGHEST)),
-                }
-                block.assign([("metrics", base + i) for i in met], list(met.values()))
-        code = _flag(CODE)
-        if inconsistent is not None:
-            code = where(inconsistent, const(STATUS["solver_failed"]), code)
-        block.assign([("counters", CODE), ("driver_clock", RESTART)], [code, const(0.0)])
 
     def _first_step(
         self, block: BlockBuilder, step: Step, controller: StepController, t: Node
