@@ -35,6 +35,7 @@ from cubie_flow.kernels.kernel import (
 )
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
+from cubie_flow.profiling import stopwatch
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
 from cubie_flow.restate import restated
 from cubie_flow.storage import (
@@ -794,12 +795,14 @@ def run_study(
     """
     began = perf_counter()
     place = Location.of(path)
-    kernel = build_kernel(study)
-    kernel.run_time_settings(tolerances(study.controller))
-    planned = _plan(study, kernel, place, compiling=False)
-    if not resume:
-        planned.refuse()
-    built = kernel.product
+    with stopwatch.phase("plan"):
+        kernel = build_kernel(study)
+        kernel.run_time_settings(tolerances(study.controller))
+        planned = _plan(study, kernel, place, compiling=False)
+        if not resume:
+            planned.refuse()
+    with stopwatch.phase("compile"):
+        built = kernel.product
     origin = provenance(overrides)
     device = _device(kernel, _threads(study))
     attrs = {**origin, "config": config_yaml, "device": device}
@@ -808,8 +811,9 @@ def run_study(
         if study.design.size != store.plan.runs:
             store = store.grown(study.design.size)
     else:
-        held = schema(study, kernel, attrs, built)
-        store = ResultStore.create(place, held, plan(study, held), overwrite)
+        with stopwatch.phase("write"):
+            held = schema(study, kernel, attrs, built)
+            store = ResultStore.create(place, held, plan(study, held), overwrite)
     complete = store.completed() if resume else set()
     if recheck:
         complete -= set(store.damaged())
@@ -839,13 +843,16 @@ def run_study(
         }
 
     todo = [index for index in range(len(store.plan.shards)) if index not in complete]
+    engine = engine or LocalEngine()
     try:
-        (engine or LocalEngine()).run(work, todo, account)
+        with stopwatch.phase("solve"):
+            engine.run(work, todo, account)
     except BaseException:
         # What is complete keeps its figures; why it stopped is more important than they are.
         with suppress(FlowError):
             store.finalise(memory=memory(), shards=account.rows())
         raise
+    _charge(account, engine)
     kernel_seconds, solved = account.total("seconds"), int(account.total("runs"))
     statuses = account.statuses
     seconds = {
@@ -860,17 +867,18 @@ def run_study(
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
     later = grown if resume else {}
     counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
-    held_memory = memory()
-    store.finalise(
-        {
-            "completed": utc_now(),
-            **later,
-            "statuses": json.dumps(counted),
-            **{f"seconds_{phase}": value for phase, value in seconds.items()},
-        },
-        memory=held_memory,
-        shards=account.rows(),
-    )
+    with stopwatch.phase("write"):
+        held_memory = memory()
+        store.finalise(
+            {
+                "completed": utc_now(),
+                **later,
+                "statuses": json.dumps(counted),
+                **{f"seconds_{phase}": value for phase, value in seconds.items()},
+            },
+            memory=held_memory,
+            shards=account.rows(),
+        )
     runs = study.design.size
     return RunReport(
         location=place,
@@ -887,6 +895,16 @@ def run_study(
         rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
     )
+
+
+def _charge(account: Account, engine: Engine) -> None:
+    """Split the time of an engine for ``--profile``."""
+    for phase in ("encode", "write"):
+        stopwatch.beside(phase, account.total(f"{phase}_seconds"))
+    # Where several solve at once, their transfers and waits do not add up to wall time.
+    if isinstance(engine, LocalEngine) and len(engine.seats) == 1:
+        stopwatch.move("solve", "transfer", account.total("transfer_seconds"))
+        stopwatch.move("solve", "write", account.solver_waited)
 
 
 def solve(
