@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from cubie_flow.engines.clusters import CLUSTERS
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.stopping import read_limit
 
@@ -77,6 +78,16 @@ def choice(*allowed: str) -> Check:
     return check
 
 
+def optional_choice(*allowed: str) -> Check:
+    """Return the check of one word of several, or null."""
+    one = choice(*allowed)
+
+    def check(key: str, value: Any) -> str | None:
+        return None if value is None else str(one(key, value))
+
+    return check
+
+
 def flag(key: str, value: Any) -> bool:
     """Check true or false."""
     if not isinstance(value, bool):
@@ -103,6 +114,16 @@ def architectures(key: str, value: Any) -> str | None:
     if isinstance(value, list):
         value = ",".join(map(str, value))
     return text(optional=True)(key, value)  # type: ignore[no-any-return]
+
+
+def devices(key: str, value: Any) -> int | tuple[int, ...] | None:
+    """Check the number of a GPU, a list of them, or null for all."""
+    if value is None:
+        return None
+    one = whole(0)
+    if isinstance(value, list) and value:
+        return tuple(one(f"{key}[{i}]", item) for i, item in enumerate(value))
+    return int(one(key, value))
 
 
 def mapping(key: str, value: Any) -> dict[str, Any]:
@@ -228,7 +249,7 @@ SCHEMA: Schema = {
         "math": choice("portable", "native"),
         "arch": architectures,
         "block_size": whole(1),
-        "device": whole(0),
+        "device": devices,
     },
     "buffers": buffers,
     "batch": {
@@ -238,6 +259,7 @@ SCHEMA: Schema = {
         "seed": whole(0),
         "path": text(optional=True),
         "sweep": axes,
+        "order": choice("given", "cost"),
     },
     "output": {
         "save_every": number(above=0.0, optional=True),
@@ -246,8 +268,18 @@ SCHEMA: Schema = {
         "summaries": names,
         "sensitivities": names,
         "compare": data,
+        "trajectories": {"where": text(optional=True)},
     },
-    "engine": {"kind": choice("local"), "progress": flag, "time_limit": read_limit},
+    "engine": {
+        "kind": choice("local", "dask"),
+        "progress": flag,
+        "time_limit": read_limit,
+        "workers": whole(1, optional=True),
+        "scheduler": text(optional=True),
+        "cluster": optional_choice(*CLUSTERS),
+        "options": mapping,
+        "retries": whole(0),
+    },
     "storage": {"folder": text(), "picture": flag, "shard_runs": whole(1, optional=True)},
 }
 
@@ -368,6 +400,7 @@ class Settings:
         design, notes = batch_design(v["batch"], system, self.keys)
         self.notes.extend(notes)
         output = dict(v["output"])
+        output["where"] = output.pop("trajectories")["where"]
         augmented = with_sensitivities(system, tuple(output["sensitivities"] or ()))
         states = [state.name for state in augmented.states]
         for key in ("variables", "summaries"):
@@ -388,4 +421,5 @@ class Settings:
             target=TargetChoice(**v["target"]),
             locations=v["buffers"]["locations"],
             shard_runs=v["storage"]["shard_runs"],
+            order=v["batch"]["order"],
         )

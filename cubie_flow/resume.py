@@ -20,7 +20,7 @@ RESULTS, CONFIG = "results.zarr", "config.yaml"
 #: Keys that say how a study is computed and not what: they may differ from run to run.
 POLICY = (
     "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
-    "storage.picture",
+    "batch.order", "storage.picture",
 )  # fmt: skip
 SIZE = "batch.size"
 
@@ -63,6 +63,8 @@ def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, A
     for override in overrides:
         key, sign, text = override.partition("=")
         key = key.lstrip("+")
+        # No file of the group is read, but its name says the kind.
+        key = "engine.kind" if key == "engine" else key
         if not sign or not key:
             raise FlowError(f"'{override}' is no key=value, which is what resume= takes beside it")
         try:
@@ -70,7 +72,7 @@ def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, A
         except Exception as error:
             raise FlowError(f"{key} is '{text}', which is no value that YAML knows") from error
         allowed = any(key == p or key.startswith(f"{p}.") for p in (*POLICY, SIZE))
-        if not allowed or key in ("buffers", "engine"):
+        if not allowed or key == "buffers":
             _refuse(config, key, value)
             continue
         OmegaConf.update(config, key, value, force_add=True)

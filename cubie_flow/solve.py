@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,13 @@ from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design, make_design
 from cubie_flow.choosing import AUTO, choose
-from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat
+from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat, pick_devices
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.comparison import residuals
 from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
+from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import (
     BatchResult,
     BatchSolverConfig,
@@ -34,10 +36,12 @@ from cubie_flow.kernels.kernel import (
     Tolerances,
 )
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
+from cubie_flow.ordering import cost_order
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.profiling import stopwatch
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
 from cubie_flow.restate import restated
+from cubie_flow.screening import Screen
 from cubie_flow.storage import (
     Location,
     ResultStore,
@@ -61,6 +65,11 @@ SHARD_MEMORY = 160_000_000
 #: Where a rescued run comes from.
 ATTEMPT = Variable(
     "attempt", PER_RUN, "uint8", "1", "number of the rescue attempt that solved the run, 0 for none"
+)
+
+#: Which runs a condition chose.
+KEPT = Variable(
+    "trajectory_saved", PER_RUN, "uint8", "1", "whether the trajectory of the run is saved"
 )
 
 
@@ -100,6 +109,10 @@ class OutputChoice:
         all states are integrated too; see `cubie_flow.systems.sensitivities`.
     compare : path or mapping, optional
         Measured data whose misfit is kept of every run; see `cubie_flow.systems.measurements`.
+    where : str, optional
+        A condition on what is kept of every run, by the names of the store, such as
+        ``"x_max > 20"``: a second pass saves the trajectories of the runs that satisfy it, those
+        of the others are NaN; see `cubie_flow.screening`.
     """
 
     save_every: float | None = None
@@ -108,6 +121,7 @@ class OutputChoice:
     summaries: Sequence[str] | None = None
     sensitivities: Sequence[str] | None = None
     compare: Any = field(default=None, eq=False)
+    where: str | None = None
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -141,7 +155,10 @@ class OutputChoice:
 
 @frozen
 class TargetChoice:
-    """Where and how the batch runs; see `BatchSolverConfig`."""
+    """Where and how the batch runs; see `BatchSolverConfig`.
+
+    ``device`` is the GPU to use, several of them, or None for all: shards spread over them.
+    """
 
     kind: str = "auto"
     threads: int | None = None
@@ -149,7 +166,14 @@ class TargetChoice:
     math: str = "portable"
     arch: str | None = None
     block_size: int = 128
-    device: int = 0
+    device: int | tuple[int, ...] | None = None
+
+    @property
+    def first_device(self) -> int:
+        """The GPU that a study is planned for."""
+        if isinstance(self.device, int):
+            return self.device
+        return self.device[0] if self.device else 0
 
 
 @frozen
@@ -157,7 +181,9 @@ class Study:
     """A model, a batch over it, and how to integrate and save it.
 
     ``shard_runs`` is the number of runs a shard, the unit of writing and of resuming; None
-    follows `cubie_flow.storage.plan_shards`.
+    follows `cubie_flow.storage.plan_shards`. ``order`` is how the runs of a shard are solved:
+    ``given``, or ``cost`` for runs of like cost side by side (see `cubie_flow.ordering`); what is
+    kept does not depend on it.
     """
 
     system: OdeSystem
@@ -174,6 +200,7 @@ class Study:
     linear_solver: str = "auto"
     rescue: tuple[Attempt, ...] = ()
     shard_runs: int | None = None
+    order: str = "given"
 
     @cached_property
     def integrated(self) -> OdeSystem:
@@ -239,6 +266,30 @@ class Study:
             return tuple(state.name for state in self.integrated.states)
         return tuple(self.output.variables)
 
+    @cached_property
+    def screen(self) -> Screen | None:
+        """The condition for which runs trajectories are saved; None saves those of all."""
+        if self.output.where is None:
+            return None
+        if not self.saved:
+            raise FlowError(
+                f"output.trajectories.where is '{self.output.where}', but no trajectories are "
+                "saved; give output.save_every or output.times"
+            )
+        first = self.screened
+        known = [variable.name for variable in variables(first)]
+        known += [
+            coordinate_name(first, name) for name in (*first.design.names, *first.design.labels)
+        ]
+        known += ["status", "steps", "rejected", *(["attempt"] if first.rescue else [])]
+        return Screen.read(self.output.where, known)
+
+    @property
+    def screened(self) -> Study:
+        """The study of the first pass: what is kept of every run, and no trajectories."""
+        none = {"save_every": None, "times": None, "variables": None, "where": None}
+        return evolve(self, output=evolve(self.output, **none))
+
     @property
     def summarised(self) -> tuple[str, ...]:
         """Names of what is summarised."""
@@ -260,7 +311,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     FlowError
         If the study asks for what its system, method or target does not have.
     """
-    _check_span(study)
+    _check_study(study)
     for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
         check_choices(study.system.drivers, columns)
     return BatchSolverKernel(*compiled_in(study), study.locations)
@@ -293,7 +344,7 @@ def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         math=t.math,
         arch=t.arch,
         block_size=t.block_size,
-        device=t.device,
+        device=t.first_device,
     )
     return run, config
 
@@ -328,8 +379,12 @@ def settled(study: Study) -> tuple[Study, str]:
     return evolve(study, algorithm=algorithm), reason
 
 
-def _check_span(study: Study) -> None:
-    """Refuse times that are no times, or that the precision cannot tell apart."""
+def _check_study(study: Study) -> None:
+    """Refuse a condition that reads nothing, and times that are no times or not told apart."""
+    if study.screen is not None and not study.screen.names:
+        raise FlowError(
+            f"output.trajectories.where is '{study.output.where}', which is the same for all runs"
+        )
     if not isinstance(study.t_start, int | float) or not np.isfinite(study.t_start):
         raise FlowError(f"t_start is {study.t_start!r}; it must be a finite number")
     shortest, span = study.spans
@@ -399,6 +454,8 @@ def variables(study: Study) -> tuple[Variable, ...]:
             own = "1" if metric == "peaks" else unit
             found.append(Variable(f"{name}_{metric}", PER_RUN, real, own, label))
     found += _misfit_variables(study, labels)
+    if study.output.where is not None:
+        found.append(KEPT)
     return tuple(found)
 
 
@@ -616,7 +673,7 @@ class RunReport:
         Phase to seconds: build, kernel, write, total; ``solver_waited`` for the writer and
         ``writer_waited`` for the solver.
     runs_per_second : float
-        Runs by kernel seconds.
+        Runs by kernel seconds, times the workers.
     peak_memory_bytes, store_bytes : int
     device : str
     rescued : tuple of int
@@ -653,6 +710,60 @@ def _threads(study: Study) -> int:
 
 
 @frozen(eq=False)
+class _Pass:
+    """Solves batches of a study with one kernel."""
+
+    study: Study
+    kernel: BatchSolverKernel
+    threads: int
+
+    @cached_property
+    def _rescue(self) -> Rescue | None:
+        return Rescue(self.study, build_kernel, tolerances) if self.study.rescue else None
+
+    def solve(
+        self, columns: Mapping[str, Array], count: int, tick: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Array], BatchResult]:
+        """Return the arrays of a batch by the names of the store, and its result."""
+        times, limits = self.study.sampled, tolerances(self.study.controller)
+        order, seconds = self._order(columns, count)
+        given = columns if order is None else {n: v[order] for n, v in columns.items()}
+        result = self.kernel.solve(given, count, limits, times, self.threads, tick)
+        if order is not None:
+            result = evolve(result.put_back(order), seconds=result.seconds + seconds)
+        if self._rescue is not None:
+            result = self._rescue.apply(columns, result, times, self.threads)
+        return shard_arrays(self.study, columns, result), result
+
+    def _order(self, columns: Mapping[str, Array], count: int) -> tuple[Array | None, float]:
+        """Return the order in which runs are solved, and the seconds of the pilot."""
+        if self.study.order != "cost":
+            return None, 0.0
+        limits, seconds = tolerances(self.study.controller), 0.0
+
+        def attempts(runs: Array) -> Array:
+            nonlocal seconds
+            chosen = {name: values[runs] for name, values in columns.items()}
+            found = self.kernel.solve(chosen, len(runs), limits, None, self.threads)
+            seconds += found.seconds
+            return found.steps + found.rejected
+
+        return cost_order(columns, count, attempts), seconds
+
+    def chosen(self, columns: Mapping[str, Array], chosen: Array) -> tuple[dict[str, Array], float]:
+        """Return trajectories, those of runs that are not chosen NaN, and the seconds it took."""
+        study, count = self.study, int(chosen.sum())
+        shape = (len(chosen), len(study.times))
+        kept = {name: np.full(shape, np.nan, study.precision) for name in study.saved}
+        if not count:
+            return kept, 0.0
+        arrays, result = self.solve({n: v[chosen] for n, v in columns.items()}, count)
+        for name, values in kept.items():
+            values[chosen] = arrays[name]
+        return kept, result.seconds
+
+
+@frozen(eq=False)
 class ShardSolver:
     """Solves the shards of a study with one kernel; see `cubie_flow.engines.base.Solver`.
 
@@ -672,8 +783,13 @@ class ShardSolver:
     threads: int
 
     @cached_property
-    def _rescue(self) -> Rescue | None:
-        return Rescue(self.study, build_kernel, tolerances) if self.study.rescue else None
+    def _passes(self) -> list[_Pass]:
+        """What solves every run, and what saves the trajectories of those that are chosen."""
+        whole = _Pass(self.study, self.kernel, self.threads)
+        if self.study.screen is None:
+            return [whole]
+        first = self.study.screened
+        return [_Pass(first, build_kernel(first), self.threads), whole]
 
     def solve(
         self, index: int, tick: Callable[[int], None] | None = None
@@ -681,12 +797,13 @@ class ShardSolver:
         """Return the arrays of a shard, by the names of the store, and what is told of it."""
         study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
-        times = study.sampled
-        limits = tolerances(study.controller)
-        result = self.kernel.solve(columns, stop - start, limits, times, self.threads, tick)
-        if self._rescue is not None:
-            result = self._rescue.apply(columns, result, times, self.threads)
-        arrays = shard_arrays(study, columns, result)
+        first, *second = self._passes
+        arrays, result = first.solve(columns, stop - start, tick)
+        if study.screen is not None:
+            chosen = study.screen.holds(arrays, stop - start)
+            kept, more = second[0].chosen(columns, chosen)
+            arrays = {**kept, **arrays, KEPT.name: chosen.astype(np.uint8)}
+            result = evolve(result, seconds=result.seconds + more)
         measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
         transfer = measured.pop("transfer_seconds", 0.0)
         codes, counts = np.unique(result.status, return_counts=True)
@@ -715,7 +832,8 @@ class ShardSolver:
 class ShardWork:
     """The shards of a study and the store they go to; see `cubie_flow.engines.base.Work`.
 
-    Where it travels its kernel stays: it is built there, from the cache if it is there.
+    Where it travels its kernel stays: it is built there, from the cache if it is there. Only
+    what computes the same is let in: `digest` tells the blocks of the kernel.
     """
 
     study: Study
@@ -723,18 +841,38 @@ class ShardWork:
     cut: ShardPlan
     kernel: BatchSolverKernel | None = None
     token: str = field(factory=lambda: uuid4().hex)
+    digest: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardWork, (self.study, self.location, self.cut, None, self.token)
+        here = _digest(self.kernel) if self.kernel is not None else self.digest
+        return ShardWork, (self.study, self.location, self.cut, None, self.token, here)
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """Numbers of the GPUs of this machine that the study may use."""
+        if self.study.target.kind != "cuda":
+            return ()
+        return pick_devices(self.study.target.device, len(cuda_devices()))
+
+    @property
+    def where(self) -> str:
+        """Where the store is."""
+        return self.location.name
 
     def solver(self, seat: Seat) -> ShardSolver:
         """Return a solver for a seat."""
         study, kernel = self.study, self.kernel
         if seat.device is not None:
             study = evolve(study, target=evolve(study.target, device=seat.device))
-        if kernel is None or kernel.settings.device != study.target.device:
+        if kernel is None or kernel.settings.device != study.target.first_device:
             kernel = build_kernel(study)
-        threads = _threads(study) if seat.threads is None else seat.threads
+        if self.digest and self.digest != _digest(kernel):
+            raise FlowError(
+                "a worker would compute something else than the command: their versions of "
+                "cubie_flow differ; install the same on both"
+            )
+        threads = max(1, _threads(study) // seat.share)
+        threads = threads if seat.limit is None else min(threads, seat.limit)
         return ShardSolver(study, kernel, self.cut.shards, threads)
 
     def store(self) -> ResultStore:
@@ -744,6 +882,11 @@ class ShardWork:
     def runs(self, index: int) -> tuple[int, int]:
         """Return the first run of a shard and the one after its last."""
         return self.cut.shards[index]
+
+
+def _digest(kernel: BatchSolverKernel) -> str:
+    blocks = [f"{name} {block.digest}" for name, block in sorted(kernel.run.product.items())]
+    return sha256("\n".join([source_digest(), *blocks]).encode()).hexdigest()
 
 
 def run_study(
@@ -828,7 +971,8 @@ def run_study(
         if on_progress is not None:
             on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
 
-    account = Account(dict(enumerate(before.tolist())), show, between_shards)
+    counts = {code: count for code, count in enumerate(before.tolist()) if count}
+    account = Account(counts, show, between_shards)
 
     def memory() -> dict[str, Any]:
         """Return what was measured of the whole run, beside what was predicted."""
@@ -866,7 +1010,7 @@ def run_study(
     # A design that grew is the store's design from now on.
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
     later = grown if resume else {}
-    counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
+    counted = {name: statuses[code] for name, code in STATUS.items() if code in statuses}
     with stopwatch.phase("write"):
         held_memory = memory()
         store.finalise(
@@ -888,10 +1032,10 @@ def run_study(
         mean_steps=account.total("steps") / max(solved, 1),
         mean_rejected=account.total("rejected") / max(solved, 1),
         seconds=seconds,
-        runs_per_second=solved / max(kernel_seconds, 1e-9),
+        runs_per_second=account.workers * solved / max(kernel_seconds, 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
         store_bytes=place.size(),
-        device=device,
+        device=device if account.workers == 1 else f"{account.workers} workers: {device}",
         rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
     )

@@ -204,6 +204,9 @@ class BatchResult:
     metrics : ndarray, shape (summarised, 6, runs)
     misfits : ndarray, shape (compared, 2, runs)
         Sums of squared differences to data, see `cubie_flow.integrators.comparison`.
+    event_counts : ndarray, shape (recorded events, runs)
+    event_times : ndarray, shape (recorded events, times kept, runs)
+        NaN where there are no more.
     status : ndarray of uint8, shape (runs,)
     steps, rejected : ndarray of int32, shape (runs,)
     evaluations : ndarray of int32, shape (runs,)
@@ -220,6 +223,8 @@ class BatchResult:
     finals: Array
     metrics: Array
     misfits: Array
+    event_counts: Array
+    event_times: Array
     status: Array
     steps: Array
     rejected: Array
@@ -227,6 +232,23 @@ class BatchResult:
     seconds: float
     measured: dict[str, float] = field(factory=dict)
     attempts: Array | None = None
+
+    def put_back(self, order: Array) -> BatchResult:
+        """Return the result with run ``i`` of it as run ``order[i]``, as it was before."""
+
+        def moved(array: Array, axis: int) -> Array:
+            found = np.empty_like(array)
+            np.moveaxis(found, axis, 0)[order] = np.moveaxis(array, axis, 0)
+            return found
+
+        return evolve(self, **{name: moved(getattr(self, name), i) for name, i in RUN_AXES})
+
+
+#: Arrays of a result and their axis of runs.
+RUN_AXES = (
+    ("samples", 1), ("finals", 1), ("metrics", 2), ("misfits", 2), ("status", 0), ("steps", 0),
+    ("rejected", 0), ("evaluations", 0),
+)  # fmt: skip
 
 
 class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
@@ -449,8 +471,6 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
 
     def _cuda_code(self, arch: str) -> tuple[CudaCode, bool]:
         """Return the code for an architecture, and whether it came from the cache."""
-        from cubie_flow.kernels.targets.cuda import CompilerFigures, CudaCode
-
         _require_toolkit("compiling for CUDA")
         dialect = evolve(
             self.dialect, lanes=1, shared_space=3, portable=self.settings.math == "portable"
@@ -458,22 +478,48 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         key = self._key(
             dialect, arch=arch, stride=self.shared_memory_bytes, compilers=_versions(*_CUDA_WHEELS)
         )
+
+        def compile_it() -> CudaCode:
+            from cubie_flow.kernels.targets import cuda_compile as compiler
+
+            return compiler.compile_kernel(
+                self.run.product,
+                evolve(dialect, library=compiler.libdevice, intrinsics=compiler.rounding),
+                self.places,
+                self.arena_bytes,
+                self.shared_memory_bytes,
+                arch,
+            )
+
+        return self._cached_cuda(key, arch, compile_it)
+
+    def _turner(self, arch: str) -> CudaCode | None:
+        """Return the code that turns samples, if there are any."""
+        if not self.run.loop.settings.sampling:
+            return None
+        bits = self.dialect.bits
+        parts = ("turner", bits, arch, source_digest(), _versions(*_CUDA_WHEELS))
+
+        def compile_it() -> CudaCode:
+            from cubie_flow.kernels.targets.cuda_compile import compile_turner
+
+            return compile_turner(bits, arch)
+
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()
+        return self._cached_cuda(key, arch, compile_it)[0]
+
+    def _cached_cuda(
+        self, key: str, arch: str, compile_it: Callable[[], CudaCode]
+    ) -> tuple[CudaCode, bool]:
+        from cubie_flow.kernels.targets.cuda import CompilerFigures, CudaCode
+
         found = self._cache.get(key)
         if found is not None:
             header, parts = found
             ptx = zlib.decompress(parts["ptx"]).decode()
             figures = CompilerFigures(**header["figures"])
             return CudaCode(ptx, parts["cubin"], header["entry"], arch, figures), True
-        from cubie_flow.kernels.targets import cuda_compile as compiler
-
-        code = compiler.compile_kernel(
-            self.run.product,
-            evolve(dialect, library=compiler.libdevice, intrinsics=compiler.rounding),
-            self.places,
-            self.arena_bytes,
-            self.shared_memory_bytes,
-            arch,
-        )
+        code = compile_it()
         header = {"entry": code.entry, "target": "cuda", "figures": code.figures.as_dict()}
         # PTX is text, ten times as large as it need be.
         packed = zlib.compress(code.ptx.encode(), 1)
@@ -494,7 +540,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         fit = self.fit_block()
         code, cached = self._cuda_code(arch)
         program = CudaProgram(
-            code.cubin, code.entry, fit.block_size, fit.shared_bytes, self.settings.device
+            code, fit.block_size, fit.shared_bytes, self.settings.device, self._turner(arch)
         )
         return Built(program, perf_counter() - started, cached, code.figures.as_dict())
 
@@ -570,12 +616,16 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             parts.append(table(measured, given + run.settings.t_start))
         initial = np.concatenate(parts).astype(dtype)
         sentinel = np.concatenate([given, [np.inf]]).astype(dtype)
-        samples = np.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
         n_compared = len(run.loop.settings.compared_numbers)
         n_kept = len(states) + len(METRICS) * n_metrics
-        finals = np.empty((n_kept + SUMS * n_compared, count), dtype)
-        counts = np.empty((COUNTS, count), np.int32)
+        first = n_kept + SUMS * n_compared
+        events = run.loop.events
+        n_final = first + (events.rows if events is not None else 0)
+        recorded = len(events.recorded) if events is not None else 0
         program = self.product.program
+        samples = program.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
+        finals = program.empty((n_final, count), dtype)
+        counts = program.empty((COUNTS, count), np.int32)
         batch = Batch(
             count=count,
             inputs=inputs,
@@ -597,7 +647,11 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             samples=samples if sampled else np.empty((0, count, 0), dtype),
             finals=finals[: len(states)],
             metrics=finals[len(states) : n_kept].reshape(n_metrics, len(METRICS), count),
-            misfits=finals[n_kept:].reshape(n_compared, SUMS, count),
+            misfits=finals[n_kept:first].reshape(n_compared, SUMS, count),
+            event_counts=finals[first : first + recorded],
+            event_times=finals[first + recorded :].reshape(
+                recorded, events.times_kept if events is not None else 0, count
+            ),
             status=counts[0].astype(np.uint8),
             steps=counts[1],
             rejected=counts[2],
