@@ -996,7 +996,7 @@ def run_study(
         with suppress(FlowError):
             store.finalise(memory=memory(), shards=account.rows())
         raise
-    _charge(account, engine)
+    _charge(account, isinstance(engine, LocalEngine) and len(work.devices) < 2)
     kernel_seconds, solved = account.total("seconds"), int(account.total("runs"))
     statuses = account.statuses
     seconds = {
@@ -1041,12 +1041,12 @@ def run_study(
     )
 
 
-def _charge(account: Account, engine: Engine) -> None:
-    """Split the time of an engine for ``--profile``."""
+def _charge(account: Account, alone: bool) -> None:
+    """Split the time of an engine for ``--profile``; `alone` if one seat solves, here."""
     for phase in ("encode", "write"):
         stopwatch.beside(phase, account.total(f"{phase}_seconds"))
     # Where several solve at once, their transfers and waits do not add up to wall time.
-    if isinstance(engine, LocalEngine) and len(engine.seats) == 1:
+    if alone:
         stopwatch.move("solve", "transfer", account.total("transfer_seconds"))
         stopwatch.move("solve", "write", account.solver_waited)
 
