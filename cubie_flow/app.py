@@ -31,7 +31,6 @@ from cubie_flow.sweeps import sweeper
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from cubie_flow.engines import Engine
     from cubie_flow.planning import Plan
     from cubie_flow.solve import Study
 
@@ -127,6 +126,7 @@ def _resume(given: list[str]) -> int:
     from cubie_flow.solve import run_study
     from cubie_flow.storage import Location, ResultStore, locked
     from cubie_flow.storage.index import is_multirun
+    from cubie_flow.sweeps.decided import engine_of
 
     (folder_word, *more) = [word for word in given if word.startswith(RESUME)]
     if more:
@@ -154,7 +154,7 @@ def _resume(given: list[str]) -> int:
                 on_progress=show,
                 resume=True,
                 between_shards=watch.check,
-                engine=_engine(settings),
+                engine=engine_of(settings),
                 recheck=recheck,
             )
         text = summary(study, report, _picture(settings, study, report.path), settings.notes)
@@ -191,14 +191,6 @@ def _verify(given: list[str]) -> int:
 def _watch(settings: Settings) -> Watch:
     """Return what says between two shards whether to go on."""
     return Watch(settings.values["engine"]["time_limit"])
-
-
-def _engine(settings: Settings) -> Engine:
-    """Return who solves the shards."""
-    from cubie_flow.engines import make_engine
-
-    keys = ("kind", "workers", "scheduler", "cluster", "options", "retries")
-    return make_engine(**{key: settings.values["engine"][key] for key in keys})
 
 
 @contextmanager
@@ -387,7 +379,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
         from cubie_flow.report import summary
         from cubie_flow.solve import run_study
         from cubie_flow.storage import locked
-        from cubie_flow.sweeps.decided import placed
+        from cubie_flow.sweeps.decided import engine_of, placed
 
     with stopwatch.phase("configure"):
         study = placed(settings)
@@ -405,7 +397,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
                 overrides=overrides,
                 on_progress=show,
                 between_shards=watch.check,
-                engine=_engine(settings),
+                engine=engine_of(settings),
             )
         text = summary(study, report, _picture(settings, study, report.path), settings.notes)
         log.info("finished\n%s", text)

@@ -43,7 +43,8 @@ ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["logs"] = {"errors"}
 ROOMS["sweeps"] = {
     "config", "command_line", "defaults", "batches", "integrators", "solve", "kernels", "systems",
-    "memory", "storage", "analysis", "logs", "progress", "report", "resume", "stopping", "errors",
+    "memory", "storage", "engines", "analysis", "logs", "progress", "report", "resume", "stopping",
+    "errors",
 }  # fmt: skip
 ROOMS["predicates"] = {"errors"}
 ROOMS["analysis"] = {

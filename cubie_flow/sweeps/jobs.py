@@ -191,7 +191,7 @@ def run_job(
     """
     from cubie_flow.solve import run_study
     from cubie_flow.storage import locked
-    from cubie_flow.sweeps.decided import placed
+    from cubie_flow.sweeps.decided import engine_of, placed
 
     if job.settings is None or job.study is None:
         return {"job_status": index.FAILED, "error": job.error}
@@ -210,6 +210,7 @@ def run_job(
                 overrides=job.overrides,
                 on_progress=on_progress,
                 between_shards=between_shards,
+                engine=engine_of(job.settings),
                 resume=resume,
                 recheck=recheck,
             )
