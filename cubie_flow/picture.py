@@ -25,7 +25,7 @@ COLUMNS, SAMPLED, PANELS = 600, 20_000, 4
 BLUE, RED, MAP = "#0072B2", "#D55E00", "cividis"
 
 
-def draw(store: Path, target: Path) -> Path:
+def draw(store: Any, target: Path, group: str | None = None) -> Path:
     """Draw a result and return the PNG file.
 
     A sweep of one quantity is drawn over that quantity: a variable over time as a map, and its
@@ -33,10 +33,12 @@ def draw(store: Path, target: Path) -> Path:
 
     Parameters
     ----------
-    store : Path
+    store : Path or zarr store
         ``results.zarr``.
     target : Path
         The ``.png`` file to write.
+    group : str, optional
+        Of the store; its root by default.
 
     Raises
     ------
@@ -47,7 +49,10 @@ def draw(store: Path, target: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with xarray.open_dataset(store, engine="zarr", chunks=None, decode_times=False) as data:
+    how: dict[str, Any] = {"engine": "zarr", "chunks": None, "decode_times": False}
+    if group is not None:
+        how |= {"group": group, "consolidated": False}
+    with xarray.open_dataset(store, **how) as data:
         figure = Figure(figsize=(8.0, 6.0), layout="constrained")
         FigureCanvasAgg(figure)
         swept = [name for name, c in data.coords.items() if c.dims == ("run",)]
@@ -57,7 +62,7 @@ def draw(store: Path, target: Path) -> Path:
             _over_time(figure, data)
         else:
             _finals(figure, data)
-        title, runs = data.attrs.get("title", store.stem), data.sizes["run"]
+        title, runs = data.attrs.get("title", target.stem), data.sizes["run"]
         counted = f"{runs:,} runs" if runs > 1 else "one run"
         figure.suptitle(f"{title}: {counted}, {data.attrs.get('algorithm', '')}", fontsize=11)
         try:

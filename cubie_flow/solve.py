@@ -448,6 +448,15 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
 
 
+def result_bytes(study: Study) -> int:
+    """Return the bytes of a study's results before compression; no kernel is made for it."""
+    per_run = 9 + bool(study.rescue) + 8 * len(study.design.names)
+    for variable in variables(study):
+        times = study.times.size if variable.dims == PER_RUN_AND_TIME else 1
+        per_run += times * variable.dtype.itemsize
+    return study.design.size * per_run
+
+
 def plan_study(
     study: Study, folder: str | Path | Location = ".", *, compiling: bool = True
 ) -> Plan:
@@ -579,6 +588,7 @@ def run_study(
     between_shards: Callable[[], None] | None = None,
     recheck: bool = False,
     overwrite: bool = False,
+    on_created: Callable[[], None] | None = None,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
 
@@ -603,6 +613,8 @@ def run_study(
         that differ are integrated again.
     overwrite : bool
         Whether a store that is there is deleted once the study is ready to start.
+    on_created : callable, optional
+        Called when a new store is there.
 
     Raises
     ------
@@ -629,6 +641,8 @@ def run_study(
     else:
         held = schema(study, kernel, attrs, built)
         store = ResultStore.create(place, held, plan(study, held), overwrite)
+        if on_created is not None:
+            on_created()
     cut = store.plan
     complete = store.completed() if resume else set()
     if recheck:

@@ -19,7 +19,8 @@ ROOMS: dict[str, set[str]] = {
     "integrators": {"systems", "expressions", "memory", "errors"},
     "kernels": {"integrators", "systems", "expressions", "memory", "errors"},
     "batches": {"errors"},
-    "storage": {"errors"},
+    "credentials": {"errors"},
+    "storage": {"credentials", "errors"},
 }
 ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["rescue"] = {"kernels", "integrators", "errors"}
@@ -29,11 +30,13 @@ ROOMS["picture"] = {"errors"}
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
 ROOMS["defaults"] = {"systems", "errors"}
-ROOMS["config"] = {"solve", "rescue", "stopping", "systems", "defaults", "batches", "errors"}
-ROOMS["resume"] = {"config", "solve", "systems", "errors"}
+ROOMS["config"] = {
+    "solve", "rescue", "stopping", "systems", "defaults", "batches", "credentials", "errors",
+}  # fmt: skip
+ROOMS["resume"] = {"config", "solve", "storage", "credentials", "systems", "errors"}
 ROOMS["stopping"] = {"errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
-ROOMS["command_line"] = {"config", "errors"}
+ROOMS["command_line"] = {"config", "credentials", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["sweeps"] = {"integrators", "solve", "kernels", "systems", "memory", "storage", "errors"}
 ROOMS["analysis"] = {"solve", "resume", "config", "batches", "systems", "storage", "errors"}

@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from attrs import evolve, field, frozen
 
+from cubie_flow.credentials import redacted, refuse_credentials, remember
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.secrets import redacted, refuse_credentials, remember
 
 CLIENTS, KINDS = ("fsspec", "obstore"), ("zarr", "icechunk")
 
