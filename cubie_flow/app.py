@@ -201,7 +201,7 @@ def _picture(settings: Settings, study: Study, place: Location, folder: Path) ->
     """Draw the picture of a result, if one is wanted."""
     if not settings.values["storage"]["picture"]:
         return None
-    from cubie_flow.picture import draw
+    from cubie_flow.analysis.pictures.overview import draw
 
     source = place.store(read_only=True) if place.folder is None else place.folder
     return draw(source, folder / f"{study.name}.png", place.group or None)
@@ -343,7 +343,6 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
     from attrs import evolve
 
     from cubie_flow.report import shown
-    from cubie_flow.sweeps.figure import draw
     from cubie_flow.sweeps.placement import save, study_placements
 
     study = _settled(settings)
@@ -368,7 +367,10 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
         save(dataset, folder / RESULTS)
         lines = [ranked.table(), f"result   {shown(folder / RESULTS)}"]
         if settings.values["storage"]["picture"]:
-            lines.append(f"picture  {shown(draw(dataset, folder / f'{study.name}.png'))}")
+            from cubie_flow.analysis.pictures.placements import placements
+
+            drawn = placements(dataset).save(folder / f"{study.name}.png")
+            lines.append(f"picture  {shown(drawn)}")
         text = "\n".join(lines)
         log.info("finished\n%s", text)
         print(text)

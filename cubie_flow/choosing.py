@@ -67,7 +67,7 @@ def choose(study: Any, pilot: Pilot) -> tuple[str, str]:
         reason = "the model has algebraic equations, which explicit methods cannot solve"
         return STIFF, f"algorithm=auto took {STIFF}: {reason}"
     size = study.design.size
-    count = min(size, PILOT if len(study.system.states) <= LARGE else PILOT // 4)
+    count = min(size, PILOT if len(study.integrated.states) <= LARGE else PILOT // 4)
     runs = np.unique(np.linspace(0, size - 1, count).astype(np.int64))
     limit = min(study.controller.max_steps, PATIENCE)
     trials = []

@@ -246,6 +246,7 @@ SCHEMA: Schema = {
         "times": times,
         "variables": names,
         "summaries": names,
+        "sensitivities": names,
     },
     "engine": {
         "kind": choice("local"),
@@ -378,6 +379,7 @@ class Settings:
         from cubie_flow.defaults import batch_values, load_system
         from cubie_flow.rescue import read_rescue
         from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice
+        from cubie_flow.systems.sensitivities import with_sensitivities
 
         v = self.values
         if system is None:
@@ -402,7 +404,8 @@ class Settings:
                     f"the system '{system.name}'{nearest(name, known)}"
                 )
         output = dict(v["output"])
-        states = [state.name for state in system.states]
+        augmented = with_sensitivities(system, tuple(output["sensitivities"] or ()))
+        states = [state.name for state in augmented.states]
         for key in ("variables", "summaries"):
             if output[key] == ["all"] and "all" not in states:
                 output[key] = states

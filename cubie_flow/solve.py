@@ -44,6 +44,7 @@ from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
 from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.sensitivities import initial_name, with_sensitivities
 
 if TYPE_CHECKING:
     import xarray
@@ -88,12 +89,16 @@ class OutputChoice:
     summaries : sequence of str, optional
         States and observables whose min, max, mean, rms, std and number of peaks over the whole
         run are kept; None keeps none.
+    sensitivities : sequence of str, optional
+        Parameters, and states for their initial values, with respect to which the derivatives of
+        all states are integrated too; see `cubie_flow.systems.sensitivities`.
     """
 
     save_every: float | None = None
     times: Sequence[float] | None = None
     variables: Sequence[str] | None = None
     summaries: Sequence[str] | None = None
+    sensitivities: Sequence[str] | None = None
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -162,6 +167,11 @@ class Study:
     shard_runs: int | None = None
 
     @cached_property
+    def integrated(self) -> OdeSystem:
+        """The system that is integrated: that of the study, with sensitivities if asked for."""
+        return with_sensitivities(self.system, tuple(self.output.sensitivities or ()))
+
+    @cached_property
     def spans(self) -> tuple[float, float]:
         """Shortest and longest duration of a run."""
         if DURATION in self.design.names:
@@ -197,7 +207,7 @@ class Study:
         if self.output.variables is not None and not self.output.variables:
             raise FlowError("output.variables is empty; name at least one, or null for all states")
         if self.output.variables is None:
-            return tuple(state.name for state in self.system.states)
+            return tuple(state.name for state in self.integrated.states)
         return tuple(self.output.variables)
 
     @property
@@ -218,7 +228,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
-        system=study.system,
+        system=study.integrated,
         varied=study.design.names,
         algorithm=study.algorithm,
         linear_solver=study.linear_solver,
@@ -262,7 +272,7 @@ def settled(study: Study) -> tuple[Study, str]:
             study,
             algorithm=algorithm,
             controller=evolve(study.controller, kind="default", max_steps=limit),
-            output=OutputChoice(),
+            output=OutputChoice(sensitivities=study.output.sensitivities),
             locations={},
         )
         kernel = build_kernel(trial)
@@ -320,7 +330,7 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
 def coordinate_name(study: Study, quantity: str) -> str:
     """Return the name of a swept quantity in the store; an initial value is ``<state>_initial``."""
     states = {state.name for state in study.system.states}
-    return f"{quantity}_initial" if quantity in states else quantity
+    return initial_name(quantity) if quantity in states else quantity
 
 
 def _labels(system: OdeSystem) -> dict[str, tuple[str, str]]:
@@ -330,12 +340,12 @@ def _labels(system: OdeSystem) -> dict[str, tuple[str, str]]:
 
 def variables(study: Study) -> tuple[Variable, ...]:
     """Return every data variable of the study, in the order of `shard_arrays`."""
-    labels, real = _labels(study.system), study.precision
+    labels, real = _labels(study.integrated), study.precision
     found = []
     for name in study.saved:
         unit, text = labels[name]
         found.append(Variable(name, PER_RUN_AND_TIME, real, unit, text))
-    for state in study.system.states:
+    for state in study.integrated.states:
         text = f"final value of {state.long_name or state.name}"
         found.append(Variable(f"{state.name}_final", PER_RUN, real, state.unit, text))
     for name in study.summarised:
@@ -427,7 +437,7 @@ def shard_arrays(
 ) -> dict[str, Array]:
     """Return the arrays of a shard by the names of the store."""
     arrays = {name: result.samples[i] for i, name in enumerate(study.saved)}
-    for i, state in enumerate(study.system.states):
+    for i, state in enumerate(study.integrated.states):
         arrays[f"{state.name}_final"] = result.finals[i]
     for i, name in enumerate(study.summarised):
         for j, metric in enumerate(METRICS):
@@ -766,6 +776,7 @@ def solve(
     times: Sequence[float] | None = None,
     variables: Sequence[str] | None = None,
     summaries: Sequence[str] | None = None,
+    sensitivities: Sequence[str] | None = None,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
     atol: float | Mapping[str, float] | None = None,
@@ -791,7 +802,7 @@ def solve(
     algorithm : str
         Name of a method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries
+    save_every, times, variables, summaries, sensitivities
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it.
@@ -861,7 +872,7 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=chosen,
-        output=OutputChoice(save_every, times, variables, summaries),
+        output=OutputChoice(save_every, times, variables, summaries, sensitivities),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,

@@ -26,7 +26,6 @@ ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["rescue"] = {"kernels", "integrators", "errors"}
 ROOMS["choosing"] = {"kernels", "integrators", "expressions"}
 ROOMS["solve"] = set(ROOMS)
-ROOMS["picture"] = {"errors"}
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
 ROOMS["defaults"] = {"systems", "errors"}

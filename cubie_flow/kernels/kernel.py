@@ -34,6 +34,8 @@ from cubie_flow.memory import (
     fit_block,
     padded_stride_bytes,
 )
+from cubie_flow.systems.quantities import Quantity
+from cubie_flow.systems.sensitivities import Sensitivity
 
 if TYPE_CHECKING:
     from cubie_flow.kernels.targets.cpu import CpuProgram
@@ -150,7 +152,7 @@ class Tolerances:
     dt_max: float | None = None
     max_steps: int = 1_000_000
 
-    def vector(self, states: tuple[str, ...], dtype: Any) -> Array:
+    def vector(self, states: tuple[Quantity, ...], dtype: Any) -> Array:
         """Return the settings as blocks read them.
 
         Raises
@@ -165,17 +167,23 @@ class Tolerances:
 
 
 def _per_state(
-    key: str, value: float | Mapping[str, float], states: tuple[str, ...], zero: bool
+    key: str, value: float | Mapping[str, float], states: tuple[Quantity, ...], zero: bool
 ) -> list[float]:
+    given: Mapping[str, float] = {}
+    default: Any = 1e-6 if isinstance(value, Mapping) else value
     if isinstance(value, Mapping):
-        for name in value:
-            if name not in states:
+        given = value
+        for name in given:
+            if name not in {state.name for state in states}:
                 raise FlowError(f"controller.{key}.{name}: the system has no state '{name}'")
-        values = [float(value.get(name, 1e-6)) for name in states]
-    else:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise FlowError(f"controller.{key} is {value!r}; it must be a number, or one a state")
-        values = [float(value)] * len(states)
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise FlowError(f"controller.{key} is {value!r}; it must be a number, or one a state")
+    values = []
+    for state in states:
+        number = given.get(state.name)
+        if number is None and isinstance(state, Sensitivity):
+            number = given.get(state.of, default) * (state.scale if zero else 1.0)
+        values.append(float(default if number is None else number))
     for number in values:
         if not (number >= 0.0 if zero else number > 0.0) or not np.isfinite(number):
             allowed = "a number of at least 0" if zero else "a positive number"
@@ -506,8 +514,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
                 f"controller.max_steps is {tolerances.max_steps}; float32 counts up to {2**24}, "
                 "so lower it or use precision=float64"
             )
-        states = tuple(state.name for state in run.settings.system.states)
-        return tolerances.vector(states, dtype)
+        return tolerances.vector(run.settings.system.states, dtype)
 
     def solve(
         self,

@@ -1,14 +1,13 @@
-"""The picture of a placement study, drawn from its dataset alone."""
+"""The picture of a placement study: where each buffer lies and what came of it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cubie_flow.analysis.pictures.style import BLUE, GREY, ORANGE, RED, SKY, Picture
 from cubie_flow.errors import FlowError
-from cubie_flow.memory import LOCATIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,14 +15,12 @@ if TYPE_CHECKING:
 
 Array = Any
 MOST = 32
-# Of M. Okabe and K. Ito's palette, which can be told apart with any colour vision; the letters
-# and the hatching say the same without colour.
-BLUE, RED, GREY = "#0072B2", "#D55E00", "#999999"
-COLOURS = {"register": "#FFFFFF", "local": "#56B4E9", "shared": "#E69F00"}
+# The letters and the hatching say without colour what the colours say.
+COLOURS = {"register": "#FFFFFF", "local": SKY, "shared": ORANGE}
 
 
-def draw(data: Dataset, target: Path) -> Path:
-    """Draw the ranked placements, one line each, and return the PNG file.
+def placements(data: Dataset) -> Picture:
+    """Draw the ranked placements of a placement study, one line each.
 
     From left to right: where each buffer lies; the time of a batch, or where nothing was timed
     the bytes of stack and spills a thread; registers a thread; predicted occupancy.
@@ -31,20 +28,18 @@ def draw(data: Dataset, target: Path) -> Path:
     Raises
     ------
     FlowError
-        If the file cannot be written.
+        If the result is not one of ``task=placement``.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    if "placement" not in data.dims:
+        raise FlowError("this is no placement study; task=placement makes one")
     count = data.sizes["placement"]
     data = data.isel(placement=slice(MOST))
     rows = np.arange(data.sizes["placement"])
     buffers = [str(n).removeprefix("location_") for n in data if str(n).startswith("location_")]
     timed = bool(np.isfinite(data["time"].values).any())
     width = 0.5 * len(buffers)
-    figure = Figure(figsize=(8.0 + width, 2.4 + 0.26 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 4, sharey=True, width_ratios=[width, 3.2, 2.0, 2.0])
+    picture = Picture(8.0 + width, 2.4 + 0.26 * len(rows))
+    panels = picture.subplots(1, 4, sharey=True, width_ratios=[width, 3.2, 2.0, 2.0])
     _places(panels[0], data, buffers)
     if timed:
         _bars(panels[1], rows, 1e3 * data["time"].values, "time of a batch (ms)", BLUE, "{:.3g}")
@@ -58,17 +53,13 @@ def draw(data: Dataset, target: Path) -> Path:
                        transform=panels[1].get_yaxis_transform())  # fmt: skip
     shown = f"the best {len(rows)} of {count}, " if count > len(rows) else ""
     order = "measured" if timed else "judged by the compiler, nothing was timed"
-    figure.suptitle(
+    picture.suptitle(
         f"{data.attrs['title']}, {data.attrs['precision']}, {data.attrs['arch']}\n"
         f"{shown}best first ({order}); * the study's own placement",
         fontsize=10,
     )
-    try:
-        figure.savefig(target, dpi=120)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FlowError(f"the picture '{target}' cannot be written: {reason}") from error
-    return target
+    picture.description = f"{data.attrs['title']}: {count} placements, best first ({order})"
+    return picture
 
 
 def _places(panel: Axes, data: Dataset, buffers: list[str]) -> None:
@@ -77,18 +68,19 @@ def _places(panel: Axes, data: Dataset, buffers: list[str]) -> None:
     from matplotlib.patches import Patch
 
     codes = np.stack([data[f"location_{name}"].values for name in buffers], axis=1)
-    colours = ListedColormap([COLOURS[place] for place in LOCATIONS])
+    words = data[f"location_{buffers[0]}"].attrs["flag_meanings"].split()
+    colours = ListedColormap([COLOURS[word] for word in words])
     edges = [np.arange(size + 1) - 0.5 for size in codes.shape]
     panel.pcolormesh(
-        edges[1], edges[0], codes, cmap=colours, vmin=0, vmax=len(LOCATIONS) - 1,
+        edges[1], edges[0], codes, cmap=colours, vmin=0, vmax=len(words) - 1,
         edgecolors=GREY, lw=0.5,
     )  # fmt: skip
     for (row, column), code in np.ndenumerate(codes):
-        letter = LOCATIONS[code][0].upper()
+        letter = words[code][0].upper()
         panel.text(column, row, letter, ha="center", va="center", fontsize=7)
     panel.set_xticks(np.arange(len(buffers)), buffers, rotation=40, ha="right", fontsize=8)
-    words = [str(word) for word in data["placement"].values]
-    ranks = [f"{i + 1}{' *' * (word == data.attrs['baseline'])}" for i, word in enumerate(words)]
+    own = [str(word) == data.attrs["baseline"] for word in data["placement"].values]
+    ranks = [f"{i + 1}{' *' * mine}" for i, mine in enumerate(own)]
     panel.set_yticks(np.arange(len(ranks)), ranks, fontsize=8)
     panel.set_ylim(len(ranks) - 0.5, -0.5)  # the best on top
     panel.set_ylabel("rank")

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from cubie_flow.analysis.pictures.overview import draw
 from cubie_flow.app import main
 from cubie_flow.errors import FlowError
-from cubie_flow.picture import draw
 
 KINDS = {
     "one quantity": ["batch.size=50", "output.save_every=5"],

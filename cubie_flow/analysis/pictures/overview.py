@@ -1,0 +1,189 @@
+"""The picture of a result that every run leaves behind: whatever it holds, something is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cubie_flow.analysis.pictures.reading import (
+    Array,
+    bins,
+    heading,
+    in_order,
+    quantiles,
+    saved,
+    swept,
+)
+from cubie_flow.analysis.pictures.style import (
+    BLUE,
+    DPI,
+    MAP,
+    RED,
+    Picture,
+    label,
+    legend,
+    tidy,
+)
+from cubie_flow.analysis.pictures.trajectories import PANELS, SHARES, draw_bands
+from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from xarray import DataArray, Dataset
+
+#: Columns of a picture over one quantity.
+COLUMNS = 600
+
+
+def draw(store: Any, target: Path, group: str | None = None) -> Path:
+    """Draw the overview of a store, or of a group of it, and return the PNG file.
+
+    Parameters
+    ----------
+    store : Path or zarr store
+    target : Path
+    group : str, optional
+
+    Raises
+    ------
+    FlowError
+        If the file cannot be written.
+    """
+    import xarray
+
+    how: dict[str, Any] = {"engine": "zarr", "chunks": None, "decode_times": False}
+    if group is not None:
+        how |= {"group": group, "consolidated": False}
+    with xarray.open_dataset(store, **how) as data:
+        return overview(data).save(target, DPI)
+
+
+def overview(data: Dataset) -> Picture:
+    """Draw what a result holds.
+
+    A sweep of one quantity is drawn over that quantity: a variable over time as a map, and its
+    range. Anything else is drawn as the spread of its runs, over time or in the final state.
+    """
+    picture = Picture()
+    varied = swept(data)
+    if len(varied) == 1 and data.sizes["run"] >= 20:
+        _over_quantity(picture, data, data[varied[0]])
+        picture.description = f"{heading(data)}: over {varied[0]}"
+    elif saved(data):
+        draw_bands(picture, data, saved(data)[:PANELS], SHARES)
+        picture.description = f"{heading(data)}: the spread of the runs over time"
+    else:
+        _finals(picture, data)
+        picture.description = f"{heading(data)}: how the final values are distributed"
+    picture.headed(heading(data))
+    return picture
+
+
+def _over_quantity(figure: Picture, data: Dataset, quantity: DataArray) -> None:
+    """Draw a variable over time and one quantity, and its range over the quantity."""
+    values = quantity.to_numpy()
+    order = np.argsort(values, kind="stable")
+    summarised, kept = _summarised(data), saved(data)
+    panels = figure.subplots(1 + bool(kept), 1, sharex=True, squeeze=False)[:, 0]
+    if kept:
+        name = next((name for name in summarised if name in kept), kept[0])
+        _map(figure, panels[0], data, name, values, order)
+    if summarised:
+        _range(panels[-1], data, summarised[0], values, order)
+    else:
+        _spread(panels[-1], data, _final_names(data)[0], values, order)
+    panels[-1].set_xlabel(label(quantity, 80))
+    panels[-1].set_xlim(values.min(), values.max())
+
+
+def _map(
+    figure: Picture, panel: Axes, data: Dataset, name: str, values: Array, order: Array
+) -> None:
+    chosen = order[np.linspace(0, len(order) - 1, min(COLUMNS, len(order))).astype(int)]
+    # One slice with a step reads each chunk once; picking runs one by one would not.
+    if np.array_equal(order, np.arange(len(order))):
+        step = max(1, len(order) // COLUMNS)
+        chosen = np.arange(0, len(order), step)
+        field = data[name].isel(run=slice(None, None, step)).to_numpy()
+    else:
+        field = data[name].to_numpy()[chosen]
+    low, high = np.nanquantile(field, [0.005, 0.995]) if np.isfinite(field).any() else (0.0, 1.0)
+    mesh = panel.pcolormesh(
+        values[chosen],
+        data["time"].to_numpy(),
+        field.T,
+        cmap=MAP,
+        vmin=low,
+        vmax=high,
+        shading="nearest",
+        rasterized=True,
+    )
+    panel.set_ylabel(label(data["time"]))
+    figure.colorbar(mesh, ax=panel, label=label(data[name]), extend="both")
+
+
+def _range(panel: Axes, data: Dataset, name: str, values: Array, order: Array) -> None:
+    """Draw the lowest, mean and highest value of a run, each as the median of a bin.
+
+    Where the variable was saved, the shade is where it is in the last quarter of the saved times:
+    what remains when the start is forgotten.
+    """
+    parts = bins(values, COLUMNS)
+    middle = np.array([np.median(values[part]) for part in parts])
+    curves = {}
+    for metric in ("min", "mean", "max"):
+        found = data[f"{name}_{metric}"].to_numpy()
+        curves[metric] = np.array([quantiles(found[part], (0.5,))[0] for part in parts])
+    panel.plot(middle, curves["min"], color=BLUE, lw=0.8, label="minimum and maximum over the run")
+    panel.plot(middle, curves["max"], color=BLUE, lw=0.8)
+    panel.plot(middle, curves["mean"], color=RED, lw=1.2, label="mean over the run")
+    if name in data:
+        late = data[name].isel(time=slice(-(-3 * data.sizes["time"] // 4), None)).to_numpy()
+        low, high = np.array([quantiles(late[part], (0.01, 0.99)) for part in parts]).T
+        shade = "98 % of the last quarter of the times"
+        panel.fill_between(middle, low, high, color=BLUE, alpha=0.25, lw=0, label=shade)
+    source = data[name] if name in data else data[f"{name}_mean"]
+    panel.set_ylabel(label(source))
+    tidy(panel)
+    legend(panel, loc="upper left")
+
+
+def _spread(panel: Axes, data: Dataset, name: str, values: Array, order: Array) -> None:
+    """Draw the quantiles of a final value in bins of the quantity."""
+    parts = bins(values, COLUMNS)
+    middle = np.array([np.median(values[part]) for part in parts])
+    found = data[name].to_numpy()
+    low, median, high = np.array([quantiles(found[part], (0.05, 0.5, 0.95)) for part in parts]).T
+    panel.fill_between(middle, low, high, color=BLUE, alpha=0.25, lw=0, label="5 to 95 %")
+    panel.plot(middle, median, color=BLUE, lw=1.2, label="median")
+    panel.set_ylabel(label(data[name]))
+    tidy(panel)
+    legend(panel)
+
+
+def _summarised(data: Dataset) -> list[str]:
+    return [name.removesuffix("_mean") for name in in_order(data, "_mean")]
+
+
+def _final_names(data: Dataset) -> list[str]:
+    return in_order(data, "_final")
+
+
+def _finals(figure: Picture, data: Dataset) -> None:
+    """Draw how the final values are distributed, for the first few states."""
+    names = _final_names(data)[:PANELS]
+    if not names:
+        raise FlowError("this result holds neither trajectories nor final values: nothing to draw")
+    panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    for name, panel in zip(names, panels, strict=True):
+        found = data[name].to_numpy()
+        found = found[np.isfinite(found)]
+        if found.size:
+            low, high = np.quantile(found, [0.001, 0.999])
+            if low == high:
+                low, high = low - 0.5, high + 0.5
+            panel.hist(found, bins=100, range=(low, high), color=BLUE)
+        panel.set_xlabel(label(data[name], 80))
+        panel.set_ylabel("runs")

@@ -1,0 +1,130 @@
+"""What all pictures share: colours, labels with units, and the figure that saves itself."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from xarray import DataArray
+
+# Of M. Okabe and K. Ito's palette, which can be told apart with any colour vision; its yellow is
+# left out, which white paper swallows.
+BLUE, RED, GREEN, ORANGE, SKY, PINK, BLACK, GREY = (
+    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000", "#999999",
+)  # fmt: skip
+COLOURS = (BLUE, RED, GREEN, ORANGE, SKY, PINK, BLACK)
+MARKERS, LINES = ("o", "s", "^", "D", "v"), ("-", "--", ":", "-.")
+#: A map of even lightness that any colour vision reads, and the colour of what has no value.
+MAP, MISSING = "viridis", "#DDDDDD"
+WIDTH, DPI = 8.0, 120
+SMALL, LARGE = 8, 11
+
+
+class Picture(Figure):  # type: ignore[misc]
+    """A matplotlib figure that needs no display.
+
+    Parameters
+    ----------
+    width, height : float
+        Inches.
+
+    Attributes
+    ----------
+    description : str
+        What is to be seen, for those who do not see it.
+    """
+
+    description: str = ""
+
+    def __init__(self, width: float = WIDTH, height: float = 6.0) -> None:
+        super().__init__(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(self)
+
+    def headed(self, text: str) -> None:
+        """Write a title over everything."""
+        self.suptitle(text, fontsize=LARGE)
+
+    def save(self, target: str | Path, dpi: int = DPI) -> Path:
+        """Write the picture in the format that the ending names: png, svg or pdf.
+
+        Raises
+        ------
+        FlowError
+            If the file cannot be written or the ending is another.
+        """
+        path = Path(target)
+        kind = path.suffix.lower().lstrip(".")
+        if kind not in ("png", "svg", "pdf"):
+            raise FlowError(f"the picture is '{target}'; it must end in .png, .svg or .pdf")
+        try:
+            self.savefig(path, dpi=dpi, metadata=_metadata(kind, self.description))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise FlowError(f"the picture '{target}' cannot be written: {reason}") from error
+        return path
+
+    def png(self, dpi: int = DPI) -> bytes:
+        """Return the picture as the bytes of a PNG file."""
+        file = BytesIO()
+        self.savefig(file, format="png", dpi=dpi, metadata=_metadata("png", self.description))
+        return file.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        """Show it in a notebook."""
+        return self.png(90)
+
+
+def _metadata(kind: str, description: str) -> dict[str, Any]:
+    """Return what goes into the file: the description, and no date, so equal pictures are equal."""
+    if kind == "png":
+        return {"Description": description} if description else {}
+    return {"Title": description, "Date" if kind == "svg" else "CreationDate": None}
+
+
+def label(array: DataArray, width: int = 34) -> str:
+    """Return name, meaning and unit of an array, in lines that fit beside a panel."""
+    name, text = str(array.name), str(array.attrs.get("long_name", ""))
+    unit = unit_of(array)
+    text = f"{name}: {text}" if text not in ("", name) else name
+    return fill(f"{text} ({unit})" if unit else text, width)
+
+
+def short(array: DataArray) -> str:
+    """Return name and unit of an array."""
+    unit = unit_of(array)
+    return f"{array.name} ({unit})" if unit else str(array.name)
+
+
+def unit_of(array: DataArray) -> str:
+    """Return the unit, empty for pure numbers."""
+    unit = str(array.attrs.get("units", ""))
+    return "" if unit == "1" else unit
+
+
+def colour_map(name: str = MAP) -> Any:
+    """Return a colour map in which what has no value is grey."""
+    found = colormaps[name].copy()
+    found.set_bad(MISSING)
+    return found
+
+
+def legend(panel: Axes, **options: Any) -> None:
+    """Explain the lines of a panel, in small letters and without a frame."""
+    panel.legend(**{"frameon": False, "fontsize": SMALL, **options})
+
+
+def tidy(panel: Axes) -> None:
+    """Take away the two sides of a frame that carry no numbers, and draw a faint grid."""
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(alpha=0.25, lw=0.5)
+    panel.set_axisbelow(True)

@@ -1,0 +1,146 @@
+"""Forward sensitivities, against finite differences, closed forms and published values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from attrs import evolve
+
+from cubie_flow import OdeSystem, solve
+from cubie_flow.batches import make_design
+from cubie_flow.errors import FlowError
+from cubie_flow.kernels.kernel import Tolerances
+from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel
+from cubie_flow.systems.sensitivities import with_sensitivities
+
+
+@pytest.fixture(scope="module")
+def robertson(conf: Path) -> OdeSystem:
+    return OdeSystem.from_file(conf / "system" / "robertson.yaml")
+
+
+def beside_each(values: dict[str, float], part: float) -> dict[str, list[float]]:
+    """Return two runs for each quantity: it alone smaller, and larger, by a part of itself."""
+    found = {name: [value] * (2 * len(values)) for name, value in values.items()}
+    for number, (name, value) in enumerate(values.items()):
+        found[name][2 * number] = value * (1 - part)
+        found[name][2 * number + 1] = value * (1 + part)
+    return found
+
+
+def test_sensitivities_of_robertson_are_those_of_finite_differences(robertson: OdeSystem) -> None:
+    options = {
+        "duration": 40.0, "algorithm": "rodas5p", "rtol": 1e-10, "atol": 1e-14,
+        "times": [0.4, 4.0, 40.0], "target": "cpu",
+    }  # fmt: skip
+    data = solve(robertson, sensitivities=["k1", "k2", "k3", "y1"], **options)
+    assert (data.status.values == 0).all()
+    chosen = [*robertson.parameters, robertson.states[0]]
+    beside = beside_each({one.name: one.value for one in chosen}, 1e-4)
+    start = {"y1": beside.pop("y1")}
+    pairs = solve(robertson, parameters=beside, initial_values=start, **options)
+    for number, quantity in enumerate(chosen):
+        name = "y1_initial" if quantity.name == "y1" else quantity.name
+        for state in ("y1", "y2", "y3"):
+            low, high = pairs[state].values[2 * number : 2 * number + 2]
+            difference = (high - low) / (2e-4 * quantity.value)
+            found = data[f"d{state}_d{name}"].values[0]
+            np.testing.assert_allclose(found, difference, rtol=2e-6, err_msg=f"{state}, {name}")
+    # The example cvsRoberts_FSA_dns of CVODES prints these at t = 0.4.
+    published = [-3.5595e-01, 3.9025e-04, 3.5556e-01]
+    found = [float(data[f"dy{i}_dk1"].values[0, 0]) for i in (1, 2, 3)]
+    np.testing.assert_allclose(found, published, rtol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["tsit5", "bdf"])
+def test_sensitivities_of_lorenz_are_those_of_finite_differences(
+    lorenz: OdeSystem, algorithm: str
+) -> None:
+    options = {
+        "duration": 1.0, "algorithm": algorithm, "rtol": 1e-9, "atol": 1e-11, "target": "cpu",
+        "times": [0.5, 1.0], "variables": ["x", "energy"],
+    }  # fmt: skip
+    names = ["dx_drho", "denergy_drho", "dx_dx_initial"]
+    shown = {**options, "variables": names}
+    data = solve(lorenz, sensitivities=["rho", "x"], **shown)
+    beside = beside_each({"rho": 21.0, "x": 1.0}, 1e-5)
+    pairs = solve(
+        lorenz, parameters={"rho": beside["rho"]}, initial_values={"x": beside["x"]}, **options
+    )
+    for variable, first, size, name in (
+        ("x", 0, 21.0, names[0]), ("energy", 0, 21.0, names[1]), ("x", 2, 1.0, names[2]),
+    ):  # fmt: skip
+        low, high = pairs[variable].values[first : first + 2]
+        difference = (high - low) / (2e-5 * size)
+        np.testing.assert_allclose(data[name].values[0], difference, rtol=3e-4, err_msg=name)
+
+
+def test_algebraic_states_have_sensitivities_from_the_start_on() -> None:
+    # z = k*x always, so dz/dk = x + k*dx/dk, with x = exp(-k*t).
+    system = OdeSystem.from_mapping(
+        {
+            "states": {"x": 1.0, "z": 0.3},
+            "parameters": {"k": 0.5},
+            "equations": {"x": "-z", "z": "z - k*x"},
+            "mass": {"z": 0},
+        }
+    )
+    data = solve(
+        system, sensitivities=["k"], algorithm="rodas5p", rtol=1e-9, atol=1e-11, target="cpu",
+        duration=2.0, save_every=1.0,
+    )  # fmt: skip
+    t = data.time.values
+    x = np.exp(-0.5 * t)
+    np.testing.assert_allclose(data.dx_dk.values[0], -t * x, atol=1e-8)
+    np.testing.assert_allclose(data.dz_dk.values[0], x - 0.5 * t * x, atol=1e-8)
+
+
+@pytest.mark.parametrize("algorithm", ["tsit5", "rodas5p"])
+def test_the_simulator_gives_the_bits_of_the_cpu(lorenz: OdeSystem, algorithm: str) -> None:
+    options = {
+        "parameters": {"rho": [15.0, 20.0]}, "sensitivities": ["rho", "x"], "duration": 0.2,
+        "save_every": 0.1, "algorithm": algorithm, "rtol": 1e-4,
+    }  # fmt: skip
+    cpu, simulated = (solve(lorenz, target=target, **options) for target in ("cpu", "simulator"))
+    for name in cpu.data_vars:
+        np.testing.assert_array_equal(cpu[name].values, simulated[name].values, err_msg=name)
+
+
+def test_sensitivities_compile_for_cuda(robertson: OdeSystem) -> None:
+    study = Study(
+        robertson, make_design("single", {}), algorithm="rodas5p", precision="float64",
+        output=OutputChoice(sensitivities=["k1", "k2", "k3"]), target=TargetChoice("cuda"),
+    )  # fmt: skip
+    code = build_kernel(study).compile_cuda("sm_90")
+    assert code.figures.registers > 0
+
+
+def test_names_units_and_tolerances_follow_the_quantities(robertson: OdeSystem) -> None:
+    data = solve(robertson, sensitivities=["k1", "y2"], duration=1e-3, algorithm="rodas5p")
+    assert data.dy1_dk1_final.attrs["units"] == "1/(s-1)"
+    assert data.dy1_dy2_initial_final.attrs["units"] == "1"
+    assert "with respect to rate of A -> B" in data.dy1_dk1_final.attrs["long_name"]
+    states = with_sensitivities(robertson, ("k1",)).states
+    vector = Tolerances(rtol=1e-3, atol={"y1": 1e-4, "dy2_dk1": 7.0}).vector(states, "float64")
+    np.testing.assert_allclose(vector[-6:], [1e-4, 1e-6, 1e-6, 1e-4 / 0.04, 7.0, 1e-6 / 0.04])
+    np.testing.assert_allclose(vector[4:10], 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["kk1"], r"output.sensitivities names 'kk1', which is no parameter.*did you mean"),
+        (["k1", "k1"], "names 'k1' twice"),
+    ],
+)
+def test_mistakes_are_said(robertson: OdeSystem, names: list[str], said: str) -> None:
+    with pytest.raises(FlowError, match=said):
+        solve(robertson, sensitivities=names)
+
+
+def test_a_name_that_is_taken_is_said(robertson: OdeSystem) -> None:
+    renamed = evolve(robertson.observables[0], name="dy1_dk1")
+    with pytest.raises(FlowError, match="makes 'dy1_dk1', but system 'robertson' has"):
+        solve(evolve(robertson, observables=(renamed,)), sensitivities=["k1"])
