@@ -257,7 +257,7 @@ def run(config: DictConfig, plans: list[tuple[str, Plan]] | None = None) -> None
     """
     _check_experiment()
     credentials.hide(config)
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = credentials.as_given(HydraConfig.get().overrides.task)
     settings = Settings.from_container(OmegaConf.to_container(config, resolve=True), overrides)
     if settings.task == "doctor":
         from cubie_flow.doctor import examination
@@ -393,7 +393,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
     from cubie_flow.storage import found_location, locked, new_location, note_location
 
     study = _placed(settings)
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = credentials.as_given(HydraConfig.get().overrides.task)
     storage = settings.values["storage"]
     with _folder(settings, study) as folder, locked(folder):
         place = new_location(storage, folder)

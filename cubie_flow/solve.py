@@ -460,11 +460,10 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
 
 def result_bytes(study: Study) -> int:
     """Return the bytes of a study's results before compression; no kernel is made for it."""
-    per_run = 9 + bool(study.rescue) + 8 * len(study.design.names)
-    for variable in variables(study):
-        times = study.times.size if variable.dims == PER_RUN_AND_TIME else 1
-        per_run += times * variable.dtype.itemsize
-    return study.design.size * per_run
+    numbers = study.times.size * len(study.saved) + len(study.system.states)
+    numbers += len(METRICS) * len(study.summarised)
+    counted = 9 + bool(study.rescue) + 8 * len(study.design.names)
+    return study.design.size * (counted + numbers * np.dtype(study.precision).itemsize)
 
 
 def plan_study(

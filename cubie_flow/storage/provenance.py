@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cubie_flow.credentials import redacted
+
 SCHEMA_VERSION = 1
 PACKAGES = ("cubie-flow", "numpy", "numba", "llvmlite", "numba-cuda", "scipy", "xarray", "zarr")
 
@@ -39,7 +41,7 @@ def provenance(overrides: Sequence[str] = (), folder: str | Path = ".") -> dict[
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_name(),
-        "overrides": list(overrides),
+        "overrides": [redacted(word) for word in overrides],
     }
     for package in PACKAGES:
         try:
