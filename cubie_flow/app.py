@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cubie_flow import command_line, credentials, studies
 from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
+from cubie_flow.logs import logged
 from cubie_flow.stopping import Stopped, Watch
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _resume(given: list[str]) -> int:
     with locked(folder):
         place = resume.location_of(folder, others)
         store = ResultStore.open(place)
-        settings = resume.stored_settings(folder, others, store.attrs)
+        settings = resume.stored_settings(resume.stored_config(folder), others, store.attrs)
         study = resume.stored_study(settings, store.attrs)
         _confirm(settings, study, place)
         if settings.values["dry_run"]:
@@ -118,7 +119,7 @@ def _finish(
     from cubie_flow.report import summary
     from cubie_flow.solve import run_study
 
-    with _logging(folder / LOG):
+    with logged(folder / LOG):
         log.info("%s resumed %s", study.name, " ".join(others))
         watch, told = _watch(settings), settings.values["engine"]["progress"]
         with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
@@ -298,9 +299,10 @@ def _import(settings: Settings) -> None:
 def _plan(settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]] | None) -> None:
     """Print the plan of a study, or keep it for the table of a multirun."""
     from cubie_flow.solve import plan_study
+    from cubie_flow.sweeps.decided import placed
 
     composed = HydraConfig.get()
-    study = _placed(settings)
+    study = placed(settings)
     storage = settings.values["storage"]
     dry = settings.values["dry_run"]
     plan = plan_study(study, storage["url"] or storage["folder"], compiling=not dry)
@@ -317,35 +319,15 @@ def _plan(settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]
     plan.refuse()
 
 
-def _settled(settings: Settings) -> Study:
-    """Return the study, its method chosen where ``algorithm=auto`` asks for it."""
-    from cubie_flow.solve import settled
-
-    study, reason = settled(settings.study())
-    if reason:
-        settings.notes.append(reason)
-    return study
-
-
-def _placed(settings: Settings) -> Study:
-    """Return the study, with buffers placed where ``buffers=auto`` asks for it."""
-    study = _settled(settings)
-    if settings.values["buffers"]["auto"]:
-        from cubie_flow.sweeps.placement import automatic
-
-        study, note = automatic(study)
-        settings.notes.append(note)
-    return study
-
-
 def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> None:
     """Compare the placements of buffers; leave one dataset and its picture behind."""
     from attrs import evolve
 
     from cubie_flow.report import shown
+    from cubie_flow.sweeps.decided import settled
     from cubie_flow.sweeps.placement import save, study_placements
 
-    study = _settled(settings)
+    study = settled(settings)
     # A folder of its own, so that the study's results stay together.
     study = evolve(study, name=f"{study.name}_placement")
     choice = settings.values["buffers"]
@@ -353,7 +335,7 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
     def show(done: int, total: int) -> None:
         print(f"{study.name}: {done} of {total} placements compiled", file=sys.stderr, flush=True)
 
-    with _folder(settings, study) as folder, _logging(folder / LOG):
+    with _folder(settings, study) as folder, logged(folder / LOG):
         (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
         log.info("%s %s", study.name, " ".join(overrides))
         ranked = study_placements(
@@ -391,8 +373,9 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
     from cubie_flow.report import summary
     from cubie_flow.solve import run_study
     from cubie_flow.storage import found_location, locked, new_location, note_location
+    from cubie_flow.sweeps.decided import placed
 
-    study = _placed(settings)
+    study = placed(settings)
     overrides = credentials.as_given(HydraConfig.get().overrides.task)
     storage = settings.values["storage"]
     with _folder(settings, study) as folder, locked(folder):
@@ -403,7 +386,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
             if (taken := found_location(folder)) is not None:
                 taken.refuse_what_is_there()
         _confirm(settings, study, place)
-        with _logging(folder / LOG):
+        with logged(folder / LOG):
             (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
             log.info("%s %s", study.name, " ".join(overrides))
             watch, told = _watch(settings), settings.values["engine"]["progress"]
@@ -454,42 +437,6 @@ def _folder(settings: Settings, study: Study) -> Iterator[Path]:
             for parent in (folder.parent, folder.parent.parent, *made):
                 with suppress(OSError):
                     parent.rmdir()
-
-
-class _Redacting(logging.Formatter):
-    """Writes no credentials, whoever logs them."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
-        return credentials.redacted(super().format(record))
-
-
-@contextmanager
-def _logging(path: Path) -> Iterator[None]:
-    """Send what is logged, and warnings, to a file."""
-    # A disk that is full is said once, in a sentence, and not by the logger as well.
-    logging.raiseExceptions = False
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(message)s"))
-    loggers: list[Any] = [log, logging.getLogger("py.warnings")]
-    logging.captureWarnings(True)
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.propagate = False
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    except FlowError as error:
-        log.error(str(error))
-        raise
-    except KeyboardInterrupt:
-        log.error("interrupted")
-        raise
-    finally:
-        logging.captureWarnings(False)
-        for logger in loggers:
-            logger.removeHandler(handler)
-        handler.close()
 
 
 def _check_experiment() -> None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 Check = Callable[[str, Any], Any]
 SUFFIX = "_location"
-FIXED = ("system.parameters.", "system.states.")
 
 
 def shipped(folder: str) -> Path:
@@ -116,6 +115,13 @@ def mapping(key: str, value: Any) -> dict[str, Any]:
     return {str(name): item for name, item in value.items()}
 
 
+def axes(key: str, value: Any) -> list[dict[str, Any]]:
+    """Check the axes of a sweep: a list of mappings from quantities to values."""
+    if not isinstance(value, list):
+        raise FlowError(f"{key} is {value!r}; it must be a list of mappings, such as [{{x: [1]}}]")
+    return [mapping(f"{key}[{i}]", axis) for i, axis in enumerate(value)]
+
+
 def tolerance(*, zero: bool) -> Check:
     """Return the check of a tolerance: one number, or one a state."""
     one = number(least=0.0) if zero else number(above=0.0)
@@ -147,6 +153,16 @@ def times(key: str, value: Any) -> list[float] | None:
         raise FlowError(f"{key} is {value!r}; it must be a list of times, such as [0, 1], or null")
     one = number(least=0.0)
     return [one(f"{key}[{i}]", item) for i, item in enumerate(value)]
+
+
+def data(key: str, value: Any) -> Any:
+    """Check the name of a file, or a mapping of columns, or null; they are read with the study."""
+    if value is None or (isinstance(value, str) and value) or isinstance(value, Mapping):
+        return value
+    raise FlowError(
+        f"{key} is {value!r}; it must be the name of a .csv or .parquet file, a mapping of "
+        "columns, or null"
+    )
 
 
 BUFFER_KEYS: Mapping[str, Check] = {
@@ -240,6 +256,7 @@ SCHEMA: Schema = {
         "size": whole(1, optional=True),
         "seed": whole(0),
         "path": text(optional=True),
+        "sweep": axes,
     },
     "output": {
         "save_every": number(above=0.0, optional=True),
@@ -247,6 +264,7 @@ SCHEMA: Schema = {
         "variables": names,
         "summaries": names,
         "sensitivities": names,
+        "compare": data,
     },
     "engine": {
         "kind": choice("local"),
@@ -375,8 +393,7 @@ class Settings:
         FlowError
             For a mistake in the model or the batch.
         """
-        from cubie_flow.batches import make_design
-        from cubie_flow.defaults import batch_values, load_system
+        from cubie_flow.defaults import batch_design, load_system
         from cubie_flow.rescue import read_rescue
         from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice
         from cubie_flow.systems.sensitivities import with_sensitivities
@@ -384,25 +401,8 @@ class Settings:
         v = self.values
         if system is None:
             system = load_system(v["system"])
-        batch = dict(v["batch"])
-        if batch["kind"] == "single" and not any(
-            key.startswith("batch.values") for key in self.keys
-        ):
-            batch["values"] = {}
-        if batch["kind"] not in ("table", "single"):
-            given = [key.split(".")[2] for key in self.keys if key.startswith(FIXED)]
-            batch["values"], batch["size"], notes = batch_values(
-                batch["kind"], batch["values"], batch["size"], system, given
-            )
-            self.notes.extend(notes)
-        design = make_design(**batch)
-        known = {quantity.name for quantity in (*system.states, *system.parameters)} | {"duration"}
-        for name in design.names:
-            if name not in known:
-                raise FlowError(
-                    f"batch.values names '{name}', which is no parameter, state or duration of "
-                    f"the system '{system.name}'{nearest(name, known)}"
-                )
+        design, notes = batch_design(v["batch"], system, self.keys)
+        self.notes.extend(notes)
         output = dict(v["output"])
         augmented = with_sensitivities(system, tuple(output["sensitivities"] or ()))
         states = [state.name for state in augmented.states]

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 from cubie_flow.errors import FlowError, nearest
 
 if TYPE_CHECKING:
+    from cubie_flow.batches import Design
     from cubie_flow.systems import OdeSystem
 
+#: Keys that give a quantity of the model one value.
+FIXED = ("system.parameters.", "system.states.")
 #: Runs of a batch that says neither what varies nor how often.
 RUNS = 10_000
 _AS_DISTRIBUTION = {"linspace": "uniform", "logspace": "loguniform"}
@@ -26,6 +29,7 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
         For a mistake in the model, or a change of something it does not have.
     """
     from cubie_flow.systems import OdeSystem
+    from cubie_flow.systems.drivers import driven
     from cubie_flow.systems.files import read_model_file
 
     changes = {key: value for key, value in given.items() if value is not None}
@@ -33,6 +37,8 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
         return OdeSystem.from_mapping(changes)
     path = Path(str(changes.pop("file"))).expanduser()
     model = read_model_file(path)
+    if "drivers" in changes:
+        model = driven(model, changes.pop("drivers"), f"'{path}'")
     for key, value in changes.items():
         own = model.get(key)
         if isinstance(value, Mapping) and isinstance(own, Mapping):
@@ -52,6 +58,73 @@ def _replaced(old: Any, new: Any) -> Any:
     if isinstance(old, Mapping) and not isinstance(new, Mapping):
         return {**old, "value": new}
     return new
+
+
+def batch_design(
+    batch: Mapping[str, Any], system: OdeSystem, keys: Collection[str]
+) -> tuple[Design, list[str]]:
+    """Return the design of a batch, and what was decided on the way, one sentence each.
+
+    Parameters
+    ----------
+    batch
+        The group ``batch`` of the config.
+    system
+        Whose quantities it may name.
+    keys
+        What the command line gave a value.
+
+    Raises
+    ------
+    FlowError
+        For a mistake in the batch, or a quantity that the system does not have.
+    """
+    from cubie_flow.batches import SEED, make_design, swept_design
+
+    kind, values, size = batch["kind"], dict(batch["values"]), batch["size"]
+    notes: list[str] = []
+    if kind == "single" and not any(key.startswith("batch.values") for key in keys):
+        values = {}
+    swept = [name for axis in batch["sweep"] for name in axis]
+    replaced = [name for name in swept if values.pop(name, None) is not None]
+    if replaced:
+        notes.append(f"what is swept replaces batch.values of {', '.join(replaced)}")
+    sweep = []
+    for axis in batch["sweep"]:
+        # An interval holds no values of its own: the batch chooses them.
+        drawn = {name: spec for name, spec in axis.items() if _form(spec)[0] in _AS_LIST}
+        values.update(drawn)
+        sweep.append({name: spec for name, spec in axis.items() if name not in drawn})
+    sweep = [axis for axis in sweep if axis]
+    sampled = kind in ("sobol", "latin_hypercube")
+    if not values and not sampled and set(swept) - {SEED}:
+        if size is not None:
+            raise FlowError(
+                f"batch.size is {size}, but only {', '.join(swept)} varies, with values of its own"
+            )
+    elif kind not in ("table", "single"):
+        given = [key.split(".")[2] for key in keys if key.startswith(FIXED)]
+        filled, size, more = batch_values(kind, values, size, system, [*given, *swept])
+        values = {
+            name: spec for name, spec in filled.items() if name not in swept or name in values
+        }
+        if not values and swept:
+            raise FlowError(f"batch.kind {kind} has nothing to draw beside {', '.join(swept)}")
+        notes.extend(more)
+
+    def make(seed: int) -> Design:
+        return make_design(kind, values, size, seed, batch["path"])
+
+    design = swept_design(sweep, batch["seed"], make) if sweep else make(batch["seed"])
+    known = {quantity.name for quantity in (*system.states, *system.parameters)} | {"duration"}
+    for name in design.names:
+        if name not in known:
+            what = "the sweep" if name in swept else "batch.values"
+            raise FlowError(
+                f"{what} names '{name}', which is no parameter, state or duration of "
+                f"the system '{system.name}'{nearest(name, known)}"
+            )
+    return design, notes
 
 
 def batch_values(

@@ -190,7 +190,8 @@ class Rescue:
 
 #: Arrays of a result and their axis of runs.
 _ARRAYS = (
-    ("samples", 1), ("finals", 1), ("metrics", 2), ("status", 0), ("steps", 0), ("rejected", 0),
+    ("samples", 1), ("finals", 1), ("metrics", 2), ("misfits", 2), ("status", 0), ("steps", 0),
+    ("rejected", 0),
 )  # fmt: skip
 
 

@@ -59,7 +59,8 @@ def location_of(folder: Path, overrides: Sequence[str] = ()) -> Location:
     FlowError
         If there are none.
     """
-    config = _stored(folder)
+    config = stored_config(folder)
+    _complete(config)
     for override in overrides:
         key, value = _key_and_value(override)
         if key.startswith(f"{OPTIONS}."):
@@ -71,13 +72,17 @@ def location_of(folder: Path, overrides: Sequence[str] = ()) -> Location:
     return found
 
 
-def _stored(folder: Path) -> Any:
-    config = OmegaConf.load(folder / CONFIG)
+def stored_config(folder: Path) -> Any:
+    """Return the config that a run left in its folder, unresolved."""
+    return OmegaConf.load(folder / CONFIG)
+
+
+def _complete(config: Any) -> None:
+    """Add the keys that a config of an earlier version lacks."""
     OmegaConf.set_struct(config, False)
     for key, value in LATER.items():
         if OmegaConf.select(config, key, default=LATER) is LATER:
             OmegaConf.update(config, key, value, force_add=True)
-    return config
 
 
 def _key_and_value(override: str) -> tuple[str, Any]:
@@ -91,13 +96,13 @@ def _key_and_value(override: str) -> tuple[str, Any]:
         raise FlowError(f"{key} is '{text}', which is no value that YAML knows") from error
 
 
-def stored_settings(folder: Path, overrides: Sequence[str], attrs: Mapping[str, Any]) -> Settings:
+def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, Any]) -> Settings:
     """Return the config of a run with what the command line may change.
 
     Parameters
     ----------
-    folder
-        Of the run.
+    config
+        Of the run, as OmegaConf has it; it is changed.
     overrides
         ``key=value`` of the command line.
     attrs
@@ -108,7 +113,7 @@ def stored_settings(folder: Path, overrides: Sequence[str], attrs: Mapping[str, 
     FlowError
         If an override changes the science of the study, naming the key and both values.
     """
-    config = _stored(folder)
+    _complete(config)
     for override in overrides:
         key, value = _key_and_value(override)
         allowed = any(key == p or key.startswith(f"{p}.") for p in (*POLICY, SIZE))
@@ -160,6 +165,8 @@ def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:
     study = settings.study(OdeSystem.from_mapping(json.loads(attrs["system"])))
     # A method that was chosen from a pilot is not chosen again.
     study = evolve(study, algorithm=str(attrs["algorithm"]))
+    if "compare" in attrs:
+        study = evolve(study, output=evolve(study.output, compare=json.loads(attrs["compare"])))
     stored, now = json.loads(attrs["design"]), study.design.describe()
     if stored != now and not study.design.extends(stored):
         raise FlowError(

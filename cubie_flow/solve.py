@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design, make_design
 from cubie_flow.choosing import AUTO, choose
+from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.integrators.comparison import residuals
+from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
 from cubie_flow.kernels.kernel import (
@@ -32,8 +36,8 @@ from cubie_flow.kernels.kernel import (
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
+from cubie_flow.restate import restated
 from cubie_flow.storage import (
-    AsyncWriter,
     Location,
     ResultStore,
     StoreSchema,
@@ -44,6 +48,7 @@ from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
 from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.measurements import Measurements, read_measurements
 from cubie_flow.systems.sensitivities import initial_name, with_sensitivities
 
 if TYPE_CHECKING:
@@ -92,6 +97,8 @@ class OutputChoice:
     sensitivities : sequence of str, optional
         Parameters, and states for their initial values, with respect to which the derivatives of
         all states are integrated too; see `cubie_flow.systems.sensitivities`.
+    compare : path or mapping, optional
+        Measured data whose misfit is kept of every run; see `cubie_flow.systems.measurements`.
     """
 
     save_every: float | None = None
@@ -99,6 +106,7 @@ class OutputChoice:
     variables: Sequence[str] | None = None
     summaries: Sequence[str] | None = None
     sensitivities: Sequence[str] | None = None
+    compare: Any = field(default=None, eq=False)
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -175,11 +183,7 @@ class Study:
     def spans(self) -> tuple[float, float]:
         """Shortest and longest duration of a run."""
         if DURATION in self.design.names:
-            size, part = self.design.size, 65536
-            columns = [
-                self.design.columns(start, min(start + part, size))[DURATION]
-                for start in range(0, size, part)
-            ]
+            columns = [columns[DURATION] for columns in _parts(self.design, {DURATION})]
             return min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
         span = float(self.system.duration if self.duration is None else self.duration)
         return span, span
@@ -199,6 +203,30 @@ class Study:
             )
         return times
 
+    @cached_property
+    def measured(self) -> Measurements | None:
+        """Data that runs are compared with."""
+        if self.output.compare is None:
+            return None
+        system = self.integrated
+        known = [item.name for item in (*system.states, *system.observables)]
+        data = read_measurements(self.output.compare, known)
+        first, last = self.t_start, self.t_start + self.span
+        for time in data.times:
+            if not first <= time <= last + 1e-12 * abs(last):
+                raise FlowError(
+                    f"output.compare has a value at time {time:g}, but runs go from {first:g} to "
+                    f"{last:g}; change duration or t_start, or leave it out"
+                )
+        return data
+
+    @cached_property
+    def sampled(self) -> Array | None:
+        """Times at which runs are sampled, relative to the start: saved ones and the data's."""
+        if self.measured is None:
+            return self.times if self.times.size else None
+        return np.union1d(self.times, np.asarray(self.measured.times) - self.t_start)
+
     @property
     def saved(self) -> tuple[str, ...]:
         """Names of what is saved over time."""
@@ -216,6 +244,13 @@ class Study:
         return tuple(self.output.summaries or ())
 
 
+def _parts(design: Design, names: Collection[str]) -> Iterator[dict[str, Array]]:
+    """Yield the values of all runs, some runs at a time, if any of `names` varies."""
+    part = 65536
+    for start in range(0, design.size if {*names} & {*design.names} else 0, part):
+        yield design.columns(start, min(start + part, design.size))
+
+
 def build_kernel(study: Study) -> BatchSolverKernel:
     """Return the kernel of a study, not yet compiled.
 
@@ -225,6 +260,8 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         If the study asks for what its system, method or target does not have.
     """
     _check_span(study)
+    for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
+        check_choices(study.system.drivers, columns)
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
@@ -239,7 +276,8 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         max_factor=c.max_factor,
         saved=saved,
         summarised=study.summarised,
-        sampling=bool(saved),
+        sampling=study.sampled is not None,
+        measured=study.measured,
         t_start=study.t_start,
         duration=study.span,
     )
@@ -354,7 +392,27 @@ def variables(study: Study) -> tuple[Variable, ...]:
             label = f"{_METRIC_LABELS[metric]} of {text or name} over the run"
             own = "1" if metric == "peaks" else unit
             found.append(Variable(f"{name}_{metric}", PER_RUN, real, own, label))
+    found += _misfit_variables(study, labels)
     return tuple(found)
+
+
+def _misfit_variables(study: Study, labels: Mapping[str, tuple[str, str]]) -> list[Variable]:
+    """Return what the comparison with data gives, float64: differences of it are small."""
+    if study.measured is None:
+        return []
+    found = []
+    for one in study.measured.series:
+        unit, text = labels[one.name]
+        kinds = [
+            ("sse", "sum of squared residuals", f"({unit})2" if unit != "1" and unit else unit)
+        ]
+        if one.sigmas:
+            kinds.append(("wls", "sum of squared residuals by their variance", "1"))
+        for kind, label, own in kinds:
+            name, label = f"{one.name}_{kind}", f"{label} of {text or one.name}"
+            found.append(Variable(name, PER_RUN, "float64", own, label))
+    label = "logarithm of the Gaussian likelihood of the data"
+    return [*found, Variable("loglik", PER_RUN, "float64", "1", label)]
 
 
 _METRIC_LABELS = {
@@ -382,6 +440,8 @@ def schema(
         coordinates.append(
             Variable(coordinate_name(study, name), PER_RUN, "float64", unit, text or name)
         )
+    for name in study.design.labels:
+        coordinates.append(Variable(name, PER_RUN, "float64", "1", name.replace("_", " ")))
     times = study.times
     layout = kernel.layout
     plan = {
@@ -412,6 +472,8 @@ def schema(
             "design": json.dumps(study.design.describe()),
             "system": json.dumps(study.system.to_mapping()),
             "system_hash": study.system.content_hash,
+            **_driver_hashes(study.system),
+            **_data(study),
             **config,
         },
         memory=[
@@ -432,16 +494,33 @@ def schema(
     )
 
 
+def _driver_hashes(system: OdeSystem) -> dict[str, str]:
+    hashes = {driver.name: driver.content_hash for driver in system.drivers}
+    return {"drivers": json.dumps(hashes)} if hashes else {}
+
+
+def _data(study: Study) -> dict[str, str]:
+    data = study.measured
+    if data is None:
+        return {}
+    return {"compare": json.dumps(data.to_mapping()), "compare_hash": data.content_hash}
+
+
 def shard_arrays(
     study: Study, columns: Mapping[str, Array], result: BatchResult
 ) -> dict[str, Array]:
     """Return the arrays of a shard by the names of the store."""
-    arrays = {name: result.samples[i] for i, name in enumerate(study.saved)}
+    samples = result.samples
+    if study.saved and study.sampled is not None and len(study.sampled) > len(study.times):
+        samples = samples[:, :, np.isin(study.sampled, study.times)]
+    arrays = {name: samples[i] for i, name in enumerate(study.saved)}
     for i, state in enumerate(study.integrated.states):
         arrays[f"{state.name}_final"] = result.finals[i]
     for i, name in enumerate(study.summarised):
         for j, metric in enumerate(METRICS):
             arrays[f"{name}_{metric}"] = result.metrics[i, j]
+    if study.measured is not None:
+        arrays.update(residuals(study.measured, result.misfits))
     for name, values in columns.items():
         arrays[coordinate_name(study, name)] = values
     arrays.update(steps=result.steps, rejected=result.rejected, status=result.status)
@@ -463,7 +542,7 @@ def result_bytes(study: Study) -> int:
     numbers = study.times.size * len(study.saved) + len(study.system.states)
     numbers += len(METRICS) * len(study.summarised)
     counted = 9 + bool(study.rescue) + 8 * len(study.design.names)
-    return study.design.size * (counted + numbers * np.dtype(study.precision).itemsize)
+    return study.design.size * int(counted + numbers * np.dtype(study.precision).itemsize)
 
 
 def plan_study(
@@ -562,28 +641,98 @@ def _threads(study: Study) -> int:
     return usable_threads(study.target.threads)
 
 
-def _shards(
-    study: Study,
-    kernel: BatchSolverKernel,
-    bounds: Sequence[tuple[int, int]],
-    tick: Callable[[int], None] | None,
-) -> Iterator[tuple[dict[str, Array], BatchResult]]:
-    limits, times = tolerances(study.controller), study.times
-    threads = _threads(study)
-    rescue = Rescue(study, build_kernel, tolerances) if study.rescue else None
-    for start, stop in bounds:
+@frozen(eq=False)
+class ShardSolver:
+    """Solves the shards of a study with one kernel; see `cubie_flow.engines.base.Solver`.
+
+    Parameters
+    ----------
+    study : Study
+    kernel : BatchSolverKernel
+    shards : sequence of (int, int)
+        First run and the one after the last, by shard.
+    threads : int
+        CPU threads.
+    """
+
+    study: Study
+    kernel: BatchSolverKernel
+    shards: Sequence[tuple[int, int]]
+    threads: int
+
+    @cached_property
+    def _rescue(self) -> Rescue | None:
+        return Rescue(self.study, build_kernel, tolerances) if self.study.rescue else None
+
+    def solve(
+        self, index: int, tick: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Array], Record]:
+        """Return the arrays of a shard, by the names of the store, and what is told of it."""
+        study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
-        result = kernel.solve(
-            columns,
-            stop - start,
-            limits,
-            times if times.size else None,
-            threads,
-            None if tick is None else lambda done, start=start: tick(start + done),  # type: ignore[misc]
+        times = study.sampled
+        limits = tolerances(study.controller)
+        result = self.kernel.solve(columns, stop - start, limits, times, self.threads, tick)
+        if self._rescue is not None:
+            result = self._rescue.apply(columns, result, times, self.threads)
+        arrays = shard_arrays(study, columns, result)
+        measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
+        transfer = measured.pop("transfer_seconds", 0.0)
+        codes, counts = np.unique(result.status, return_counts=True)
+        record = Record(
+            index=index,
+            runs=stop - start,
+            statuses={int(code): int(n) for code, n in zip(codes, counts, strict=True)},
+            steps=int(result.steps.sum(dtype=np.int64)),
+            rejected=int(result.rejected.sum(dtype=np.int64)),
+            rescued=()
+            if result.attempts is None
+            else tuple(np.bincount(result.attempts, minlength=len(study.rescue) + 1).tolist()),
+            seconds=result.seconds,
+            measured=measured,
+            row={
+                "start": start,
+                "runs": stop - start,
+                "transfer_seconds": transfer,
+                "kernel_seconds": result.seconds - transfer,
+            },
         )
-        if rescue is not None:
-            result = rescue.apply(columns, result, times if times.size else None, threads)
-        yield shard_arrays(study, columns, result), result
+        return arrays, record
+
+
+@frozen(eq=False)
+class ShardWork:
+    """The shards of a study and the store they go to; see `cubie_flow.engines.base.Work`.
+
+    Where it travels its kernel stays: it is built there, from the cache if it is there.
+    """
+
+    study: Study
+    location: Location
+    cut: ShardPlan
+    kernel: BatchSolverKernel | None = None
+    token: str = field(factory=lambda: uuid4().hex)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardWork, (self.study, self.location, self.cut, None, self.token)
+
+    def solver(self, seat: Seat) -> ShardSolver:
+        """Return a solver for a seat."""
+        study, kernel = self.study, self.kernel
+        if seat.device is not None:
+            study = evolve(study, target=evolve(study.target, device=seat.device))
+        if kernel is None or kernel.settings.device != study.target.device:
+            kernel = build_kernel(study)
+        threads = _threads(study) if seat.threads is None else seat.threads
+        return ShardSolver(study, kernel, self.cut.shards, threads)
+
+    def store(self) -> ResultStore:
+        """Return the store, open."""
+        return ResultStore.open(self.location)
+
+    def runs(self, index: int) -> tuple[int, int]:
+        """Return the first run of a shard and the one after its last."""
+        return self.cut.shards[index]
 
 
 def run_study(
@@ -594,10 +743,11 @@ def run_study(
     overrides: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
     resume: bool = False,
-    between_shards: Callable[[], None] | None = None,
+    between_shards: Callable[[float], None] | None = None,
     recheck: bool = False,
     overwrite: bool = False,
     on_created: Callable[[], None] | None = None,
+    engine: Engine | None = None,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
 
@@ -616,7 +766,8 @@ def run_study(
         Whether the store is there: only the shards that it lacks are integrated, in the layout
         that it has, and it is lengthened if the study has more runs.
     between_shards : callable, optional
-        Called after every shard; what it raises stops the study once that shard is written.
+        Called after every shard with the seconds it took; what it raises stops the study once
+        that shard is written.
     recheck : bool
         Whether a resumed store's shards are read and compared with their checksums first; those
         that differ are integrated again.
@@ -624,6 +775,8 @@ def run_study(
         Whether a store that is there is deleted once the study is ready to start.
     on_created : callable, optional
         Called when a new store is there.
+    engine : Engine, optional
+        Who solves the shards; None: this process.
 
     Raises
     ------
@@ -652,81 +805,51 @@ def run_study(
         store = ResultStore.create(place, held, plan(study, held), overwrite)
         if on_created is not None:
             on_created()
-    cut = store.plan
     complete = store.completed() if resume else set()
     if recheck:
         complete -= set(store.damaged())
-    todo = [index for index in range(len(cut.shards)) if index not in complete]
-    bounds = [cut.shards[index] for index in todo]
-    solved = sum(stop - start for start, stop in bounds)
-    statuses = np.zeros(256, np.int64)
-    for start, stop in (cut.shards[index] for index in complete):
-        statuses += np.bincount(store.status(start, stop), minlength=256)
-    steps = rejected = 0
-    rescued = np.zeros(len(study.rescue) + 1, np.int64)
-    kernel_seconds = 0.0
+    # All workers use the target that is used here, whatever they have beside it.
+    settled_target = evolve(study.target, kind=kernel.target)
+    work = ShardWork(evolve(study, target=settled_target), place, store.plan, kernel)
+    before = np.zeros(256, np.int64)
+    for start, stop in map(work.runs, complete):
+        before += np.bincount(store.status(start, stop), minlength=256)
 
-    def tick(done: int) -> None:
+    def show(done: int, failures: int) -> None:
         if on_progress is not None:
-            failures = int(statuses.sum() - statuses[0])
             on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
 
-    writer = AsyncWriter(store)
-    shards: dict[int, dict[str, float]] = {}
-    measured: dict[str, float] = {}
+    account = Account(dict(enumerate(before.tolist())), show, between_shards)
 
     def memory() -> dict[str, Any]:
         """Return what was measured of the whole run, beside what was predicted."""
         return {
             **planned.measurable(_threads(study)),
-            **{f"measured_{name}": int(value) for name, value in measured.items()},
+            **{f"measured_{name}": int(value) for name, value in account.measured().items()},
             "measured_host_bytes": peak_memory(),
             "measured_store_bytes": place.size(),
             "compile_seconds": built.seconds,
-            "solver_waited_seconds": writer.blocked,
-            "writer_waited_seconds": writer.idle,
+            "solver_waited_seconds": account.solver_waited,
+            "writer_waited_seconds": account.writer_waited,
         }
 
-    def rows() -> list[dict[str, float]]:
-        """Return what was measured of every shard that is complete."""
-        found = []
-        for index, (encode, write) in sorted(writer.shards.items()):
-            start, stop = cut.shards[index]
-            row = {"start": start, "runs": stop - start, **shards[index]}
-            found.append({**row, "encode_seconds": encode, "write_seconds": write})
-        return found
-
+    todo = [index for index in range(len(store.plan.shards)) if index not in complete]
     try:
-        with writer:
-            pieces = _shards(study, kernel, bounds, tick)
-            for index, (arrays, result) in zip(todo, pieces, strict=True):
-                transfer = result.measured.pop("transfer_seconds", 0.0)
-                kernel_only = result.seconds - transfer
-                size = sum(array.nbytes for array in arrays.values())
-                shards[index] = {"transfer_seconds": transfer, "kernel_seconds": kernel_only}
-                for name, value in {**result.measured, "shard_bytes": size}.items():
-                    measured[name] = max(value, measured.get(name, 0.0))
-                statuses += np.bincount(result.status, minlength=256)
-                steps += int(result.steps.sum(dtype=np.int64))
-                rejected += int(result.rejected.sum(dtype=np.int64))
-                if result.attempts is not None:
-                    rescued += np.bincount(result.attempts, minlength=len(rescued))
-                kernel_seconds += result.seconds
-                writer.submit(index, arrays)
-                if between_shards is not None and index != todo[-1]:
-                    between_shards()
+        (engine or LocalEngine()).run(work, todo, account)
     except BaseException:
         # What is complete keeps its figures; why it stopped is more important than they are.
         with suppress(FlowError):
-            store.finalise(memory=memory(), shards=rows())
+            store.finalise(memory=memory(), shards=account.rows())
         raise
+    kernel_seconds, solved = account.total("seconds"), int(account.total("runs"))
+    statuses = account.statuses
     seconds = {
         "build": built.seconds,
         "kernel": kernel_seconds,
-        "write": writer.seconds,
+        "write": account.total("encode_seconds") + account.total("write_seconds"),
         "total": perf_counter() - began,
-        "solver_waited": writer.blocked,
-        "writer_waited": writer.idle,
+        "solver_waited": account.solver_waited,
+        "writer_waited": account.writer_waited,
     }
     # A design that grew is the store's design from now on.
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
@@ -741,7 +864,7 @@ def run_study(
             **{f"seconds_{phase}": value for phase, value in seconds.items()},
         },
         memory=held_memory,
-        shards=rows(),
+        shards=account.rows(),
     )
     runs = study.design.size
     return RunReport(
@@ -749,14 +872,14 @@ def run_study(
         runs=runs,
         statuses=counted,
         solved=solved,
-        mean_steps=steps / max(solved, 1),
-        mean_rejected=rejected / max(solved, 1),
+        mean_steps=account.total("steps") / max(solved, 1),
+        mean_rejected=account.total("rejected") / max(solved, 1),
         seconds=seconds,
         runs_per_second=solved / max(kernel_seconds, 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
         store_bytes=place.size(),
         device=device,
-        rescued=tuple(int(count) for count in rescued[1:]),
+        rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
     )
 
@@ -766,6 +889,7 @@ def solve(
     *,
     parameters: Mapping[str, Any] | None = None,
     initial_values: Mapping[str, Any] | None = None,
+    drivers: Mapping[str, Any] | None = None,
     batch: str | Design | None = None,
     duration: float | Any | None = None,
     t_start: float = 0.0,
@@ -776,6 +900,7 @@ def solve(
     variables: Sequence[str] | None = None,
     summaries: Sequence[str] | None = None,
     sensitivities: Sequence[str] | None = None,
+    compare: Any = None,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
     atol: float | Mapping[str, float] | None = None,
@@ -792,6 +917,11 @@ def solve(
     system : OdeSystem
     parameters, initial_values : mapping, optional
         Values by name: a number for all runs, or an array with one value a run.
+    drivers : mapping, optional
+        Series by the name of a driver of the model, or of a parameter that becomes one, such as
+        ``{"u": {"times": t, "values": v, "interpolation": "cubic"}}``; see
+        `OdeSystem.with_drivers`. With one series a run, shape (runs, times), the parameter that
+        chooses the series varies by itself.
     batch : {"zip", "grid"} or Design, optional
         How arrays combine: run by run (the default), or every combination. A design replaces
         the arrays.
@@ -801,7 +931,7 @@ def solve(
     algorithm : str
         Name of a method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries, sensitivities
+    save_every, times, variables, summaries, sensitivities, compare
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it.
@@ -829,6 +959,14 @@ def solve(
         raise FlowError(f"controller must be a ControllerChoice, not {type(controller).__name__}")
     if isinstance(batch, str):
         make_design(batch, {"check": [0.0]} if batch in ("grid", "zip") else {})
+    choices: dict[str, list[float]] = {}
+    if drivers is not None:
+        system = system.with_drivers(drivers)
+        choices = {
+            one.series: [float(i) for i in range(len(one.values))]
+            for one in system.drivers
+            if one.name in drivers and one.series and one.series not in (parameters or {})
+        }
     fixed: dict[str, dict[str, float]] = {"parameters": {}, "states": {}}
     varied: dict[str, Any] = {}
     given = (
@@ -854,6 +992,7 @@ def solve(
         duration = float(spans) if spans.ndim == 0 else None
         if duration is None:
             varied[DURATION] = spans.tolist()
+    varied.update({} if isinstance(batch, Design) else choices)
     if times is not None:
         times = np.atleast_1d(_numbers("times", times)).tolist()
     if isinstance(batch, Design):
@@ -871,7 +1010,7 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=chosen,
-        output=OutputChoice(save_every, times, variables, summaries, sensitivities),
+        output=OutputChoice(save_every, times, variables, summaries, sensitivities, compare),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,
@@ -901,8 +1040,10 @@ def solve_study(study: Study) -> xarray.Dataset:
 
     study, _ = settled(study)
     kernel = build_kernel(study)
-    held = schema(study, kernel, {})
-    parts = [arrays for arrays, _ in _shards(study, kernel, plan(study, held).shards, None)]
+    held = schema(study, kernel, {"config": restated(study)})
+    shards = plan(study, held).shards
+    solver = ShardSolver(study, kernel, shards, _threads(study))
+    parts = [solver.solve(index)[0] for index in range(len(shards))]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     described = {v.name: v for v in held.arrays}
     data = {}

@@ -66,8 +66,13 @@ class Watch:
         self._began = self._last = monotonic()
         self._longest = 0.0
 
-    def check(self) -> None:
+    def check(self, took: float = 0.0) -> None:
         """Note that a shard is done.
+
+        Parameters
+        ----------
+        took : float
+            Seconds the shard took, where it was not the only one since the last call.
 
         Raises
         ------
@@ -75,7 +80,7 @@ class Watch:
             If a signal came, or the next shard might end after the limit.
         """
         now = monotonic()
-        self._longest, self._last = max(self._longest, now - self._last), now
+        self._longest, self._last = max(self._longest, now - self._last, took), now
         if self.signal is not None:
             name = signal.Signals(self.signal).name
             raise Stopped(f"stopped by {name} after the shard in flight", 128 + self.signal)

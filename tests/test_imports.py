@@ -21,14 +21,16 @@ ROOMS: dict[str, set[str]] = {
     "batches": {"errors"},
     "credentials": {"errors"},
     "storage": {"credentials", "errors"},
+    "engines": {"storage", "errors"},
 }
 ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["rescue"] = {"kernels", "integrators", "errors"}
 ROOMS["choosing"] = {"kernels", "integrators", "expressions"}
+ROOMS["restate"] = {"solve"}
 ROOMS["solve"] = set(ROOMS)
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
-ROOMS["defaults"] = {"systems", "errors"}
+ROOMS["defaults"] = {"systems", "batches", "errors"}
 ROOMS["config"] = {
     "solve", "rescue", "stopping", "systems", "defaults", "batches", "credentials", "errors",
 }  # fmt: skip
@@ -37,8 +39,23 @@ ROOMS["stopping"] = {"errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "credentials", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
-ROOMS["sweeps"] = {"integrators", "solve", "kernels", "systems", "memory", "storage", "errors"}
-ROOMS["analysis"] = {"solve", "resume", "config", "batches", "systems", "storage", "errors"}
+ROOMS["logs"] = {"credentials", "errors"}
+ROOMS["sweeps"] = {
+    "config", "command_line", "defaults", "batches", "integrators", "solve", "kernels", "systems",
+    "memory", "storage", "logs", "progress", "report", "resume", "stopping", "errors",
+}  # fmt: skip
+ROOMS["predicates"] = {"errors"}
+ROOMS["analysis"] = {
+    "predicates",
+    "solve",
+    "studies",
+    "config",
+    "batches",
+    "systems",
+    "integrators",
+    "storage",
+    "errors",
+}
 ROOMS["app"] = set(ROOMS)
 ROOMS["__main__"] = {"app"}
 FILES = sorted(

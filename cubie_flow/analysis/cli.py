@@ -18,6 +18,14 @@ from cubie_flow.errors import FlowError, nearest
 #: Command, its module (whose function has the same name), and what it does in one line.
 COMMANDS: dict[str, tuple[str, str]] = {
     "ls": ("ls", "list the studies below a folder"),
+    "show": ("show", "say what a result holds and where it came from"),
+    "runs": ("runs", "list runs: --where, --sort, --limit"),
+    "compare": ("compare", "set two results side by side"),
+    "export": ("export", "write Parquet, CSV, NetCDF or NumPy"),
+    "audit": ("audit", "integrate some runs again, far more accurately"),
+    "plot": ("plot", "draw a picture: trajectories, bands, heatmap, bifurcation, ..."),
+    "report": ("report", "write one HTML file: what was run and what came of it"),
+    "verify": ("verify", "compare a result with its checksums"),
 }
 HOME = "cubie_flow.analysis.commands"
 

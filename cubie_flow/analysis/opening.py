@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cubie_flow.analysis import folders
-from cubie_flow.errors import FlowError
+from cubie_flow.errors import FlowError, nearest
 
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
@@ -81,6 +81,41 @@ def open_group(path: str, group: str | None, chunks: Any = None) -> Dataset:
     if group is not None:
         data.encoding["group"] = group
     return data
+
+
+def open_runs(path: str | Path) -> Dataset:
+    """Open a result that is one dataset of runs: what most commands work on.
+
+    A job of a multirun is named by its group after the path: ``results.zarr::3``.
+
+    Raises
+    ------
+    FlowError
+        As `open_results`, and if the result holds several jobs and none is named, or no runs.
+    """
+    import xarray
+
+    place, sign, job = str(path).partition("::")
+    opened = open_results(place)
+    if isinstance(opened, xarray.DataTree):
+        jobs = [name for name in opened.groups if name != "/"]
+        names = [name.strip("/") for name in jobs]
+        if not sign:
+            raise FlowError(
+                f"'{path}' holds {len(jobs)} jobs; name one of them, such as '{place}::{names[0]}'"
+            )
+        if job not in names:
+            raise FlowError(
+                f"'{place}' has no job '{job}'{nearest(job, names)} (it has {', '.join(names[:8])})"
+            )
+        opened = opened[job].to_dataset()
+    elif sign:
+        raise FlowError(f"'{place}' is one study and has no job '{job}'")
+    if "run" not in opened.sizes:
+        raise FlowError(
+            f"'{path}' holds no runs, but {', '.join(map(str, opened.sizes)) or 'nothing'}"
+        )
+    return opened
 
 
 def open_tree(path: str, jobs: list[str], chunks: Any = None) -> DataTree:

@@ -43,6 +43,8 @@ class Design(ABC):
         One of `KINDS`.
     names
         The varied quantities, in the order given.
+    labels
+        Further columns, which are recorded with a run and mean nothing to its model.
     size
         Number of runs.
     extendable
@@ -51,6 +53,7 @@ class Design(ABC):
 
     kind: ClassVar[str]
     extendable: ClassVar[bool] = False
+    labels: ClassVar[tuple[str, ...]] = ()
     names: tuple[str, ...]
     size: int
 
@@ -70,7 +73,7 @@ class Design(ABC):
         Returns
         -------
         dict
-            One float64 array of shape ``(stop - start,)`` for each of `names`.
+            One float64 array of shape ``(stop - start,)`` for each of `names` and `labels`.
 
         Raises
         ------

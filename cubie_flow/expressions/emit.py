@@ -28,7 +28,15 @@ from cubie_flow.expressions.block import (
     flattened,
 )
 from cubie_flow.expressions.elementary import lower
-from cubie_flow.expressions.graph import Node, fuse, load, substitute, topological
+from cubie_flow.expressions.graph import (
+    ALONE,
+    Node,
+    as_node,
+    fuse,
+    load,
+    substitute,
+    topological,
+)
 
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 Arena = Literal["shared", "local", "persistent"]
@@ -88,7 +96,8 @@ class Dialect:
 
 def prepare(nodes: Sequence[Node], dialect: Dialect) -> list[Node]:
     """Return `nodes` as they are emitted: multiply-adds fused, functions lowered."""
-    fused = fuse(nodes)
+    known = substitute(nodes, {ALONE: as_node(dialect.lanes == 1)})
+    fused = fuse(known)
     return lower(fused, dialect.bits) if dialect.portable else fused
 
 
@@ -707,6 +716,12 @@ class BlockEmitter:
                 return b.ashr(*args)
             case "table":
                 return self._table(node, args[0])
+            case "fetch":
+                # Every lane has an index of its own: only blocks of one lane look up.
+                assert self.lanes == 1, "fetch in a block of several lanes"
+                pointer, step, offset = self.externals[node.value]
+                index = args[0] if args[0].type == I64 else b.sext(args[0], I64)
+                return b.load(b.gep(pointer, [b.add(b.mul(index, step), offset)]))
             case "call" if self.dialect.library is not None:
                 symbol = self.dialect.library(node.value, self.dialect.bits)
                 return b.call(self._declared(symbol, args[0].type, len(args)), args)

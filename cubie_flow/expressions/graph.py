@@ -176,6 +176,8 @@ def as_node(value: Node | float) -> Node:
 
 ZERO, ONE = const(0.0), const(1.0)
 TRUE, FALSE = as_node(True), as_node(False)
+#: Whether a run has no neighbours in its block of lanes, as a CUDA thread has none.
+ALONE = _make("alone", kind="bool")
 
 
 def is_const(node: Node, value: float | None = None) -> bool:
@@ -490,6 +492,11 @@ def icompare(op: str, a: Node, b: Node) -> Node:
 def table(values: Sequence[float], index: Node) -> Node:
     """Return ``values[index]`` from a constant table; the index must be in range."""
     return _make("table", (index,), tuple(float(v) for v in values))
+
+
+def fetch(buffer: str, index: Node) -> Node:
+    """Return an element of an array outside the run's memory at an index known when it runs."""
+    return _make("fetch", (index,), buffer)
 
 
 # functions ------------------------------------------------------------------------------------

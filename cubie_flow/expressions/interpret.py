@@ -145,6 +145,11 @@ class _Frame:
         for node in order:
             if node.op == "load":
                 done[node] = self.load(node, j)
+            elif node.op == "fetch":
+                array, step, offset = self.externals[node.value]
+                place = int(np.ravel(done[node.args[0]])[0]) * step + offset
+                assert 0 <= place < len(array), f"{node.value}[{place}] of {len(array)}"
+                done[node] = array[place]
             else:
                 done[node] = self.evaluator.apply(node, [done[arg] for arg in node.args])
         return done

@@ -14,6 +14,8 @@ from cubie_flow.expressions.graph import (
     bits,
     const,
     from_bits,
+    integer,
+    isub,
     load,
     logical_and,
     maximum,
@@ -59,6 +61,20 @@ def pattern(x: Node) -> Node:
 def approximate_power(x: Node, exponent: float, precision: str) -> Node:
     """Return ``x**exponent`` within 1 % for small exponents and positive, normal `x`."""
     return from_bits(to_int(exponent * pattern(x) + (1.0 - exponent) * _one(precision)))
+
+
+def approximate_reciprocal(x: Node, precision: str) -> Node:
+    """Return ``1/x`` within 0.03 % for positive, normal `x`; for 0 and NaN what is not finite.
+
+    The bit pattern of ``1/x`` is nearly a constant less that of ``x``; two steps of Newton's
+    method square the error of 12 % twice. Much faster than a division that rounds correctly.
+    H. S. Warren, Hacker's Delight, 2nd edition, section 17-4.
+    """
+    guess = 0x7EF311C7 if precision == "float32" else 0x7FDE623822FC16E6
+    found = from_bits(isub(integer(guess), bits(x)))
+    for _ in range(2):
+        found = (1.0 - x * found) * found + found
+    return found
 
 
 @frozen

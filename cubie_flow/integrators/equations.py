@@ -13,6 +13,7 @@ from cubie_flow.expressions.graph import (
     symbol,
     topological,
 )
+from cubie_flow.integrators.drivers import polynomials
 from cubie_flow.systems import OdeSystem
 
 #: Operations above which a model's equations are a function of their own even if they are few
@@ -23,7 +24,7 @@ HEAVY, CALL = 500, 20
 def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> list[Node]:
     """Return `nodes` reading states from ``u`` and varied parameters from ``p``.
 
-    Parameters that no run varies are folded in as literals.
+    Parameters that no run varies are folded in as literals; drivers are polynomials of time.
     """
     mapping: dict[Node, Node] = {}
     for i, state in enumerate(system.states):
@@ -34,6 +35,8 @@ def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> lis
             if parameter.name in varied
             else const(parameter.value)
         )
+    for name, value in polynomials(system.drivers, len(varied), symbol("t")).items():
+        mapping[symbol(name)] = value
     return substitute(nodes, mapping)
 
 

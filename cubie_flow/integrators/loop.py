@@ -14,6 +14,7 @@ from attrs import field, frozen
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
 from cubie_flow.expressions.graph import (
+    ALONE,
     FALSE,
     Node,
     compare,
@@ -29,6 +30,7 @@ from cubie_flow.expressions.graph import (
     to_int,
     where,
 )
+from cubie_flow.integrators.comparison import Comparison
 from cubie_flow.integrators.controllers import (
     DT,
     DT_MAX,
@@ -38,6 +40,7 @@ from cubie_flow.integrators.controllers import (
     StepController,
     approximate_power,
 )
+from cubie_flow.integrators.drivers import HEADER, RESTART, DriverBlocks, DriverSlot
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.memory import CUDAFactory, buffer_registry
@@ -89,6 +92,10 @@ class LoopSettings:
         For each state its literal initial value, or the row of the inputs (int) it comes from.
     start_from, duration_from : int or float
         Likewise.
+    drivers : tuple of DriverSlot
+        What acts on the model as a series over time.
+    compared_numbers : tuple of int
+        What is compared with data at the samples, numbered alike.
     sampling : bool
         Whether there are times to sample at.
     """
@@ -101,8 +108,10 @@ class LoopSettings:
     start_from: int | float
     duration_from: int | float
     first_parameter: int
+    drivers: tuple[DriverSlot, ...] = ()
     saved_numbers: tuple[int, ...] = ()
     summarised_numbers: tuple[int, ...] = ()
+    compared_numbers: tuple[int, ...] = ()
     sampling: bool = False
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
 
@@ -119,7 +128,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     """Owns time, acceptance, saving and status of a run.
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
-    ``previous_state``, ``sample``, ``metrics``, ``observables``.
+    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``,
+    ``misfit``.
     """
 
     def register_buffers(self) -> None:
@@ -131,13 +141,17 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
         keep("state", n)
         keep("derivative", n)
-        keep("parameters", max(1, s.parameters))
+        keep("parameters", max(1, s.parameters + sum(slot.width for slot in s.drivers)))
         keep("clock", CLOCK)
         keep("counters", COUNTERS)
+        if s.drivers:
+            keep("driver_clock", self.driving.size)
         if s.sampling:
             keep("previous_state", n)
             scratch = "local"
             buffer_registry.register("sample", self, self.outputs, scratch, precision)
+        if s.compared_numbers:
+            keep("misfit", self.comparison.size)
         if s.summarised_numbers:
             keep("metrics", METRIC_ROWS * len(s.summarised_numbers))
             scratch = "register" if n <= UNROLL_LIMIT and not self._observes_apart else "local"
@@ -146,6 +160,18 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             size = len(s.observables.outputs)
             scratch = "register" if size <= UNROLL_LIMIT and not self._observes_apart else "local"
             buffer_registry.register("observables", self, size, scratch, precision)
+
+    @property
+    def driving(self) -> DriverBlocks:
+        """What keeps a run in the right segments of its drivers."""
+        s = self.settings
+        return DriverBlocks(s.drivers, s.states, s.parameters)
+
+    @property
+    def comparison(self) -> Comparison:
+        """What sums up the misfit to data; its table's place is told behind the drivers' heads."""
+        s = self.settings
+        return Comparison(s.compared_numbers, load("initial", s.states + HEADER * len(s.drivers)))
 
     @property
     def _observes_apart(self) -> bool:
@@ -181,12 +207,21 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             built["sample"] = self._sample(step, dense)
             built["store_sample"] = self._store_sample()
             built["store_missing"] = self._store_missing()
+            if self.settings.compared_numbers:
+                built["compare"] = self.comparison.compare(_flag(SAVED))
             built["saved"] = Block("saved", (), (), True, to_int(_flag(SAVED)))
             extension = step.dense_output
             if dense and extension is not None and extension.extra_a:
                 block = BlockBuilder()
                 step.densify(block, _clock(H), _clock(T_PREVIOUS))
                 built["densify"] = block.build("densify")
+        if self.settings.drivers:
+            running = compare("==", _flag(CODE), float(RUNNING))
+            reached = compare(">=", _clock(T), self.driving.next_knot())
+            built["at_knot"] = self._mask("at_knot", logical_and(running, reached))
+            built["following"] = self.driving.following(_clock(T))
+            if any(slot.restarts for slot in self.settings.drivers):
+                built["restart"] = self._restart(step, controller)
         return built
 
     def _mask(self, name: str, truth: Node) -> Block:
@@ -229,6 +264,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             [("counters", i) for i in range(COUNTERS)],
             [const(RUNNING), zero, zero, zero, const(1.0)],
         )
+        if s.drivers:
+            self.driving.find(block, t_start)
+        if s.compared_numbers:
+            self.comparison.start(block)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
 
     def _next_time(self, t_start: Node, t_end: Node) -> Node:
@@ -279,6 +318,42 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         pending = logical_or(self._due(), self._finished()) if s.sampling else self._finished()
         return block.build("begin", ("settings",), mask=pending)
 
+    def _restart(self, step: Step, controller: StepController) -> Block:
+        """Go on behind a discontinuity: with its derivative, and a step as at a start."""
+        s, n = self.settings, self.settings.states
+        block = BlockBuilder()
+        again = block.let("again", self.driving.restarting())
+        t = block.let("t", _clock(T))
+        inconsistent = step.initialise(block, again, t)
+        step.evaluate(block, "state", step.end_place, t)
+        block.sweep(n, {"derivative": where(again, step.end_derivative, load("derivative", 0, 1))})
+        dt = self._first_step(block, step, controller, t)
+        controller.reset(block, again, dt)
+        iterates = step.evaluations[1] > 0
+        counted = block.let("counted", load("iterations", 0)) if iterates else const(0.0)
+        step.reset(block, again, dt)
+        if iterates:
+            block.assign([("iterations", 0)], [counted])
+        if s.summarised_numbers:
+            self._observe(block, "state", t)
+            for position, variable in enumerate(s.summarised_numbers):
+                value = self._variable(variable, "state")
+                base = METRIC_ROWS * position
+                met = {
+                    LAST: value,
+                    LOWEST: minimum(value, load("metrics", base + LOWEST)),
+                    HIGHEST: maximum(value, load("metrics", base + HIGHEST)),
+                }
+                block.assign(
+                    [("metrics", base + i) for i in met],
+                    [where(again, v, load("metrics", base + i)) for i, v in met.items()],
+                )
+        code = _flag(CODE)
+        if inconsistent is not None:
+            code = where(inconsistent, const(STATUS["solver_failed"]), code)
+        block.assign([("counters", CODE), ("driver_clock", RESTART)], [code, const(0.0)])
+        return block.build("restart", ("settings",))
+
     def _first_step(
         self, block: BlockBuilder, step: Step, controller: StepController, t: Node
     ) -> Node:
@@ -311,11 +386,16 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s, n = self.settings, self.settings.states
         real = s.precision
         block = BlockBuilder()
-        active = block.let("active", compare("==", _flag(CODE), float(RUNNING)))
+        # Who is alone is here only while running; others wait in their lane for their neighbours.
+        running = compare("==", _flag(CODE), float(RUNNING))
+        active = block.let("active", logical_or(ALONE, running))
         t = block.let("t", _clock(T))
         landing = s.sampling and not dense
         end = _clock(T_END)
-        stop = block.let("stop", minimum(end, _clock(T_NEXT)) if landing else end)
+        stops = minimum(end, _clock(T_NEXT)) if landing else end
+        if s.drivers:
+            stops = minimum(stops, self.driving.next_knot())
+        stop = block.let("stop", stops)
         remaining = (stop - t) - _clock(T_LOW)
         remaining = block.let("remaining", remaining)
         dt = block.let("dt", minimum(controller.proposal(), load("settings", DT_MAX)))
@@ -339,9 +419,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             failed.append((logical_and(stuck, logical_not(finite)), "non_finite"))
             failed.append((logical_and(stuck, unsolved), "solver_failed"))
         else:
-            block.assign([("magnitude", 0)], [const(0.0)])
-            size = fabs(load("proposed_state", 0, 1)) + load("magnitude", 0)
-            block.sweep(n, [("magnitude", 0, 0, size)])
+            block.assign([("magnitude", 0)], [fabs(load("proposed_state", 0))])
+            size = fabs(load("proposed_state", 1, 1)) + load("magnitude", 0)
+            if n > 1:
+                block.sweep(n - 1, [("magnitude", 0, 0, size)])
             largest = 1e308 if real == "float64" else 1e38
             finite = compare("<", load("magnitude", 0), largest)
             ok = block.let("ok", logical_and(finite, logical_not(unsolved)))
@@ -355,9 +436,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         moved = block.let("moved", h + _clock(T_LOW))
         total = block.let("total", t + moved)
         rounding = moved - (total - t)
-        reached = block.let("reached", logical_and(accept, last))
-        t_new = block.let("t_new", where(accept, where(last, stop, total), t))
-        low = where(reached, const(0.0), where(accept, rounding, _clock(T_LOW)))
+        # Time stands still where a sample might be taken of a step that failed.
+        passing = accept if controller.adaptive or s.sampling else active
+        reached = block.let("reached", logical_and(passing, last))
+        t_new = block.let("t_new", where(passing, where(last, stop, total), t))
+        low = where(reached, const(0.0), where(passing, rounding, _clock(T_LOW)))
         block.assign([("clock", T), ("clock", T_LOW)], [t_new, low])
         if dense:
             block.assign(
@@ -366,29 +449,34 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             )
         if s.summarised_numbers:
             self._summarise(block, step, h, t, t_new, accept)
+        # Without step control a step that is not accepted ends the run, and its state is not used.
+        moving = accept if controller.adaptive else active
         moves = [
-            ("state", 0, 1, where(accept, load("proposed_state", 0, 1), load("state", 0, 1))),
-            ("derivative", 0, 1, where(accept, step.end_derivative, load("derivative", 0, 1))),
+            ("state", 0, 1, where(moving, load("proposed_state", 0, 1), load("state", 0, 1))),
+            ("derivative", 0, 1, where(moving, step.end_derivative, load("derivative", 0, 1))),
         ]
         if s.sampling:
-            kept = where(accept, load("state", 0, 1), load("previous_state", 0, 1))
+            kept = where(moving, load("state", 0, 1), load("previous_state", 0, 1))
             moves.append(("previous_state", 0, 1, kept))
         block.sweep(n, moves)
         steps = where(accept, _flag(STEPS) + 1.0, _flag(STEPS))
         tried = block.let("tried", where(active, _flag(TRIED) + 1.0, _flag(TRIED)))
         block.assign([("counters", STEPS), ("counters", TRIED)], [steps, tried])
         code: Node = const(RUNNING)
-        limit = compare(">=", tried, load("settings", MAX_STEPS))
+        limit = block.let("limit", compare(">=", tried, load("settings", MAX_STEPS)))
         code = where(limit, const(STATUS["step_limit"]), code)
         for condition, name in failed:
             code = where(condition, const(STATUS[name]), code)
-        done = logical_and(accept, compare(">=", t_new, end))
+        done = block.let("done", logical_and(accept, compare(">=", t_new, end)))
         code = where(done, const(STATUS["success"]), code)
         code = where(active, code, _flag(CODE))
         block.assign([("counters", CODE)], [code])
-        attention = compare("!=", _flag(CODE), float(RUNNING))
+        # The code is not asked, so that it need not be computed before the run ends.
+        attention = any_of([limit, done, *(condition for condition, _ in failed)])
         if s.sampling:
             attention = logical_or(attention, compare(">=", t_new, _clock(T_NEXT)))
+        if s.drivers:
+            attention = logical_or(attention, compare(">=", t_new, self.driving.next_knot()))
         return block.build("attempt", ("settings",), mask=logical_and(active, attention))
 
     # saving
@@ -524,10 +612,15 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 [("finals", n + len(METRICS) * position + i) for i in range(len(METRICS))],
                 [where(good, computed[name], nan) for name in METRICS],
             )
+        externals = ["finals", "counts"]
+        if s.compared_numbers:
+            first = n + len(METRICS) * len(s.summarised_numbers)
+            self.comparison.finish(block, good, _flag(SAVED), first)
+            externals.append("initial")
         each, iteration = step.evaluations
         evaluated = float(each) * _flag(TRIED)
         if iteration:
             evaluated = float(iteration) * load("iterations", 0) + evaluated
         counted = (_flag(CODE), _flag(STEPS), _flag(TRIED) - _flag(STEPS), evaluated)
         block.assign([("counts", i) for i in range(COUNTS)], [to_int(count) for count in counted])
-        return block.build("finish", ("finals", "counts"), per_lane=True)
+        return block.build("finish", externals, per_lane=True)

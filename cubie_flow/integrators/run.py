@@ -10,6 +10,7 @@ from attrs import field, frozen
 from cubie_flow.errors import FlowError, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
+from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import mass_pattern, observables, right_hand_side
 from cubie_flow.integrators.loop import IVPLoop, LoopSettings
 from cubie_flow.integrators.steps import (
@@ -22,6 +23,7 @@ from cubie_flow.integrators.steps import (
 from cubie_flow.integrators.tableaus import Multistep, Tableau, method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.measurements import Measurements
 
 DURATION = "duration"
 
@@ -54,6 +56,8 @@ class RunSettings:
         Of implicit methods.
     sampling : bool
         Whether there are times to sample at.
+    measured : Measurements, optional
+        Data that runs are compared with.
     t_start, duration : float
         In the model's unit of time.
     """
@@ -75,6 +79,7 @@ class RunSettings:
     summarised: tuple[str, ...] = field(default=(), converter=_names)
     linear_solver: str = field(default="auto", validator=one_of(*LINEAR_SOLVERS))
     sampling: bool = False
+    measured: Measurements | None = None
     t_start: float = 0.0
     duration: float = 1.0
 
@@ -189,9 +194,13 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     f"'{name}' is no state or observable of system '{s.system.name}'"
                     f"{nearest(name, (*states, *known))}"
                 )
-        watched = [name for name in known if name in s.saved or name in s.summarised]
+        compared = s.measured.names if s.measured is not None else ()
+        wanted = {*s.saved, *s.summarised, *compared}
+        watched = [name for name in known if name in wanted]
         numbers = {name: i for i, name in enumerate((*states, *watched))}
         parameters = [p.name for p in s.system.parameters if p.name in rows]
+        values = {p.name: float(p.value) for p in s.system.parameters}
+        multistep = isinstance(method(s.algorithm), Multistep)
         return LoopSettings(
             rhs=right_hand_side(s.system, parameters),
             observables=observables(s.system, parameters, watched) if watched else None,
@@ -204,8 +213,20 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             start_from=float(s.t_start),
             duration_from=rows.index(DURATION) if DURATION in rows else float(s.duration),
             first_parameter=len(rows) - len(parameters),
+            drivers=tuple(
+                DriverSlot(
+                    degree=driver.order,
+                    # A method that remembers steps is restarted at kinks as well.
+                    restarts=driver.jumps or (multistep and driver.order < 2),
+                    series=rows.index(driver.series)
+                    if driver.series in rows
+                    else values.get(driver.series, 0.0),
+                )
+                for driver in s.system.drivers
+            ),
             saved_numbers=tuple(numbers[name] for name in s.saved) if s.sampling else (),
             summarised_numbers=tuple(numbers[name] for name in s.summarised),
+            compared_numbers=tuple(numbers[name] for name in compared),
             sampling=s.sampling,
             precision=s.precision,
         )

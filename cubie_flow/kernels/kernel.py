@@ -17,6 +17,8 @@ from attrs import evolve, field, frozen, validators
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, flattened
 from cubie_flow.expressions.emit import ARENAS, Dialect, Place
+from cubie_flow.integrators.comparison import SUMS, table
+from cubie_flow.integrators.drivers import check_choices, tables
 from cubie_flow.integrators.loop import COUNTS, METRICS
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
 from cubie_flow.kernels.cache import KernelCache, source_digest
@@ -200,6 +202,8 @@ class BatchResult:
     samples : ndarray, shape (saved, runs, times)
     finals : ndarray, shape (states, runs)
     metrics : ndarray, shape (summarised, 6, runs)
+    misfits : ndarray, shape (compared, 2, runs)
+        Sums of squared differences to data, see `cubie_flow.integrators.comparison`.
     status : ndarray of uint8, shape (runs,)
     steps, rejected : ndarray of int32, shape (runs,)
     evaluations : ndarray of int32, shape (runs,)
@@ -215,6 +219,7 @@ class BatchResult:
     samples: Array
     finals: Array
     metrics: Array
+    misfits: Array
     status: Array
     steps: Array
     rejected: Array
@@ -556,10 +561,19 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         inputs = np.empty((len(run.rows), count), dtype)
         for row, name in enumerate(run.rows):
             inputs[row] = columns[name]
-        initial = np.asarray([state.value for state in states], dtype)
+        drivers = run.settings.system.drivers
+        check_choices(drivers, columns)
+        values = [state.value for state in states]
+        parts = [values, tables(drivers, len(states))]
+        measured = run.settings.measured
+        if measured is not None:
+            parts.append(table(measured, given + run.settings.t_start))
+        initial = np.concatenate(parts).astype(dtype)
         sentinel = np.concatenate([given, [np.inf]]).astype(dtype)
         samples = np.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
-        finals = np.empty((len(states) + len(METRICS) * n_metrics, count), dtype)
+        n_compared = len(run.loop.settings.compared_numbers)
+        n_kept = len(states) + len(METRICS) * n_metrics
+        finals = np.empty((n_kept + SUMS * n_compared, count), dtype)
         counts = np.empty((COUNTS, count), np.int32)
         program = self.product.program
         batch = Batch(
@@ -582,7 +596,8 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         return BatchResult(
             samples=samples if sampled else np.empty((0, count, 0), dtype),
             finals=finals[: len(states)],
-            metrics=finals[len(states) :].reshape(n_metrics, len(METRICS), count),
+            metrics=finals[len(states) : n_kept].reshape(n_metrics, len(METRICS), count),
+            misfits=finals[n_kept:].reshape(n_compared, SUMS, count),
             status=counts[0].astype(np.uint8),
             steps=counts[1],
             rejected=counts[2],

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
@@ -304,6 +304,27 @@ class ResultStore:
                 _add_to_memory(self._group, shards, plain(memory or {}))
             _consolidate(self.location, self._group.store)
             self._group.store.commit("what is known at the end")
+
+    def put_group(self, name: str, table: Any) -> None:
+        """Write a small dataset as a group of the store, in place of one of that name.
+
+        Parameters
+        ----------
+        name
+            Of the group.
+        table
+            An xarray dataset.
+
+        Raises
+        ------
+        FlowError
+            Where the store cannot be written.
+        """
+        with _said(self.location):
+            store, path = self._group.store, f"{self.location.group}/{name}".strip("/")
+            table.to_zarr(store, group=path, mode="w", zarr_format=3, consolidated=False)
+            _consolidate(evolve(self.location, group=""), store)
+            store.commit(f"the group {path}")
 
     def _check(self, arrays: Mapping[str, NDArray[Any]], runs: int) -> None:
         for name in arrays:

@@ -103,8 +103,7 @@ def _some_runs(
         limits = evolve(limits, max_steps=min(limits.max_steps, PATIENCE * SIMULATED_STEPS))
         if DURATION in columns:
             columns[DURATION] = np.minimum(columns[DURATION], span)
-    times = study.times if study.times.size else None
-    return runs, kernel.solve(columns, len(runs), limits, times), columns
+    return runs, kernel.solve(columns, len(runs), limits, study.sampled), columns
 
 
 def brief(study: Study) -> float:

@@ -340,7 +340,7 @@ def interleaved(
 def _time_on_device(study: Study, found: Sequence[Figures]) -> tuple[list[float], dict[str, str]]:
     """Return the median seconds of every placement on the GPU, and the gate's verdicts there."""
     limits_, count = tolerances(study.controller), min(study.design.size, TIMED_RUNS)
-    columns, times = study.design.columns(0, count), study.times if study.times.size else None
+    columns, times = study.design.columns(0, count), study.sampled
     solvers: dict[str, Callable[[], float]] = {}
     results = {}
     for figures in found:

@@ -37,7 +37,14 @@ def read_model_file(path: Path) -> dict[str, Any]:
         return import_model(path).to_mapping()
     if path.suffix.lower() not in SUFFIXES:
         raise FlowError(f"model file '{path}' must end in {', '.join((*SUFFIXES, *FORMATS))}")
-    return {"name": path.stem, **read_yaml(path)}
+    model = {"name": path.stem, **read_yaml(path)}
+    drivers = model.get("drivers")
+    if isinstance(drivers, dict):
+        # Data is named relative to the model that uses it.
+        for entry in drivers.values():
+            if isinstance(entry, dict) and isinstance(entry.get("file"), str):
+                entry["file"] = str(path.parent / Path(entry["file"]).expanduser())
+    return model
 
 
 def write_yaml(model: Mapping[str, Any], path: Path) -> None:

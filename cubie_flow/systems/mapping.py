@@ -17,6 +17,8 @@ A model is a mapping with these keys; only `states` and `equations` are needed::
       T[i]: k*(T[i-1] - 2*T[i] + T[i+1])/dx**2
     mass: {z: 0}                        # factors of time derivatives where they are not 1
     observables: {mean: sum(T[i], i)/size}   # computed from states, parameters and t
+    drivers:                            # series over time, see `cubie_flow.systems.drivers`
+      u: {file: data.csv, column: u, interpolation: linear, outside: hold}
     units: {T: degC, mean: degC}        # of any of them, families by their plain name
     long_names: {T: temperature}
     suggested: {k: {loguniform: [1e-5, 1e-3]}}   # what a batch varies if nobody says
@@ -52,6 +54,7 @@ from attrs import evolve, frozen
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.systems.drivers import Driver, read_driver
 from cubie_flow.systems.parser import (
     BOUNDARIES,
     Expression,
@@ -78,7 +81,7 @@ MAX_ELEMENTS = 100_000
 
 KEYS = (
     "name", "title", "description", "source", "time", "settings", "indices", "constants",
-    "parameters", "states", "definitions", "equations", "mass", "observables", "units",
+    "parameters", "states", "definitions", "equations", "mass", "observables", "drivers", "units",
     "long_names", "suggested", "unused",
 )  # fmt: skip
 #: Sections that hold named items, and what one of them is called.
@@ -178,6 +181,7 @@ class _Reader:
         self.items = {section: self._items(section) for section in SECTIONS}
         self.equations = self._items("equations")
         self.masses = self._items("mass")
+        self.drivers = self._drivers()
 
     def read(self) -> dict[str, Any]:
         time = self._section("time")
@@ -188,7 +192,7 @@ class _Reader:
         self._check_families()
         self._check_equations()
         self._constants()
-        parameters = self._quantities("parameters")
+        parameters = self._quantities("parameters") + self._choices()
         states = self._quantities("states")
         duration = self._value(
             Item("duration", (), time.get("duration", 1.0), f"{self.where}, duration"), {}
@@ -203,6 +207,7 @@ class _Reader:
             "states": tuple(states),
             "parameters": tuple(parameters),
             "observables": observables,
+            "drivers": self.drivers,
             "derivatives": derivatives,
             "mass": self._mass(states),
             "duration": duration,
@@ -271,6 +276,26 @@ class _Reader:
             content = finite(content, where)
         return Item(name, letters, content, where, **labels)
 
+    def _drivers(self) -> tuple[Driver, ...]:
+        found = []
+        for name, given in self._section("drivers").items():
+            driver = read_driver(name, given, self.where)
+            unit, label = (
+                _text(self._section(f"{key}s").get(name), f"{self.where}, {key} of '{name}'")
+                for key in ("unit", "long_name")
+            )
+            label = label or driver.long_name
+            found.append(evolve(driver, unit=unit or driver.unit, long_name=label))
+        return tuple(found)
+
+    def _choices(self) -> list[Quantity]:
+        """Return the parameters that choose a series and that the model does not declare."""
+        names = dict.fromkeys(driver.series for driver in self.drivers if driver.series)
+        text = "number of the series, from 0"
+        return [
+            Quantity(name, 0.0, "1", text) for name in names if name not in self.items["parameters"]
+        ]
+
     # names ----------------------------------------------------------------------------------
 
     def _check_declared(self) -> None:
@@ -278,6 +303,11 @@ class _Reader:
         for section, kind in (("settings", "setting"), ("indices", "index")):
             for name in self._section(section):
                 named.append((kind, check_name(name, f"{self.where}: the {kind}")))
+        named += [("driver", driver.name) for driver in self.drivers]
+        declared = self.items["parameters"]
+        chosen = dict.fromkeys(driver.series for driver in self.drivers if driver.series)
+        named += [("parameter", name) for name in chosen if name not in declared]
+        self.used |= chosen.keys()
         check_unique(named, self.name)
         self.kinds = {name: kind for kind, name in named}
         for key in ("units", "long_names"):
@@ -341,6 +371,7 @@ class _Reader:
                         "written out"
                     )
                 flat += ((kind, element_name(item.name, at)) for at in elements(indices))
+        flat += (("driver", driver.name) for driver in self.drivers)
         check_unique(flat, self.name)
 
     def _indices_of(self, item: Item) -> tuple[Index, ...]:
@@ -375,7 +406,7 @@ class _Reader:
 
     def _check_used(self) -> None:
         allowed = set(self._unused())
-        for kind in ("parameter", "constant", "setting", "definition"):
+        for kind in ("parameter", "constant", "setting", "definition", "driver"):
             for name in (n for n, k in self.kinds.items() if k == kind):
                 if name not in self.used and name not in allowed:
                     others = [n for n, k in self.kinds.items() if k == kind and n != name]
@@ -469,7 +500,7 @@ class _Reader:
 
     def _symbols(self, parameters: list[Quantity], states: list[Quantity]) -> None:
         self.scope.names["t"] = symbol("t")
-        for quantity in (*parameters, *states):
+        for quantity in (*parameters, *states, *self.drivers):
             self.scope.names[quantity.name] = symbol(quantity.name)
 
     def _in_order(self, items: Mapping[str, Item]) -> list[str]:
@@ -566,10 +597,10 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
     """
     quantities = (*system.parameters, *system.states, *system.observables)
     outputs = [*system.derivatives, *(item.expression for item in system.observables)]
-    taken = {item.name for item in quantities}
+    taken = {item.name for item in (*quantities, *system.drivers)}
     definitions, written = _with_definitions(outputs, taken)
     texts = [graph.to_text(node) for node in written]
-    used = set(graph.free_symbols(outputs))
+    used = set(graph.free_symbols(outputs)) | {driver.series for driver in system.drivers}
     derived = zip(system.observables, texts[len(system.states) :], strict=True)
     model = {
         "name": system.name,
@@ -587,6 +618,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
             if value != 1.0
         },
         "observables": {item.name: text for item, text in derived},
+        "drivers": {driver.name: driver.to_mapping() for driver in system.drivers},
         "units": {item.name: item.unit for item in quantities if item.unit},
         "long_names": {item.name: item.long_name for item in quantities if item.long_name},
         "suggested": _plain(system.suggested),

@@ -12,6 +12,7 @@ from attrs import evolve, field, frozen
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node
+from cubie_flow.systems.drivers import Driver, driven
 from cubie_flow.systems.mapping import read_model, write_model
 from cubie_flow.systems.quantities import Observable, Quantity, check_name, check_unique, finite
 from cubie_flow.systems.text import read_equations
@@ -34,6 +35,8 @@ class OdeSystem:
     parameters : tuple of Quantity
         What runs may vary, besides initial values.
     observables : tuple of Observable
+    drivers : tuple of Driver
+        Series over time that equations use by name.
     mass : tuple of float, optional, shape (states,)
         Diagonal of M; 0 makes an equation algebraic. Empty for all ones.
     title, description, source : str
@@ -55,6 +58,7 @@ class OdeSystem:
     derivatives: tuple[Node, ...]
     parameters: tuple[Quantity, ...] = ()
     observables: tuple[Observable, ...] = ()
+    drivers: tuple[Driver, ...] = ()
     mass: tuple[float, ...] = ()
     title: str = ""
     description: str = ""
@@ -88,15 +92,29 @@ class OdeSystem:
             raise FlowError(f"{where}: every mass is 0, so no equation is differential")
         for item in self.observables:
             check_name(item.name, f"{where}: the observable")
-        named = (*kinds, ("observable", self.observables))
+        for driver in self.drivers:
+            check_name(driver.name, f"{where}: the driver")
+            self._check_choice(driver)
+        named = (*kinds, ("observable", self.observables), ("driver", self.drivers))
         check_unique(((kind, item.name) for kind, group in named for item in group), self.name)
         if finite(self.duration, f"{where}: duration") <= 0:
             raise FlowError(f"{where}: duration is {self.duration}; it must be positive")
-        known = {"t"} | {item.name for _, group in kinds for item in group}
+        groups = (self.states, self.parameters, self.drivers)
+        known = {"t"} | {item.name for group in groups for item in group}
         pairs = zip(self.states, self.derivatives, strict=True)
         outputs = [(f"equation of {state.name}", node) for state, node in pairs]
         outputs += [(f"observable {item.name}", item.expression) for item in self.observables]
         check_graph(outputs, known, where)
+
+    def _check_choice(self, driver: Driver) -> None:
+        """Refuse a driver whose series is chosen by what is no such number."""
+        if not driver.series:
+            return
+        values = [item.value for item in self.parameters if item.name == driver.series]
+        where = f"system {self.name}: driver '{driver.name}'"
+        if not values:
+            raise FlowError(f"{where}: there is no parameter '{driver.series}' to choose a series")
+        driver.check_series(values)
 
     # making one ---------------------------------------------------------------------------------
 
@@ -282,6 +300,22 @@ class OdeSystem:
             for quantity in quantities
         )
 
+    def with_drivers(self, drivers: Mapping[str, Any]) -> OdeSystem:
+        """Return the same model with other series, or with series in place of parameters.
+
+        Parameters
+        ----------
+        drivers : mapping
+            By the name of a driver or of a parameter, which is then none any more: entries as in
+            a model, see `cubie_flow.systems.drivers`; what they leave out stays.
+
+        Raises
+        ------
+        FlowError
+            If there is no such driver or parameter, or an entry is wrong.
+        """
+        return self.from_mapping(driven(self.to_mapping(), drivers, f"system {self.name}"))
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the model as plain values, from which `from_mapping` makes an equal one."""
         return write_model(self)
@@ -296,6 +330,8 @@ class OdeSystem:
         ]
         names = [item.name for item in self.observables]
         told = repr((graph.content_hash(outputs), values, names))
+        if self.drivers:
+            told += repr([(one.name, one.series, one.content_hash) for one in self.drivers])
         if self.mass:
             told += repr([float(mass).hex() for mass in self.mass])
         return hashlib.sha256(told.encode()).hexdigest()

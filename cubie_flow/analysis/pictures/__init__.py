@@ -1,5 +1,46 @@
 """Pictures of results: the one room that draws.
 
-Every picture is a function of a dataset that returns a matplotlib figure; `KINDS` names them. No
-module here is imported before something is drawn.
+Every picture is a function that takes a dataset and returns a matplotlib figure; `KINDS` names
+them. Their modules are imported when something is drawn.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from cubie_flow.errors import FlowError, nearest
+
+if TYPE_CHECKING:
+    from cubie_flow.analysis.pictures.style import Picture
+
+#: Kind of picture, its module (whose function has the same name), and what it shows in one line.
+KINDS: dict[str, tuple[str, str]] = {
+    "overview": ("overview", "what a result holds; every run leaves this one behind"),
+    "trajectories": ("trajectories", "single runs over time"),
+    "bands": ("trajectories", "quantiles over the runs, over time"),
+    "phase": ("trajectories", "one variable over another, run by run"),
+    "heatmap": ("sweeps", "a number of each run over two quantities that vary"),
+    "bifurcation": ("sweeps", "local maxima of a variable over a quantity that varies"),
+    "work_precision": ("performance", "error over cost of several results of one study"),
+    "placements": ("placements", "the ranking of a placement study"),
+    "stalls": ("performance", "when shards were solved and written, and what waited"),
+}
+
+
+def drawer(kind: str) -> Callable[..., Picture]:
+    """Return the function that draws a kind of picture.
+
+    Raises
+    ------
+    FlowError
+        If there is no such kind.
+    """
+    if kind not in KINDS:
+        raise FlowError(
+            f"'{kind}' is no kind of picture (there are {', '.join(KINDS)}){nearest(kind, KINDS)}"
+        )
+    module, _ = KINDS[kind]
+    found: Callable[..., Picture] = getattr(import_module(f"{__name__}.{module}"), kind)
+    return found

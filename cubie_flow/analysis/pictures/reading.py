@@ -38,13 +38,22 @@ def saved(data: Dataset) -> list[str]:
     return [name for name in (*known, *others) if data[name].dims == ("run", "time")]
 
 
+#: What counts the work of a run, after what describes it.
+_COUNTERS, _OWN = ("steps", "rejected"), ("status", "attempt")
+
+
 def metrics(data: Dataset) -> list[str]:
-    """Return the numbers there is one of a run."""
-    return [
+    """Return the numbers there is one of a run: those of the model in its order, counters last."""
+    there = [
         str(name)
         for name, array in data.data_vars.items()
-        if array.dims == ("run",) and name not in ("status", "attempt")
+        if array.dims == ("run",) and array.dtype.kind in "fiu" and name not in _OWN
     ]
+    model = json.loads(data.attrs.get("system", "{}"))
+    order = [*model.get("states", ()), *model.get("observables", ())]
+    owner = {name: next((k for k in order if name.startswith(f"{k}_")), "") for name in there}
+    place = {name: i for i, name in enumerate([*order, "", *_COUNTERS])}
+    return sorted(there, key=lambda name: place.get(name, place[owner[name]]))
 
 
 def chosen(data: Dataset, variables: Sequence[str] | str | None, most: int) -> list[str]:

@@ -113,9 +113,7 @@ def unit_of(array: DataArray) -> str:
 
 def colour_map(name: str = MAP) -> Any:
     """Return a colour map in which what has no value is grey."""
-    found = colormaps[name].copy()
-    found.set_bad(MISSING)
-    return found
+    return colormaps[name].with_extremes(bad=MISSING)
 
 
 def legend(panel: Axes, **options: Any) -> None:

@@ -26,6 +26,7 @@ from cubie_flow.analysis.pictures.style import (
     LINES,
     MAP,
     RED,
+    SMALL,
     Picture,
     colour_map,
     label,
@@ -176,7 +177,7 @@ def phase(
             f"{'is' if len(names) == 1 else 'are'} given ({', '.join(names)})"
         )
     picked = run_indices(data, runs)
-    picture = Picture(7.0, 5.5)
+    picture = Picture(7.0, 6.2)
     panel = picture.subplots()
     looks = _looks(data, picked)
     part = data[names].isel(run=picked).load()
@@ -213,7 +214,8 @@ def _looks(data: Dataset, picked: Array) -> list[dict[str, Any]]:
     looks = []
     for i, run in enumerate(picked):
         count = len(COLOURS)
-        text = f"run {run:,}"
+        # Of selected runs the coordinate holds the numbers that they have in the study.
+        text = f"run {int(data['run'][run]) if 'run' in data.coords else run:,}"
         if varied:
             values = [f"{n}={float(data[n][run]):.4g}" for n in varied[:3]]
             text += f": {', '.join(values)}"
@@ -233,7 +235,9 @@ def _explain(picture: Picture, panels: Sequence[Axes], data: Dataset, picked: Ar
     """Say which run is which: a legend, or a colour bar where there are too many for one."""
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
-        picture.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+        columns = 1 if len(handles) == 1 else 2 if max(map(len, labels)) > 24 else 4
+        picture.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False,
+                       fontsize=SMALL)  # fmt: skip
     elif len(picked) > 1:
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize

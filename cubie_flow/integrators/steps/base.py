@@ -11,7 +11,7 @@ from attrs import field, frozen, validators
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function
 from cubie_flow.expressions.graph import Node, const, fabs, load, logical_or, maximum
-from cubie_flow.integrators.controllers import SETTINGS
+from cubie_flow.integrators.controllers import SETTINGS, approximate_reciprocal
 from cubie_flow.integrators.tableaus import Dense, method
 from cubie_flow.memory import CUDAFactory
 
@@ -157,16 +157,20 @@ class Step(CUDAFactory[StepSettings]):
         Hairer, Norsett and Wanner, Solving ODEs I, eq. II.4.11, with a sum for their mean.
         """
         size = maximum(fabs(load("state", 0, 1)), fabs(load("proposed_state", 0, 1)))
-        return self._sum(block, name, value / self.scale(size))
+        return self._sum(block, name, value * self.weight(size))
 
     def norm_at_start(self, block: BlockBuilder, name: str, value: Node) -> Node:
         """Return the same sum with the size of the state alone, before there is a new one."""
-        return self._sum(block, name, value / self.scale(fabs(load("state", 0, 1))))
+        return self._sum(block, name, value * self.weight(fabs(load("state", 0, 1))))
 
     def scale(self, size: Node) -> Node:
         """Return ``atol + rtol * size`` at the element of a sweep."""
         n = self.settings.states
         return load("settings", SETTINGS, 1) * size + load("settings", SETTINGS + n, 1)
+
+    def weight(self, size: Node) -> Node:
+        """Return about ``1 / (atol + rtol * size)`` at the element of a sweep."""
+        return approximate_reciprocal(self.scale(size), self.settings.precision)
 
     def _sum(self, block: BlockBuilder, name: str, ratio: Node) -> Node:
         block.assign([(name, 0)], [const(0.0)])
@@ -208,6 +212,17 @@ def combined(weights: Sequence[float], row: Callable[[int], Node]) -> Node | Non
             term = const(weight) * row(number)
             total = term if total is None else term + total
     return total
+
+
+def shared_factor(
+    weights: Sequence[float], row: Callable[[int], Node]
+) -> tuple[float, Node | None]:
+    """Return the first weight that is not zero, and the sum of weights times rows over it.
+
+    A factor that all rows share is multiplied with the step once, not with a row of every state.
+    """
+    first = next((weight for weight in weights if weight), 1.0)
+    return first, combined([weight / first for weight in weights], row)
 
 
 def any_of(truths: Sequence[Node]) -> Node:

@@ -182,10 +182,10 @@ class CollocationStep(ImplicitStep):
             solver.solve(block, ("residual", place), ("correction", place), "state", t, c, d)
         block.assign([("newton_square", 0)], [const(0.0)])
         going = newton.going
-        scale = self.scale(fabs(load("state", 0, 1)))
+        scale = self.weight(fabs(load("state", 0, 1)))
         square = load("newton_square", 0)
         for stage in range(stages):
-            ratio = correction(stage) / scale
+            ratio = correction(stage) * scale
             square = ratio * ratio + square
         moves = [
             ("transformed", stage * n, 1, where(going, w(stage) + correction(stage), w(stage)))

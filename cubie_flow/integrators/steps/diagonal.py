@@ -92,7 +92,7 @@ class DiagonalStep(ImplicitStep):
             self.sweep_mass(block, "residual", slope, defect)
             self.linear_solver.solve(block, ("residual", 0), ("correction", 0), "state", t, c)
             change = load("correction", 0, 1)
-            ratio = change / self.scale(fabs(load("state", 0, 1)))
+            ratio = change * self.weight(fabs(load("state", 0, 1)))
             block.assign([("newton_square", 0)], [const(0.0)])
             going = newton.going
             block.sweep(

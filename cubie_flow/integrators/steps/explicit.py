@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import Node, compare, const, load, where
-from cubie_flow.integrators.steps.base import Step, combined
+from cubie_flow.integrators.steps.base import Step, shared_factor
 from cubie_flow.memory import buffer_registry
 
 
@@ -45,8 +45,8 @@ class ExplicitStep(Step):
 
     def _combine(self, weights: Sequence[float], start: str, h: Node, dense: bool = False) -> Node:
         """Return ``start + h * sum(weights * increments)`` at the element of a sweep."""
-        total = combined(weights, self._kept if dense else self._increment)
-        return load(start, 0, 1) if total is None else h * total + load(start, 0, 1)
+        first, total = shared_factor(weights, self._kept if dense else self._increment)
+        return load(start, 0, 1) if total is None else (first * h) * total + load(start, 0, 1)
 
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
         s, method = self.settings, self.method
@@ -71,8 +71,8 @@ class ExplicitStep(Step):
         return self._estimated(self.method.error, h)
 
     def _estimated(self, weights: Sequence[float], h: Node) -> Node:
-        total = combined(weights, self._increment)
-        return const(0.0) if total is None else h * total
+        first, total = shared_factor(weights, self._increment)
+        return const(0.0) if total is None else (first * h) * total
 
     def error(self, block: BlockBuilder, h: Node, t: Node) -> Node:
         method = self.method

@@ -173,7 +173,7 @@ class MultistepStep(ImplicitStep):
             )
             change = load("correction", 0, 1)
             going = newton.going
-            ratio = change / self.scale(fabs(load("predicted", 0, 1)))
+            ratio = change * self.weight(fabs(load("predicted", 0, 1)))
             block.assign([("newton_square", 0)], [const(0.0)])
             moved = where(going, d + change, d)
             block.sweep(

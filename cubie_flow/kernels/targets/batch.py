@@ -19,8 +19,8 @@ class Batch:
     count : int
         Runs.
     inputs : ndarray, shape (varied, count)
-    initial : ndarray, shape (states,)
-        Initial values that do not vary.
+    initial : ndarray
+        Initial values that do not vary, shape (states,), then the tables of drivers and of data.
     settings : ndarray
         Step bounds and tolerances, see `cubie_flow.integrators.step`.
     times : ndarray, shape (time_count + 1,)

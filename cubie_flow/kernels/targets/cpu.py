@@ -107,7 +107,9 @@ class CpuProgram:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        # This memory manager keeps code and constants together; the code reaches its constants
+        # only within 2 GB, and the default one places them where the address space has holes.
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code.code))
         self._engine.finalize_object()
         address = self._engine.get_function_address(code.entry)

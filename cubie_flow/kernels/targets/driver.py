@@ -32,6 +32,7 @@ def make_driver(
     start, park, begin = blocks["start"], blocks["park"], blocks["begin"]
     attempt, finished, finish = blocks["attempt"], blocks["finished"], blocks["finish"]
     sampling = "sample" in blocks
+    compared = "compare" in blocks
     everything = (1 << lanes) - 1
     if lanes == 64:
         everything = -1
@@ -39,13 +40,14 @@ def make_driver(
     if sampling:
         due, sample, saved = blocks["due"], blocks["sample"], blocks["saved"]
         store_sample, store_missing = blocks["store_sample"], blocks["store_missing"]
+        compare = blocks.get("compare") or compile_function(_nothing)
         densify = blocks.get("densify") or compile_function(_nothing)
         dense_stages = "densify" in blocks
 
         @compile_function
         def save_due(
             memory: Any, runs: Any, times: Any, samples: Any, rows: int, run_stride: int,
-            time_stride: int,
+            time_stride: int, initial: Any,
         ) -> None:  # fmt: skip
             waiting = due(memory, 0)
             if waiting != 0 and dense_stages:
@@ -54,6 +56,8 @@ def make_driver(
                 sample(memory, 0)
                 for lane in range(lanes):
                     if (waiting >> lane) & 1:
+                        if compared:
+                            compare(memory, lane, (initial, 1, 0))
                         index = saved(memory, lane)
                         place = runs[lane] * run_stride + index * time_stride
                         store_sample(memory, lane, (samples, rows, place), (times, 1, index + 1))
@@ -69,6 +73,28 @@ def make_driver(
                 store_missing(memory, lane, (samples, rows, place))
     else:
         save_due = save_missing = compile_function(_nothing)
+    driving, restarting = "at_knot" in blocks, "restart" in blocks
+    idle = compile_function(_nothing)
+    at_knot, following_segment = blocks.get("at_knot", idle), blocks.get("following", idle)
+    restart = blocks.get("restart", idle)
+
+    if driving:
+
+        @compile_function
+        def pass_knots(
+            memory: Any, runs: Any, count: int, inputs: Any, initial: Any, settings: Any
+        ) -> None:
+            waiting = at_knot(memory, 0)
+            if waiting != 0:
+                for lane in range(lanes):
+                    if (waiting >> lane) & 1:
+                        following_segment(
+                            memory, lane, (inputs, count, runs[lane]), (initial, 1, 0)
+                        )
+                if restarting:
+                    restart(memory, 0, (settings, 1, 0))
+    else:
+        pass_knots = idle
 
     def driver(
         memory: Any, runs: Any, first: int, count: int, stride: int, counter: Any, inputs: Any,
@@ -100,7 +126,9 @@ def make_driver(
             vacant = 0
             while vacant == 0:
                 if sampling:
-                    save_due(memory, runs, times, samples, rows, run_stride, time_stride)
+                    save_due(memory, runs, times, samples, rows, run_stride, time_stride, initial)
+                if driving:
+                    pass_knots(memory, runs, count, inputs, initial, settings)
                 vacant = finished(memory, 0)
                 if vacant == 0:
                     marks = 0
@@ -113,7 +141,13 @@ def make_driver(
                         save_missing(
                             memory, lane, run, time_count, samples, rows, run_stride, time_stride
                         )
-                    finish(memory, lane, (finals, count, run), (counts, count, run))
+                    if compared:
+                        finish(
+                            memory, lane, (finals, count, run), (counts, count, run),
+                            (initial, 1, 0),
+                        )  # fmt: skip
+                    else:
+                        finish(memory, lane, (finals, count, run), (counts, count, run))
 
     compiled: Callable[..., Any] = compile_function(driver)
     return compiled

@@ -1,0 +1,38 @@
+"""``cubie-results audit``: how accurate is it?"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cubie_flow.analysis import output
+
+
+@click.command()
+@output.path_argument
+@click.option("--fraction", default=0.001, show_default=True, help="Of the runs; at least 8.")
+@click.option("--seed", default=0, show_default=True, help="Of the random choice.")
+@click.option("--tighter", default=1000.0, show_default=True, help="Than the study's tolerances.")
+@click.option("--target", default="auto", show_default=True, help="auto, cpu, cuda or simulator.")
+@output.json_option
+def audit(
+    path: str, fraction: float, seed: int, tighter: float, target: str, as_json: bool
+) -> None:
+    """Integrate some runs of PATH again, far more accurately; keep the errors in the store."""
+    from cubie_flow.analysis.audit import audit as run_audit
+    from cubie_flow.analysis.audit import sentences
+
+    def show(done: int, total: int) -> None:
+        print(f"audited {done:,} of {total:,} runs", file=sys.stderr, flush=True)
+
+    table = run_audit(
+        path, fraction=fraction, seed=seed, tighter=tighter, target=target, on_progress=show
+    )
+    told = sentences(table)
+    if as_json:
+        columns = {str(name): values.values for name, values in table.data_vars.items()}
+        output.print_json({"summary": told, "attributes": table.attrs, "runs": columns})
+        return
+    output.print_facts([("audited error", text) for text in told])
+    output.print_facts([("measure", str(table.attrs["measure"]))])

@@ -1,0 +1,47 @@
+"""``cubie-results export``: into Parquet, CSV, NetCDF or NumPy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cubie_flow.analysis import output
+from cubie_flow.errors import FlowError
+
+
+@click.command()
+@output.path_argument
+@click.argument("target")
+@click.option("--where", "condition", help="Such as \"rho > 24 and status == 'success'\".")
+@click.option("--variables", help="Names, separated by commas; by default everything.")
+@click.option("--overwrite", is_flag=True, help="Replace TARGET if it is there.")
+@output.json_option
+def export(
+    path: str,
+    target: str,
+    condition: str | None,
+    variables: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write runs of PATH into TARGET, a .parquet, .csv, .nc or .npz file.
+
+    A table has a row a run; name something saved over time to get a row a run and time.
+    """
+    from cubie_flow.analysis import runs
+    from cubie_flow.analysis.export import export as write
+    from cubie_flow.analysis.opening import open_runs
+
+    data = open_runs(path)
+    if condition:
+        data = runs.take(data, runs.where(data, condition))
+        if not runs.length(data):
+            raise FlowError(f"no run satisfies '{condition}', so there is nothing to export")
+    names = [name.strip() for name in variables.split(",")] if variables else None
+    count = write(data, target, names, overwrite=overwrite)
+    size = Path(target).expanduser().stat().st_size
+    if as_json:
+        output.print_json({"path": target, "runs": count, "bytes": size})
+    else:
+        print(f"wrote {count:,} runs into {target} ({size / 1e6:.1f} MB)")

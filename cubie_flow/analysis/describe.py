@@ -1,0 +1,183 @@
+"""What a result says of itself, in plain words and as values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from attrs import frozen
+
+from cubie_flow.analysis import runs
+from cubie_flow.errors import FlowError
+from cubie_flow.storage.schema import RUN
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+#: What to do about runs that did not end well.
+REMEDIES: Mapping[str, str] = {
+    "step_limit": "raise controller.max_steps, or use algorithm=auto if the model is stiff",
+    "step_too_small": "lower controller.dt_min, or use a stiff method (algorithm=rodas5p)",
+    "non_finite": "the solution grows without bound or leaves the model's domain; check the values",
+    "solver_failed": "rescue=default solves such runs again with sturdier methods in float64",
+    "not_written": "the study was interrupted; cubie-flow resume=FOLDER does the rest",
+}
+
+
+@frozen
+class Summary:
+    """A summary that prints as lines, and holds its values.
+
+    Attributes
+    ----------
+    facts
+        Name and text of each line.
+    values
+        The same as plain values.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    values: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.facts)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in self.facts)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = (
+            f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'
+            f'<td style="text-align:left">{escape(text)}</td></tr>'
+            for name, text in self.facts
+        )
+        return f"<table>{''.join(rows)}</table>"
+
+
+def summary(data: Dataset) -> Summary:
+    """Summarise a result, or runs selected from one.
+
+    Reads the status and the step counts of every run.
+
+    Raises
+    ------
+    FlowError
+        If the dataset holds no runs of a study.
+    """
+    attrs = data.attrs
+    total = runs.length(data)
+    counts = runs.status_counts(data)
+    steps = {n: _mean(data, n) for n in ("steps", "rejected") if n in data.variables}
+    design = json.loads(attrs.get("design", "{}"))
+    varied = list(design.get("values", {}))
+    values: dict[str, Any] = {
+        "study": attrs.get("study"),
+        "title": attrs.get("title"),
+        "algorithm": attrs.get("algorithm"),
+        "precision": config(data).get("precision") if "config" in attrs else None,
+        "runs": total,
+        "times": int(data.sizes.get("time", 0)),
+        "design": design.get("kind"),
+        "varied": varied,
+        "statuses": counts,
+        "mean_steps": steps.get("steps"),
+        "mean_rejected": steps.get("rejected"),
+        "remedies": {name: REMEDIES[name] for name in counts if name in REMEDIES},
+        "device": attrs.get("device"),
+        "created": attrs.get("created"),
+        "version": attrs.get("version_cubie_flow"),
+        "git_commit": attrs.get("git_commit"),
+        "seconds": {
+            name.removeprefix("seconds_"): value
+            for name, value in attrs.items()
+            if name.startswith("seconds_")
+        },
+        "overrides": list(attrs.get("overrides", [])),
+        "audit": _audited(data),
+    }
+    return Summary(tuple(_facts(values)), values)
+
+
+def _facts(v: Mapping[str, Any]) -> list[tuple[str, str]]:
+    how = ", ".join(str(v[k]) for k in ("title", "algorithm", "precision") if v[k])
+    facts = [("study", f"{v['study'] or 'a study'}: {how}")]
+    kind = str(v["design"] or "").replace("_", " ")
+    over = f" ({kind} over {', '.join(v['varied']) or 'nothing'})" if kind else ""
+    times = f", {v['times']:,} saved times" if v["times"] else ", final values"
+    facts.append(("runs", f"{v['runs']:,}{over}{times}"))
+    facts.append(("ended", ", ".join(f"{name} {n:,}" for name, n in v["statuses"].items())))
+    facts += [("remedy", f"{name}: {text}") for name, text in v["remedies"].items()]
+    if v["mean_steps"] is not None:
+        more = f", {v['mean_rejected']:,.1f} more rejected" if v["mean_rejected"] else ""
+        facts.append(("steps", f"{v['mean_steps']:,.1f} a run{more}"))
+    if v["seconds"].get("total"):
+        kernel = v["seconds"].get("kernel", 0.0)
+        facts.append(("time", f"{v['seconds']['total']:.2f} s, {kernel:.2f} of it solving"))
+    facts += [("audited error", text) for text in v["audit"]]
+    if v["device"]:
+        facts.append(("device", str(v["device"])))
+    if v["created"]:
+        commit = f", commit {str(v['git_commit'])[:9]}" if v["git_commit"] else ""
+        version = f" by cubie_flow {v['version']}" if v["version"] else ""
+        facts.append(("made", f"{v['created']}{version}{commit}"))
+    return facts
+
+
+def _audited(data: Dataset) -> list[str]:
+    """Say what the last audit of a whole result found."""
+    from cubie_flow.analysis.audit import sentences, stored
+
+    # Of a selection it would say something about other runs.
+    table = None if RUN in data.coords else stored(data)
+    return [] if table is None else sentences(table)
+
+
+def _mean(data: Dataset, name: str) -> float | None:
+    """Return the mean of a per-run count over the runs that are written."""
+    import numpy as np
+
+    total = count = 0
+    for part in runs.blocks(data):
+        known = runs.column(data, "status", part) != 255 if "status" in data else slice(None)
+        values = runs.column(data, name, part)[known]
+        total += int(values.sum(dtype=np.int64))
+        count += values.size
+    return total / count if count else None
+
+
+def config(data: Dataset) -> dict[str, Any]:
+    """Return the composed configuration of a study; interpolations stand as they were written.
+
+    Raises
+    ------
+    FlowError
+        If the dataset holds none.
+    """
+    text = data.attrs.get("config")
+    if not text:
+        raise FlowError("this dataset holds no configuration")
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise FlowError("the configuration in this dataset cannot be read as YAML") from error
+    return dict(found or {})
+
+
+def group(data: Dataset, name: str) -> Dataset:
+    """Open a group of the store that a dataset comes from.
+
+    Raises
+    ------
+    FlowError
+        If the dataset comes from no store, or its store has no such group.
+    """
+    from cubie_flow.analysis.opening import open_group
+
+    source = data.encoding.get("source")
+    if source is None:
+        raise FlowError(f"this dataset was not opened from a store, so it has no group '/{name}'")
+    job = data.encoding.get("group")
+    return open_group(str(source), f"{job}/{name}" if job else name)

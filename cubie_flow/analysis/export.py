@@ -1,0 +1,252 @@
+"""Results in other formats, written piece by piece, so that their size does not matter."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cubie_flow.analysis import runs
+from cubie_flow.errors import FlowError, nearest
+from cubie_flow.storage.schema import RUN, TIME
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+FORMATS = {".parquet": "Parquet", ".csv": "CSV", ".nc": "NetCDF", ".npz": "NumPy"}
+#: Values of one variable held at once.
+BLOCK = 2_000_000
+Columns = dict[str, NDArray[Any]]
+
+
+def export(
+    data: Dataset,
+    path: str | Path,
+    variables: Sequence[str] | None = None,
+    *,
+    overwrite: bool = False,
+) -> int:
+    """Write runs into one file; its ending chooses the format.
+
+    Parquet and CSV hold a table: a row a run with everything that has one value a run, or, where
+    `variables` names something saved over time, a row a run and time. NetCDF and NumPy hold
+    arrays of the shapes they have.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        A result, or runs selected from one.
+    path : path or str
+        Ending in ``.parquet``, ``.csv``, ``.nc`` or ``.npz``.
+    variables : sequence of str, optional
+        What is written beside the run numbers and what varied; by default everything (in a
+        table, everything that has one value a run).
+    overwrite : bool
+        Whether a file that is there is replaced.
+
+    Returns
+    -------
+    int
+        Runs written.
+
+    Raises
+    ------
+    FlowError
+        For an ending, a variable or a library that is not there, or a file that is.
+    """
+    path = Path(path).expanduser()
+    if path.suffix not in FORMATS:
+        raise FlowError(
+            f"'{path}' must end in one of {', '.join(FORMATS)}{nearest(path.suffix, FORMATS)}"
+        )
+    if path.exists() and not overwrite:
+        raise FlowError(f"'{path}' exists already; --overwrite replaces it")
+    table = path.suffix in (".parquet", ".csv")
+    names = _chosen(data, variables, table)
+    write = {".parquet": _parquet, ".csv": _csv, ".nc": _netcdf, ".npz": _numpy}[path.suffix]
+    with _whole(path) as partial:
+        write(data, names, partial)
+    return runs.length(data)
+
+
+def _chosen(data: Dataset, asked: Sequence[str] | None, table: bool) -> list[str]:
+    """Return what is written: what varied first, then what was asked for."""
+    known = [str(n) for n, v in data.variables.items() if v.dims and v.dims[0] == RUN and n != RUN]
+    first = [name for name in known if name in data.coords]
+    if asked is None:
+        rest = [n for n in known if not table or data.variables[n].dims == (RUN,)]
+    else:
+        for name in asked:
+            if name not in known:
+                raise FlowError(
+                    f"the result has no variable '{name}'{nearest(name, known)} "
+                    f"(it has {', '.join(known)})"
+                )
+        rest = list(asked)
+    return list(dict.fromkeys((*first, *rest)))
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Yield a file beside `path` that becomes it once it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise FlowError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _pieces(data: Dataset, names: Sequence[str]) -> Iterator[tuple[slice, Columns]]:
+    """Yield some runs at a time: their place and their arrays."""
+    width = max((int(np.prod(data.variables[name].shape[1:])) for name in names), default=1)
+    for part in runs.blocks(data, max(1, BLOCK // max(width, 1))):
+        held: Columns = {RUN: runs.numbers(data, part)}
+        for name in names:
+            held[name] = np.asarray(data.variables[name][{RUN: part}].values)
+        yield part, held
+
+
+def _tables(data: Dataset, names: Sequence[str]) -> Iterator[Columns]:
+    """Yield pieces of a table: a row a run, or a row a run and time."""
+    words = {
+        name: {value: word for word, value in runs.flags(data.variables[name]).items()}
+        for name in names
+    }
+    timed = [name for name in names if TIME in data.variables[name].dims]
+    times = data[TIME].values if timed else np.empty(0)
+    for _, held in _pieces(data, names):
+        table: Columns = {}
+        for name in (RUN, *([TIME] if timed else []), *names):
+            if name == TIME:
+                table[name] = np.tile(times, len(held[RUN]))
+                continue
+            values = held[name]
+            if words.get(name):
+                values = np.array([words[name].get(int(v), str(v)) for v in values], dtype=object)
+            if timed:
+                values = values.ravel() if name in timed else np.repeat(values, len(times))
+            table[name] = values
+        yield table
+
+
+def _parquet(data: Dataset, names: Sequence[str], path: Path) -> None:
+    pyarrow = _library("pyarrow", "parquet")
+    from pyarrow import parquet
+
+    writer = None
+    try:
+        for table in _tables(data, names):
+            piece = pyarrow.table(table)
+            if writer is None:
+                about = {k: v if isinstance(v, str) else json.dumps(_plain(v))
+                         for k, v in data.attrs.items()}  # fmt: skip
+                schema = piece.schema.with_metadata({k: v.encode() for k, v in about.items()})
+                writer = parquet.ParquetWriter(path, schema, compression="zstd")
+            writer.write_table(piece.cast(writer.schema))
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _csv(data: Dataset, names: Sequence[str], path: Path) -> None:
+    import pandas as pd
+
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for number, table in enumerate(_tables(data, names)):
+            pd.DataFrame(table).to_csv(file, index=False, header=number == 0)
+
+
+def _netcdf(data: Dataset, names: Sequence[str], path: Path) -> None:
+    _library("h5py", "netcdf")
+    h5netcdf = _library("h5netcdf", "netcdf")
+    with h5netcdf.File(path, "w") as file:
+        file.dimensions = {RUN: runs.length(data)}
+        others = dict.fromkeys(d for n in names for d in data.variables[n].dims if d != RUN)
+        for dim in map(str, others):
+            file.dimensions[dim] = data.sizes[dim]
+        made = {RUN: file.create_variable(RUN, (RUN,), np.int64)}
+        for name in names:
+            variable = data.variables[name]
+            missing = {"fillvalue": np.nan} if variable.dtype.kind == "f" else {}
+            made[name] = file.create_variable(
+                name, variable.dims, variable.dtype, compression="gzip", shuffle=True,
+                compression_opts=1, **missing,
+            )  # fmt: skip
+            made[name].attrs.update(_attributes(variable.attrs))
+            swept = [n for n in names if n in data.coords and n != name]
+            if name not in data.coords and swept:
+                made[name].attrs["coordinates"] = " ".join(swept)
+        for dim in map(str, others):
+            if dim in data.variables:
+                axis = data.variables[dim]
+                file.create_variable(dim, (dim,), axis.dtype, data=np.asarray(axis.values))
+                file[dim].attrs.update(_attributes(axis.attrs))
+        file.attrs.update(_attributes({"Conventions": "CF-1.11", **data.attrs}))
+        for part, held in _pieces(data, names):
+            for name, values in held.items():
+                made[name][part] = values
+
+
+def _numpy(data: Dataset, names: Sequence[str], path: Path) -> None:
+    from zipfile import ZIP_STORED, ZipFile
+
+    with ZipFile(path, "w", ZIP_STORED, allowZip64=True) as archive:
+        # One array after another, as the format wants it.
+        for name in (RUN, *names):
+            shape = (runs.length(data),) if name == RUN else data.variables[name].shape
+            kind = np.dtype(np.int64) if name == RUN else data.variables[name].dtype
+            header = {
+                "descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape
+            }  # fmt: skip
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for _, held in _pieces(data, [] if name == RUN else [name]):
+                    file.write(np.ascontiguousarray(held[name]).tobytes())
+        if any(TIME in data.variables[name].dims for name in names):
+            with archive.open(f"{TIME}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(data[TIME].values))
+
+
+def _library(name: str, extra: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise FlowError(
+            f"this format needs {name}, which is not installed: pip install 'cubie-flow[{extra}]'"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return attributes that NetCDF can hold: numbers, texts, lists of numbers."""
+    found: dict[str, Any] = {}
+    for key, value in attrs.items():
+        value = _plain(value)
+        if isinstance(value, bool):
+            value = int(value)
+        numbers = (
+            isinstance(value, list)
+            and value
+            and all(isinstance(item, int | float) for item in value)
+        )
+        if numbers:
+            value = np.asarray(value)
+        elif not isinstance(value, int | float | str):
+            value = json.dumps(value)
+        found[str(key)] = value
+    return found

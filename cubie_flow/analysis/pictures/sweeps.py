@@ -1,0 +1,256 @@
+"""Pictures over what varies between the runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cubie_flow.analysis.pictures.reading import (
+    Array,
+    as_float,
+    chosen,
+    heading,
+    metrics,
+    named,
+    quantity,
+)
+from cubie_flow.analysis.pictures.style import BLUE, Picture, colour_map, label, tidy
+from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from xarray import DataArray, Dataset
+
+#: Runs a cell where they lie anywhere, and cells along an axis at most.
+RUNS_A_CELL, MOST_CELLS = 12, 200
+#: Values read at once, and points drawn at most.
+READ, POINTS = 20_000_000, 300_000
+
+
+def heatmap(
+    data: Dataset,
+    metric: str | None = None,
+    x: str | None = None,
+    y: str | None = None,
+    log: bool = False,
+) -> Picture:
+    """Draw a number of each run as colour over two quantities that vary.
+
+    A full grid is drawn cell by cell; over further quantities, and where runs lie anywhere, the
+    mean of the runs of a cell is. Grey is where no run has a value.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        A result in which at least two quantities vary.
+    metric : str, optional
+        A variable with one number a run; the first summary or final value by default.
+    x, y : str, optional
+        The quantities along the axes; by default the first two that vary.
+    log : bool
+        Colour by the logarithm.
+    """
+    there = metrics(data)
+    if metric is None:
+        usual = [n for n in there if n.endswith(("_max", "_final"))] or there
+        metric = next(iter(usual), "")
+    metric = named(metric, there, "number of each run")
+    x = quantity(data, x, [y] if y else [])
+    y = quantity(data, y, [x])
+    if x == y:
+        raise FlowError(f"x and y are both '{x}'; a heatmap is drawn over two quantities")
+    across, up, field = field_over(data[x], data[y], data[metric])
+    picture = Picture(7.6, 5.4)
+    panel = picture.subplots()
+    draw_field(picture, panel, (across, up, field), data[metric], log)
+    _axes(panel, data[x], data[y])
+    picture.headed(heading(data))
+    picture.description = (
+        f"{heading(data)}: {metric} as colour over {x} (across) and {y} (up), from "
+        f"{np.nanmin(field):.4g} to {np.nanmax(field):.4g}"
+        if np.isfinite(field).any()
+        else f"{heading(data)}: no run has a value of {metric}"
+    )
+    return picture
+
+
+def draw_field(
+    picture: Picture,
+    panel: Axes,
+    field: tuple[Array, Array, Array],
+    metric: DataArray,
+    log: bool = False,
+) -> None:
+    """Draw a field as colours, with a bar that says what they mean.
+
+    Parameters
+    ----------
+    field : tuple
+        Edges or centres across and up, and the values, shape (up, across).
+    metric : DataArray
+        Whose name and unit the bar bears.
+    """
+    from matplotlib.colors import LogNorm, Normalize
+
+    across, up, values = field
+    finite = values[np.isfinite(values) & ((values > 0) | (not log))]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.1, 1.0)
+    norm = LogNorm(low, high) if log else Normalize(low, high)
+    mesh = panel.pcolormesh(
+        across, up, values, cmap=colour_map(), norm=norm, shading="nearest", rasterized=True
+    )
+    picture.colorbar(mesh, ax=panel, label=label(metric, 44))
+
+
+def field_over(x: DataArray, y: DataArray, metric: DataArray) -> tuple[Array, Array, Array]:
+    """Return the centres of the cells across and up, and the mean of the metric in each.
+
+    Parameters
+    ----------
+    x, y, metric : DataArray
+        One value a run.
+
+    Returns
+    -------
+    tuple of arrays
+        Shapes (columns,), (rows,), (rows, columns); NaN where no run has a value.
+    """
+    values = as_float(metric)
+    across, columns = _cells(as_float(x))
+    up, rows = _cells(as_float(y))
+    good = np.isfinite(values)
+    at = rows[good] * len(across) + columns[good]
+    size = len(across) * len(up)
+    counts = np.bincount(at, minlength=size)
+    sums = np.bincount(at, values[good], minlength=size)
+    with np.errstate(invalid="ignore"):
+        return across, up, (sums / counts).reshape(len(up), len(across))
+
+
+def _cells(values: Array) -> tuple[Array, Array]:
+    """Return the centres of cells along an axis, and the cell of every run."""
+    points, index = np.unique(values, return_inverse=True)
+    # Values that runs share are the points of a grid.
+    if len(points) <= max(len(values) / 2, 1):
+        return points, index
+    most = int(np.clip(np.sqrt(len(values) / RUNS_A_CELL), 2, MOST_CELLS))
+    logarithmic = _geometric(points)
+    scale = np.log(values) if logarithmic else values
+    edges = np.linspace(scale.min(), scale.max(), most + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    where = np.clip(np.searchsorted(edges, scale, side="right") - 1, 0, most - 1)
+    return (np.exp(centres) if logarithmic else centres), where
+
+
+def _geometric(points: Array) -> bool:
+    """Return whether sorted values are spaced like powers: their median is their geometric mean."""
+    if points[0] <= 0 or points[-1] / points[0] < 20:
+        return False
+    middle = float(np.median(points))
+    geometric, arithmetic = np.sqrt(points[0] * points[-1]), (points[0] + points[-1]) / 2
+    return bool(abs(np.log(middle / geometric)) < abs(np.log(middle / arithmetic)))
+
+
+def _axes(panel: Axes, x: DataArray, y: DataArray) -> None:
+    if _geometric(np.unique(as_float(x))):
+        panel.set_xscale("log")
+    if _geometric(np.unique(as_float(y))):
+        panel.set_yscale("log")
+    panel.set_xlabel(label(x, 70))
+    panel.set_ylabel(label(y))
+
+
+def bifurcation(
+    data: Dataset,
+    variable: str | None = None,
+    over: str | None = None,
+    after: float = 0.5,
+) -> Picture:
+    """Draw the local maxima of a variable, once the start is forgotten, over a quantity.
+
+    Maxima lie between saved times: each is that of a parabola through three saved values, so the
+    interval between saved times should be a tenth of a period or less. A run without maxima that
+    is at rest is drawn where it rests.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        A result with saved times.
+    variable : str, optional
+        The first saved one by default.
+    over : str, optional
+        The quantity across; the first that varies by default.
+    after : float
+        The share of the saved times that is left out as start, from 0 to below 1.
+    """
+    (name,) = chosen(data, variable, 1)
+    over = quantity(data, over)
+    if not 0 <= after < 1:
+        raise FlowError(f"after is {after:g}; it is the share left out, from 0 to below 1")
+    late = slice(int(after * data.sizes["time"]), None)
+    if data["time"][late].size < 3:
+        raise FlowError(
+            f"only {data['time'][late].size} saved times are left after the first {after:.0%}; "
+            "maxima need three, so integrate with a smaller output.save_every"
+        )
+    across, peaks = maxima(data[name].isel(time=late), as_float(data[over]))
+    step = max(1, -(-len(across) // POINTS))
+    picture = Picture(8.0, 5.0)
+    panel = picture.subplots()
+    panel.scatter(
+        across[::step], peaks[::step], s=_dot(len(across[::step])), color=BLUE, lw=0,
+        alpha=0.5 if len(across) > 20_000 else 0.7, rasterized=True,
+    )  # fmt: skip
+    low, high = float(data[over].min()), float(data[over].max())
+    panel.set_xlim(low, high)
+    if _geometric(np.unique(as_float(data[over]))):
+        panel.set_xscale("log")
+    panel.set_xlabel(label(data[over], 70))
+    panel.set_ylabel(f"maxima of {label(data[name], 30)}")
+    tidy(panel)
+    since = as_float(data["time"])[late][0]
+    picture.headed(f"{heading(data)}\nlocal maxima of {name} from time {since:g} on")
+    picture.description = (
+        f"{heading(data)}: {len(across):,} local maxima of {name} over {over} from time {since:g}"
+    )
+    return picture
+
+
+def _dot(points: int) -> float:
+    """Return the area of a dot in square points, so that many and few are both readable."""
+    return float(np.clip(1.2e5 / max(points, 1), 0.5, 8.0))
+
+
+def maxima(array: DataArray, over: Array) -> tuple[Array, Array]:
+    """Return every local maximum in time and the value of `over` of its run.
+
+    Parameters
+    ----------
+    array : DataArray
+        Dims (run, time).
+    over : array, shape (runs,)
+
+    Returns
+    -------
+    tuple of arrays
+        Two of equal length. A run that moves less than one part in a thousand gives its last
+        value.
+    """
+    runs, times = array.shape
+    part = max(1, READ // max(times, 1))
+    across, peaks = [], []
+    for start in range(0, runs, part):
+        values = as_float(array.isel(run=slice(start, start + part)))
+        before, here, after = values[:, :-2], values[:, 1:-1], values[:, 2:]
+        with np.errstate(invalid="ignore"):
+            top = (here > before) & (here >= after)
+            moving = np.ptp(values, axis=1) > 1e-3 * np.abs(values).max(axis=1)
+        run, at = np.nonzero(top & moving[:, None])
+        a, b, c = before[run, at], here[run, at], after[run, at]
+        peaks.append(b - (c - a) ** 2 / (8 * (a - 2 * b + c)))
+        across.append(over[start + run])
+        still = ~moving & np.isfinite(values[:, -1])
+        peaks.append(values[still, -1])
+        across.append(over[start : start + part][still])
+    return np.concatenate(across), np.concatenate(peaks)

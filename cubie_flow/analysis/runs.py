@@ -1,0 +1,182 @@
+"""Choosing runs by a condition, reading only what it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cubie_flow.errors import FlowError
+from cubie_flow.predicates import Column, Predicate, read_predicate
+from cubie_flow.storage.schema import RUN, STATUS, TIME
+
+#: Runs read at a time: 8 MB a column of doubles.
+BLOCK = 1_000_000
+#: Ends of a run that are no failures; the last is no end.
+ENDED_WELL = ("success", "event_stop")
+NOT_WRITTEN = "not_written"
+
+
+def flags(variable: xr.DataArray | xr.Variable) -> dict[str, int]:
+    """Return the numbers of a CF flag variable by their words; empty for other variables."""
+    values = np.atleast_1d(np.asarray(variable.attrs.get("flag_values", []))).tolist()
+    words = str(variable.attrs.get("flag_meanings", "")).split()
+    return dict(zip(words, values, strict=False))
+
+
+def length(data: xr.Dataset) -> int:
+    """Return the number of runs.
+
+    Raises
+    ------
+    FlowError
+        If the dataset has none.
+    """
+    if RUN not in data.sizes:
+        dims = ", ".join(map(str, data.sizes)) or "none"
+        raise FlowError(f"this dataset has no dimension 'run' (it has {dims})")
+    return int(data.sizes[RUN])
+
+
+def columns(data: xr.Dataset) -> dict[str, Column]:
+    """Return what a condition on runs may name, and what it may not and why."""
+    found = {RUN: Column()}
+    for key, variable in data.variables.items():
+        name = str(key)
+        if name == RUN:
+            continue
+        if variable.dims == (RUN,):
+            found[name] = Column(flags(variable))
+        elif RUN in variable.dims:
+            own = [str(n) for n in data.variables if str(n).startswith(f"{name}_")]
+            told = f"; use {' or '.join(own[:3])}" if own else ""
+            found[name] = Column(problem=f"which has a value at every time{told}")
+        elif name == TIME:
+            found[name] = Column(problem="which is the same for all runs")
+    return found
+
+
+def numbers(data: xr.Dataset, positions: Any = None) -> NDArray[np.int64]:
+    """Return the numbers that runs have in their study.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+    positions : optional
+        Of the runs in the dataset; all by default.
+    """
+    if RUN in data.coords:
+        every = np.asarray(data[RUN].values, np.int64)
+    else:
+        every = np.arange(length(data))
+    return every if positions is None else every[positions]
+
+
+def blocks(data: xr.Dataset, runs: int = BLOCK) -> Iterator[slice]:
+    """Yield slices of the runs, whole shards where the store says how large they are."""
+    total = length(data)
+    shard = 1
+    if STATUS in data:
+        encoding = data[STATUS].encoding
+        shard = int((encoding.get("shards") or encoding.get("chunks") or (1,))[0])
+    step = max(runs // shard, 1) * shard
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
+
+
+def column(data: xr.Dataset, name: str, part: slice) -> NDArray[Any]:
+    """Return one column of some runs, read from the store."""
+    if name == RUN and RUN not in data.coords:
+        return np.arange(part.start, part.stop)
+    return np.asarray(data.variables[name][{RUN: part}].values)
+
+
+def where(data: xr.Dataset, condition: str | Predicate) -> NDArray[np.int64]:
+    """Return the positions of the runs that satisfy a condition, in order.
+
+    Raises
+    ------
+    FlowError
+        If the condition cannot be read, or names what the runs do not have.
+    """
+    length(data)
+    if not isinstance(condition, Predicate):
+        condition = read_predicate(condition, columns(data))
+    found = [
+        part.start + np.flatnonzero(condition({n: column(data, n, part) for n in condition.names}))
+        for part in blocks(data)
+    ]
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def take(data: xr.Dataset, positions: NDArray[np.int64]) -> xr.Dataset:
+    """Return the runs at some positions, still lazy; ``run`` then holds their numbers."""
+    chosen = numbers(data, positions)
+    neighbours = positions.size > 0 and bool((np.diff(positions) == 1).all())
+    indexer: Any = slice(int(positions[0]), int(positions[-1]) + 1) if neighbours else positions
+    runs = xr.Variable((RUN,), chosen, {"long_name": "number of the run in its study"})
+    taken = data.drop_vars(RUN, errors="ignore").isel({RUN: indexer})
+    return taken.assign_coords({RUN: runs})
+
+
+def positions_of(data: xr.Dataset, runs: int | Iterable[int]) -> NDArray[np.int64]:
+    """Return the positions of runs by their numbers.
+
+    Raises
+    ------
+    FlowError
+        If a number is none, or no run of the dataset has it.
+    """
+    given = np.atleast_1d(np.asarray(runs if not isinstance(runs, xr.DataArray) else runs.values))
+    if given.size == 0:
+        raise FlowError("no runs are named")
+    if given.dtype.kind not in "iu" or given.ndim != 1:
+        raise FlowError(f"runs are named by their numbers, such as [0, 7], not by {runs!r:.60}")
+    given = given.astype(np.int64)
+    total = length(data)
+    if RUN not in data.coords:
+        wrong = given[(given < 0) | (given >= total)]
+        if wrong.size:
+            raise FlowError(f"there is no run {wrong[0]}; the runs are 0 to {total - 1:,}")
+        return given
+    every = numbers(data)
+    order = np.argsort(every, kind="stable")
+    places = np.searchsorted(every, given, sorter=order)
+    places = order[np.minimum(places, total - 1)] if total else given
+    wrong = given if not total else given[every[places] != given]
+    if wrong.size:
+        raise FlowError(f"run {wrong[0]} is not among the {total:,} runs of this selection")
+    return places
+
+
+def status_counts(data: xr.Dataset) -> dict[str, int]:
+    """Return how many runs ended in each way, the words of ``status`` first to last.
+
+    Raises
+    ------
+    FlowError
+        If the dataset has no status.
+    """
+    if STATUS not in data.variables:
+        raise FlowError("this dataset has no 'status': it holds no runs of a study")
+    words = {value: word for word, value in flags(data[STATUS]).items()}
+    counts = np.zeros(256, np.int64)
+    for part in blocks(data):
+        counts += np.bincount(column(data, STATUS, part), minlength=256)
+    return {words.get(int(v), str(int(v))): int(counts[v]) for v in np.flatnonzero(counts)}
+
+
+def failed(data: xr.Dataset) -> NDArray[np.int64]:
+    """Return the positions of the runs that ended otherwise than they should, in order."""
+    if STATUS not in data.variables:
+        raise FlowError("this dataset has no 'status': it holds no runs of a study")
+    known = flags(data[STATUS])
+    well = [known[word] for word in (*ENDED_WELL, NOT_WRITTEN) if word in known]
+    found = [
+        part.start + np.flatnonzero(~np.isin(column(data, STATUS, part), well))
+        for part in blocks(data)
+    ]
+    return np.concatenate(found)

@@ -1,0 +1,156 @@
+"""A batch inside a sweep: every run of the batch at every point of the sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from cubie_flow.batches.designs import Design, Grid, Single, Zip
+from cubie_flow.batches.values import Array, Constant, Distribution, Listed, parse_value
+from cubie_flow.errors import FlowError
+
+#: What a sweep calls the seed of the batch; no quantity of a model has a dot in its name.
+SEED = "batch.seed"
+#: Under which it is recorded with each run.
+SEED_LABEL = "batch_seed"
+
+
+@frozen(eq=False)
+class Swept(Design):
+    """Every run of a batch at every point of a grid around it.
+
+    Attributes
+    ----------
+    groups
+        The axes of the grid, the last varying fastest; the lists of one advance together.
+    inner
+        The batch, one design a seed where seeds are swept, else a single one. All have one size.
+    """
+
+    groups: tuple[Zip, ...]
+    inner: tuple[Design, ...]
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return self.inner[0].kind
+
+    @property
+    def labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (SEED_LABEL,) if len(self.inner) > 1 else ()
+
+    @property
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+        outer = [name for group in self.groups for name in group.names if name != SEED]
+        return (*outer, *self.inner[0].names)
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        return math.prod(group.size for group in self.groups) * self.inner[0].size
+
+    def _columns(self, start: int, stop: int) -> dict[str, Array]:
+        size = self.inner[0].size
+        block, within = np.divmod(np.arange(start, stop), size)
+        found: dict[str, Array] = {}
+        which = np.zeros(stop - start, np.int64)
+        rest = block
+        for group in reversed(self.groups):
+            rest, place = np.divmod(rest, group.size)
+            for name, values in group.lists.items():
+                if name == SEED:
+                    which = place
+                    found[SEED_LABEL] = values.at(place)
+                else:
+                    found[name] = values.at(place)
+        found.update(self._inner(which, block, within))
+        return {name: found[name] for name in (*self.names, *self.labels)}
+
+    def _inner(
+        self, which: NDArray[np.int64], block: NDArray[np.int64], within: NDArray[np.int64]
+    ) -> dict[str, Array]:
+        """Return the columns of the batch: its runs `within`, of the design `which`."""
+        columns = {name: np.empty(len(within)) for name in self.inner[0].names}
+        # A large batch is cut where the sweep goes on, a small one is made once a seed: either
+        # way no more than the slice, or one small batch, is held.
+        parts = block if self.inner[0].size >= len(within) else which
+        for part in np.unique(parts) if columns else ():
+            chosen = np.flatnonzero(parts == part)
+            runs = within[chosen]
+            low, high = int(runs.min()), int(runs.max()) + 1
+            made = self.inner[int(which[chosen[0]])].columns(low, high)
+            for name, values in made.items():
+                columns[name][chosen] = values[runs - low]
+        return columns
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **self.inner[0].describe(),
+            "size": self.size,
+            "sweep": [
+                {name: values.spec for name, values in group.lists.items()} for group in self.groups
+            ],
+        }
+
+
+def swept_design(
+    sweep: Sequence[Mapping[str, Any]], seed: int, make: Callable[[int], Design]
+) -> Design:
+    """Return a batch inside a sweep.
+
+    Where all of it is one grid, or one list of runs, it is a plain `Grid` or `Zip`.
+
+    Parameters
+    ----------
+    sweep
+        One mapping an axis: quantities, or `SEED`, to lists of values that advance together.
+    seed
+        Of the batch, where `SEED` is not swept.
+    make
+        Makes the batch of a seed.
+
+    Raises
+    ------
+    FlowError
+        Where lists differ in length, or a quantity is named twice.
+    """
+    groups = tuple(_group(axis) for axis in sweep)
+    seeds = [values for group in groups for name, values in group.lists.items() if name == SEED]
+    chosen = [int(value) for value in seeds[0].at(np.arange(seeds[0].size))] if seeds else [seed]
+    if len(set(chosen)) < len(chosen):
+        raise FlowError(f"{SEED} is swept over the same seed twice: {chosen}")
+    inner = tuple(make(number) for number in chosen)
+    names = [name for group in groups for name in group.names] + list(inner[0].names)
+    for name in names:
+        if names.count(name) > 1:
+            raise FlowError(f"'{name}' is swept, but the batch varies it too; leave one of them")
+    single = isinstance(inner[0], Single)
+    if seeds:
+        if "seed" not in inner[0].describe():
+            raise FlowError(
+                f"{SEED} is swept, but batch.kind '{inner[0].kind}' draws nothing; "
+                "use sobol or latin_hypercube"
+            )
+    elif all(len(group.names) == 1 for group in groups) and (single or isinstance(inner[0], Grid)):
+        axes = {name: values for group in groups for name, values in group.lists.items()}
+        return Grid({**axes, **(inner[0].axes if isinstance(inner[0], Grid) else {})})
+    elif single and len(groups) == 1:
+        return groups[0]
+    return Swept(groups, inner)
+
+
+def _group(axis: Mapping[str, Any]) -> Zip:
+    lists: dict[str, Any] = {}
+    for name, spec in axis.items():
+        values = parse_value(name, spec)
+        if isinstance(values, Distribution):
+            raise FlowError(f"batch.sweep lists values, but {name} is a distribution, {spec}")
+        lists[name] = Listed(np.array([values.value])) if isinstance(values, Constant) else values
+    sizes = {name: values.size for name, values in lists.items()}
+    if len(set(sizes.values())) != 1:
+        told = ", ".join(f"{name} has {size}" for name, size in sizes.items()) or "there are none"
+        raise FlowError(f"values that advance together need one number of values, but {told}")
+    return Zip(lists, next(iter(sizes.values())))

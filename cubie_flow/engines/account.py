@@ -1,0 +1,94 @@
+"""What a study has come to so far, added up from the records of its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cubie_flow.engines.base import Record
+
+
+class Account:
+    """Adds up records; a `Listener`.
+
+    Parameters
+    ----------
+    statuses : mapping
+        Runs by status code that the store had before.
+    show : callable, optional
+        Called several times a second with runs done and runs failed so far.
+    check : callable, optional
+        Called between two shards with the seconds the last one took; what it raises stops the
+        study.
+
+    Attributes
+    ----------
+    records : dict
+        By shard.
+    solver_waited, writer_waited : float
+        Seconds.
+    """
+
+    def __init__(
+        self,
+        statuses: Mapping[int, int],
+        show: Callable[[int, int], None] | None = None,
+        check: Callable[[float], None] | None = None,
+    ) -> None:
+        self.statuses = np.zeros(256, np.int64)
+        for code, count in statuses.items():
+            self.statuses[code] = count
+        self.records: dict[int, Record] = {}
+        self.solver_waited = self.writer_waited = 0.0
+        self._begun: dict[int, int] = {}
+        self._show, self._check = show, check
+
+    def ticked(self, index: int | None = None, begun: int = 0) -> None:
+        """Note how far a shard in flight is."""
+        if index is not None and index not in self.records:
+            self._begun[index] = begun
+        if self._show is not None:
+            done = int(self.statuses.sum()) + sum(list(self._begun.values()))
+            self._show(done, int(self.statuses.sum() - self.statuses[0]))
+
+    def finished(self, record: Record) -> None:
+        """Add a shard that is in the store."""
+        self.records[record.index] = record
+        self._begun.pop(record.index, None)
+        for code, count in record.statuses.items():
+            self.statuses[code] += count
+
+    def between(self, seconds: float) -> None:
+        """Ask whether to go on."""
+        if self._check is not None:
+            self._check(seconds)
+
+    def waited(self, solver: float, writer: float) -> None:
+        """Note who waited for whom."""
+        self.solver_waited, self.writer_waited = solver, writer
+
+    def total(self, name: str) -> float:
+        """Return the sum of an attribute or of a column of the rows over all records."""
+        found = [getattr(r, name, r.row.get(name, 0.0)) for r in self.records.values()]
+        return float(sum(found))
+
+    def rescued(self, attempts: int) -> list[int]:
+        """Return the runs that each of `attempts` rescue attempts solved."""
+        found = np.zeros(attempts + 1, np.int64)
+        for record in self.records.values():
+            found[: len(record.rescued)] += np.asarray(record.rescued, np.int64)
+        return [int(count) for count in found[1:]]
+
+    def measured(self) -> dict[str, float]:
+        """Return the largest of everything that was measured."""
+        found: dict[str, float] = {}
+        for record in self.records.values():
+            for name, value in record.measured.items():
+                found[name] = max(value, found.get(name, 0.0))
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for every shard, in order."""
+        return [self.records[index].row for index in sorted(self.records)]

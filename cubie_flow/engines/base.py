@@ -1,0 +1,138 @@
+"""What an engine is: something that has the shards of a study solved and written, somewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from attrs import field, frozen
+from numpy.typing import NDArray
+
+from cubie_flow.storage import ResultStore
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@frozen
+class Seat:
+    """Where shards are solved: CPU threads of one process, or one GPU.
+
+    Attributes
+    ----------
+    threads : int, optional
+        CPU threads; None: all that the process may use.
+    device : int, optional
+        Number of the GPU; None: the first that the study names.
+    """
+
+    threads: int | None = None
+    device: int | None = None
+
+
+@frozen
+class Record:
+    """What is told of one shard: a few numbers, whatever the size of the shard.
+
+    Attributes
+    ----------
+    index : int
+        Which shard of the store's plan.
+    runs : int
+    statuses : dict
+        Runs by status code.
+    steps, rejected : int
+        Sums over the runs.
+    rescued : tuple of int
+        Runs by number of the rescue attempt they come from, from 0 for none.
+    seconds : float
+        In the kernel, with transfers.
+    measured : dict
+        Sizes and the like, of which the largest over all shards is kept.
+    row : dict
+        What the store keeps of every shard: seconds by phase.
+    worker : str
+        Who solved it.
+    """
+
+    index: int
+    runs: int
+    statuses: dict[int, int]
+    steps: int
+    rejected: int
+    rescued: tuple[int, ...]
+    seconds: float
+    measured: dict[str, float] = field(factory=dict)
+    row: dict[str, float] = field(factory=dict)
+    worker: str = ""
+
+
+class Solver(Protocol):
+    """Solves shards in one seat."""
+
+    def solve(self, index: int, tick: Callable[[int], None] | None = None) -> tuple[Arrays, Record]:
+        """Return the arrays of a shard and what is told of it.
+
+        Parameters
+        ----------
+        index : int
+        tick : callable, optional
+            Called now and then with the number of the shard's runs begun.
+        """
+        ...
+
+
+class Work(Protocol):
+    """A study to solve; it is pickled where it travels."""
+
+    @property
+    def token(self) -> str:
+        """What tells it from other work in the same process."""
+        ...
+
+    def solver(self, seat: Seat) -> Solver:
+        """Return a solver with its kernel built."""
+        ...
+
+    def store(self) -> ResultStore:
+        """Return the store to write to, open."""
+        ...
+
+    def runs(self, index: int) -> tuple[int, int]:
+        """Return the first run of a shard and the one after its last."""
+        ...
+
+
+class Listener(Protocol):
+    """Who is told how the work goes; all calls but `finished` come from the calling thread."""
+
+    def ticked(self, index: int | None = None, begun: int = 0) -> None:
+        """Some time has passed, and `begun` runs of a shard in flight are begun."""
+        ...
+
+    def finished(self, record: Record) -> None:
+        """Tell that one shard is in the store."""
+        ...
+
+    def between(self, seconds: float) -> None:
+        """Tell that a shard took `seconds`, and that others follow; what this raises stops them."""
+        ...
+
+    def waited(self, solver: float, writer: float) -> None:
+        """Tell how many seconds the solving and the writing waited for each other."""
+        ...
+
+
+class Engine(Protocol):
+    """Has shards solved and written. Executors stay thin: they account and print nothing."""
+
+    def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
+        """Solve and write the shards `todo`, each of them once.
+
+        Raises
+        ------
+        FlowError
+            Where a shard cannot be solved or written, in one sentence.
+        BaseException
+            What `Listener.between` raised; shards in flight are complete by then.
+        """
+        ...

@@ -1,0 +1,38 @@
+"""The study of a config, with what it leaves open decided."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cubie_flow.config import Settings
+    from cubie_flow.solve import Study
+
+
+def settled(settings: Settings, study: Study | None = None) -> Study:
+    """Return the study, its method chosen where ``algorithm=auto`` asks for it.
+
+    Parameters
+    ----------
+    settings
+        Its notes tell what was chosen.
+    study
+        That of `settings`, where it is made already.
+    """
+    from cubie_flow.solve import settled as decide
+
+    chosen, reason = decide(settings.study() if study is None else study)
+    if reason:
+        settings.notes.append(reason)
+    return chosen
+
+
+def placed(settings: Settings, study: Study | None = None) -> Study:
+    """Return the study, with buffers placed where ``buffers=auto`` asks for it."""
+    study = settled(settings, study)
+    if settings.values["buffers"]["auto"]:
+        from cubie_flow.sweeps.placement import automatic
+
+        study, note = automatic(study)
+        settings.notes.append(note)
+    return study

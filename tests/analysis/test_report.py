@@ -1,0 +1,203 @@
+"""The report is one file that says everything, is accessible, and works in a browser."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cubie_flow import OdeSystem, solve
+from cubie_flow.analysis import cli, open_results
+from cubie_flow.analysis.reports.report import write_report
+from cubie_flow.app import main
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)  # fmt: skip  # noqa: E501
+browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian package chromium)")
+WORDS = [
+    "system=lotka_volterra", "batch=sobol", "batch.size=200", "output.save_every=0.5",
+    "controller.max_steps=75", 'study="<b>my own"',
+]  # fmt: skip
+
+
+class Elements(HTMLParser):
+    """Collects the tags of a page with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of which some runs fail, by a step limit that is too low."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*WORDS, "engine.progress=false", "storage.picture=false"]) == 0
+    (found,) = folder.glob("outputs/**/results.zarr")
+    return found.parent
+
+
+@pytest.fixture(scope="module")
+def html(run_folder: Path) -> str:
+    assert cli.main(["report", str(run_folder)]) == 0
+    return (run_folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_it_needs_no_other_file_and_no_network(html: str) -> None:
+    page = Elements(html)
+    assert not page.all("link")
+    assert all(script.get("src") is None for script in page.all("script"))
+    assert all(str(image["src"]).startswith("data:image/png;base64,") for image in page.all("img"))
+    (policy,) = [m["content"] for m in page.all("meta") if "http-equiv" in m]
+    assert str(policy).startswith("default-src 'none'")
+    assert len(html) < 2_000_000
+
+
+def test_it_says_what_was_run_and_how_to_run_it_again(html: str, run_folder: Path) -> None:
+    text = " ".join(" ".join(Elements(html).text).split())
+    data = open_results(run_folder)
+    counts = data.flow.summary().values["statuses"]
+    assert 0 < counts["step_limit"] < 200
+    assert f"step limit {counts['step_limit']}" in text
+    assert "raise controller.max_steps" in text
+    assert "dprey/dt = (alpha - beta*predator)*prey" in text
+    assert data.attrs["system_hash"] in text
+    assert data.attrs["version_zarr"] in text
+    memory = data.flow.memory().attrs
+    assert f"{memory['predicted_host_bytes'] / 1e6:,.1f} MB" in text
+    assert f"{memory['measured_host_bytes'] / 1e6:,.1f} MB" in text
+    # The command is quoted for a shell, so that it can be pasted.
+    (command,) = re.findall(r'class="command"[^>]*><code>(.*?)</code>', html)
+    assert shlex.split(unescape(command))[: 3 + len(WORDS)] == [
+        "python", "-m", "cubie_flow", *WORDS,
+    ]  # fmt: skip
+
+
+def test_what_a_user_writes_is_text(html: str) -> None:
+    assert "<b>my own" not in html
+    assert "&lt;b&gt;my own" in html
+
+
+def test_it_is_accessible(html: str) -> None:
+    page = Elements(html)
+    assert page.all("html")[0]["lang"] == "en"
+    images = page.all("img")
+    assert len(images) >= 2
+    assert all(len(str(image["alt"])) > 30 for image in images)
+    for chart in page.all("div"):
+        if chart.get("class") == "plot":
+            assert chart["role"] == "img"
+            assert chart["aria-label"]
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+    assert len(page.all("table")) == len(page.all("caption")) >= 6
+    assert all(head.get("scope") in ("col", "row") for head in page.all("th"))
+    ids = [attrs["id"] for _, attrs in page.tags if attrs.get("id")]
+    assert len(ids) == len(set(ids))
+    targets = [str(link["href"]).lstrip("#") for link in page.all("a")]
+    assert set(targets) <= set(ids)
+
+
+def test_colours_have_contrast() -> None:
+    """WCAG 2.2, 1.4.3: 4.5 to 1 for text."""
+    from importlib.resources import files
+
+    css = files("cubie_flow.analysis.reports").joinpath("report.css").read_text(encoding="utf-8")
+    for name in ("ink", "quiet", "link"):
+        (colour,) = re.findall(rf"--{name}: #([0-9a-f]{{6}})", css)
+        assert _contrast(colour, "ffffff") >= 4.5, name
+
+
+def _contrast(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _in_browser(path: Path, width: int, folder: Path) -> tuple[str, list[str]]:
+    """Return the page as the browser has it after its scripts ran, and what its console says."""
+    done = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+         f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900",
+         "--virtual-time-budget=3000", "--dump-dom", path.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+#: Chooses another chart, and leaves in the title of the page how wide it is.
+PROBE = """<script>
+const pick = document.querySelectorAll("select")[1];
+pick.selectedIndex = 1;
+pick.dispatchEvent(new Event("change"));
+document.title = JSON.stringify({
+  wide: document.documentElement.scrollWidth, window: window.innerWidth,
+  canvases: document.querySelectorAll("canvas").length,
+  label: document.querySelectorAll(".plot")[1].getAttribute("aria-label"),
+  rows: document.querySelectorAll("details table tbody tr").length});
+</script>"""
+
+
+@browser
+@pytest.mark.parametrize("width", [500, 1280])
+def test_it_works_in_a_browser(width: int, html: str, tmp_path: Path) -> None:
+    (tmp_path / "probe.html").write_text(html.replace("</body>", PROBE + "</body>"), "utf-8")
+    dom, console = _in_browser(tmp_path / "probe.html", width, tmp_path)
+    assert console == []
+    seen = json.loads(Elements(dom[dom.index("<title>") : dom.index("</title>")]).text[0])
+    assert seen["canvases"] == 2
+    assert seen["wide"] <= seen["window"]  # nothing sticks out on a phone
+    assert "predator_final over alpha" in seen["label"]
+    assert seen["rows"] >= 20
+
+
+@browser
+def test_an_error_in_the_console_would_be_seen(html: str, tmp_path: Path) -> None:
+    broken = html.replace("ResizeObserver(", "NoSuchThing(")
+    (tmp_path / "broken.html").write_text(broken, "utf-8")
+    _, console = _in_browser(tmp_path / "broken.html", 1280, tmp_path)
+    assert any("NoSuchThing" in line for line in console)
+
+
+def test_a_result_made_in_python_has_a_report(lorenz: OdeSystem, tmp_path: Path) -> None:
+    import cubie_flow.analysis.accessor  # noqa: F401
+
+    data = solve(lorenz, parameters={"rho": [20.0, 28.0]}, duration=1.0)
+    text = write_report(data, tmp_path / "made.html").read_text(encoding="utf-8")
+    assert "no command line is known" in text
+
+
+@pytest.mark.parametrize(
+    ("target", "told"), [("report.pdf", "must end in .html"), ("no_folder/r.html", "cannot be")]
+)
+def test_where_it_cannot_go(
+    target: str, told: str, run_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["report", str(run_folder), "-o", str(tmp_path / target)]) == 1
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1
