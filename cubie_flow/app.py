@@ -25,6 +25,7 @@ from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.stopping import Stopped, Watch
+from cubie_flow.sweeps import sweeper
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 # Words that name the folder of a run instead of composing a config.
 RESUME, VERIFY, RECHECK = "resume=", "verify=", "recheck=true"
+MULTIRUN = ("-m", "--multirun")
 INTERRUPTED = 130
 log = logging.getLogger("cubie_flow")
 
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if any(word.startswith(VERIFY) for word in given):
             return _verify(given)
         studies.register()
+        sweeper.register()
         given = command_line.arguments(given)
         sys.argv = [sys.argv[0], *given]
         return _compose_and_run()
@@ -86,6 +89,7 @@ def _resume(given: list[str]) -> int:
     """Finish the study of a folder: no config is composed, that of the folder holds."""
     from cubie_flow import resume
     from cubie_flow.storage import ResultStore, locked
+    from cubie_flow.storage.index import is_multirun
 
     (folder_word, *more) = [word for word in given if word.startswith(RESUME)]
     if more:
@@ -93,8 +97,13 @@ def _resume(given: list[str]) -> int:
     folder = resume.folder_of(folder_word.removeprefix(RESUME))
     recheck = RECHECK in given
     others = [word for word in given if not word.startswith(RESUME) and word != RECHECK]
+    place = resume.location_of(folder, others)
+    if is_multirun(place):
+        from cubie_flow.sweeps.multirun import resume_multirun
+
+        resume_multirun(folder, [word for word in others if word not in MULTIRUN], recheck)
+        return 0
     with locked(folder):
-        place = resume.location_of(folder, others)
         store = ResultStore.open(place)
         settings = resume.stored_settings(resume.stored_config(folder), others, store.attrs)
         study = resume.stored_study(settings, store.attrs)
@@ -141,13 +150,19 @@ def _verify(given: list[str]) -> int:
     """Compare every complete shard of a result with its checksum."""
     from cubie_flow import resume
     from cubie_flow.storage import ResultStore
+    from cubie_flow.storage.index import is_multirun
 
     (folder_word, *more) = [word for word in given if word.startswith(VERIFY)]
     others = [word for word in given if not word.startswith(VERIFY)]
     if more or any(not word.lstrip("+").startswith(credentials.OPTIONS) for word in others):
         raise FlowError(f"verify=FOLDER takes nothing beside it but {credentials.OPTIONS}")
     folder = resume.folder_of(folder_word.removeprefix(VERIFY), VERIFY)
-    store = ResultStore.open(resume.location_of(folder, others))
+    place = resume.location_of(folder, others)
+    if is_multirun(place):
+        from cubie_flow.sweeps.multirun import verify_multirun
+
+        return verify_multirun(folder)
+    store = ResultStore.open(place)
     complete, bad = store.completed(), store.damaged()
     total = len(store.plan.shards)
     print(f"{len(complete):,} of {total:,} shards complete, {len(bad):,} of them damaged")

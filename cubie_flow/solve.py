@@ -262,6 +262,11 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     _check_span(study)
     for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
         check_choices(study.system.drivers, columns)
+    return BatchSolverKernel(*compiled_in(study), study.locations)
+
+
+def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
+    """Return what is compiled into the kernel of a study, besides the locations of buffers."""
     c, t = study.controller, study.target
     saved = study.saved
     run = RunSettings(
@@ -289,7 +294,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         block_size=t.block_size,
         device=t.device,
     )
-    return BatchSolverKernel(run, config, study.locations)
+    return run, config
 
 
 def settled(study: Study) -> tuple[Study, str]:
@@ -541,8 +546,22 @@ def result_bytes(study: Study) -> int:
     """Return the bytes of a study's results before compression; no kernel is made for it."""
     numbers = study.times.size * len(study.saved) + len(study.system.states)
     numbers += len(METRICS) * len(study.summarised)
-    counted = 9 + bool(study.rescue) + 8 * len(study.design.names)
-    return study.design.size * int(counted + numbers * np.dtype(study.precision).itemsize)
+    design = study.design
+    counted = 9 + bool(study.rescue) + 8 * (len(design.names) + len(design.labels))
+    return design.size * int(counted + numbers * np.dtype(study.precision).itemsize)
+
+
+def shards_of(study: Study) -> int:
+    """Return into how many shards a study is cut; no kernel is made for it."""
+    names = (*study.design.names, *study.design.labels)
+    held = StoreSchema(
+        runs=study.design.size,
+        variables=variables(study),
+        status_flags={},
+        time=study.times if study.times.size else None,
+        coordinates=tuple(Variable(coordinate_name(study, name), PER_RUN) for name in names),
+    )
+    return len(plan(study, held).shards)
 
 
 def plan_study(

@@ -60,13 +60,13 @@ def test_the_commands_of_the_readme_run_as_written(command: str, elsewhere: Path
     if "--cfg" in words or "task=doctor" in words:
         assert not results(elsewhere)
         return
-    stores = results(elsewhere)
-    assert len(stores) == (4 if "-m" in words else 1)
-    for store in stores:
-        data = xarray.open_zarr(store, chunks=None)
+    (store,) = results(elsewhere)
+    groups = [f"job_{i}" for i in range(4)] if "-m" in words else [None]
+    for group in groups:
+        data = xarray.open_zarr(store, group=group, chunks=None)
         assert (data.status == 0).all()
-        assert {"config.yaml", "run.log"} < {path.name for path in store.parent.iterdir()}
-        assert list(store.parent.glob("*.png"))
+    assert {"config.yaml", "run.log"} < {path.name for path in store.parent.iterdir()}
+    assert len(list(store.parent.glob("*.png"))) == len(groups)
     assert "trajectories/s" in done.stdout
 
 

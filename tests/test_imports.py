@@ -42,7 +42,7 @@ ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["logs"] = {"credentials", "errors"}
 ROOMS["sweeps"] = {
     "config", "command_line", "defaults", "batches", "integrators", "solve", "kernels", "systems",
-    "memory", "storage", "logs", "progress", "report", "resume", "stopping", "errors",
+    "memory", "storage", "analysis", "logs", "progress", "report", "resume", "stopping", "errors",
 }  # fmt: skip
 ROOMS["predicates"] = {"errors"}
 ROOMS["analysis"] = {

@@ -492,7 +492,9 @@ class BlockEmitter:
             buffer, base = call.arrays[formal]
             place = self.places[buffer]
             size = 8 if place.dtype == "float64" else 4
-            offset = I64((place.offset + base * size) * self.row + self.first * size)
+            offset: Any = I64((place.offset + base * size) * self.row + self.first * size)
+            if self.lane is not None and self.row > 1:
+                offset = self.b.add(offset, self.b.mul(self.lane, I64(size)))
             pointers.append((self.b.gep(self.arenas[place.arena], [offset]), place))
         scope = _Scope()
         scalars = [
@@ -516,6 +518,7 @@ class BlockEmitter:
         arguments = list(outlined.args)
         builder = ir.IRBuilder(outlined.append_basic_block("entry"))
         inner = BlockEmitter(builder, self.dialect, {}, {}, bodies=self.bodies)
+        inner.lanes = self.lanes
         inner.pointers = {f: arguments[i] for i, f in enumerate(formals)}
         inner.places = {
             f: Place(p.arena, 0, p.dtype, p.elements) for f, p in zip(formals, places, strict=True)

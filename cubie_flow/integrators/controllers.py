@@ -135,16 +135,13 @@ class StepController(CUDAFactory[ControllerSettings]):
         """Return the step size to try."""
         return maximum(load("step_control", 0), load("settings", DT_MIN))
 
-    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
-        """Start fresh lanes with step `dt` and no remembered error."""
+    def reset(self, block: BlockBuilder, dt: Node) -> None:
+        """Start with step `dt` and no remembered error."""
         size = max(1, MEMORY[self.settings.kind])
         values = [dt] + [const(0.0)] * (size - 1)
         if self.settings.kind == "gustafsson":
             values[2] = dt
-        block.assign(
-            [("step_control", i) for i in range(size)],
-            [where(fresh, v, load("step_control", i)) for i, v in enumerate(values)],
-        )
+        block.assign([("step_control", i) for i in range(size)], values)
 
     def advance(
         self, block: BlockBuilder, error: Node, accept: Node, h: Node, last: Node, bounds: Node

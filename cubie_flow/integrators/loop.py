@@ -61,7 +61,7 @@ _UNSOLVED = 1e19
 # Elements of the buffers `clock` and `counters`. Counts are floats: exact up to 2**24 in float32,
 # and one vector width serves all.
 T, T_LOW, T_START, T_END, T_NEXT, T_PREVIOUS, H, CLOCK = range(8)
-CODE, STEPS, TRIED, SAVED, FRESH, COUNTERS = range(6)
+CODE, STEPS, TRIED, SAVED, COUNTERS = range(5)
 
 #: Rows of the counts of a run: status, accepted and rejected steps, right-hand sides.
 COUNTS = 4
@@ -262,7 +262,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         )
         block.assign(
             [("counters", i) for i in range(COUNTERS)],
-            [const(RUNNING), zero, zero, zero, const(1.0)],
+            [const(RUNNING), zero, zero, zero],
         )
         if s.drivers:
             self.driving.find(block, t_start)
@@ -278,25 +278,23 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
     def _park(self) -> Block:
         block = BlockBuilder()
-        block.assign([("counters", CODE), ("counters", FRESH)], [const(IDLE), const(0.0)])
+        block.assign([("counters", CODE)], [const(IDLE)])
         return block.build("park", per_lane=True)
 
     def _begin(self, step: Step, controller: StepController) -> Block:
+        # One lane at a time: lanes finish one by one, and a vector of which one lane is wanted
+        # costs as much as a lane.
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
-        fresh = block.let("fresh", compare("!=", _flag(FRESH), 0.0))
         t = block.let("t", _clock(T))
-        inconsistent = step.initialise(block, fresh, t)
-        # Lanes that are under way keep their derivative: their state gives the same bits only
-        # where no time was compensated.
+        inconsistent = step.initialise(block, t)
         step.evaluate(block, "state", step.end_place, t)
-        block.sweep(n, {"derivative": where(fresh, step.end_derivative, load("derivative", 0, 1))})
+        block.sweep(n, {"derivative": step.end_derivative})
         if s.sampling:
-            kept = where(fresh, load("state", 0, 1), load("previous_state", 0, 1))
-            block.sweep(n, {"previous_state": kept})
+            block.sweep(n, {"previous_state": load("state", 0, 1)})
         dt = self._first_step(block, step, controller, t)
-        controller.reset(block, fresh, dt)
-        step.reset(block, fresh, dt)
+        controller.reset(block, dt)
+        step.reset(block, dt)
         if s.summarised_numbers:
             self._observe(block, "state", t)
             for position, variable in enumerate(s.summarised_numbers):
@@ -306,32 +304,33 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                     LAST: value, REFERENCE: value, LOWEST: value, HIGHEST: value,
                     INTEGRAL: const(0.0), SQUARE: const(0.0), PEAKS: const(0.0), BEFORE: value,
                 }  # fmt: skip
-                block.assign(
-                    [("metrics", base + i) for i in started],
-                    [where(fresh, v, load("metrics", base + i)) for i, v in started.items()],
-                )
-        empty = logical_and(fresh, logical_not(compare(">", _clock(T_END), _clock(T))))
+                block.assign([("metrics", base + i) for i in started], list(started.values()))
+        empty = logical_not(compare(">", _clock(T_END), _clock(T)))
         code = where(empty, const(STATUS["success"]), _flag(CODE))
         if inconsistent is not None:
             code = where(inconsistent, const(STATUS["solver_failed"]), code)
-        block.assign([("counters", CODE), ("counters", FRESH)], [code, const(0.0)])
-        pending = logical_or(self._due(), self._finished()) if s.sampling else self._finished()
-        return block.build("begin", ("settings",), mask=pending)
+        block.assign([("counters", CODE)], [code])
+        return block.build("begin", ("settings",), per_lane=True)
 
     def _restart(self, step: Step, controller: StepController) -> Block:
         """Go on behind a discontinuity: with its derivative, and a step as at a start."""
-        s, n = self.settings, self.settings.states
         block = BlockBuilder()
         again = block.let("again", self.driving.restarting())
+        with block.when(again):
+            self._restarted(block, step, controller)
+        return block.build("restart", ("settings",), per_lane=True)
+
+    def _restarted(self, block: BlockBuilder, step: Step, controller: StepController) -> None:
+        s, n = self.settings, self.settings.states
         t = block.let("t", _clock(T))
-        inconsistent = step.initialise(block, again, t)
+        inconsistent = step.initialise(block, t)
         step.evaluate(block, "state", step.end_place, t)
-        block.sweep(n, {"derivative": where(again, step.end_derivative, load("derivative", 0, 1))})
+        block.sweep(n, {"derivative": step.end_derivative})
         dt = self._first_step(block, step, controller, t)
-        controller.reset(block, again, dt)
+        controller.reset(block, dt)
         iterates = step.evaluations[1] > 0
         counted = block.let("counted", load("iterations", 0)) if iterates else const(0.0)
-        step.reset(block, again, dt)
+        step.reset(block, dt)
         if iterates:
             block.assign([("iterations", 0)], [counted])
         if s.summarised_numbers:
@@ -344,15 +343,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                     LOWEST: minimum(value, load("metrics", base + LOWEST)),
                     HIGHEST: maximum(value, load("metrics", base + HIGHEST)),
                 }
-                block.assign(
-                    [("metrics", base + i) for i in met],
-                    [where(again, v, load("metrics", base + i)) for i, v in met.items()],
-                )
+                block.assign([("metrics", base + i) for i in met], list(met.values()))
         code = _flag(CODE)
         if inconsistent is not None:
             code = where(inconsistent, const(STATUS["solver_failed"]), code)
         block.assign([("counters", CODE), ("driver_clock", RESTART)], [code, const(0.0)])
-        return block.build("restart", ("settings",))
 
     def _first_step(
         self, block: BlockBuilder, step: Step, controller: StepController, t: Node

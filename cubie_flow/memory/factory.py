@@ -52,6 +52,7 @@ class CUDAFactory(ABC, Generic[Settings]):
         self._parents: list[weakref.ref[CUDAFactory[Any]]] = []
         self._locations: dict[str, str] = {}
         self._built: tuple[object, Any] | None = None
+        self._hashed: tuple[object, str] | None = None
         self._arranging = False
         with _transaction(self):
             self._arrange()
@@ -95,6 +96,21 @@ class CUDAFactory(ABC, Generic[Settings]):
 
         It covers the class, the settings, the children's hashes and the layout of all buffers.
         """
+        # A layout is the same object until something in it changes, so this is quick to compare.
+        state = tuple(
+            (
+                type(factory),
+                factory._settings_hash,
+                *factory._children,
+                buffer_registry.layout(factory),
+            )
+            for factory in self._subtree()
+        )
+        if self._hashed is None or self._hashed[0] != state:
+            self._hashed = state, self._hash()
+        return self._hashed[1]
+
+    def _hash(self) -> str:
         buffers = [
             [e.path, e.name, e.location, e.dtype.str, e.elements, e.offset, e.persistent, e.alias]
             for e in buffer_registry.layout(self).entries

@@ -163,6 +163,10 @@ class ResultStore:
         """The arrays every shard must bring, without ``status``."""
         return tuple(name for name in self._arrays if name != STATUS)
 
+    def array(self, name: str) -> zarr.Array[Any]:
+        """Return one of the arrays along ``run``."""
+        return self._arrays[name]
+
     def write_shard(self, index: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write one shard: all its data first, its ``status`` last.
 

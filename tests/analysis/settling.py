@@ -20,7 +20,7 @@ def study(system: OdeSystem, **changes: object) -> Study:
         "design": make_design("grid", RHO),
         "duration": 4.0,
         "precision": "float64",
-        "controller": ControllerChoice(rtol=1e-6, atol=1e-6, max_steps=70),
+        "controller": ControllerChoice(rtol=1e-6, atol=1e-6, max_steps=110),
         "output": OutputChoice(save_every=0.5, summaries=["z"]),
         "target": TargetChoice("cpu", threads=1),
         "shard_runs": 16,

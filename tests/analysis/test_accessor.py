@@ -30,6 +30,7 @@ def test_runs_are_those_that_satisfy_the_condition(
     chosen = data.flow.sel_runs("rho >= 5 and status == 'success' and x_initial in [1, -1]")
     full = data.load().copy()
     wanted = (full.rho >= 5) & (full.status == 0) & (abs(full.x_initial) == 1)
+    assert wanted.sum() == 14
     np.testing.assert_array_equal(chosen.run, np.flatnonzero(wanted))
     np.testing.assert_array_equal(chosen.z, full.z[wanted.values])
     # A selection of a selection keeps the numbers of the runs.
@@ -82,7 +83,7 @@ def test_only_a_whole_grid_unfolds(data: xr.Dataset) -> None:
 
 
 def test_configuration_memory_and_summary(data: xr.Dataset) -> None:
-    assert data.flow.config()["controller"]["max_steps"] == 70
+    assert data.flow.config()["controller"]["max_steps"] == 110
     assert "bytes" in data.flow.memory()
     told = data.flow.summary()
     assert "60 (grid over rho, x), 9 saved times" in str(told)

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.expressions.block import Evaluate, flattened
+from cubie_flow.expressions.emit import prepare
+from cubie_flow.expressions.graph import topological
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
 from cubie_flow.kernels.targets.cpu_compile import driver_assembly
@@ -92,6 +95,21 @@ def test_neighbours_of_a_failing_run_keep_their_bits() -> None:
         np.testing.assert_array_equal(mixed[name].values[good], alone[name].values[good])
 
 
+def scalar_multiply_adds(assembly: str, precision: str) -> int:
+    suffix = "sd" if precision == "float64" else "ss"
+    return len(re.findall(rf"vfn?m(?:add|sub)\d+{suffix}\s", assembly))
+
+
+def allowed_scalars(kernel: BatchSolverKernel) -> int:
+    """Multiply-adds of the one block that works on a lane by itself: the start of a run."""
+    count = 0
+    for statement in flattened(kernel.run.product["begin"].statements):
+        sweep = statement.inlined() if isinstance(statement, Evaluate) else statement
+        nodes = topological(prepare(sweep.nodes, kernel.dialect))
+        count += sweep.count * sum(node.op == "fma" for node in nodes)
+    return count
+
+
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_cpu_code_is_vector_code(pendulum: OdeSystem, precision: str) -> None:
     run = RunSettings(pendulum, varied=("damping",), precision=precision, duration=1.0)
@@ -99,8 +117,7 @@ def test_cpu_code_is_vector_code(pendulum: OdeSystem, precision: str) -> None:
     assembly = driver_assembly(kernel.run.product, kernel.dialect, kernel.places)
     suffix = "pd" if precision == "float64" else "ps"
     assert len(re.findall(rf"vfn?m(?:add|sub)\d+{suffix}\s", assembly)) > 100
-    scalar = len(re.findall(rf"vfn?m(?:add|sub)\d+s{suffix[1]}\s", assembly))
-    assert scalar == 0, "some arithmetic went scalar"
+    assert scalar_multiply_adds(assembly, precision) <= allowed_scalars(kernel)
     called = set(re.findall(r"\$(\w+)|call\w*\s+(\w+)", assembly))
     names = {name for pair in called for name in pair if name}
     library = {"sin", "cos", "exp", "pow", "log", "fma", "sqrt", "floor", "rint"}
@@ -112,7 +129,7 @@ def test_one_lane_would_fail_the_vector_check(pendulum: OdeSystem) -> None:
     run = RunSettings(pendulum, varied=("damping",), precision="float64", duration=1.0)
     kernel = BatchSolverKernel(run, BatchSolverConfig("cpu", lanes=1))
     assembly = driver_assembly(kernel.run.product, kernel.dialect, kernel.places)
-    assert re.search(r"vfn?m(?:add|sub)\d+sd\s", assembly)
+    assert scalar_multiply_adds(assembly, "float64") > 2 * allowed_scalars(kernel)
 
 
 # CUDA -----------------------------------------------------------------------------------------

@@ -103,12 +103,12 @@ class Step(CUDAFactory[StepSettings]):
             "error", self.norm(block, "error_square", self.estimate(block, h, t)) * self.mean
         )
 
-    def initialise(self, block: BlockBuilder, fresh: Node, t: Node) -> Node | None:
-        """Make the state of fresh lanes consistent; return where that failed, None if nowhere."""
+    def initialise(self, block: BlockBuilder, t: Node) -> Node | None:
+        """Make the state consistent; return whether that failed, None if it cannot."""
         return None
 
-    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
-        """Forget the past in fresh lanes, whose first step is `dt`."""
+    def reset(self, block: BlockBuilder, dt: Node) -> None:
+        """Forget the past; the first step is `dt`."""
 
     def advance(
         self, block: BlockBuilder, error: Node, ok: Node, accept: Node, h: Node, last: Node,

@@ -106,10 +106,9 @@ class CollocationStep(ImplicitStep):
         block.sweep(n, {"proposed_state": end + load("state", 0, 1)})
         self.evaluate(block, "proposed_state", self.end_place, h + t)
 
-    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
-        reset_count(block, fresh)
-        values = [where(fresh, const(_ZERO), load("start_values", 0)), load("start_values", 1)]
-        block.assign([("start_values", 0), ("start_values", 1)], values)
+    def reset(self, block: BlockBuilder, dt: Node) -> None:
+        reset_count(block)
+        block.assign([("start_values", 0)], [const(_ZERO)])
 
     def advance(
         self, block: BlockBuilder, error: Node, ok: Node, accept: Node, h: Node, last: Node,

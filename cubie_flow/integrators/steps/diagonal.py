@@ -109,8 +109,8 @@ class DiagonalStep(ImplicitStep):
         last = len(self.method.b) - (0 if self._evaluates_end else 1)
         return "stage_increments", last * self.settings.states
 
-    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
-        reset_count(block, fresh)
+    def reset(self, block: BlockBuilder, dt: Node) -> None:
+        reset_count(block)
 
     def trouble(self) -> list[Node]:
         return [*super().trouble(), load("newton_failed", 0, kind="bool")]

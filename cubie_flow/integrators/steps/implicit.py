@@ -7,6 +7,7 @@ from abc import abstractmethod
 from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import (
     FALSE,
+    TRUE,
     Node,
     compare,
     const,
@@ -66,7 +67,7 @@ class ImplicitStep(Step):
     def trouble(self) -> list[Node]:
         return [truth for solver in self.solvers for truth in solver.trouble()]
 
-    def initialise(self, block: BlockBuilder, fresh: Node, t: Node) -> Node | None:
+    def initialise(self, block: BlockBuilder, t: Node) -> Node | None:
         s = self.settings
         if not s.mass:
             return None
@@ -76,7 +77,7 @@ class ImplicitStep(Step):
         solver = self.solvers[0]
         d = const(0.0) if solver.settings.pair else None
         going = load("start_going", 0, kind="bool")
-        block.assign([("start_going", 0), ("start_failed", 0)], [fresh, FALSE])
+        block.assign([("start_going", 0), ("start_failed", 0)], [TRUE, FALSE])
         with block.repeat(lambda: going, _START_ITERATIONS):
             solver.prepare(block, "state", t, shift, d)
             self.evaluate(block, "state", self.end_place, t)
@@ -98,7 +99,7 @@ class ImplicitStep(Step):
                 ],
             )
         lost = logical_or(going, load("start_failed", 0, kind="bool"))
-        return block.let("inconsistent", logical_and(fresh, lost))
+        return block.let("inconsistent", lost)
 
     def sweep_mass(
         self, block: BlockBuilder, target: str, algebraic: Node, differential: Node, base: int = 0

@@ -90,19 +90,14 @@ class MultistepStep(ImplicitStep):
         """Return whether difference `j` belongs to the lane's order."""
         return compare(">=", self._order, float(j))
 
-    def reset(self, block: BlockBuilder, fresh: Node, dt: Node) -> None:
-        reset_count(block, fresh)
+    def reset(self, block: BlockBuilder, dt: Node) -> None:
+        reset_count(block)
         n, rows = self.settings.states, self.method.order + 3
         zero = const(0.0)
         start = [load("state", 0, 1), dt * load("derivative", 0, 1)] + [zero] * (rows - 2)
-        block.sweep(
-            n, [("history", j * n, 1, where(fresh, v, self._row(j))) for j, v in enumerate(start)]
-        )
+        block.sweep(n, [("history", j * n, 1, v) for j, v in enumerate(start)])
         values = {ORDER: const(1.0), STEP: dt, EQUAL: zero}
-        block.assign(
-            [("history_control", i) for i in values],
-            [where(fresh, v, load("history_control", i)) for i, v in values.items()],
-        )
+        block.assign([("history_control", i) for i in values], list(values.values()))
 
     def _rescale(self, block: BlockBuilder, h: Node, active: Node) -> None:
         """Interpolate the differences to step `h`."""

@@ -108,7 +108,6 @@ def keep_count(owner: CUDAFactory[Any], precision: str) -> None:
     buffer_registry.register("iterations", owner, 1, "local", precision, persistent=True)
 
 
-def reset_count(block: BlockBuilder, fresh: Node) -> None:
-    """Start counting in fresh lanes."""
-    counted = load("iterations", 0)
-    block.assign([("iterations", 0)], [where(fresh, const(0.0), counted)])
+def reset_count(block: BlockBuilder) -> None:
+    """Start counting."""
+    block.assign([("iterations", 0)], [const(0.0)])

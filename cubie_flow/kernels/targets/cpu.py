@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import cache
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -61,6 +63,17 @@ def default_lanes(real: str, states: int) -> int:
     """
     several = 2 if states <= 32 else 1
     return several * vector_lanes(real)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Return the threads that all batches share: to start one costs as much as a small batch."""
+    return ThreadPoolExecutor(4 * (os.cpu_count() or 1), "flow")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has the pool but not its threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 @frozen
@@ -150,21 +163,19 @@ class CpuProgram:
                 errors.append(code)
 
         workers = [
-            threading.Thread(target=work, name=f"flow-{i}", daemon=True)
-            for i in range(max(1, min(batch.threads, -(-count // lanes))))
+            _pool().submit(work) for _ in range(max(1, min(batch.threads, -(-count // lanes))))
         ]
-        for worker in workers:
-            worker.start()
         try:
             for worker in workers:
-                while worker.is_alive():
-                    worker.join(0.1)
+                while not worker.done():
+                    with suppress(TimeoutError):
+                        worker.result(0.1)
                     if tick is not None:
                         tick(min(int(counter[0]), count))
+                worker.result()
         except BaseException:
             counter[0] = 1 << 62
-            for worker in workers:
-                worker.join()
+            wait(workers)
             raise
         assert not errors, errors
         batch.measured["buffer_bytes"] = sum(stores)

@@ -91,8 +91,8 @@ def make_driver(
                         following_segment(
                             memory, lane, (inputs, count, runs[lane]), (initial, 1, 0)
                         )
-                if restarting:
-                    restart(memory, 0, (settings, 1, 0))
+                        if restarting:
+                            restart(memory, lane, (settings, 1, 0))
     else:
         pass_knots = idle
 
@@ -113,6 +113,7 @@ def make_driver(
                             memory, lane, (inputs, count, following), (times, 1, 0),
                             (initial, 1, 0),
                         )  # fmt: skip
+                        begin(memory, lane, (settings, 1, 0))
                         occupied |= 1 << lane
                         following = take(counter, following, stride)
                     else:
@@ -120,9 +121,6 @@ def make_driver(
                         occupied &= ~(1 << lane)
             if occupied == 0:
                 break
-            marks = begin(memory, 0, (settings, 1, 0))
-            while marks == 0:
-                marks = attempt(memory, 0, (settings, 1, 0))
             vacant = 0
             while vacant == 0:
                 if sampling:

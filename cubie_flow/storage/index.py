@@ -1,0 +1,161 @@
+"""The store of a multirun: one group a job, and a table of the jobs at the root."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import zarr
+
+from cubie_flow.errors import FlowError
+from cubie_flow.storage.location import Location
+from cubie_flow.storage.schema import plain
+
+JOB = "job"
+#: Attribute of the root that tells the store of a multirun from that of a study.
+MARK = "multirun"
+#: How a job ended, by the number its row holds.
+SUCCESS, FAILED, STOPPED, PENDING = 0, 1, 2, 255
+STATES = {SUCCESS: "success", FAILED: "failed", STOPPED: "stopped", PENDING: "not_done"}
+#: Columns of the table: dtype ("text" is a string), units and meaning.
+COLUMNS: dict[str, tuple[str, str, str]] = {
+    "overrides": ("text", "", "what tells the job from the others"),
+    "group": ("text", "", "group of the store that holds the job's results"),
+    "job_status": ("uint8", "", "how the job ended"),
+    "error": ("text", "", "why it failed"),
+    "runs": ("int64", "1", "runs of the job"),
+    "runs_failed": ("int64", "1", "runs that did not end well"),
+    "mean_steps": ("float64", "1", "accepted steps a run"),
+    "mean_rejected": ("float64", "1", "rejected steps a run"),
+    "runs_per_second": ("float64", "s-1", "runs by the seconds of the kernel"),
+    "seconds_total": ("float64", "s", "the whole job"),
+    "seconds_build": ("float64", "s", "compiling or loading the kernel"),
+    "seconds_kernel": ("float64", "s", "integrating"),
+    "seconds_write": ("float64", "s", "encoding and writing"),
+    "store_bytes": ("int64", "byte", "size of the group"),
+    "config": ("text", "", "composed config of the job, interpolations unresolved"),
+}
+Row = dict[str, Any]
+
+
+def group_name(job: int) -> str:
+    """Return the group of a job."""
+    return f"job_{job}"
+
+
+def write_index(
+    location: Location,
+    rows: Sequence[Mapping[str, Any]],
+    attrs: Mapping[str, Any],
+    swept: Sequence[str] = (),
+    *,
+    finished: bool = False,
+) -> None:
+    """Write the table of the jobs at the root of a multirun's store.
+
+    Parameters
+    ----------
+    location
+        The root.
+    rows
+        One a job, in order: `COLUMNS`, and a text for each of `swept`. A number that is missing
+        is NaN, or 0 where it is whole.
+    attrs
+        Attributes of the root.
+    swept
+        Keys that tell the jobs apart; each is a coordinate along ``job``.
+    finished
+        Whether nobody writes to the store any more: then all metadata is gathered in one file.
+
+    Raises
+    ------
+    FlowError
+        Where the store cannot be written.
+    """
+    import xarray as xr
+
+    data: dict[str, Any] = {}
+    for name, (dtype, unit, meaning) in COLUMNS.items():
+        about: dict[str, Any] = {"long_name": meaning}
+        if unit:
+            about["units"] = unit
+        if name == "job_status":
+            about["flag_values"] = np.array(list(STATES), np.uint8)
+            about["flag_meanings"] = " ".join(STATES.values())
+        data[name] = ((JOB,), _column(rows, name, dtype), about)
+    coordinates = {key: ((JOB,), _column(rows, key, "text")) for key in swept}
+    coordinates[JOB] = ((JOB,), np.arange(len(rows)))
+    table = xr.Dataset(data, coordinates, {**plain(attrs), MARK: len(rows), "swept": list(swept)})
+    try:
+        store = location.store()
+        table.to_zarr(
+            store,
+            group=location.group or None,
+            mode="a",
+            zarr_format=3,
+            consolidated=False,
+            # Without it a status of 255 would be read as missing.
+            encoding={} if _exists(location) else {"job_status": {"fill_value": PENDING}},
+        )
+        if finished and location.kind == "zarr":
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Consolidated metadata")
+                zarr.consolidate_metadata(store, path=location.group or None, zarr_format=3)
+        store.commit("table of the jobs")
+    except FlowError:
+        raise
+    except OSError as error:
+        raise location.error(error) from error
+    except Exception as error:
+        if location.folder is not None:
+            raise
+        raise location.error(error) from None
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str, dtype: str) -> np.ndarray[Any, Any]:
+    if dtype == "text":
+        return np.array([str(row.get(name) or "") for row in rows], object)
+    missing = np.nan if dtype == "float64" else 0
+    values = [missing if row.get(name) is None else row[name] for row in rows]
+    return np.array(values, dtype)
+
+
+def _exists(location: Location) -> bool:
+    return _root(location) is not None and "job_status" in (_root(location) or {})
+
+
+def _root(location: Location) -> zarr.Group | None:
+    """Return the root of a store, or None where there is none."""
+    with suppress(FileNotFoundError, ValueError, NotADirectoryError):
+        if location.folder is None or location.folder.is_dir():
+            return zarr.open_group(
+                location.store(), path=location.group, mode="r", use_consolidated=False
+            )
+    return None
+
+
+def is_multirun(location: Location) -> bool:
+    """Return whether there is the store of a multirun."""
+    root = _root(location)
+    return root is not None and MARK in root.attrs
+
+
+def read_index(location: Location) -> tuple[list[Row], dict[str, Any]]:
+    """Return the table of the jobs, one row each, and the attributes of the root.
+
+    Raises
+    ------
+    FlowError
+        Where there is no such table.
+    """
+    root = _root(location)
+    if root is None or MARK not in root.attrs:
+        raise FlowError(f"'{location.name}' is not the store of a multirun")
+    attrs = dict(root.attrs)
+    names = [*COLUMNS, *attrs["swept"]]
+    columns = {name: root[name][:].tolist() for name in names}
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return rows, attrs
