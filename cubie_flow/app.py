@@ -30,6 +30,7 @@ from cubie_flow.sweeps import sweeper
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from cubie_flow.engines import Engine
     from cubie_flow.planning import Plan
     from cubie_flow.solve import Study
     from cubie_flow.storage import Location
@@ -139,6 +140,7 @@ def _finish(
                 on_progress=show,
                 resume=True,
                 between_shards=watch.check,
+                engine=_engine(settings),
                 recheck=recheck,
             )
         text = summary(study, report, _picture(settings, study, place, folder), settings.notes)
@@ -177,6 +179,14 @@ def _verify(given: list[str]) -> int:
 def _watch(settings: Settings) -> Watch:
     """Return what says between two shards whether to go on."""
     return Watch(settings.values["engine"]["time_limit"])
+
+
+def _engine(settings: Settings) -> Engine:
+    """Return who solves the shards."""
+    from cubie_flow.engines import make_engine
+
+    keys = ("kind", "workers", "scheduler", "cluster", "options", "retries")
+    return make_engine(**{key: settings.values["engine"][key] for key in keys})
 
 
 @contextmanager
@@ -413,6 +423,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
                     overrides=overrides,
                     on_progress=show,
                     between_shards=watch.check,
+                    engine=_engine(settings),
                     overwrite=storage["overwrite"],
                     on_created=lambda: note_location(folder, place),
                 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from cubie_flow.credentials import refuse_credentials, remember
+from cubie_flow.engines.clusters import CLUSTERS
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.stopping import read_limit
 
@@ -78,6 +79,16 @@ def choice(*allowed: str) -> Check:
     return check
 
 
+def optional_choice(*allowed: str) -> Check:
+    """Return the check of one word of several, or null."""
+    one = choice(*allowed)
+
+    def check(key: str, value: Any) -> str | None:
+        return None if value is None else str(one(key, value))
+
+    return check
+
+
 def flag(key: str, value: Any) -> bool:
     """Check true or false."""
     if not isinstance(value, bool):
@@ -104,6 +115,16 @@ def architectures(key: str, value: Any) -> str | None:
     if isinstance(value, list):
         value = ",".join(map(str, value))
     return text(optional=True)(key, value)  # type: ignore[no-any-return]
+
+
+def devices(key: str, value: Any) -> int | tuple[int, ...] | None:
+    """Check the number of a GPU, a list of them, or null for all."""
+    if value is None:
+        return None
+    one = whole(0)
+    if isinstance(value, list) and value:
+        return tuple(one(f"{key}[{i}]", item) for i, item in enumerate(value))
+    return int(one(key, value))
 
 
 def mapping(key: str, value: Any) -> dict[str, Any]:
@@ -247,7 +268,7 @@ SCHEMA: Schema = {
         "math": choice("portable", "native"),
         "arch": architectures,
         "block_size": whole(1),
-        "device": whole(0),
+        "device": devices,
     },
     "buffers": buffers,
     "batch": {
@@ -267,11 +288,16 @@ SCHEMA: Schema = {
         "compare": data,
     },
     "engine": {
-        "kind": choice("local"),
+        "kind": choice("local", "dask"),
         "progress": flag,
         "time_limit": read_limit,
         "confirm_runs": whole(1),
         "confirm_bytes": whole(1),
+        "workers": whole(1, optional=True),
+        "scheduler": text(optional=True),
+        "cluster": optional_choice(*CLUSTERS),
+        "options": mapping,
+        "retries": whole(0),
     },
     "storage": {
         "folder": text(),

@@ -30,7 +30,8 @@ SIZE = "batch.size"
 LATER: dict[str, Any] = {
     "storage.url": None, "storage.client": "fsspec", "storage.options": {}, "storage.kind": "zarr",
     "storage.overwrite": False, "engine.confirm_runs": 100_000_000,
-    "engine.confirm_bytes": 100_000_000_000, "confirm": False, "dry_run": False,
+    "engine.confirm_bytes": 100_000_000_000, "engine.workers": None, "engine.scheduler": None,
+    "engine.cluster": None, "engine.options": {}, "engine.retries": 3, "confirm": False, "dry_run": False,
 }  # fmt: skip
 
 
@@ -116,8 +117,10 @@ def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, A
     _complete(config)
     for override in overrides:
         key, value = _key_and_value(override)
+        # No file of the group is read, but its name says the kind.
+        key = "engine.kind" if key == "engine" else key
         allowed = any(key == p or key.startswith(f"{p}.") for p in (*POLICY, SIZE))
-        if not allowed or key in ("buffers", "engine"):
+        if not allowed or key == "buffers":
             _refuse(config, key, value)
             continue
         OmegaConf.update(config, key, value, force_add=True)

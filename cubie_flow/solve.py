@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,13 @@ from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design, make_design
 from cubie_flow.choosing import AUTO, choose
-from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat
+from cubie_flow.engines import Account, Engine, LocalEngine, Record, Seat, pick_devices
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.comparison import residuals
 from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
+from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import (
     BatchResult,
     BatchSolverConfig,
@@ -140,7 +142,10 @@ class OutputChoice:
 
 @frozen
 class TargetChoice:
-    """Where and how the batch runs; see `BatchSolverConfig`."""
+    """Where and how the batch runs; see `BatchSolverConfig`.
+
+    ``device`` is the GPU to use, several of them, or None for all: shards spread over them.
+    """
 
     kind: str = "auto"
     threads: int | None = None
@@ -148,7 +153,14 @@ class TargetChoice:
     math: str = "portable"
     arch: str | None = None
     block_size: int = 128
-    device: int = 0
+    device: int | tuple[int, ...] | None = None
+
+    @property
+    def first_device(self) -> int:
+        """The GPU that a study is planned for."""
+        if isinstance(self.device, int):
+            return self.device
+        return self.device[0] if self.device else 0
 
 
 @frozen
@@ -292,7 +304,7 @@ def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         math=t.math,
         arch=t.arch,
         block_size=t.block_size,
-        device=t.device,
+        device=t.first_device,
     )
     return run, config
 
@@ -624,7 +636,7 @@ class RunReport:
         Phase to seconds: build, kernel, write, total; ``solver_waited`` for the writer and
         ``writer_waited`` for the solver.
     runs_per_second : float
-        Runs by kernel seconds.
+        Runs by kernel seconds, times the workers.
     peak_memory_bytes, store_bytes : int
     device : str
     rescued : tuple of int
@@ -723,7 +735,8 @@ class ShardSolver:
 class ShardWork:
     """The shards of a study and the store they go to; see `cubie_flow.engines.base.Work`.
 
-    Where it travels its kernel stays: it is built there, from the cache if it is there.
+    Where it travels its kernel stays: it is built there, from the cache if it is there. Only
+    what computes the same is let in: `digest` tells the blocks of the kernel.
     """
 
     study: Study
@@ -731,18 +744,38 @@ class ShardWork:
     cut: ShardPlan
     kernel: BatchSolverKernel | None = None
     token: str = field(factory=lambda: uuid4().hex)
+    digest: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardWork, (self.study, self.location, self.cut, None, self.token)
+        here = _digest(self.kernel) if self.kernel is not None else self.digest
+        return ShardWork, (self.study, self.location, self.cut, None, self.token, here)
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """Numbers of the GPUs of this machine that the study may use."""
+        if self.study.target.kind != "cuda":
+            return ()
+        return pick_devices(self.study.target.device, len(cuda_devices()))
+
+    @property
+    def where(self) -> str:
+        """Where the store is."""
+        return self.location.name
 
     def solver(self, seat: Seat) -> ShardSolver:
         """Return a solver for a seat."""
         study, kernel = self.study, self.kernel
         if seat.device is not None:
             study = evolve(study, target=evolve(study.target, device=seat.device))
-        if kernel is None or kernel.settings.device != study.target.device:
+        if kernel is None or kernel.settings.device != study.target.first_device:
             kernel = build_kernel(study)
-        threads = _threads(study) if seat.threads is None else seat.threads
+        if self.digest and self.digest != _digest(kernel):
+            raise FlowError(
+                "a worker would compute something else than the command: their versions of "
+                "cubie_flow differ; install the same on both"
+            )
+        threads = max(1, _threads(study) // seat.share)
+        threads = threads if seat.limit is None else min(threads, seat.limit)
         return ShardSolver(study, kernel, self.cut.shards, threads)
 
     def store(self) -> ResultStore:
@@ -752,6 +785,11 @@ class ShardWork:
     def runs(self, index: int) -> tuple[int, int]:
         """Return the first run of a shard and the one after its last."""
         return self.cut.shards[index]
+
+
+def _digest(kernel: BatchSolverKernel) -> str:
+    blocks = [f"{name} {block.digest}" for name, block in sorted(kernel.run.product.items())]
+    return sha256("\n".join([source_digest(), *blocks]).encode()).hexdigest()
 
 
 def run_study(
@@ -838,7 +876,8 @@ def run_study(
         if on_progress is not None:
             on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
 
-    account = Account(dict(enumerate(before.tolist())), show, between_shards)
+    counts = {code: count for code, count in enumerate(before.tolist()) if count}
+    account = Account(counts, show, between_shards)
 
     def memory() -> dict[str, Any]:
         """Return what was measured of the whole run, beside what was predicted."""
@@ -873,7 +912,7 @@ def run_study(
     # A design that grew is the store's design from now on.
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
     later = grown if resume else {}
-    counted = {name: int(statuses[code]) for name, code in STATUS.items() if statuses[code]}
+    counted = {name: statuses[code] for name, code in STATUS.items() if code in statuses}
     held_memory = memory()
     store.finalise(
         {
@@ -894,10 +933,10 @@ def run_study(
         mean_steps=account.total("steps") / max(solved, 1),
         mean_rejected=account.total("rejected") / max(solved, 1),
         seconds=seconds,
-        runs_per_second=solved / max(kernel_seconds, 1e-9),
+        runs_per_second=account.workers * solved / max(kernel_seconds, 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
         store_bytes=place.size(),
-        device=device,
+        device=device if account.workers == 1 else f"{account.workers} workers: {device}",
         rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
     )

@@ -81,8 +81,11 @@ def register() -> None:
     Plugins.instance().register(StudySource)
     Plugins.instance().register(StudySearchPath)
     # Hydra refuses keys that no file has. Where a model or a user gives the names, it must not.
-    open_keys = OmegaConf.create({"system": {}, "buffers": {}, "batch": {"values": {}}})
-    for node in (open_keys.system, open_keys.buffers, open_keys.batch["values"]):
+    open_keys = OmegaConf.create(
+        {"system": {}, "buffers": {}, "batch": {"values": {}}, "engine": {"options": {}}}
+    )
+    nodes = (open_keys.system, open_keys.buffers, open_keys.batch["values"])
+    for node in (*nodes, open_keys.engine.options):
         OmegaConf.set_struct(node, False)
     store = ConfigStore.instance()
     # Hydra copies the one store there is whenever it lists a group, 105 times for --help: 0.2 s.

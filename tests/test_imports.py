@@ -31,9 +31,8 @@ ROOMS["solve"] = set(ROOMS)
 ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
 ROOMS["defaults"] = {"systems", "batches", "errors"}
-ROOMS["config"] = {
-    "solve", "rescue", "stopping", "systems", "defaults", "batches", "credentials", "errors",
-}  # fmt: skip
+ROOMS["config"] = {"engines", "solve", "rescue", "stopping", "systems", "defaults", "batches"}
+ROOMS["config"] |= {"credentials", "errors"}
 ROOMS["resume"] = {"config", "solve", "storage", "credentials", "systems", "errors"}
 ROOMS["stopping"] = {"errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}

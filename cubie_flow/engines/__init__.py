@@ -4,8 +4,68 @@ An engine knows no kernel. It is given work that makes a solver for a seat and o
 and it tells a listener of every shard that is complete.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 from cubie_flow.engines.account import Account
 from cubie_flow.engines.base import Engine, Listener, Record, Seat, Solver, Work
+from cubie_flow.engines.clusters import check_options
 from cubie_flow.engines.local import LocalEngine
+from cubie_flow.engines.seats import pick_devices
+from cubie_flow.errors import FlowError
 
-__all__ = ["Account", "Engine", "Listener", "LocalEngine", "Record", "Seat", "Solver", "Work"]
+__all__ = [
+    "Account",
+    "Engine",
+    "Listener",
+    "LocalEngine",
+    "Record",
+    "Seat",
+    "Solver",
+    "Work",
+    "make_engine",
+    "pick_devices",
+]
+
+
+def make_engine(
+    kind: str,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    cluster: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    retries: int = 3,
+) -> Engine:
+    """Return an engine.
+
+    Parameters
+    ----------
+    kind : {"local", "dask"}
+    workers, scheduler, cluster, options, retries
+        See `cubie_flow.engines.dask.DaskEngine`.
+
+    Raises
+    ------
+    FlowError
+        If the settings contradict each other, or Dask is missing.
+    """
+    if kind == "local":
+        for key, value in (("workers", workers), ("scheduler", scheduler), ("cluster", cluster)):
+            if value is not None:
+                raise FlowError(
+                    f"engine.{key} is '{value}', which engine=local does not have; use engine=dask"
+                )
+        return LocalEngine()
+    check_options(cluster, options or {}, "engine.options")
+    if scheduler is not None and (cluster is not None or workers is not None):
+        raise FlowError(
+            f"engine.scheduler is '{scheduler}', which has workers of its own; leave "
+            "engine.workers and engine.cluster null"
+        )
+    try:
+        from cubie_flow.engines.dask import DaskEngine
+    except ImportError as error:
+        raise FlowError("engine=dask needs Dask: pip install 'cubie-flow[dask]'") from error
+    return DaskEngine(workers, scheduler, cluster, dict(options or {}), retries)

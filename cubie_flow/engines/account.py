@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from cubie_flow.engines.base import Record
 
 
@@ -25,6 +23,8 @@ class Account:
 
     Attributes
     ----------
+    statuses : dict
+        Runs in the store by status code.
     records : dict
         By shard.
     solver_waited, writer_waited : float
@@ -37,9 +37,7 @@ class Account:
         show: Callable[[int, int], None] | None = None,
         check: Callable[[float], None] | None = None,
     ) -> None:
-        self.statuses = np.zeros(256, np.int64)
-        for code, count in statuses.items():
-            self.statuses[code] = count
+        self.statuses = dict(statuses)
         self.records: dict[int, Record] = {}
         self.solver_waited = self.writer_waited = 0.0
         self._begun: dict[int, int] = {}
@@ -50,15 +48,15 @@ class Account:
         if index is not None and index not in self.records:
             self._begun[index] = begun
         if self._show is not None:
-            done = int(self.statuses.sum()) + sum(list(self._begun.values()))
-            self._show(done, int(self.statuses.sum() - self.statuses[0]))
+            ended = sum(self.statuses.values())
+            self._show(ended + sum(list(self._begun.values())), ended - self.statuses.get(0, 0))
 
     def finished(self, record: Record) -> None:
         """Add a shard that is in the store."""
         self.records[record.index] = record
         self._begun.pop(record.index, None)
         for code, count in record.statuses.items():
-            self.statuses[code] += count
+            self.statuses[code] = self.statuses.get(code, 0) + count
 
     def between(self, seconds: float) -> None:
         """Ask whether to go on."""
@@ -76,10 +74,16 @@ class Account:
 
     def rescued(self, attempts: int) -> list[int]:
         """Return the runs that each of `attempts` rescue attempts solved."""
-        found = np.zeros(attempts + 1, np.int64)
+        found = [0] * (attempts + 1)
         for record in self.records.values():
-            found[: len(record.rescued)] += np.asarray(record.rescued, np.int64)
-        return [int(count) for count in found[1:]]
+            for number, count in enumerate(record.rescued):
+                found[number] += count
+        return found[1:]
+
+    @property
+    def workers(self) -> int:
+        """How many solved the shards."""
+        return max(1, len({record.worker for record in self.records.values()}))
 
     def measured(self) -> dict[str, float]:
         """Return the largest of everything that was measured."""
@@ -91,4 +95,5 @@ class Account:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for every shard, in order."""
-        return [self.records[index].row for index in sorted(self.records)]
+        records = [self.records[index] for index in sorted(self.records)]
+        return [{**r.row, "worker": r.worker} if r.worker else r.row for r in records]

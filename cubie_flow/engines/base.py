@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen
-from numpy.typing import NDArray
 
-from cubie_flow.storage import ResultStore
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-Arrays = Mapping[str, NDArray[Any]]
+    from cubie_flow.storage import ResultStore
+
+    Arrays = Mapping[str, NDArray[Any]]
 
 
 @frozen
 class Seat:
-    """Where shards are solved: CPU threads of one process, or one GPU.
+    """Where shards are solved, one at a time: some CPU threads, or one GPU.
 
     Attributes
     ----------
-    threads : int, optional
-        CPU threads; None: all that the process may use.
+    share : int
+        How many seats divide the cores that the process may use.
+    limit : int, optional
+        CPU threads at most.
     device : int, optional
         Number of the GPU; None: the first that the study names.
     """
 
-    threads: int | None = None
+    share: int = 1
+    limit: int | None = None
     device: int | None = None
 
 
@@ -87,6 +92,16 @@ class Work(Protocol):
     @property
     def token(self) -> str:
         """What tells it from other work in the same process."""
+        ...
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """Numbers of the GPUs of this machine it may use; none on a CPU."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """Where the store is."""
         ...
 
     def solver(self, seat: Seat) -> Solver:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from attrs import evolve, frozen
 
-from cubie_flow.engines.base import Listener, Record, Seat, Work
-from cubie_flow.storage import AsyncWriter
+from cubie_flow.engines.base import Listener, Record, Work
+from cubie_flow.engines.seats import local_seats
 
 #: Seconds between two looks at seats that work in threads of their own.
 INTERVAL = 0.1
@@ -30,11 +30,11 @@ class LocalEngine:
         whichever is free takes the next shard.
     """
 
-    seats: Sequence[Seat] = (Seat(),)
-
     def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
         """Solve and write the shards `todo`; see `Engine.run`."""
-        solvers = [work.solver(seat) for seat in self.seats]
+        from cubie_flow.storage import AsyncWriter
+
+        solvers = [work.solver(seat) for seat in local_seats(work.devices)]
         pending: dict[int, Record] = {}
 
         def written(index: int) -> None:

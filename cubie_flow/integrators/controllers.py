@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 
 from attrs import field, frozen
 
@@ -142,6 +143,18 @@ class StepController(CUDAFactory[ControllerSettings]):
         if self.settings.kind == "gustafsson":
             values[2] = dt
         block.assign([("step_control", i) for i in range(size)], values)
+
+    def hold(self, block: BlockBuilder) -> list[Node]:
+        """Return all that is remembered, to be restored after `advance`."""
+        size = max(1, MEMORY[self.settings.kind])
+        return [block.let(f"held_{i}", load("step_control", i)) for i in range(size)]
+
+    def restore(self, block: BlockBuilder, lanes: Node, held: Sequence[Node]) -> None:
+        """Take `advance` back in some lanes."""
+        block.assign(
+            [("step_control", i) for i in range(len(held))],
+            [where(lanes, old, load("step_control", i)) for i, old in enumerate(held)],
+        )
 
     def advance(
         self, block: BlockBuilder, error: Node, accept: Node, h: Node, last: Node, bounds: Node

@@ -15,6 +15,7 @@ from cubie_flow.expressions.graph import (
 )
 from cubie_flow.integrators.drivers import polynomials
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.events import Event
 
 #: Operations above which a model's equations are a function of their own even if they are few
 #: equations, and what an elementary function counts for; measured in docs/performance.md.
@@ -59,6 +60,21 @@ def observables(system: OdeSystem, varied: Sequence[str], names: Sequence[str]) 
     """Return the observables `names` of ``(t, u, p)``."""
     known = {item.name: item.expression for item in system.observables}
     return _function("observables", "g", bind(system, [known[name] for name in names], varied))
+
+
+def bound_events(system: OdeSystem, varied: Sequence[str]) -> tuple[Event, ...]:
+    """Return the events reading ``u`` and ``p``."""
+    return tuple(
+        event.replaced(lambda nodes: bind(system, nodes, varied)) for event in system.events
+    )
+
+
+def event_targets(system: OdeSystem, varied: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Return where what events set is: its element of ``u`` or ``p``."""
+    names = {name for event in system.events for name, _ in event.resets}
+    found = {state.name: ("u", i) for i, state in enumerate(system.states)}
+    found |= {name: ("p", i) for i, name in enumerate(varied)}
+    return {name: place for name, place in found.items() if name in names}
 
 
 def _function(name: str, output: str, nodes: Sequence[Node]) -> Function:

@@ -30,7 +30,7 @@ from cubie_flow.expressions.graph import (
     to_int,
     where,
 )
-from cubie_flow.integrators.comparison import Comparison
+from cubie_flow.integrators.comparison import SUMS, Comparison
 from cubie_flow.integrators.controllers import (
     DT,
     DT_MAX,
@@ -41,9 +41,11 @@ from cubie_flow.integrators.controllers import (
     approximate_power,
 )
 from cubie_flow.integrators.drivers import HEADER, RESTART, DriverBlocks, DriverSlot
+from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.memory import CUDAFactory, buffer_registry
+from cubie_flow.systems.events import Event
 
 #: How a run ended, as stored in ``status``.
 STATUS = {
@@ -53,6 +55,7 @@ STATUS = {
     "non_finite": 3,
     "solver_failed": 4,
     "event_stop": 5,
+    "event_limit": 6,
 }
 RUNNING, IDLE = 100, 101
 # Error of a step whose equations were not solved: the step is cut as far as allowed.
@@ -98,6 +101,14 @@ class LoopSettings:
         What is compared with data at the samples, numbered alike.
     sampling : bool
         Whether there are times to sample at.
+    events : tuple of Event
+        Bound to ``u`` and ``p``, see `cubie_flow.integrators.events`.
+    event_targets : tuple of (str, (str, int))
+        What they set: its name, and its place in ``u`` or ``p``.
+    event_times : int
+        First times that are kept of every recorded event.
+    promoted : tuple of float
+        Parameters after the varied ones that events change: their values at the start.
     """
 
     rhs: Function
@@ -114,6 +125,10 @@ class LoopSettings:
     compared_numbers: tuple[int, ...] = ()
     sampling: bool = False
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
+    events: tuple[Event, ...] = ()
+    event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
+    event_times: int = 0
+    promoted: tuple[float, ...] = ()
 
 
 def _flag(name: int) -> Node:
@@ -128,8 +143,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     """Owns time, acceptance, saving and status of a run.
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
-    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``,
-    ``misfit``.
+    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``, ``misfit``,
+    ``agenda`` (next times to land on) and ``event_memory`` (what is known of every event).
     """
 
     def register_buffers(self) -> None:
@@ -144,6 +159,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         keep("parameters", max(1, s.parameters + sum(slot.width for slot in s.drivers)))
         keep("clock", CLOCK)
         keep("counters", COUNTERS)
+        if self.events is not None:
+            keep("agenda", self.events.agenda_size)
+            keep("event_memory", self.events.memory_size)
         if s.drivers:
             keep("driver_clock", self.driving.size)
         if s.sampling:
@@ -160,6 +178,20 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             size = len(s.observables.outputs)
             scratch = "register" if size <= UNROLL_LIMIT and not self._observes_apart else "local"
             buffer_registry.register("observables", self, size, scratch, precision)
+
+    @property
+    def events(self) -> Events | None:
+        """The events of the run, None where nothing can happen in it."""
+        s = self.settings
+        if not s.events:
+            return None
+        return Events(
+            s.events,
+            dict(s.event_targets),
+            s.event_times,
+            s.states + len(METRICS) * len(s.summarised_numbers) + SUMS * len(s.compared_numbers),
+            s.precision,
+        )
 
     @property
     def driving(self) -> DriverBlocks:
@@ -215,6 +247,17 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 block = BlockBuilder()
                 step.densify(block, _clock(H), _clock(T_PREVIOUS))
                 built["densify"] = block.build("densify")
+        events = self.events
+        if events is not None:
+            flags = {
+                "running": float(RUNNING),
+                **{n: float(STATUS[n]) for n in ("success", "event_stop", "event_limit")},
+            }
+            built["waiting"] = self._mask("waiting", self._waiting())
+            built["jumping"] = self._mask("jumping", Events.jumped())
+            built["react"] = events.react(_flag(CODE), CODE, _clock(T), flags)
+            if events.times_kept:
+                built |= events.record_blocks(_clock(T))
         if self.settings.drivers:
             running = compare("==", _flag(CODE), float(RUNNING))
             reached = compare(">=", _clock(T), self.driving.next_knot())
@@ -232,10 +275,21 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         code = _flag(CODE)
         return compare("<", code, float(RUNNING))
 
-    @staticmethod
-    def _due() -> Node:
+    def _due(self) -> Node:
         occupied = compare("!=", _flag(CODE), float(IDLE))
-        return logical_and(occupied, compare(">=", _clock(T), _clock(T_NEXT)))
+        due = logical_and(occupied, compare(">=", _clock(T), _clock(T_NEXT)))
+        if self.events is None:
+            return due
+        # What is saved at the time of an event is what it leaves.
+        calm = logical_not(logical_or(self._waiting(), Events.jumped()))
+        return logical_and(due, logical_or(calm, compare(">", _clock(T), _clock(T_NEXT))))
+
+    @staticmethod
+    def _waiting() -> Node:
+        """Return whether events are due in a lane that can go on."""
+        running, ended = float(RUNNING), float(STATUS["success"])
+        alive = logical_or(compare("==", _flag(CODE), running), compare("==", _flag(CODE), ended))
+        return logical_and(alive, Events.pending())
 
     def _start(self) -> Block:
         s = self.settings
@@ -251,8 +305,13 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             block.sweep(s.states, {"state": load("initial", 0, 1)})
         else:
             block.assign([("state", i) for i in range(s.states)], [given(v) for v in s.start])
-        if s.parameters:
-            block.sweep(s.parameters, {"parameters": load("inputs", s.first_parameter, 1)})
+        varied = s.parameters - len(s.promoted)
+        if varied:
+            block.sweep(varied, {"parameters": load("inputs", s.first_parameter, 1)})
+        block.assign(
+            [("parameters", varied + i) for i in range(len(s.promoted))],
+            [const(value) for value in s.promoted],
+        )
         t_start = block.let("t_start", given(s.start_from))
         t_end = block.let("t_end", t_start + given(s.duration_from))
         zero = const(0.0)
@@ -264,6 +323,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             [("counters", i) for i in range(COUNTERS)],
             [const(RUNNING), zero, zero, zero],
         )
+        if self.events is not None:
+            self.events.start(block, t_start)
         if s.drivers:
             self.driving.find(block, t_start)
         if s.compared_numbers:
@@ -292,9 +353,16 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         block.sweep(n, {"derivative": step.end_derivative})
         if s.sampling:
             block.sweep(n, {"previous_state": load("state", 0, 1)})
+        if self.events is not None:
+            self.events.settle(block, t)
         dt = self._first_step(block, step, controller, t)
         controller.reset(block, dt)
+        iterates = self.events is not None and step.evaluations[1] > 0
+        counted = block.let("counted", load("iterations", 0)) if iterates else None
         step.reset(block, dt)
+        if counted is not None:
+            kept = where(Events.jumped(), counted, load("iterations", 0))
+            block.assign([("iterations", 0)], [kept])
         if s.summarised_numbers:
             self._observe(block, "state", t)
             for position, variable in enumerate(s.summarised_numbers):
@@ -304,12 +372,28 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                     LAST: value, REFERENCE: value, LOWEST: value, HIGHEST: value,
                     INTEGRAL: const(0.0), SQUARE: const(0.0), PEAKS: const(0.0), BEFORE: value,
                 }  # fmt: skip
-                block.assign([("metrics", base + i) for i in started], list(started.values()))
+                values = dict(started)
+                if self.events is not None:
+                    # A jump is no part of the integrals and no peak, but may be an extreme; what
+                    # happens at the start comes before it.
+                    older = {i: load("metrics", base + i) for i in started}
+                    met = older | {
+                        LAST: value, BEFORE: value, LOWEST: minimum(value, older[LOWEST]),
+                        HIGHEST: maximum(value, older[HIGHEST]),
+                    }  # fmt: skip
+                    new = logical_or(
+                        logical_not(Events.jumped()),
+                        compare("==", _clock(T), _clock(T_START)),
+                    )
+                    values = {i: where(new, v, met[i]) for i, v in started.items()}
+                block.assign([("metrics", base + i) for i in values], list(values.values()))
         empty = logical_not(compare(">", _clock(T_END), _clock(T)))
         code = where(empty, const(STATUS["success"]), _flag(CODE))
         if inconsistent is not None:
             code = where(inconsistent, const(STATUS["solver_failed"]), code)
         block.assign([("counters", CODE)], [code])
+        if self.events is not None:
+            Events.landed(block)
         return block.build("begin", ("settings",), per_lane=True)
 
     def _restart(self, step: Step, controller: StepController) -> Block:
@@ -390,6 +474,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         stops = minimum(end, _clock(T_NEXT)) if landing else end
         if s.drivers:
             stops = minimum(stops, self.driving.next_knot())
+        events = self.events
+        if events is not None:
+            stops = minimum(stops, events.stop())
         stop = block.let("stop", stops)
         remaining = (stop - t) - _clock(T_LOW)
         remaining = block.let("remaining", remaining)
@@ -424,8 +511,16 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             failed.append((logical_not(ok), "non_finite"))
             failed.append((unsolved, "solver_failed"))
         accept = block.let("accept", logical_and(ok, active))
+        cut = happens = FALSE
+        if events is not None:
+            t_end = block.let("t_end", where(last, stop, (h + _clock(T_LOW)) + t))
+            cut, happens = events.watch(block, step.end_place, h, t, t_end, accept)
+            accept = block.let("accept", logical_and(accept, logical_not(cut)))
         if controller.adaptive:
+            held = controller.hold(block) if cut is not FALSE else []
             controller.advance(block, error, ok, h, last, load("settings", DT_MAX))
+            # A step that is only cut at an event says nothing about the step that is possible.
+            controller.restore(block, cut, held)
             step.advance(block, error, ok, accept, h, last, load("settings", DT_MAX))
         # Compensated time: the rounding of t + h is kept (Kahan, CACM 8, 1965).
         moved = block.let("moved", h + _clock(T_LOW))
@@ -444,8 +539,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             )
         if s.summarised_numbers:
             self._summarise(block, step, h, t, t_new, accept)
+        if events is not None:
+            events.note(block, accept, happens, reached, t_new)
         # Without step control a step that is not accepted ends the run, and its state is not used.
-        moving = accept if controller.adaptive else active
+        moving = accept if controller.adaptive or events is not None else active
         moves = [
             ("state", 0, 1, where(moving, load("proposed_state", 0, 1), load("state", 0, 1))),
             ("derivative", 0, 1, where(moving, step.end_derivative, load("derivative", 0, 1))),
@@ -470,6 +567,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         attention = any_of([limit, done, *(condition for condition, _ in failed)])
         if s.sampling:
             attention = logical_or(attention, compare(">=", t_new, _clock(T_NEXT)))
+        if events is not None:
+            attention = logical_or(attention, Events.pending())
         if s.drivers:
             attention = logical_or(attention, compare(">=", t_new, self.driving.next_knot()))
         return block.build("attempt", ("settings",), mask=logical_and(active, attention))
@@ -580,10 +679,15 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         """Write the final state, the metrics, the status and the counts of a run."""
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
-        good = block.let("good", compare("==", _flag(CODE), float(STATUS["success"])))
+        ended = compare("==", _flag(CODE), float(STATUS["success"]))
+        if self.events is not None:
+            ended = logical_or(ended, compare("==", _flag(CODE), float(STATUS["event_stop"])))
+            self.events.counts(block)
+        good = block.let("good", ended)
         nan = const(float("nan"))
         block.sweep(n, {"finals": where(good, load("state", 0, 1), nan)})
-        span = block.let("elapsed", _clock(T_END) - _clock(T_START))
+        until = _clock(T_END if self.events is None else T)
+        span = block.let("elapsed", until - _clock(T_START))
         some = block.let("some", compare(">", span, 0.0))
         for position in range(len(s.summarised_numbers)):
 

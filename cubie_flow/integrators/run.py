@@ -7,11 +7,17 @@ from typing import Any
 
 from attrs import field, frozen
 
-from cubie_flow.errors import FlowError, nearest, one_of
+from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
 from cubie_flow.integrators.drivers import DriverSlot
-from cubie_flow.integrators.equations import mass_pattern, observables, right_hand_side
+from cubie_flow.integrators.equations import (
+    bound_events,
+    event_targets,
+    mass_pattern,
+    observables,
+    right_hand_side,
+)
 from cubie_flow.integrators.loop import IVPLoop, LoopSettings
 from cubie_flow.integrators.steps import (
     LINEAR_SOLVERS,
@@ -60,6 +66,8 @@ class RunSettings:
         Data that runs are compared with.
     t_start, duration : float
         In the model's unit of time.
+    event_times : int
+        First times that are kept of every event of the model.
     """
 
     system: OdeSystem
@@ -82,6 +90,11 @@ class RunSettings:
     measured: Measurements | None = None
     t_start: float = 0.0
     duration: float = 1.0
+    event_times: int = field(
+        default=0,
+        validator=between(-1, 10_001, "a whole number from 0 to 10000"),
+        metadata={"key": "output.event_times"},
+    )
 
 
 class SingleIntegratorRun(CUDAFactory[RunSettings]):
@@ -199,7 +212,11 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         watched = [name for name in known if name in wanted]
         numbers = {name: i for i, name in enumerate((*states, *watched))}
         parameters = [p.name for p in s.system.parameters if p.name in rows]
+        varied = len(parameters)
+        # Parameters that events set differ between runs, whether the batch varies them or not.
         values = {p.name: float(p.value) for p in s.system.parameters}
+        changed = {name for event in s.system.events for name, _ in event.resets}
+        parameters += [name for name in values if name in changed and name not in rows]
         multistep = isinstance(method(s.algorithm), Multistep)
         return LoopSettings(
             rhs=right_hand_side(s.system, parameters),
@@ -212,7 +229,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             ),
             start_from=float(s.t_start),
             duration_from=rows.index(DURATION) if DURATION in rows else float(s.duration),
-            first_parameter=len(rows) - len(parameters),
+            first_parameter=len(rows) - varied,
             drivers=tuple(
                 DriverSlot(
                     degree=driver.order,
@@ -229,6 +246,10 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             compared_numbers=tuple(numbers[name] for name in compared),
             sampling=s.sampling,
             precision=s.precision,
+            events=bound_events(s.system, parameters),
+            event_targets=tuple(event_targets(s.system, parameters).items()),
+            event_times=s.event_times,
+            promoted=tuple(values[name] for name in parameters[varied:]),
         )
 
     def build(self) -> dict[str, Block]:

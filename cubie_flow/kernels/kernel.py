@@ -204,6 +204,9 @@ class BatchResult:
     metrics : ndarray, shape (summarised, 6, runs)
     misfits : ndarray, shape (compared, 2, runs)
         Sums of squared differences to data, see `cubie_flow.integrators.comparison`.
+    event_counts : ndarray, shape (recorded events, runs)
+    event_times : ndarray, shape (recorded events, times kept, runs)
+        NaN where there are no more.
     status : ndarray of uint8, shape (runs,)
     steps, rejected : ndarray of int32, shape (runs,)
     evaluations : ndarray of int32, shape (runs,)
@@ -220,6 +223,8 @@ class BatchResult:
     finals: Array
     metrics: Array
     misfits: Array
+    event_counts: Array
+    event_times: Array
     status: Array
     steps: Array
     rejected: Array
@@ -573,7 +578,10 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         samples = np.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
         n_compared = len(run.loop.settings.compared_numbers)
         n_kept = len(states) + len(METRICS) * n_metrics
-        finals = np.empty((n_kept + SUMS * n_compared, count), dtype)
+        first = n_kept + SUMS * n_compared
+        events = run.loop.events
+        finals = np.empty((first + (events.rows if events is not None else 0), count), dtype)
+        recorded = len(events.recorded) if events is not None else 0
         counts = np.empty((COUNTS, count), np.int32)
         program = self.product.program
         batch = Batch(
@@ -597,7 +605,11 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             samples=samples if sampled else np.empty((0, count, 0), dtype),
             finals=finals[: len(states)],
             metrics=finals[len(states) : n_kept].reshape(n_metrics, len(METRICS), count),
-            misfits=finals[n_kept:].reshape(n_compared, SUMS, count),
+            misfits=finals[n_kept:first].reshape(n_compared, SUMS, count),
+            event_counts=finals[first : first + recorded],
+            event_times=finals[first + recorded :].reshape(
+                recorded, events.times_kept if events is not None else 0, count
+            ),
             status=counts[0].astype(np.uint8),
             steps=counts[1],
             rejected=counts[2],

@@ -17,6 +17,16 @@ from cubie_flow.storage.store import ResultStore
 Shard = tuple[int, Mapping[str, NDArray[Any]]]
 
 
+def write_timed(
+    store: ResultStore, index: int, arrays: Mapping[str, NDArray[Any]]
+) -> tuple[float, float]:
+    """Write one shard and return the seconds of encoding and of writing files."""
+    began, files = time.perf_counter(), store.file_seconds
+    store.write_shard(index, arrays)
+    files = store.file_seconds - files
+    return time.perf_counter() - began - files, files
+
+
 class AsyncWriter:
     """One thread that writes shards in the order they are submitted.
 
@@ -122,13 +132,10 @@ class AsyncWriter:
             # After an error the queue is only drained, so that `submit` never waits for ever.
             if self._error is not None:
                 continue
-            began, files = time.perf_counter(), self._store.file_seconds
             try:
-                self._store.write_shard(*item)
-                took = time.perf_counter() - began
-                files = self._store.file_seconds - files
-                self.shards[item[0]] = (took - files, files)
-                self.seconds += took
+                encode, write = write_timed(self._store, *item)
+                self.shards[item[0]] = (encode, write)
+                self.seconds += encode + write
                 self.written += 1
                 if self._on_written is not None:
                     self._on_written(item[0])

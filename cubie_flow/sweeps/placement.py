@@ -519,7 +519,7 @@ def study_placements(
     one_arch(study)
     timed = bool(cuda_devices()) and study.target.kind in ("auto", "cuda")
     if timed and study.target.arch is None:
-        arch = cuda_devices()[study.target.device].arch
+        arch = cuda_devices()[study.target.first_device].arch
         study = evolve(study, target=evolve(study.target, arch=arch))
     gate = {"simulator": equivalence.brief(study), "cpu": None}
     found = figures_of(study, sweep, search, limit, gate, workers, on_progress)
@@ -530,7 +530,7 @@ def study_placements(
         verdicts[target] = equivalence.gate(results, names[0])
     seconds, device = [float("nan")] * len(found), None
     if timed:
-        device = cuda_devices()[study.target.device].name
+        device = cuda_devices()[study.target.first_device].name
         seconds, verdicts["cuda"] = _time_on_device(study, found)
 
     def cost(i: int) -> tuple[float, ...]:
@@ -559,7 +559,7 @@ def automatic(study: Study, workers: int | None = None) -> tuple[Study, str]:
             "buffers=auto moves nothing on a CPU, where every location is the same memory"
         )
     if kernel.target == "cuda" and study.target.arch is None and cuda_devices():
-        arch = cuda_devices()[study.target.device].arch
+        arch = cuda_devices()[study.target.first_device].arch
         study = evolve(study, target=evolve(study.target, arch=arch))
     space = search_space(kernel, largest_buffers(kernel))
     count = len(list(one_at_a_time(space)))

@@ -15,6 +15,8 @@ A model is a mapping with these keys; only `states` and `equations` are needed::
     definitions: {dx: length/size}      # named parts of expressions, not saved
     equations:                          # time derivative of every state
       T[i]: k*(T[i-1] - 2*T[i] + T[i+1])/dx**2
+    events: {...}                       # see `cubie_flow.systems.happenings`
+    doses: [{into: x, amount: 1.0}]     # likewise
     mass: {z: 0}                        # factors of time derivatives where they are not 1
     observables: {mean: sum(T[i], i)/size}   # computed from states, parameters and t
     drivers:                            # series over time, see `cubie_flow.systems.drivers`
@@ -55,6 +57,7 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
 from cubie_flow.systems.drivers import Driver, read_driver
+from cubie_flow.systems.happenings import Happenings, with_inflow, write_events
 from cubie_flow.systems.parser import (
     BOUNDARIES,
     Expression,
@@ -81,8 +84,8 @@ MAX_ELEMENTS = 100_000
 
 KEYS = (
     "name", "title", "description", "source", "time", "settings", "indices", "constants",
-    "parameters", "states", "definitions", "equations", "mass", "observables", "drivers", "units",
-    "long_names", "suggested", "unused",
+    "parameters", "states", "definitions", "equations", "mass", "observables", "events",
+    "doses", "drivers", "units", "long_names", "suggested", "unused",
 )  # fmt: skip
 #: Sections that hold named items, and what one of them is called.
 SECTIONS = {
@@ -200,6 +203,17 @@ class _Reader:
         self._symbols(parameters, states)
         observables = self._derived()
         derivatives = self._derivatives(states)
+        happenings = Happenings(
+            self.model, self.scope, self.where, [state.name for state in states]
+        )
+        events = happenings.events()
+        doses, running, inflow = happenings.doses()
+        named = [(kind, name) for name, kind in self.kinds.items()]
+        check_unique([*named, *(("dose", count.name) for count in running)], self.name)
+        parameters += running
+        masses = self._mass(states)
+        derivatives = with_inflow(states, derivatives, masses, inflow, self.where)
+        self.used |= happenings.used
         self._check_used()
         return {
             "name": self.name,
@@ -209,7 +223,8 @@ class _Reader:
             "observables": observables,
             "drivers": self.drivers,
             "derivatives": derivatives,
-            "mass": self._mass(states),
+            "mass": masses,
+            "events": (*events, *doses),
             "duration": duration,
             "time_unit": _text(time.get("unit"), f"{self.where}, time.unit"),
             "suggested": _plain(self._section("suggested")),
@@ -597,11 +612,13 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
     """
     quantities = (*system.parameters, *system.states, *system.observables)
     outputs = [*system.derivatives, *(item.expression for item in system.observables)]
+    plain = len(outputs)
+    outputs += [node for event in system.events for node in event.nodes]
     taken = {item.name for item in (*quantities, *system.drivers)}
     definitions, written = _with_definitions(outputs, taken)
     texts = [graph.to_text(node) for node in written]
     used = set(graph.free_symbols(outputs)) | {driver.series for driver in system.drivers}
-    derived = zip(system.observables, texts[len(system.states) :], strict=True)
+    derived = zip(system.observables, texts[len(system.states) : plain], strict=True)
     model = {
         "name": system.name,
         "title": system.title,
@@ -618,6 +635,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
             if value != 1.0
         },
         "observables": {item.name: text for item, text in derived},
+        "events": write_events(system.events, texts[plain:]),
         "drivers": {driver.name: driver.to_mapping() for driver in system.drivers},
         "units": {item.name: item.unit for item in quantities if item.unit},
         "long_names": {item.name: item.long_name for item in quantities if item.long_name},

@@ -13,6 +13,7 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node
 from cubie_flow.systems.drivers import Driver, driven
+from cubie_flow.systems.events import Event, check_events
 from cubie_flow.systems.mapping import read_model, write_model
 from cubie_flow.systems.quantities import Observable, Quantity, check_name, check_unique, finite
 from cubie_flow.systems.text import read_equations
@@ -39,6 +40,8 @@ class OdeSystem:
         Series over time that equations use by name.
     mass : tuple of float, optional, shape (states,)
         Diagonal of M; 0 makes an equation algebraic. Empty for all ones.
+    events : tuple of Event
+        What may happen to a run.
     title, description, source : str
     duration : float
         Of a run, unless something else is asked for; in `time_unit`.
@@ -60,6 +63,7 @@ class OdeSystem:
     observables: tuple[Observable, ...] = ()
     drivers: tuple[Driver, ...] = ()
     mass: tuple[float, ...] = ()
+    events: tuple[Event, ...] = ()
     title: str = ""
     description: str = ""
     source: str = ""
@@ -105,6 +109,19 @@ class OdeSystem:
         outputs = [(f"equation of {state.name}", node) for state, node in pairs]
         outputs += [(f"observable {item.name}", item.expression) for item in self.observables]
         check_graph(outputs, known, where)
+        settable = {item.name for item in (*self.states, *self.parameters)}
+        check_events(self.events, settable, where)
+        for event in self.events:
+            check_graph(
+                [
+                    (f"event {event.name}", node)
+                    if node.kind == "float"
+                    else (f"event {event.name}", graph.where(node, 1.0, 0.0))
+                    for node in event.nodes
+                ],
+                known,
+                where,
+            )
 
     def _check_choice(self, driver: Driver) -> None:
         """Refuse a driver whose series is chosen by what is no such number."""
@@ -316,6 +333,10 @@ class OdeSystem:
         """
         return self.from_mapping(driven(self.to_mapping(), drivers, f"system {self.name}"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Equal expressions are one node in every process, so the graph is built there anew.
+        return OdeSystem.from_mapping, (self.to_mapping(),)
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the model as plain values, from which `from_mapping` makes an equal one."""
         return write_model(self)
@@ -334,6 +355,8 @@ class OdeSystem:
             told += repr([(one.name, one.series, one.content_hash) for one in self.drivers])
         if self.mass:
             told += repr([float(mass).hex() for mass in self.mass])
+        if self.events:
+            told += repr([event.content_hash for event in self.events])
         return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -32,6 +32,7 @@ def make_driver(
     start, park, begin = blocks["start"], blocks["park"], blocks["begin"]
     attempt, finished, finish = blocks["attempt"], blocks["finished"], blocks["finish"]
     sampling = "sample" in blocks
+    eventful, recording = "react" in blocks, "store_event" in blocks
     compared = "compare" in blocks
     everything = (1 << lanes) - 1
     if lanes == 64:
@@ -96,6 +97,32 @@ def make_driver(
     else:
         pass_knots = idle
 
+    if eventful:
+        waiting, jumping, react = blocks["waiting"], blocks["jumping"], blocks["react"]
+        event_row = blocks.get("event_row", idle)
+        store_event = blocks.get("store_event", idle)
+
+        @compile_function
+        def happen(memory: Any, runs: Any, finals: Any, count: int, settings: Any) -> int:
+            busy: int = waiting(memory, 0)
+            if busy != 0:
+                told = react(memory, 0)
+                if recording:
+                    for lane in range(lanes):
+                        if (told >> lane) & 1:
+                            row = event_row(memory, lane)
+                            store_event(memory, lane, (finals, count, runs[lane] + count * row))
+            else:
+                busy = jumping(memory, 0)
+                if busy != 0:
+                    for lane in range(lanes):
+                        if (busy >> lane) & 1:
+                            begin(memory, lane, (settings, 1, 0))
+            return busy
+    else:
+        happen = idle
+    clear_events = blocks.get("clear_events", idle)
+
     def driver(
         memory: Any, runs: Any, first: int, count: int, stride: int, counter: Any, inputs: Any,
         initial: Any, settings: Any, times: Any, time_count: int, samples: Any, rows: int,
@@ -113,6 +140,8 @@ def make_driver(
                             memory, lane, (inputs, count, following), (times, 1, 0),
                             (initial, 1, 0),
                         )  # fmt: skip
+                        if recording:
+                            clear_events(memory, lane, (finals, count, following))
                         begin(memory, lane, (settings, 1, 0))
                         occupied |= 1 << lane
                         following = take(counter, following, stride)
@@ -123,10 +152,18 @@ def make_driver(
                 break
             vacant = 0
             while vacant == 0:
-                if sampling:
-                    save_due(memory, runs, times, samples, rows, run_stride, time_stride, initial)
-                if driving:
-                    pass_knots(memory, runs, count, inputs, initial, settings)
+                busy = 1
+                while busy != 0:
+                    if sampling:
+                        save_due(
+                            memory, runs, times, samples, rows, run_stride, time_stride, initial
+                        )
+                    if driving:
+                        pass_knots(memory, runs, count, inputs, initial, settings)
+                    busy = 0
+                    if eventful:
+                        # What is saved at the time of an event is what it leaves.
+                        busy = happen(memory, runs, finals, count, settings)
                 vacant = finished(memory, 0)
                 if vacant == 0:
                     marks = 0

@@ -1,0 +1,129 @@
+"""Clusters that a config may name, and the keywords it may give them.
+
+Both are lists: a config holds values, and whatever would run code of its own (a prologue of a job
+script, another Python, a module to preload) is not among them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cubie_flow.errors import FlowError, nearest
+
+CUDA = "cuda"
+_CLASSES = {
+    CUDA: ("dask_cuda", "LocalCUDACluster"),
+    "slurm": ("dask_jobqueue", "SLURMCluster"),
+    "pbs": ("dask_jobqueue", "PBSCluster"),
+    "sge": ("dask_jobqueue", "SGECluster"),
+    "lsf": ("dask_jobqueue", "LSFCluster"),
+    "htcondor": ("dask_jobqueue", "HTCondorCluster"),
+    "moab": ("dask_jobqueue", "MoabCluster"),
+    "oar": ("dask_jobqueue", "OARCluster"),
+}
+CLUSTERS = tuple(_CLASSES)
+_PACKAGES = {"dask_cuda": "dask-cuda", "dask_jobqueue": "dask-jobqueue"}
+#: Keywords of every batch system, and those that single ones have besides.
+_JOB = (
+    "cores", "memory", "processes", "interface", "local_directory", "death_timeout",
+    "log_directory", "job_name", "job_extra_directives", "walltime", "queue",
+)  # fmt: skip
+_MORE: Mapping[str, tuple[str, ...]] = {
+    CUDA: (),
+    "slurm": ("account", "job_cpu", "job_mem"),
+    "pbs": ("account", "resource_spec"),
+    "sge": ("project", "resource_spec"),
+    "lsf": ("project", "ncpus", "mem", "use_stdin"),
+    "htcondor": ("disk",),
+    "moab": ("account", "resource_spec"),
+    "oar": ("project", "resource_spec"),
+}
+_CUDA_OPTIONS = (
+    "CUDA_VISIBLE_DEVICES", "memory_limit", "device_memory_limit", "local_directory", "interface",
+    "protocol",
+)  # fmt: skip
+#: Texts go into job scripts: a line break or a shell's special character has no place in them.
+_PLAIN = re.compile(r"[\w@%+=:,./\- ]*")
+#: These become comments of the script, one a line.
+_LINES = ("job_extra_directives", "resource_spec")
+
+
+def options_of(cluster: str) -> tuple[str, ...]:
+    """Return the keywords that a config may give a cluster."""
+    return _CUDA_OPTIONS if cluster == CUDA else (*_JOB, *_MORE[cluster])
+
+
+def check_options(cluster: str | None, options: Mapping[str, Any], key: str) -> None:
+    """Refuse keywords that a cluster may not be given.
+
+    Raises
+    ------
+    FlowError
+        Naming the keyword and the nearest that is allowed.
+    """
+    if cluster is None:
+        if options:
+            raise FlowError(
+                f"{key} is given, but it belongs to engine.cluster, which is null; choose one of "
+                f"{', '.join(CLUSTERS)}"
+            )
+        return
+    allowed = options_of(cluster)
+    for name, value in options.items():
+        if name not in allowed:
+            raise FlowError(
+                f"{key}.{name} is no option of engine.cluster={cluster} that a config may give "
+                f"(allowed: {', '.join(allowed)}){nearest(name, allowed)}"
+            )
+        for item in value if isinstance(value, list) else [value]:
+            _check_value(f"{key}.{name}", item, name in _LINES)
+
+
+def _check_value(key: str, value: Any, line: bool) -> None:
+    if value is None or isinstance(value, bool | int | float):
+        return
+    if not isinstance(value, str):
+        raise FlowError(f"{key} holds {value!r}; it must be a number, a text or a list of them")
+    if not (value.isprintable() if line else _PLAIN.fullmatch(value)):
+        raise FlowError(
+            f"{key} is {value!r}; it goes into a job script, so it may have letters, digits and "
+            "@%+=:,./- only"
+        )
+
+
+def make_cluster(name: str, options: Mapping[str, Any], workers: int | None) -> Any:
+    """Start a cluster of Dask.
+
+    Parameters
+    ----------
+    name : str
+        One of `CLUSTERS`.
+    options : mapping
+        Its keywords, checked by `check_options`.
+    workers : int, optional
+        Jobs to submit, or GPUs to use.
+
+    Raises
+    ------
+    FlowError
+        If its package is missing or it cannot start.
+    """
+    module, kind = _CLASSES[name]
+    try:
+        made = getattr(importlib.import_module(module), kind)
+    except ImportError as error:
+        raise FlowError(
+            f"engine.cluster={name} needs a package: pip install {_PACKAGES[module]}"
+        ) from error
+    given = {**options, **({"n_workers": workers} if name == CUDA and workers else {})}
+    try:
+        cluster = made(**given)
+        if name != CUDA:
+            cluster.scale(jobs=workers or 1)
+    except Exception as error:
+        words = " ".join(str(error).split())[:300]
+        raise FlowError(f"engine.cluster={name} cannot start: {words}") from error
+    return cluster

@@ -1,0 +1,363 @@
+"""On Dask: one shard is one task, and worker processes on any machine write their own shards.
+
+Only small things travel: the study to every worker once, and a record of every shard back. As many
+shards are under way as the workers have threads, and none waits on a worker, so a worker that dies
+takes its shard in flight with it and nothing else; the scheduler gives that shard to another.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from time import monotonic, perf_counter
+from typing import Any
+
+import dask
+from attrs import evolve, field, frozen
+from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
+
+from cubie_flow.engines.base import Listener, Record, Seat, Solver, Work
+from cubie_flow.engines.clusters import CUDA, make_cluster
+from cubie_flow.engines.seats import worker_seat
+from cubie_flow.errors import FlowError
+from cubie_flow.storage.writer import write_timed
+
+#: Seconds between two looks at signals and progress while nothing comes in.
+INTERVAL = 0.2
+#: Seconds after which a scheduler that somebody else started must have a worker.
+PATIENCE = 60.0
+#: Seconds for which the number of workers is taken as known.
+FRESH = 1.0
+log = logging.getLogger("cubie_flow")
+
+
+@frozen
+class DaskEngine:
+    """Has shards solved by Dask workers.
+
+    Parameters
+    ----------
+    workers : int, optional
+        Worker processes on this machine, or jobs of a batch system; None: one a GPU or one a core
+        on this machine, one job.
+    scheduler : str, optional
+        Address of a scheduler that runs already, such as ``tcp://host:8786``.
+    cluster : str, optional
+        Name of a batch system or ``cuda``, see `cubie_flow.engines.clusters`.
+    options : mapping
+        Keywords of that cluster.
+    retries : int
+        How often a shard is given to a worker again after it failed or killed its worker.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+    cluster: str | None = None
+    options: Mapping[str, Any] = field(factory=dict)
+    retries: int = 3
+
+    def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
+        """Solve and write the shards `todo`; see `Engine.run`."""
+        if work.where.startswith("memory:"):
+            raise FlowError(
+                f"'{work.where}' is in the memory of this process, where workers of engine=dask "
+                "cannot write; use engine=local, or a folder or URL"
+            )
+        if todo:
+            with self._client(work) as client:
+                _Conversation(self, client, work, todo, listener).hold()
+
+    @contextmanager
+    def _client(self, work: Work) -> Iterator[Client]:
+        """Yield a client of the scheduler; what was started for it ends with it."""
+        # Dask's own lines about workers that come and go say nothing that is not said here.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        allowed = {"distributed.scheduler.allowed-failures": self.retries}
+        with dask.config.set(allowed):
+            if self.scheduler is not None:
+                try:
+                    client = Client(self.scheduler, timeout=5, set_as_default=False)
+                except (OSError, ValueError, TimeoutError) as error:
+                    raise FlowError(
+                        f"engine.scheduler is '{self.scheduler}': no Dask scheduler answers there "
+                        f"({' '.join(str(error).split()[:12])})"
+                    ) from None
+                try:
+                    yield client
+                finally:
+                    with suppress(Exception):
+                        client.close(timeout=2)
+                return
+            if self.cluster is not None:
+                cluster = make_cluster(self.cluster, self.options, self.workers)
+            else:
+                with _deaf():
+                    cluster = LocalCluster(
+                        n_workers=self.workers or len(work.devices) or _cores(),
+                        threads_per_worker=1,
+                        host="127.0.0.1",
+                        dashboard_address=None,
+                        # Without a dashboard too, it would take the dashboard's port.
+                        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                        # The plan of the study bounds memory; Dask's guess would only kill.
+                        memory_limit=0,
+                        silence_logs=logging.CRITICAL,
+                    )
+            client = Client(cluster, set_as_default=False)
+            try:
+                yield client
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and self.cluster is None:
+                    _kill(cluster)
+                raise
+            finally:
+                with suppress(Exception):
+                    client.close(timeout=2)
+                with suppress(Exception):
+                    cluster.close(timeout=10)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Block signals while threads and processes are started, which then never hear them.
+
+    A terminal sends Ctrl-C to every process of the group, and a batch system its warning; the
+    command alone is to answer. The threads that start workers, also later ones, are made here.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It would unblock them in the thread that starts it, so it must be there before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill(cluster: Any) -> None:
+    """End the workers at once: nobody waits for their shards any more."""
+    for nanny in list(cluster.workers.values()):
+        pid = getattr(nanny, "pid", None)
+        if pid:
+            nanny.auto_restart = False
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+class _Conversation:
+    """The shards of one study, given out and taken in."""
+
+    def __init__(
+        self,
+        engine: DaskEngine,
+        client: Client,
+        work: Work,
+        todo: Sequence[int],
+        listener: Listener,
+    ) -> None:
+        self.engine, self.client, self.work, self.listener = engine, client, work, listener
+        self.left = deque(todo)
+        self.under_way: dict[Future, int] = {}
+        self.news: queue.Queue[Future] = queue.Queue()
+        self.reason: BaseException | None = None
+        self.solving = self.writing = self._asked = 0.0
+        self._known: dict[str, int] = {}
+        # A task and not scattered data: the scheduler can have it made again.
+        self.sent = client.submit(_same, work, key=f"study-{work.token}", pure=False)
+
+    def hold(self) -> None:
+        """Give out shards until none is left or something says stop, and wait for those out."""
+        self._wait_for_workers()
+        self._give_out()
+        try:
+            while self.under_way:
+                try:
+                    future = self.news.get(timeout=INTERVAL)
+                except queue.Empty:
+                    self.listener.ticked()
+                    self._give_out()  # workers may have joined
+                    continue
+                took = self._take_in(future)
+                if self.left and self.reason is None:
+                    try:
+                        self.listener.between(took)
+                    except Exception as error:  # shards in flight are still finished
+                        self.reason = error
+                self._give_out()
+        finally:
+            self.listener.waited(self.writing, self.solving)
+        if self.reason is not None:
+            raise self.reason
+
+    def _wait_for_workers(self) -> None:
+        began = monotonic()
+        while not self._slots():
+            self.listener.ticked()
+            self.listener.between(0.0)
+            if self.engine.scheduler is not None and monotonic() - began > PATIENCE:
+                raise FlowError(
+                    f"the scheduler {self.engine.scheduler} has had no worker for {PATIENCE:.0f} "
+                    "s; start some with: dask worker ADDRESS"
+                )
+            with suppress(TimeoutError):
+                self.client.wait_for_workers(1, timeout=INTERVAL)
+
+    def _slots(self) -> dict[str, int]:
+        """Return the tasks that the workers can run at once, by host."""
+        if self._known and monotonic() - self._asked < FRESH:
+            return self._known
+        found: dict[str, int] = {}
+        for one in self.client.scheduler_info(n_workers=-1)["workers"].values():
+            found[one["host"]] = found.get(one["host"], 0) + one["nthreads"]
+        self._known, self._asked = found, monotonic()
+        return found
+
+    def _give_out(self) -> None:
+        """Give out as many shards as workers can solve at once."""
+        if not self.left or self.reason is not None:
+            return
+        slots = self._slots()
+        while self.left and len(self.under_way) < max(1, sum(slots.values())):
+            index = self.left.popleft()
+            future = self.client.submit(
+                _solve_shard,
+                self.sent,
+                index,
+                self._rule(slots),
+                key=f"shard-{self.work.token}-{index}",
+                pure=False,
+                retries=self.engine.retries,
+            )
+            self.under_way[future] = index
+            future.add_done_callback(self.news.put)
+
+    def _rule(self, slots: Mapping[str, int]) -> _Rule:
+        engine = self.engine
+        if engine.scheduler is None and engine.cluster is None:
+            return _Rule(slots, self.work.devices)
+        if engine.cluster is not None and engine.cluster != CUDA:
+            # A job has its own cores, and may share its machine with other jobs.
+            cores = int(engine.options.get("cores", 1))
+            own = int(engine.options.get("job_cpu", cores))
+            return _Rule({}, (), max(1, own // cores))
+        return _Rule(slots)
+
+    def _take_in(self, future: Future) -> float:
+        """Take in the record of a shard and return the seconds it took."""
+        index = self.under_way.pop(future)
+        start, stop = self.work.runs(index)
+        shard = f"shard {index} (runs {start:,} to {stop - 1:,})"
+        kept = "what is complete is kept and can be resumed"
+        try:
+            record: Record = future.result(timeout=60)
+        except KilledWorker:
+            times = self.engine.retries + 1
+            error: Exception = FlowError(
+                f"{shard} ended its worker process {times} times and is given up; is there "
+                f"enough memory for a shard a worker? {kept}"
+            )
+        except FlowError as given:
+            error = given
+        except Exception as given:
+            log.exception("a worker said")
+            words = " ".join(str(given).split())[:300]
+            error = FlowError(
+                f"{shard} failed {self.engine.retries + 1} times on workers and is given up: "
+                f"{type(given).__name__}: {words}; {kept}"
+            )
+        else:
+            self.solving += record.seconds
+            self.writing += record.row["encode_seconds"] + record.row["write_seconds"]
+            self.listener.finished(record)
+            self.listener.ticked()
+            return record.row["task_seconds"]
+        self.reason = self.reason or error
+        return 0.0
+
+
+# in the workers -------------------------------------------------------------------------------
+
+
+@frozen
+class _Rule:
+    """How a worker finds its seat.
+
+    Attributes
+    ----------
+    slots : mapping
+        Tasks at once by host, which divide the host's cores.
+    devices : tuple of int
+        GPUs that numbered workers share; empty where each worker sees its own GPU first.
+    limit : int, optional
+        CPU threads of a task.
+    """
+
+    slots: Mapping[str, int]
+    devices: tuple[int, ...] = ()
+    limit: int | None = None
+
+    def seat(self, name: Any, host: str) -> Seat:
+        """Return the seat of the worker of this name."""
+        number = name if isinstance(name, int) else 0
+        share = self.slots.get(host, 1)
+        return evolve(worker_seat(number, share, self.devices), limit=self.limit)
+
+
+class _Held:
+    """What a worker process keeps of a study: its solvers by seat, and the store."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.store = work.store()
+        self.solvers: dict[Seat, Solver] = {}
+        self.lock = threading.Lock()
+
+    def solver(self, seat: Seat) -> Solver:
+        """Return the solver of a seat; its kernel is built once."""
+        with self.lock:
+            if seat not in self.solvers:
+                self.solvers[seat] = self.work.solver(seat)
+            return self.solvers[seat]
+
+
+_held: dict[str, _Held] = {}
+_held_lock = threading.Lock()
+
+
+def _same(work: Work) -> Work:
+    return work
+
+
+def _solve_shard(work: Work, index: int, rule: _Rule) -> Record:
+    """Solve and write one shard; runs in a worker process."""
+    began = perf_counter()
+    with _held_lock:
+        if work.token not in _held:
+            # A worker that serves many studies keeps the last one only.
+            _held.clear()
+            _held[work.token] = _Held(work)
+        held = _held[work.token]
+    worker = get_worker()
+    host = str(worker.address).split("://")[-1].rsplit(":", 1)[0]
+    arrays, record = held.solver(rule.seat(worker.name, host)).solve(index)
+    encode, write = write_timed(held.store, index, arrays)
+    row = {**record.row, "encode_seconds": encode, "write_seconds": write}
+    row["task_seconds"] = perf_counter() - began
+    return evolve(record, row=row, worker=f"{socket.gethostname()}:{os.getpid()}")

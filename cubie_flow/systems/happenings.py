@@ -1,0 +1,353 @@
+"""Events and doses of models, as YAML writes them.
+
+Events by name, each with exactly one of ``when``, ``root`` and ``at``::
+
+    events:
+      bounce:
+        root: height                    # happens where this goes through zero
+        direction: falling              # rising (the default), falling or both
+        set: {speed: -elasticity*speed} # states and parameters, from the values before
+      over: {when: x > 5 and t > 1, stop: true}     # when a condition becomes true; ends the run
+      spike: {root: V - 20}             # only counted, its times recorded
+      pulse: {at: [1.0, 2.5, 7.0], set: {I: 0}}     # at times, which may use parameters
+      daily: {at: {start: 8, every: 24, count: 10}, set: {light: 1 - light}}
+
+More keys: ``priority`` (of those at one time the highest happens first, each with the values that
+the one before it left), ``record: false`` (its number and times are not kept), ``initially``
+(true or false: what a condition counts as before the start; as it is by default), ``persistent:
+false`` (it does not happen if one before it at the same time made the condition false), ``values:
+trigger`` (values of the moment when the condition became true instead of those before it happens).
+
+Doses are given into a state; with ``duration`` or ``rate`` they are infusions::
+
+    doses:
+      - {into: gut, amount: dose, start: 0, every: tau, count: n}
+      - {name: drip, into: central, amount: 500, duration: 2, start: 6}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import evolve
+
+from cubie_flow.errors import FlowError, nearest
+from cubie_flow.expressions import graph
+from cubie_flow.expressions.graph import ONE, ZERO, Node, const, symbol
+from cubie_flow.systems.events import DIRECTIONS, Event, Times
+from cubie_flow.systems.parser import Expression, Scope
+from cubie_flow.systems.quantities import Quantity, check_name, finite, shortened
+
+EVENT_KEYS = (
+    "when", "root", "at", "direction", "set", "stop", "priority", "record", "initially",
+    "persistent", "values", "delay",
+)  # fmt: skip
+DOSE_KEYS = ("name", "into", "amount", "start", "every", "count", "at", "duration", "rate")
+
+
+class Happenings:
+    """Reads the events and doses of one model.
+
+    Parameters
+    ----------
+    model : mapping
+    scope : Scope
+        What the names of the model mean.
+    where : str
+        Names the system in errors.
+    states : sequence of str
+    """
+
+    def __init__(
+        self, model: Mapping[str, Any], scope: Scope, where: str, states: Sequence[str]
+    ) -> None:
+        self.states = states
+        self.model = model
+        self.scope = scope
+        self.where = where
+        self.used: set[str] = set()
+
+    # pieces -------------------------------------------------------------------------------------
+
+    def _built(self, given: Any, where: str) -> Node:
+        if not isinstance(given, str):
+            return const(finite(given, where))
+        expression = Expression.read(given, where)
+        expression.check_names(self.scope)
+        self.used |= expression.names
+        return expression.build(self.scope)
+
+    def _number(self, given: Any, where: str) -> Node:
+        node = self._built(given, where)
+        if node.kind != "float":
+            raise FlowError(
+                f"{where}: '{given}' is true or false, not a number; use where(condition, a, b)"
+            )
+        return node
+
+    def _truth(self, given: Any, where: str) -> Node:
+        node = self._built(given, where)
+        if node.kind != "bool":
+            raise FlowError(f"{where}: {shortened(given)} is no condition; write x > 0, or 'root'")
+        return node
+
+    @staticmethod
+    def _mapping(given: Any, where: str, known: Sequence[str]) -> Mapping[Any, Any]:
+        if not isinstance(given, Mapping):
+            raise FlowError(f"{where} must be a mapping, not {shortened(given)}")
+        for key in given:
+            if key not in known:
+                raise FlowError(
+                    f"{where}: unknown key {shortened(key)} (known: {', '.join(known)})"
+                    f"{nearest(str(key), known)}"
+                )
+        return given
+
+    @staticmethod
+    def _flag(given: Mapping[Any, Any], key: str, default: bool, where: str) -> bool:
+        value = given.get(key, default)
+        if not isinstance(value, bool):
+            raise FlowError(f"{where}: {key} is {shortened(value)}; it must be true or false")
+        return value
+
+    def _moment(self, given: Any, where: str) -> Node:
+        """Return a time, a number of a schedule or of its repetitions."""
+        node = self._number(given, where)
+        for name in graph.free_symbols([node]):
+            if name == "t" or name in self.states:
+                raise FlowError(
+                    f"{where}: '{given}' uses '{name}'; a schedule may use parameters only, for "
+                    "what depends on the state use 'when' or 'root'"
+                )
+        return node
+
+    def _times(self, given: Any, where: str) -> Times:
+        if isinstance(given, Mapping):
+            given = self._mapping(given, where, ("start", "every", "count", "lag", "times"))
+            lag = self._moment(given.get("lag", 0), f"{where}.lag")
+            if "times" in given:
+                return evolve(self._times(given["times"], where), lag=lag)
+            if "start" not in given:
+                raise FlowError(f"{where}: 'start' is missing")
+            if "count" in given and "every" not in given:
+                raise FlowError(f"{where}: 'count' needs 'every', the time between two")
+            every = self._moment(given.get("every", 0), f"{where}.every")
+            if every.op == "const" and "every" in given and not every.value > 0:
+                raise FlowError(f"{where}.every is {every.value:g}; it must be positive")
+            # Without a number they go on to the end of the run.
+            count = const(1e15) if "every" in given else ONE
+            if "count" in given:
+                count = self._moment(given["count"], f"{where}.count")
+            return Times(self._moment(given["start"], f"{where}.start"), every, count, (), lag)
+        if isinstance(given, Sequence) and not isinstance(given, str):
+            listed = [self._moment(one, f"{where}[{i}]") for i, one in enumerate(given)]
+            if not listed:
+                raise FlowError(f"{where} is an empty list; give at least one time")
+            numbers = [one.value for one in listed if one.op == "const"]
+            if numbers != sorted(numbers):
+                raise FlowError(f"{where} must increase, unlike {shortened(list(given))}")
+            return Times(listed=tuple(listed))
+        return Times(self._moment(given, where))
+
+    # events -------------------------------------------------------------------------------------
+
+    def events(self) -> tuple[Event, ...]:
+        """Return the events of the model.
+
+        Raises
+        ------
+        FlowError
+            For the first mistake, in one sentence that names it.
+        """
+        given = self.model.get("events")
+        if given is None:
+            return ()
+        if not isinstance(given, Mapping):
+            raise FlowError(f"{self.where}: 'events' must be a mapping, not {shortened(given)}")
+        return tuple(self._event(name, one) for name, one in given.items())
+
+    def _event(self, name: Any, given: Any) -> Event:
+        check_name(name, f"{self.where}: the event")
+        where = f"{self.where}, event {name}"
+        given = self._mapping(given, where, EVENT_KEYS)
+        if "delay" in given:
+            raise FlowError(
+                f"{where}: 'delay' is not supported; give a state that the event sets to the time "
+                "after which another event happens"
+            )
+        if sum(key in given for key in ("when", "root", "at")) != 1:
+            raise FlowError(f"{where}: it needs exactly one of 'when', 'root' and 'at'")
+        direction = given.get("direction", "rising")
+        if direction not in DIRECTIONS:
+            raise FlowError(
+                f"{where}: direction is {shortened(direction)}; it must be one of "
+                f"{', '.join(DIRECTIONS)}{nearest(str(direction), DIRECTIONS)}"
+            )
+        if "direction" in given and "root" not in given:
+            raise FlowError(f"{where}: 'direction' is only for a 'root'")
+        for key in ("initially", "persistent"):
+            if key in given and "when" not in given:
+                raise FlowError(f"{where}: '{key}' is only for a condition, 'when'")
+        values = given.get("values", "now")
+        if values not in ("now", "trigger"):
+            raise FlowError(f"{where}: values is {shortened(values)}; it must be now or trigger")
+        initially = given.get("initially")
+        if initially is not None:
+            initially = self._flag(given, "initially", True, where)
+        resets = given.get("set") or {}
+        if not isinstance(resets, Mapping):
+            raise FlowError(f"{where}: 'set' must map names to values, not {shortened(resets)}")
+        return Event(
+            name=str(name),
+            condition=self._truth(given["when"], f"{where}, when") if "when" in given else None,
+            root=self._number(given["root"], f"{where}, root") if "root" in given else None,
+            direction=direction,
+            times=self._times(given["at"], f"{where}, at") if "at" in given else None,
+            resets=tuple(
+                (str(key), self._number(value, f"{where}, set.{key}"))
+                for key, value in resets.items()
+            ),
+            stop=self._flag(given, "stop", False, where),
+            priority=self._number(given.get("priority", 0), f"{where}, priority"),
+            initially=initially,
+            persistent=self._flag(given, "persistent", True, where),
+            early=values == "trigger",
+            record=self._flag(given, "record", True, where),
+        )
+
+    # doses --------------------------------------------------------------------------------------
+
+    def doses(self) -> tuple[tuple[Event, ...], list[Quantity], dict[str, Node]]:
+        """Return the doses as events, what counts running infusions, and what flows into states.
+
+        Raises
+        ------
+        FlowError
+            For the first mistake, in one sentence that names it.
+        """
+        given = self.model.get("doses")
+        if given is None:
+            return (), [], {}
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise FlowError(f"{self.where}: 'doses' must be a list, not {shortened(given)}")
+        events: list[Event] = []
+        running: list[Quantity] = []
+        inflow: dict[str, Node] = {}
+        for number, one in enumerate(given):
+            where = f"{self.where}, doses[{number}]"
+            one = self._mapping(one, where, DOSE_KEYS)
+            name = check_name(
+                one.get("name", "dose" if len(given) == 1 else f"dose_{number}"), f"{where}: name"
+            )
+            into = one.get("into")
+            if into not in self.states:
+                raise FlowError(
+                    f"{where}: into is {shortened(into)}; it must be a state"
+                    f"{nearest(str(into), self.states)}"
+                )
+            amount = self._number(one["amount"], f"{where}.amount") if "amount" in one else None
+            times = self._dose_times(one, where)
+            if "duration" not in one and "rate" not in one:
+                if amount is None:
+                    raise FlowError(f"{where}: 'amount' is missing")
+                resets = ((str(into), symbol(str(into)) + amount),)
+                events.append(Event(name, times=times, resets=resets, record=False))
+                continue
+            if sum(key in one for key in ("amount", "duration", "rate")) != 2:
+                raise FlowError(
+                    f"{where}: an infusion has two of 'amount', 'duration' and 'rate', from which "
+                    "the third follows"
+                )
+            rate = self._number(one["rate"], f"{where}.rate") if "rate" in one else None
+            if "duration" in one:
+                span = self._moment(one["duration"], f"{where}.duration")
+                if span.op == "const" and not span.value > 0:
+                    raise FlowError(f"{where}.duration is {span.value:g}; it must be positive")
+            else:
+                assert amount is not None
+                assert rate is not None
+                span = amount / rate
+            if rate is None:
+                assert amount is not None
+                rate = amount / span
+            count = Quantity(f"{name}_running", 0.0, "1", f"infusions of {name} under way")
+            running.append(count)
+            now = symbol(count.name)
+            events += [
+                Event(f"{name}_{what}", times=at, resets=((count.name, now + step),), record=False)
+                for what, at, step in (
+                    ("begins", times, 1.0),
+                    ("ends", evolve(times, lag=times.lag + span), -1.0),
+                )
+            ]
+            inflow[str(into)] = inflow.get(str(into), ZERO) + now * rate
+        return tuple(events), running, inflow
+
+    def _dose_times(self, given: Mapping[Any, Any], where: str) -> Times:
+        if "at" in given:
+            for key in ("start", "every", "count"):
+                if key in given:
+                    raise FlowError(f"{where}: 'at' and '{key}' exclude each other")
+            return self._times(given["at"], f"{where}.at")
+        schedule = {key: given[key] for key in ("start", "every", "count") if key in given}
+        return self._times({"start": 0, **schedule}, where)
+
+
+def with_inflow(
+    states: Sequence[Quantity],
+    derivatives: Sequence[Node],
+    masses: Sequence[float],
+    inflow: Mapping[str, Node],
+    where: str,
+) -> tuple[Node, ...]:
+    """Return the derivatives with what infusions add to them.
+
+    Raises
+    ------
+    FlowError
+        If one flows into a state whose equation is algebraic.
+    """
+    found = list(derivatives)
+    for i, state in enumerate(states):
+        if state.name in inflow:
+            mass = masses[i] if masses else 1.0
+            if mass == 0.0:
+                raise FlowError(f"{where}: an infusion into '{state.name}', which is algebraic")
+            found[i] = found[i] + mass * inflow[state.name]
+    return tuple(found)
+
+
+def write_events(events: Sequence[Event], texts: Sequence[str]) -> dict[str, Any]:
+    """Return what `Happenings.events` reads back; `texts` are those of all their expressions."""
+    waiting = iter(texts)
+    found = {}
+    for event in events:
+        written: dict[str, Any] = {}
+        if event.condition is not None:
+            written["when"] = next(waiting)
+        if event.root is not None:
+            written["root"] = next(waiting)
+            written["direction"] = event.direction
+        if event.times is not None:
+            start, every, count, lag = (next(waiting) for _ in range(4))
+            listed = [next(waiting) for _ in event.times.listed]
+            at: dict[str, Any] = {"times": listed}
+            if not listed:
+                at = {"start": start}
+                if event.times.every is not ZERO:
+                    at |= {"every": every, "count": count}
+            written["at"] = {**at, "lag": lag}
+        written["set"] = {name: next(waiting) for name, _ in event.resets}
+        written["priority"] = next(waiting)
+        if event.initially is not None:
+            written["initially"] = event.initially
+        if event.condition is not None:
+            written["persistent"] = event.persistent
+        written |= {
+            "stop": event.stop,
+            "record": event.record,
+            "values": "trigger" if event.early else "now",
+        }
+        found[event.name] = written
+    return found

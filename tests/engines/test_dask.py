@@ -1,0 +1,212 @@
+"""Dask workers: the bytes of a local run, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from fake_work import FakeWork, make_store
+
+from cubie_flow.engines import Account, make_engine
+from cubie_flow.errors import FlowError
+
+distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+
+SHARDS, SHARD = 12, 2000
+#: Long enough a shard that a kill finds one in flight.
+STUDY = [
+    "study=spread", f"batch.values={{rho: {{linspace: [0, 40, {SHARDS * SHARD}]}}}}",
+    "duration=250", "output.save_every=50", "engine.progress=false", "storage.picture=false",
+    f"storage.shard_runs={SHARD}",
+]  # fmt: skip
+DASK = ["engine=dask", "engine.workers=2"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cubie_flow", *arguments]
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command in a group of its own, as a terminal does."""
+    return subprocess.Popen(
+        command(*arguments), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def only_run(folder: Path) -> Path:
+    (found,) = folder.glob("outputs/spread/*/*")
+    return found
+
+
+def arrays(store: Path) -> dict[str, np.ndarray]:
+    group = zarr.open_group(store, mode="r", use_consolidated=False)
+    return {name: np.asarray(array[...]) for name, array in group.arrays()}
+
+
+def assert_same(store: Path, expected: dict[str, np.ndarray]) -> None:
+    found = arrays(store)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].tobytes() == values.tobytes(), name
+
+
+def wait_for_shards(folder: Path, process: subprocess.Popen[str], count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("outputs/spread/*/*/results.zarr/status/c/*[0-9]"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """Return the worker processes of the command: children that multiprocessing spawned."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            words = (path / "cmdline").read_text()
+        except (OSError, ValueError):
+            continue
+        if parent == process.pid and "spawn_main" in words:
+            found.append(int(path.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run(folder, *STUDY)
+    assert done.returncode == 0, done.stderr
+    return arrays(only_run(folder) / "results.zarr")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_killed_worker_costs_its_shard_in_flight(
+    tmp_path: Path, undisturbed: dict[str, np.ndarray]
+) -> None:
+    process = started(tmp_path, *STUDY, *DASK)
+    wait_for_shards(tmp_path, process, 3)
+    killed = workers_of(process)[0]
+    os.kill(killed, signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    store = only_run(tmp_path) / "results.zarr"
+    assert_same(store, undisturbed)
+    memory = zarr.open_group(store, mode="r", use_consolidated=False)["memory"]
+    by_worker = [str(name).rpartition(":")[2] for name in memory["worker"][:]]
+    # Every shard is told of once: those that the dead worker had finished are not done again, and
+    # its place was taken by a third process.
+    assert len(by_worker) == SHARDS
+    assert str(killed) in by_worker
+    assert len(set(by_worker)) == 3
+    assert "resumed" not in out
+
+
+def test_ctrl_c_and_resume(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
+    process = started(tmp_path, *STUDY, *DASK)
+    wait_for_shards(tmp_path, process, 2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal: to the workers too
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    found = only_run(tmp_path)
+    status = arrays(found / "results.zarr")["status"].reshape(SHARDS, SHARD)
+    whole = (status != 255).all(axis=1)
+    assert 0 < whole.sum() < SHARDS
+    assert (status[~whole] == 255).all()
+    resumed = run(tmp_path, f"resume={found}", "engine=dask", "engine.workers=1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resumed  {int((~whole).sum()) * SHARD:,} runs were missing" in resumed.stdout
+    assert_same(found / "results.zarr", undisturbed)
+
+
+def test_ctrl_c_twice_stops_now(tmp_path: Path) -> None:
+    endless = [*STUDY, "duration=1e5", "output.save_every=null"]
+    process = started(tmp_path, *endless, *DASK)
+    deadline = time.monotonic() + 60
+    while len(workers_of(process)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1.5)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stderr is not None
+    assert "once more stops now" in process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert workers_of(process) == []
+
+
+def test_a_scheduler_that_is_not_there(tmp_path: Path) -> None:
+    refused = run(tmp_path, *STUDY, "engine=dask", "engine.scheduler=tcp://127.0.0.1:1")
+    assert refused.returncode == 1
+    assert "tcp://127.0.0.1:1': no Dask scheduler answers there" in refused.stderr
+    assert refused.stderr.count("\n") == 1, refused.stderr
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_a_scheduler_of_its_own(tmp_path: Path, scheduler: str) -> None:
+    store = make_store(tmp_path / "a.zarr", 20)
+    account = Account({})
+    work = FakeWork(str(tmp_path / "a.zarr"), trouble={5: "dies once"})
+    make_engine("dask", scheduler=scheduler).run(work, range(20), account)
+    assert store.completed() == set(range(20))
+    assert len(account.records) == 20
+    assert store.damaged() == []
+
+
+def test_a_shard_that_breaks_is_tried_again_and_given_up(tmp_path: Path, scheduler: str) -> None:
+    store = make_store(tmp_path / "a.zarr", 20)
+    account = Account({})
+    work = FakeWork(str(tmp_path / "a.zarr"), trouble={1: "breaks"}, token="breaks")
+    engine = make_engine("dask", scheduler=scheduler, retries=2)
+    with pytest.raises(FlowError) as caught:
+        engine.run(work, range(20), account)
+    told = str(caught.value)
+    assert "shard 1 (runs 2 to 3) failed 3 times on workers" in told
+    assert "RuntimeError: it broke" in told
+    assert store.completed() == set(account.records)
+    # A refusal in plain words stays as it is.
+    work = FakeWork(str(tmp_path / "a.zarr"), trouble={4: "refuses"}, token="refuses")
+    with pytest.raises(FlowError, match=r"^the disk is full$"):
+        engine.run(work, range(4, 20), account)
+
+
+def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "a.zarr", 6)
+    account = Account({})
+    work = FakeWork(str(tmp_path / "a.zarr"), trouble={2: "dies"}, seconds=0.1)
+    with pytest.raises(FlowError) as caught:
+        make_engine("dask", workers=2, retries=1).run(work, range(6), account)
+    assert "shard 2 (runs 4 to 5) ended its worker process 2 times" in str(caught.value)
+    assert store.completed() == set(account.records)
+    assert 2 not in account.records
+
+
+def test_stores_in_memory_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FlowError, match="memory of this process"):
+        make_engine("dask").run(FakeWork("memory://x"), [0], Account({}))

@@ -1,0 +1,154 @@
+"""The local engine, the seats it gives out, and what a config may say of engines."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_work import FakeWork, make_store
+
+from cubie_flow.engines import Account, LocalEngine, Seat, make_engine, pick_devices
+from cubie_flow.engines.seats import local_seats, worker_seat
+from cubie_flow.errors import FlowError
+
+SHARDS = 12
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "picked"),
+    [(None, 0, ()), (None, 3, (0, 1, 2)), (2, 3, (2,)), ((2, 0), 3, (2, 0))],
+)
+def test_devices_are_picked(
+    wanted: int | tuple[int, ...] | None, present: int, picked: tuple[int, ...]
+) -> None:
+    assert pick_devices(wanted, present) == picked
+
+
+@pytest.mark.parametrize(("wanted", "words"), [(1, "offers 1 GPU"), ((0, 0), "a GPU twice")])
+def test_devices_that_cannot_be_picked(wanted: int | tuple[int, ...], words: str) -> None:
+    with pytest.raises(FlowError, match=words):
+        pick_devices(wanted, 1)
+
+
+def test_seats_share_gpus_and_cores() -> None:
+    assert local_seats(()) == [Seat()]
+    assert local_seats((0, 2)) == [Seat(device=0), Seat(device=2)]
+    assert [worker_seat(i, 3, (4, 5)).device for i in range(3)] == [4, 5, 4]
+    assert worker_seat(0, 4, ()) == Seat(share=4)
+
+
+@pytest.mark.parametrize("devices", [(), (0, 1)])
+def test_every_shard_is_solved_once(tmp_path: Path, devices: tuple[int, ...]) -> None:
+    store = make_store(tmp_path / "a.zarr", SHARDS)
+    work, account = FakeWork(str(tmp_path / "a.zarr"), devices), Account({})
+    LocalEngine().run(work, range(SHARDS), account)
+    assert sorted(account.records) == list(range(SHARDS))
+    assert account.statuses == {0: 2 * SHARDS}
+    assert store.completed() == set(range(SHARDS))
+    assert store.damaged() == []
+    by_seat = [record.worker for record in account.records.values()]
+    if devices:
+        # The second GPU is four times as slow, so the first takes more.
+        assert 0 < by_seat.count("seat-1") < by_seat.count("seat-0")
+    else:
+        assert set(by_seat) == {"MainThread"}
+
+
+@pytest.mark.parametrize("devices", [(), (0, 1)])
+def test_shards_in_flight_are_complete_when_it_stops(
+    tmp_path: Path, devices: tuple[int, ...]
+) -> None:
+    store = make_store(tmp_path / "a.zarr", SHARDS)
+    asked = []
+
+    def stop(seconds: float) -> None:
+        asked.append(seconds)
+        if len(asked) == 3:
+            raise FlowError("enough")
+
+    account = Account({}, check=stop)
+    work = FakeWork(str(tmp_path / "a.zarr"), devices)
+    with pytest.raises(FlowError, match="enough"):
+        LocalEngine().run(work, range(SHARDS), account)
+    assert 3 <= len(account.records) <= 3 + len(devices)
+    assert store.completed() == set(account.records)
+
+
+@pytest.mark.parametrize("devices", [(), (0, 1)])
+def test_an_error_of_a_shard_ends_the_study(tmp_path: Path, devices: tuple[int, ...]) -> None:
+    make_store(tmp_path / "a.zarr", SHARDS)
+    account = Account({})
+    work = FakeWork(str(tmp_path / "a.zarr"), devices, {3: "breaks"})
+    with pytest.raises(RuntimeError, match="it broke"):
+        LocalEngine().run(work, range(SHARDS), account)
+    assert len(account.records) < SHARDS
+
+
+def test_stopping_now_drops_what_is_in_flight(tmp_path: Path) -> None:
+    make_store(tmp_path / "a.zarr", SHARDS)
+
+    def show(done: int, failed: int) -> None:
+        raise KeyboardInterrupt
+
+    work = FakeWork(str(tmp_path / "a.zarr"), (0, 1), seconds=0.05)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        LocalEngine().run(work, range(SHARDS), Account({}, show))
+    assert time.monotonic() - began < 0.05 * 4 * SHARDS / 2
+
+
+def test_an_account_adds_up(tmp_path: Path) -> None:
+    make_store(tmp_path / "a.zarr", 3)
+    shown: list[tuple[int, int]] = []
+    account = Account({0: 5, 4: 2}, lambda done, failed: shown.append((done, failed)))
+    LocalEngine().run(FakeWork(str(tmp_path / "a.zarr")), [0, 2], account)
+    assert account.total("steps") == 14
+    assert account.total("runs") == 4
+    assert account.statuses == {0: 9, 4: 2}
+    assert shown[0] == (8, 2)
+    assert [row["start"] for row in account.rows()] == [0, 4]
+    assert np.isfinite([row["write_seconds"] for row in account.rows()]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kind": "local", "workers": 2}, "engine.workers is '2'.*use engine=dask"),
+        ({"kind": "dask", "scheduler": "tcp://a:1", "workers": 2}, "engine.scheduler.*own"),
+        ({"kind": "dask", "options": {"cores": 1}}, "engine.options.*engine.cluster"),
+        (
+            {"kind": "dask", "cluster": "slurm", "options": {"quue": "x"}},
+            "engine.options.quue.*did you mean 'queue'",
+        ),
+        (
+            {"kind": "dask", "cluster": "slurm", "options": {"python": "evil.sh"}},
+            "engine.options.python is no option",
+        ),
+        (
+            {"kind": "dask", "cluster": "slurm", "options": {"job_script_prologue": ["rm x"]}},
+            "engine.options.job_script_prologue is no option",
+        ),
+        (
+            {"kind": "dask", "cluster": "pbs", "options": {"local_directory": "/tmp; rm x"}},
+            "engine.options.local_directory.*job script",
+        ),
+        (
+            {
+                "kind": "dask",
+                "cluster": "slurm",
+                "options": {"job_extra_directives": ["--gres=gpu:1\nrm x"]},
+            },
+            "engine.options.job_extra_directives",
+        ),
+        (
+            {"kind": "dask", "cluster": "slurm", "options": {"memory": {"a": 1}}},
+            "engine.options.memory holds",
+        ),
+    ],
+)
+def test_settings_that_are_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(FlowError, match=words) as caught:
+        make_engine(**settings)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
