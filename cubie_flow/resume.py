@@ -31,7 +31,8 @@ LATER: dict[str, Any] = {
     "storage.url": None, "storage.client": "fsspec", "storage.options": {}, "storage.kind": "zarr",
     "storage.overwrite": False, "engine.confirm_runs": 100_000_000,
     "engine.confirm_bytes": 100_000_000_000, "engine.workers": None, "engine.scheduler": None,
-    "engine.cluster": None, "engine.options": {}, "engine.retries": 3, "confirm": False, "dry_run": False,
+    "engine.cluster": None, "engine.options": {}, "engine.retries": 3,
+    "confirm": False, "dry_run": False,
 }  # fmt: skip
 
 

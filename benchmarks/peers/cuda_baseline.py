@@ -26,7 +26,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     about, count = case.problem, entry.runs
     arch = description()["arch"]
     code, seconds = timed(lambda: compile_baseline(name, entry.precision, arch))
-    program = CudaProgram(code.cubin, name, BLOCK, 0)
+    program = CudaProgram(code, BLOCK, 0)
     rho = to_device(about.values(count).astype(entry.precision))
     finals = np.zeros((3, count), entry.precision)
     pointer = to_device(finals)

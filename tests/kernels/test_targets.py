@@ -6,14 +6,18 @@ import re
 
 import numpy as np
 import pytest
+from numba.cuda import types
+from numba.cuda.simulator.kernel import FakeCUDAKernel
 
 from cubie_flow import OdeSystem, solve
 from cubie_flow.expressions.block import Evaluate, flattened
 from cubie_flow.expressions.emit import prepare
 from cubie_flow.expressions.graph import topological
 from cubie_flow.integrators.run import RunSettings
+from cubie_flow.integrators.tableaus import METHODS
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
 from cubie_flow.kernels.targets.cpu_compile import driver_assembly
+from cubie_flow.kernels.targets.cuda_kernel import make_turner
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.solve import TargetChoice
 
@@ -189,6 +193,41 @@ def test_gpu_gives_the_bits_of_the_cpu(pendulum: OdeSystem, precision: str) -> N
     cpu = batch(pendulum, TargetChoice("cpu"), runs=1000, precision=precision)
     gpu = batch(pendulum, TargetChoice("cuda"), runs=1000, precision=precision)
     assert_same_bits(cpu, gpu)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_gpu_gives_the_bits_of_the_cpu_with_every_method(
+    pendulum: OdeSystem, algorithm: str
+) -> None:
+    fixed = METHODS[algorithm].embedded_order is None
+    options = {"algorithm": algorithm, "dt": 0.05 if fixed else None}
+    cpu = batch(pendulum, TargetChoice("cpu"), runs=100, **options)
+    assert (cpu.status.values == 0).all()
+    assert_same_bits(cpu, batch(pendulum, TargetChoice("cuda"), runs=100, **options))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_gpu_integrates_a_large_batch_in_pieces(
+    pendulum: OdeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cubie_flow.kernels.targets.cuda import CudaProgram
+
+    cpu = batch(pendulum, TargetChoice("cpu"), runs=5000)
+    monkeypatch.setattr(CudaProgram, "_piece", lambda *_: 777)
+    assert_same_bits(cpu, batch(pendulum, TargetChoice("cuda"), runs=5000))
+
+
+@pytest.mark.parametrize(("runs", "times", "rows"), [(70, 33, 2), (32, 32, 1), (5, 100, 3)])
+def test_samples_are_turned(runs: int, times: int, rows: int) -> None:
+    turner = FakeCUDAKernel(make_turner(types.int32), device=False)
+    source = np.arange(rows * times * runs, dtype=np.int32)
+    target = np.full_like(source, -1)
+    turner[(-(-runs // 32), 1, 1), (32, 8), 0, 0](runs, times, rows, source, target)
+    wanted = source.reshape(rows, times, runs).transpose(0, 2, 1)
+    np.testing.assert_array_equal(target.reshape(rows, runs, times), wanted)
 
 
 # kernel ---------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def test_the_commit_is_recorded_only_in_a_checkout(tmp_path: Path) -> None:
 
 
 def test_no_git_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cubie_flow.storage.provenance._CHECKOUTS", {})
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "git_commit" not in provenance()
 
