@@ -23,7 +23,7 @@ CONFIG = "config.yaml"
 #: Keys that say how a study is computed and not what: they may differ from run to run.
 POLICY = (
     "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
-    "storage.picture", "confirm", "dry_run", OPTIONS,
+    "batch.order", "storage.picture", "confirm", "dry_run", OPTIONS,
 )  # fmt: skip
 SIZE = "batch.size"
 #: Keys that folders of earlier versions lack, with what they then mean.

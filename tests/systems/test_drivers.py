@@ -139,6 +139,33 @@ def test_a_jump_does_not_touch_the_lanes_beside_it() -> None:
     assert both.shown_min.values.tolist() == [1.0, -20.0]
 
 
+@pytest.mark.parametrize("target", ["cpu", "simulator"])
+def test_events_and_doses_beside_drivers(target: str) -> None:
+    # A dose on a knot, a condition that a jump makes true, and one that time does.
+    system = OdeSystem.from_mapping(
+        {
+            "states": {"x": 0.0},
+            "parameters": {"high": 2.0},
+            "drivers": {"u": {"times": KNOTS, "values": LEVELS, "interpolation": "step"}},
+            "equations": {"x": "u"},
+            "events": {
+                "strong": {"when": "u > high", "set": {"x": "x + 1000"}},
+                "late": {"when": "t >= 1.25", "set": {"x": "x + 10"}},
+            },
+            "doses": [{"into": "x", "amount": 100.0, "at": [2.5]}],
+        }
+    )
+    data = solve(
+        system, parameters={"high": [2.0, 5.0]}, duration=3.0, target=target,
+        times=[0.5, 1.0, 1.25, 2.0, 2.5, 3.0],
+    )  # fmt: skip
+    # 1 until t = 1, then 3, from 2.5 on -1.
+    wanted = [0.5, 1.0, 11.75, 14.0, 115.5, 115.0]
+    np.testing.assert_allclose(data.x.values[1], wanted, rtol=1e-9)
+    # In the other run the jump at t = 1 makes the condition true.
+    np.testing.assert_allclose(data.x.values[0], wanted + 1000 * (data.time > 1), rtol=1e-9)
+
+
 def test_drivers_compile_for_cuda() -> None:
     study = Study(
         forced(interpolation="cubic", outside="periodic"), make_design("single", {}),
