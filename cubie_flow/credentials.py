@@ -71,6 +71,8 @@ def hide(config: DictConfig) -> None:
 
 def as_given(words: Any) -> list[str]:
     """Return the overrides that Hydra kept, with nothing in them resolved."""
+    from omegaconf import OmegaConf
+
     return list(OmegaConf.to_container(words, resolve=False))  # type: ignore[arg-type]
 
 
