@@ -24,6 +24,7 @@ from cubie_flow import command_line, credentials, studies
 from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
+from cubie_flow.profiling import process_age, stopwatch
 from cubie_flow.stopping import Stopped, Watch
 from cubie_flow.sweeps import sweeper
 
@@ -37,10 +38,20 @@ if TYPE_CHECKING:
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 # Words that name the folder of a run instead of composing a config.
+PROFILE = "--profile"
 RESUME, VERIFY, RECHECK = "resume=", "verify=", "recheck=true"
 MULTIRUN = ("-m", "--multirun")
 INTERRUPTED = 130
 log = logging.getLogger("cubie_flow")
+
+
+class _Process:
+    """What is known of the process: whether it was started for this command alone."""
+
+    owned = False
+
+
+_process = _Process()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Instead of those of the process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _process.owned = arguments is None
+    profiled = PROFILE in given
+    if profiled:
+        given = [word for word in given if word != PROFILE]
+        # Only a process that was started for this command began with it.
+        stopwatch.start(process_age() if _process.owned else 0.0)
     traceback = "HYDRA_FULL_ERROR" in os.environ
     # Hydra then raises its errors instead of printing them over several lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -84,6 +101,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.argv = saved
         if not traceback:
             del os.environ["HYDRA_FULL_ERROR"]
+        if profiled:
+            print(stopwatch.stop(), file=sys.stderr)
+
+
+def _keep_dask_out() -> None:
+    """Spare this process dask, which xarray imports to ask whether arrays are made of it.
+
+    That takes longer than solving does, and no array here is. xarray asks once and remembers.
+    """
+    if not _process.owned or "dask" in sys.modules:
+        return
+    from xarray.namedarray import pycompat
+
+    sys.modules["dask"] = None  # type: ignore[assignment]
+    try:
+        # Where a later xarray asks in another way, dask is imported as before.
+        getattr(pycompat, "array_type", len)("dask")
+    finally:
+        del sys.modules["dask"]
 
 
 def _resume(given: list[str]) -> int:
@@ -132,6 +168,7 @@ def _finish(
     with logged(folder / LOG):
         log.info("%s resumed %s", study.name, " ".join(others))
         watch, told = _watch(settings), settings.values["engine"]["progress"]
+        _keep_dask_out()
         with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
             report = run_study(
                 study,
@@ -227,10 +264,11 @@ def _picture(settings: Settings, study: Study, place: Location, folder: Path) ->
     """Draw the picture of a result, if one is wanted."""
     if not settings.values["storage"]["picture"]:
         return None
-    from cubie_flow.analysis.pictures.overview import draw
+    with stopwatch.phase("picture"):
+        from cubie_flow.analysis.pictures.overview import draw
 
-    source = place.store(read_only=True) if place.folder is None else place.folder
-    return draw(source, folder / f"{study.name}.png", place.group or None)
+        source = place.store(read_only=True) if place.folder is None else place.folder
+        return draw(source, folder / f"{study.name}.png", place.group or None)
 
 
 def _compose_and_run() -> int:
@@ -239,10 +277,12 @@ def _compose_and_run() -> int:
     plans: list[tuple[str, Plan]] = []
 
     def job(config: DictConfig) -> None:
-        codes.append(_attempt(config, plans))
+        with stopwatch.phase("rest"):
+            codes.append(_attempt(config, plans))
 
     entry = hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")
-    entry(job)()
+    with stopwatch.phase("configure"):
+        entry(job)()
     if plans:
         from cubie_flow.planning import table
 
@@ -394,13 +434,15 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
         The composed config with its interpolations unresolved, so that the value of an
         environment variable is never stored.
     """
-    from cubie_flow.progress import progress
-    from cubie_flow.report import summary
-    from cubie_flow.solve import run_study
-    from cubie_flow.storage import found_location, locked, new_location, note_location
-    from cubie_flow.sweeps.decided import placed
+    with stopwatch.phase("start-up"):
+        from cubie_flow.progress import progress
+        from cubie_flow.report import summary
+        from cubie_flow.solve import run_study
+        from cubie_flow.storage import found_location, locked, new_location, note_location
+        from cubie_flow.sweeps.decided import placed
 
-    study = placed(settings)
+    with stopwatch.phase("configure"):
+        study = placed(settings)
     overrides = credentials.as_given(HydraConfig.get().overrides.task)
     storage = settings.values["storage"]
     with _folder(settings, study) as folder, locked(folder):
@@ -415,6 +457,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
             (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
             log.info("%s %s", study.name, " ".join(overrides))
             watch, told = _watch(settings), settings.values["engine"]["progress"]
+            _keep_dask_out()
             with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
                 report = run_study(
                     study,

@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "storage": {"credentials", "errors"},
     "engines": {"storage", "errors"},
 }
+ROOMS["profiling"] = set()
 ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["rescue"] = {"kernels", "integrators", "errors"}
 ROOMS["choosing"] = {"kernels", "integrators", "expressions"}

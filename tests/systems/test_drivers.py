@@ -16,6 +16,7 @@ import xarray
 from cubie_flow import ControllerChoice, OdeSystem, solve
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
+from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel
 
 KNOTS = [0.0, 1.0, 2.5, 3.0]
@@ -164,6 +165,20 @@ def test_events_and_doses_beside_drivers(target: str) -> None:
     np.testing.assert_allclose(data.x.values[1], wanted, rtol=1e-9)
     # In the other run the jump at t = 1 makes the condition true.
     np.testing.assert_allclose(data.x.values[0], wanted + 1000 * (data.time > 1), rtol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not cuda_devices(), reason="no NVIDIA GPU here")
+def test_a_gpu_gives_the_bits_of_the_cpu() -> None:
+    entry = {"u": {"times": KNOTS, "values": [LEVELS, LEVELS[::-1]], "interpolation": "cubic"}}
+    options: dict[str, Any] = {
+        "drivers": entry, "duration": 3.0, "save_every": 0.5, "sensitivities": ["k"],
+        "compare": {"time": [0.7, 2.0], "x": [1.0, None], "shown": [None, 2.0]},
+        "algorithm": "rodas5p",
+    }  # fmt: skip
+    cpu, gpu = (solve(forced(), target=target, **options) for target in ("cpu", "cuda"))
+    for name in cpu.data_vars:
+        np.testing.assert_array_equal(cpu[name].values, gpu[name].values, err_msg=name)
 
 
 def test_drivers_compile_for_cuda() -> None:
