@@ -15,6 +15,7 @@ import xarray
 
 from cubie_flow import ControllerChoice, OdeSystem, solve
 from cubie_flow.batches import make_design
+from cubie_flow.defaults import load_system
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel
@@ -196,6 +197,13 @@ def test_a_parameter_becomes_a_driver_with_sensitivities_beside_it(lorenz: OdeSy
     options = {"duration": 0.5, "sensitivities": ["sigma"], "rtol": 1e-9, "atol": 1e-11}
     a, b = solve(lorenz, **options), solve(driven, **options)
     np.testing.assert_allclose(a.dx_dsigma_final, b.dx_dsigma_final, rtol=1e-6)
+
+
+def test_a_parameter_of_a_composed_config_becomes_a_driver(lorenz: OdeSystem) -> None:
+    given = {**lorenz.to_mapping(), "drivers": {"rho": {"times": [0, 1], "values": [20, 28]}}}
+    system = load_system(given)
+    assert [item.name for item in system.parameters] == ["sigma", "beta"]
+    assert system.drivers[0].values == ((20.0, 28.0),)
 
 
 def test_data_from_files_travels_in_the_model(tmp_path: Path) -> None:
