@@ -600,6 +600,15 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
 
 
+def result_bytes(study: Study) -> int:
+    """Return the bytes of a study's results before compression; no kernel is made for it."""
+    numbers = study.times.size * len(study.saved) + len(study.system.states)
+    numbers += len(METRICS) * len(study.summarised)
+    design = study.design
+    counted = 9 + bool(study.rescue) + 8 * (len(design.names) + len(design.labels))
+    return design.size * int(counted + numbers * np.dtype(study.precision).itemsize)
+
+
 def shards_of(study: Study) -> int:
     """Return into how many shards a study is cut; no kernel is made for it."""
     names = (*study.design.names, *study.design.labels)
@@ -900,6 +909,7 @@ def run_study(
     between_shards: Callable[[float], None] | None = None,
     recheck: bool = False,
     overwrite: bool = False,
+    on_created: Callable[[], None] | None = None,
     engine: Engine | None = None,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
@@ -926,6 +936,8 @@ def run_study(
         that differ are integrated again.
     overwrite : bool
         Whether a store that is there is deleted once the study is ready to start.
+    on_created : callable, optional
+        Called when a new store is there.
     engine : Engine, optional
         Who solves the shards; None: this process.
 
@@ -957,6 +969,8 @@ def run_study(
         with stopwatch.phase("write"):
             held = schema(study, kernel, attrs, built)
             store = ResultStore.create(place, held, plan(study, held), overwrite)
+        if on_created is not None:
+            on_created()
     complete = store.completed() if resume else set()
     if recheck:
         complete -= set(store.damaged())
