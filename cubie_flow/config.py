@@ -259,6 +259,7 @@ SCHEMA: Schema = {
         "seed": whole(0),
         "path": text(optional=True),
         "sweep": axes,
+        "order": choice("given", "cost"),
     },
     "output": {
         "save_every": number(above=0.0, optional=True),
@@ -267,6 +268,7 @@ SCHEMA: Schema = {
         "summaries": names,
         "sensitivities": names,
         "compare": data,
+        "trajectories": {"where": text(optional=True)},
     },
     "engine": {
         "kind": choice("local", "dask"),
@@ -398,6 +400,7 @@ class Settings:
         design, notes = batch_design(v["batch"], system, self.keys)
         self.notes.extend(notes)
         output = dict(v["output"])
+        output["where"] = output.pop("trajectories")["where"]
         augmented = with_sensitivities(system, tuple(output["sensitivities"] or ()))
         states = [state.name for state in augmented.states]
         for key in ("variables", "summaries"):
@@ -418,4 +421,5 @@ class Settings:
             target=TargetChoice(**v["target"]),
             locations=v["buffers"]["locations"],
             shard_runs=v["storage"]["shard_runs"],
+            order=v["batch"]["order"],
         )

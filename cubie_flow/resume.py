@@ -20,7 +20,7 @@ RESULTS, CONFIG = "results.zarr", "config.yaml"
 #: Keys that say how a study is computed and not what: they may differ from run to run.
 POLICY = (
     "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
-    "storage.picture",
+    "batch.order", "storage.picture",
 )  # fmt: skip
 SIZE = "batch.size"
 

@@ -36,9 +36,11 @@ from cubie_flow.kernels.kernel import (
     Tolerances,
 )
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
+from cubie_flow.ordering import cost_order
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
 from cubie_flow.restate import restated
+from cubie_flow.screening import Screen
 from cubie_flow.storage import (
     Location,
     ResultStore,
@@ -62,6 +64,11 @@ SHARD_MEMORY = 160_000_000
 #: Where a rescued run comes from.
 ATTEMPT = Variable(
     "attempt", PER_RUN, "uint8", "1", "number of the rescue attempt that solved the run, 0 for none"
+)
+
+#: Which runs a condition chose.
+KEPT = Variable(
+    "trajectory_saved", PER_RUN, "uint8", "1", "whether the trajectory of the run is saved"
 )
 
 
@@ -101,6 +108,10 @@ class OutputChoice:
         all states are integrated too; see `cubie_flow.systems.sensitivities`.
     compare : path or mapping, optional
         Measured data whose misfit is kept of every run; see `cubie_flow.systems.measurements`.
+    where : str, optional
+        A condition on what is kept of every run, by the names of the store, such as
+        ``"x_max > 20"``: a second pass saves the trajectories of the runs that satisfy it, those
+        of the others are NaN; see `cubie_flow.screening`.
     """
 
     save_every: float | None = None
@@ -109,6 +120,7 @@ class OutputChoice:
     summaries: Sequence[str] | None = None
     sensitivities: Sequence[str] | None = None
     compare: Any = field(default=None, eq=False)
+    where: str | None = None
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -168,7 +180,9 @@ class Study:
     """A model, a batch over it, and how to integrate and save it.
 
     ``shard_runs`` is the number of runs a shard, the unit of writing and of resuming; None
-    follows `cubie_flow.storage.plan_shards`.
+    follows `cubie_flow.storage.plan_shards`. ``order`` is how the runs of a shard are solved:
+    ``given``, or ``cost`` for runs of like cost side by side (see `cubie_flow.ordering`); what is
+    kept does not depend on it.
     """
 
     system: OdeSystem
@@ -185,6 +199,7 @@ class Study:
     linear_solver: str = "auto"
     rescue: tuple[Attempt, ...] = ()
     shard_runs: int | None = None
+    order: str = "given"
 
     @cached_property
     def integrated(self) -> OdeSystem:
@@ -250,6 +265,30 @@ class Study:
             return tuple(state.name for state in self.integrated.states)
         return tuple(self.output.variables)
 
+    @cached_property
+    def screen(self) -> Screen | None:
+        """The condition for which runs trajectories are saved; None saves those of all."""
+        if self.output.where is None:
+            return None
+        if not self.saved:
+            raise FlowError(
+                f"output.trajectories.where is '{self.output.where}', but no trajectories are "
+                "saved; give output.save_every or output.times"
+            )
+        first = self.screened
+        known = [variable.name for variable in variables(first)]
+        known += [
+            coordinate_name(first, name) for name in (*first.design.names, *first.design.labels)
+        ]
+        known += ["status", "steps", "rejected", *(["attempt"] if first.rescue else [])]
+        return Screen.read(self.output.where, known)
+
+    @property
+    def screened(self) -> Study:
+        """The study of the first pass: what is kept of every run, and no trajectories."""
+        none = {"save_every": None, "times": None, "variables": None, "where": None}
+        return evolve(self, output=evolve(self.output, **none))
+
     @property
     def summarised(self) -> tuple[str, ...]:
         """Names of what is summarised."""
@@ -271,7 +310,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     FlowError
         If the study asks for what its system, method or target does not have.
     """
-    _check_span(study)
+    _check_study(study)
     for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
         check_choices(study.system.drivers, columns)
     return BatchSolverKernel(*compiled_in(study), study.locations)
@@ -339,8 +378,12 @@ def settled(study: Study) -> tuple[Study, str]:
     return evolve(study, algorithm=algorithm), reason
 
 
-def _check_span(study: Study) -> None:
-    """Refuse times that are no times, or that the precision cannot tell apart."""
+def _check_study(study: Study) -> None:
+    """Refuse a condition that reads nothing, and times that are no times or not told apart."""
+    if study.screen is not None and not study.screen.names:
+        raise FlowError(
+            f"output.trajectories.where is '{study.output.where}', which is the same for all runs"
+        )
     if not isinstance(study.t_start, int | float) or not np.isfinite(study.t_start):
         raise FlowError(f"t_start is {study.t_start!r}; it must be a finite number")
     shortest, span = study.spans
@@ -410,6 +453,8 @@ def variables(study: Study) -> tuple[Variable, ...]:
             own = "1" if metric == "peaks" else unit
             found.append(Variable(f"{name}_{metric}", PER_RUN, real, own, label))
     found += _misfit_variables(study, labels)
+    if study.output.where is not None:
+        found.append(KEPT)
     return tuple(found)
 
 
@@ -664,6 +709,60 @@ def _threads(study: Study) -> int:
 
 
 @frozen(eq=False)
+class _Pass:
+    """Solves batches of a study with one kernel."""
+
+    study: Study
+    kernel: BatchSolverKernel
+    threads: int
+
+    @cached_property
+    def _rescue(self) -> Rescue | None:
+        return Rescue(self.study, build_kernel, tolerances) if self.study.rescue else None
+
+    def solve(
+        self, columns: Mapping[str, Array], count: int, tick: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Array], BatchResult]:
+        """Return the arrays of a batch by the names of the store, and its result."""
+        times, limits = self.study.sampled, tolerances(self.study.controller)
+        order, seconds = self._order(columns, count)
+        given = columns if order is None else {n: v[order] for n, v in columns.items()}
+        result = self.kernel.solve(given, count, limits, times, self.threads, tick)
+        if order is not None:
+            result = evolve(result.put_back(order), seconds=result.seconds + seconds)
+        if self._rescue is not None:
+            result = self._rescue.apply(columns, result, times, self.threads)
+        return shard_arrays(self.study, columns, result), result
+
+    def _order(self, columns: Mapping[str, Array], count: int) -> tuple[Array | None, float]:
+        """Return the order in which runs are solved, and the seconds of the pilot."""
+        if self.study.order != "cost":
+            return None, 0.0
+        limits, seconds = tolerances(self.study.controller), 0.0
+
+        def attempts(runs: Array) -> Array:
+            nonlocal seconds
+            chosen = {name: values[runs] for name, values in columns.items()}
+            found = self.kernel.solve(chosen, len(runs), limits, None, self.threads)
+            seconds += found.seconds
+            return found.steps + found.rejected
+
+        return cost_order(columns, count, attempts), seconds
+
+    def chosen(self, columns: Mapping[str, Array], chosen: Array) -> tuple[dict[str, Array], float]:
+        """Return trajectories, those of runs that are not chosen NaN, and the seconds it took."""
+        study, count = self.study, int(chosen.sum())
+        shape = (len(chosen), len(study.times))
+        kept = {name: np.full(shape, np.nan, study.precision) for name in study.saved}
+        if not count:
+            return kept, 0.0
+        arrays, result = self.solve({n: v[chosen] for n, v in columns.items()}, count)
+        for name, values in kept.items():
+            values[chosen] = arrays[name]
+        return kept, result.seconds
+
+
+@frozen(eq=False)
 class ShardSolver:
     """Solves the shards of a study with one kernel; see `cubie_flow.engines.base.Solver`.
 
@@ -683,8 +782,13 @@ class ShardSolver:
     threads: int
 
     @cached_property
-    def _rescue(self) -> Rescue | None:
-        return Rescue(self.study, build_kernel, tolerances) if self.study.rescue else None
+    def _passes(self) -> list[_Pass]:
+        """What solves every run, and what saves the trajectories of those that are chosen."""
+        whole = _Pass(self.study, self.kernel, self.threads)
+        if self.study.screen is None:
+            return [whole]
+        first = self.study.screened
+        return [_Pass(first, build_kernel(first), self.threads), whole]
 
     def solve(
         self, index: int, tick: Callable[[int], None] | None = None
@@ -692,12 +796,13 @@ class ShardSolver:
         """Return the arrays of a shard, by the names of the store, and what is told of it."""
         study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
-        times = study.sampled
-        limits = tolerances(study.controller)
-        result = self.kernel.solve(columns, stop - start, limits, times, self.threads, tick)
-        if self._rescue is not None:
-            result = self._rescue.apply(columns, result, times, self.threads)
-        arrays = shard_arrays(study, columns, result)
+        first, *second = self._passes
+        arrays, result = first.solve(columns, stop - start, tick)
+        if study.screen is not None:
+            chosen = study.screen.holds(arrays, stop - start)
+            kept, more = second[0].chosen(columns, chosen)
+            arrays = {**kept, **arrays, KEPT.name: chosen.astype(np.uint8)}
+            result = evolve(result, seconds=result.seconds + more)
         measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
         transfer = measured.pop("transfer_seconds", 0.0)
         codes, counts = np.unique(result.status, return_counts=True)

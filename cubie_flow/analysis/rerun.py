@@ -156,6 +156,8 @@ def _config(data: Dataset, changes: Mapping[str, Any]) -> dict[str, Any]:
             OmegaConf.update(found, "output.times", None)
         if changes.get("times") is not None:
             OmegaConf.update(found, "output.save_every", None)
+        # A comparison with measured data stays with the result it belongs to.
+        OmegaConf.update(found, "output.compare", None)
         container = OmegaConf.to_container(found, resolve=True)
     except (yaml.YAMLError, AttributeError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]

@@ -233,6 +233,23 @@ class BatchResult:
     measured: dict[str, float] = field(factory=dict)
     attempts: Array | None = None
 
+    def put_back(self, order: Array) -> BatchResult:
+        """Return the result with run ``i`` of it as run ``order[i]``, as it was before."""
+
+        def moved(array: Array, axis: int) -> Array:
+            found = np.empty_like(array)
+            np.moveaxis(found, axis, 0)[order] = np.moveaxis(array, axis, 0)
+            return found
+
+        return evolve(self, **{name: moved(getattr(self, name), i) for name, i in RUN_AXES})
+
+
+#: Arrays of a result and their axis of runs.
+RUN_AXES = (
+    ("samples", 1), ("finals", 1), ("metrics", 2), ("misfits", 2), ("status", 0), ("steps", 0),
+    ("rejected", 0), ("evaluations", 0),
+)  # fmt: skip
+
 
 class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
     """Builds and launches the kernel of one `SingleIntegratorRun`.

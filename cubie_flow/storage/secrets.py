@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
 
 from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:  # whoever only opens a result does without it
+    from omegaconf import DictConfig
 
 OPTIONS, URL, HIDDEN = "storage.options", "storage.url", "***"
 #: Options that may be read by anybody; the value of every other one is hidden.
@@ -60,6 +62,8 @@ def hidden_words(words: Sequence[str]) -> list[str]:
 
 def hide(config: DictConfig) -> None:
     """Take the credentials that a file gave out of a composed config."""
+    from omegaconf import DictConfig, OmegaConf
+
     options = OmegaConf.select(config, OPTIONS, throw_on_missing=False)
     if isinstance(options, DictConfig):
         _hide(options, OPTIONS)
@@ -67,6 +71,8 @@ def hide(config: DictConfig) -> None:
 
 def register() -> None:
     """Make ``${secret:key}`` mean the value that was taken out."""
+    from omegaconf import OmegaConf
+
     OmegaConf.register_new_resolver("secret", _look_up, replace=True)
 
 
@@ -162,6 +168,8 @@ def _flattened(options: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _hide(options: DictConfig, key: str) -> None:
+    from omegaconf import DictConfig, OmegaConf
+
     for name in list(options):
         node = options._get_node(name)
         where = f"{key}.{name}"
