@@ -39,6 +39,7 @@ from cubie_flow.kernels.kernel import (
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.ordering import cost_order
 from cubie_flow.planning import Plan, make_plan
+from cubie_flow.profiling import stopwatch
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
 from cubie_flow.restate import restated
 from cubie_flow.screening import Screen
@@ -600,6 +601,15 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
 
 
+def result_bytes(study: Study) -> int:
+    """Return the bytes of a study's results before compression; no kernel is made for it."""
+    numbers = study.times.size * len(study.saved) + len(study.system.states)
+    numbers += len(METRICS) * len(study.summarised)
+    design = study.design
+    counted = 9 + bool(study.rescue) + 8 * (len(design.names) + len(design.labels))
+    return design.size * int(counted + numbers * np.dtype(study.precision).itemsize)
+
+
 def shards_of(study: Study) -> int:
     """Return into how many shards a study is cut; no kernel is made for it."""
     names = (*study.design.names, *study.design.labels)
@@ -902,6 +912,7 @@ def run_study(
     between_shards: Callable[[float], None] | None = None,
     recheck: bool = False,
     overwrite: bool = False,
+    on_created: Callable[[], None] | None = None,
     engine: Engine | None = None,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
@@ -928,6 +939,8 @@ def run_study(
         that differ are integrated again.
     overwrite : bool
         Whether a store that is there is deleted once the study is ready to start.
+    on_created : callable, optional
+        Called when a new store is there.
     engine : Engine, optional
         Who solves the shards; None: this process.
 
@@ -940,12 +953,14 @@ def run_study(
     """
     began = perf_counter()
     place = Location.of(path)
-    kernel = build_kernel(study)
-    kernel.run_time_settings(tolerances(study.controller))
-    planned = _plan(study, kernel, place, compiling=False)
-    if not resume:
-        planned.refuse()
-    built = kernel.product
+    with stopwatch.phase("plan"):
+        kernel = build_kernel(study)
+        kernel.run_time_settings(tolerances(study.controller))
+        planned = _plan(study, kernel, place, compiling=False)
+        if not resume:
+            planned.refuse()
+    with stopwatch.phase("compile"):
+        built = kernel.product
     origin = provenance(overrides)
     device = _device(kernel, _threads(study))
     attrs = {**origin, "config": config_yaml, "device": device}
@@ -954,8 +969,11 @@ def run_study(
         if study.design.size != store.plan.runs:
             store = store.grown(study.design.size)
     else:
-        held = schema(study, kernel, attrs, built)
-        store = ResultStore.create(place, held, plan(study, held), overwrite)
+        with stopwatch.phase("write"):
+            held = schema(study, kernel, attrs, built)
+            store = ResultStore.create(place, held, plan(study, held), overwrite)
+        if on_created is not None:
+            on_created()
     complete = store.completed() if resume else set()
     if recheck:
         complete -= set(store.damaged())
@@ -986,13 +1004,16 @@ def run_study(
         }
 
     todo = [index for index in range(len(store.plan.shards)) if index not in complete]
+    engine = engine or LocalEngine()
     try:
-        (engine or LocalEngine()).run(work, todo, account)
+        with stopwatch.phase("solve"):
+            engine.run(work, todo, account)
     except BaseException:
         # What is complete keeps its figures; why it stopped is more important than they are.
         with suppress(FlowError):
             store.finalise(memory=memory(), shards=account.rows())
         raise
+    _charge(account, isinstance(engine, LocalEngine) and len(work.devices) < 2)
     kernel_seconds, solved = account.total("seconds"), int(account.total("runs"))
     statuses = account.statuses
     seconds = {
@@ -1007,17 +1028,18 @@ def run_study(
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
     later = grown if resume else {}
     counted = {name: statuses[code] for name, code in STATUS.items() if code in statuses}
-    held_memory = memory()
-    store.finalise(
-        {
-            "completed": utc_now(),
-            **later,
-            "statuses": json.dumps(counted),
-            **{f"seconds_{phase}": value for phase, value in seconds.items()},
-        },
-        memory=held_memory,
-        shards=account.rows(),
-    )
+    with stopwatch.phase("write"):
+        held_memory = memory()
+        store.finalise(
+            {
+                "completed": utc_now(),
+                **later,
+                "statuses": json.dumps(counted),
+                **{f"seconds_{phase}": value for phase, value in seconds.items()},
+            },
+            memory=held_memory,
+            shards=account.rows(),
+        )
     runs = study.design.size
     return RunReport(
         location=place,
@@ -1034,6 +1056,16 @@ def run_study(
         rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
     )
+
+
+def _charge(account: Account, alone: bool) -> None:
+    """Split the time of an engine for ``--profile``; `alone` if one seat solves, here."""
+    for phase in ("encode", "write"):
+        stopwatch.beside(phase, account.total(f"{phase}_seconds"))
+    # Where several solve at once, their transfers and waits do not add up to wall time.
+    if alone:
+        stopwatch.move("solve", "transfer", account.total("transfer_seconds"))
+        stopwatch.move("solve", "write", account.solver_waited)
 
 
 def solve(

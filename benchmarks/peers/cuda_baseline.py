@@ -23,6 +23,8 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     name = f"lorenz_{entry.method}"
     if case.problem.name != "lorenz" or name not in ("lorenz_rk4", "lorenz_tsit5"):
         raise Unsupported("written for Lorenz with RK4 and Tsit5")
+    if (entry.method == "rk4") != bool(entry.dt):
+        raise Unsupported("RK4 is written for fixed steps, Tsit5 for controlled ones")
     about, count = case.problem, entry.runs
     arch = description()["arch"]
     code, seconds = timed(lambda: compile_baseline(name, entry.precision, arch))

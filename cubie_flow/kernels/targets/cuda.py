@@ -133,6 +133,7 @@ class CudaProgram:
                     shared_bytes,
                 )
             )
+        self._resident = resident_threads(device)
         self._slots = [_Slot(self._kernel), _Slot(self._kernel)]
         # One batch at a time: the slots are the program's own.
         self._busy = Lock()
@@ -193,24 +194,52 @@ class CudaProgram:
         """Return how many runs are integrated at a time."""
         from cuda.bindings import driver
 
-        each = sum(_run_bytes(batch))
         free, _ = _check(driver.cuMemGetInfo())
         held = sum(slot.bytes for slot in self._slots)
-        fitting = int(DEVICE_FRACTION * (free + held) / 2) // each
-        if fitting < 1:
-            raise FlowError(
-                f"one run takes {each:,} bytes on the GPU, which has {free:,} bytes free; save "
-                "fewer times or variables"
+        return piece_runs(batch.count, sum(_run_bytes(batch)), free + held, self._resident)
+
+    def resident_blocks(self) -> int:
+        """Return how many blocks of the kernel a multiprocessor holds, as the driver says."""
+        from cuda.bindings import driver
+
+        return int(
+            _check(
+                driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                    self.function, self.block_size, self.shared_bytes
+                )
             )
-        attribute = driver.CUdevice_attribute
-        resident = 1
-        for one in ("MULTIPROCESSOR_COUNT", "MAX_THREADS_PER_MULTIPROCESSOR"):
-            asked = getattr(attribute, f"CU_DEVICE_ATTRIBUTE_{one}")
-            resident *= int(_check(driver.cuDeviceGetAttribute(asked, self.device)))
-        # Smaller pieces would leave part of the device idle.
-        pieces = max(1, batch.count * each // PIECE_BYTES)
-        wanted = max(resident, -(-batch.count // pieces))
-        return max(1, min(fitting, wanted, batch.count))
+        )
+
+
+def piece_runs(count: int, each: int, free: int, resident: int) -> int:
+    """Return how many runs of a batch are on the device at a time; two such pieces are.
+
+    Parameters
+    ----------
+    count : int
+        Runs of the batch.
+    each : int
+        Bytes of a run on the device.
+    free : int
+        Bytes that the device has for the batch.
+    resident : int
+        Threads that the device holds at once.
+
+    Raises
+    ------
+    FlowError
+        If not even one run fits.
+    """
+    fitting = int(DEVICE_FRACTION * free / 2) // each
+    if fitting < 1:
+        raise FlowError(
+            f"one run takes {each:,} bytes on the GPU, which has {free:,} bytes free; save fewer "
+            "times or variables"
+        )
+    pieces = max(1, count * each // PIECE_BYTES)
+    # Smaller pieces would leave part of the device idle.
+    wanted = max(resident, -(-count // pieces))
+    return min(fitting, wanted, count)
 
 
 @frozen(eq=False)
@@ -403,7 +432,7 @@ class _Pinned:
     #: Smaller arrays are ordinary ones.
     LEAST = 1 << 20
     #: Bytes kept for further arrays.
-    IDLE = 1 << 30
+    IDLE = 2 << 30
 
     def __init__(self) -> None:
         self._idle: dict[int, list[int]] = {}
@@ -444,6 +473,18 @@ class _Pinned:
 
 
 pinned = _Pinned()
+
+
+def resident_threads(device: int = 0) -> int:
+    """Return how many threads a device holds at once at most."""
+    from cuda.bindings import driver
+
+    _check(driver.cuInit(0))
+    handle, found = _check(driver.cuDeviceGet(device)), 1
+    for name in ("MULTIPROCESSOR_COUNT", "MAX_THREADS_PER_MULTIPROCESSOR"):
+        attribute = getattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        found *= int(_check(driver.cuDeviceGetAttribute(attribute, handle)))
+    return found
 
 
 def shared_memory_limit(device: int = 0) -> int:
