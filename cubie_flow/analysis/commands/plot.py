@@ -95,8 +95,10 @@ def _open(kind: str, paths: tuple[str, ...], where: str | None) -> tuple[list[An
     for path in paths:
         if several and "::" not in path:
             opened = open_results(path)
-            tree = isinstance(opened, xarray.DataTree)
-            found += jobs.datasets(opened).values() if tree else [opened]
+            if isinstance(opened, xarray.DataTree):
+                found += jobs.datasets(opened).values()
+            else:
+                found.append(opened)
         else:
             found.append(open_results(path) if kind == "placements" else open_runs(path))
     if where is not None:
