@@ -267,6 +267,7 @@ SCHEMA: Schema = {
         "summaries": names,
         "sensitivities": names,
         "compare": data,
+        "event_times": whole(0),
     },
     "engine": {
         "kind": choice("local", "dask"),

@@ -48,8 +48,15 @@ from cubie_flow.storage import (
 )
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
-from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
+from cubie_flow.storage.schema import (
+    PER_RUN,
+    PER_RUN_AND_OCCURRENCE,
+    PER_RUN_AND_TIME,
+    REJECTED,
+    STEPS,
+)
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.events import Event
 from cubie_flow.systems.measurements import Measurements, read_measurements
 from cubie_flow.systems.sensitivities import initial_name, with_sensitivities
 
@@ -101,6 +108,8 @@ class OutputChoice:
         all states are integrated too; see `cubie_flow.systems.sensitivities`.
     compare : path or mapping, optional
         Measured data whose misfit is kept of every run; see `cubie_flow.systems.measurements`.
+    event_times : int
+        First times that are kept of every event of the model, beside how often it happened.
     """
 
     save_every: float | None = None
@@ -109,6 +118,7 @@ class OutputChoice:
     summaries: Sequence[str] | None = None
     sensitivities: Sequence[str] | None = None
     compare: Any = field(default=None, eq=False)
+    event_times: int = 10
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -255,6 +265,11 @@ class Study:
         """Names of what is summarised."""
         return tuple(self.output.summaries or ())
 
+    @property
+    def recorded(self) -> tuple[Event, ...]:
+        """The events whose number and times are kept."""
+        return tuple(event for event in self.system.events if event.record)
+
 
 def _parts(design: Design, names: Collection[str]) -> Iterator[dict[str, Array]]:
     """Yield the values of all runs, some runs at a time, if any of `names` varies."""
@@ -297,6 +312,7 @@ def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         measured=study.measured,
         t_start=study.t_start,
         duration=study.span,
+        event_times=study.output.event_times,
     )
     config = BatchSolverConfig(
         target=t.kind,
@@ -410,6 +426,14 @@ def variables(study: Study) -> tuple[Variable, ...]:
             own = "1" if metric == "peaks" else unit
             found.append(Variable(f"{name}_{metric}", PER_RUN, real, own, label))
     found += _misfit_variables(study, labels)
+    kept = study.output.event_times
+    for event in study.recorded:
+        text = f"how often {event.name} happened"
+        found.append(Variable(f"{event.name}_count", PER_RUN, "int32", "1", text))
+        if kept:
+            text, unit = f"first times of {event.name}", study.system.time_unit
+            dims = PER_RUN_AND_OCCURRENCE
+            found.append(Variable(f"{event.name}_times", dims, real, unit, text, length=kept))
     return tuple(found)
 
 
@@ -538,6 +562,10 @@ def shard_arrays(
             arrays[f"{name}_{metric}"] = result.metrics[i, j]
     if study.measured is not None:
         arrays.update(residuals(study.measured, result.misfits))
+    for i, event in enumerate(study.recorded):
+        arrays[f"{event.name}_count"] = result.event_counts[i].astype(np.int32)
+        if study.output.event_times:
+            arrays[f"{event.name}_times"] = np.ascontiguousarray(result.event_times[i].T)
     for name, values in columns.items():
         arrays[coordinate_name(study, name)] = values
     arrays.update(steps=result.steps, rejected=result.rejected, status=result.status)
@@ -945,6 +973,7 @@ def solve(
     summaries: Sequence[str] | None = None,
     sensitivities: Sequence[str] | None = None,
     compare: Any = None,
+    event_times: int = 10,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
     atol: float | Mapping[str, float] | None = None,
@@ -975,7 +1004,7 @@ def solve(
     algorithm : str
         Name of a method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries, sensitivities, compare
+    save_every, times, variables, summaries, sensitivities, compare, event_times
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it.
@@ -1054,7 +1083,9 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=chosen,
-        output=OutputChoice(save_every, times, variables, summaries, sensitivities, compare),
+        output=OutputChoice(
+            save_every, times, variables, summaries, sensitivities, compare, event_times
+        ),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,
