@@ -766,8 +766,8 @@ class _Equations:
                     r._refuse(event.where, f"it sets '{name}', which is not defined")
                 target = self.amounts.get(name, self.names[name])
                 if name in self.amounts:
-                    place = r.species[name].compartment
-                    value = graph.mul(value, values.get(place, self.names[place]))
+                    # In substance at once: a new size of its place set at the same time is later.
+                    value = graph.mul(value, self.names[r.species[name].compartment])
                 if target.op != "symbol":
                     r._refuse(event.where, f"it sets '{name}', which a rule computes")
                 resets.append((str(target.value), value))
