@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     gpu.add_argument("parts", nargs="*", help="by default all that are not done")
     gpu.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
     gpu.add_argument("--dry", action="store_true", help="simulate and compile; needs no GPU")
+    opening = commands.add_parser("opening", help="opening results of 10^7 runs and choosing runs")
+    opening.add_argument("--out", type=Path, default=RESULTS / "opening.json")
     sbml = commands.add_parser("sbml", help="cases of the SBML Test Suite in a folder")
     sbml.add_argument("rest", nargs=argparse.REMAINDER, help="folder, and options of its own")
     return parser
@@ -115,6 +117,12 @@ def _guard(given: argparse.Namespace) -> int:
     from benchmarks import guard
 
     return guard.command(given.renew)
+
+
+def _opening(given: argparse.Namespace) -> None:
+    from benchmarks import opening
+
+    opening.command(given.out)
 
 
 def _sbml(given: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from cubie_flow.errors import FlowError
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.plan import ArchPlan, KernelPlan, plan_kernel
 from cubie_flow.kernels.targets.cpu import ALIGNMENT
+from cubie_flow.kernels.targets.cuda import piece_runs, resident_threads
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.memory.occupancy import limits
 from cubie_flow.storage import Location, ShardPlan, StoreSchema
@@ -76,6 +77,14 @@ class Plan:
     def local(self) -> bool:
         """Whether the result goes to a disk of this machine."""
         return "://" not in self.place
+
+    @property
+    def amount(self) -> str:
+        """Runs, bytes and shards, in words."""
+        return (
+            f"{self.runs:,} runs in {self.shards:,} shards, with results of at most "
+            f"{_size(self.store_bytes)} before compression"
+        )
 
     def refuse(self) -> None:
         """Raise what cannot fit.
@@ -252,8 +261,15 @@ def make_plan(
         encoding = 2 * plan.shard_runs * held.bytes_per_run_largest_variable
         return base + min(HELD, len(plan.shards)) * of_shard + encoding
 
+    def device_run(held: StoreSchema) -> int:
+        # Samples are there twice: as they are written, and turned.
+        sampled = sum(held.bytes_per_run(v) for v in held.variables if v.dims == PER_RUN_AND_TIME)
+        return sampled + _memory_run(held, len(kernel.run.rows) * _item(kernel))
+
     def device_bytes(held: StoreSchema) -> int:
-        return cut(held).shard_runs * _memory_run(held, len(kernel.run.rows) * _item(kernel))
+        count, each = cut(held).shard_runs, device_run(held)
+        resident = resident_threads(kernel.settings.device)
+        return min(count, 2 * piece_runs(count, each, device, resident)) * each
 
     problems = []
     if kernel.target == "cuda":
@@ -269,7 +285,9 @@ def make_plan(
         ("solving needs {} of memory, but {} are available", "", host_bytes, host),
     ]
     if device:
-        needs.append(("a shard needs {} of GPU memory, but there are {}", "", device_bytes, device))
+        needs.append(
+            ("a run needs {} of GPU memory, but there are {}", "", device_run, device // 3)
+        )
     for sentence, other, of, limit in needs:
         if of(held) > limit:
             changes = _changes(held, lambda held, of=of, limit=limit: of(held) <= limit, span)  # type: ignore[misc]
@@ -289,7 +307,7 @@ def make_plan(
         shard_bytes=shards.shard_runs * _memory_run(held, inputs),
         host_bytes=host_bytes(held),
         host_available=host,
-        device_bytes=device_bytes(held) if device else 0,
+        device_bytes=device_bytes(held) if device and 3 * device_run(held) <= device else 0,
         device_memory=device,
         problems=tuple(problems),
         place=place.name,

@@ -36,9 +36,12 @@ from cubie_flow.kernels.kernel import (
     Tolerances,
 )
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
+from cubie_flow.ordering import cost_order
 from cubie_flow.planning import Plan, make_plan
+from cubie_flow.profiling import stopwatch
 from cubie_flow.rescue import Attempt, Rescue, read_rescue
 from cubie_flow.restate import restated
+from cubie_flow.screening import Screen
 from cubie_flow.storage import (
     Location,
     ResultStore,
@@ -69,6 +72,11 @@ SHARD_MEMORY = 160_000_000
 #: Where a rescued run comes from.
 ATTEMPT = Variable(
     "attempt", PER_RUN, "uint8", "1", "number of the rescue attempt that solved the run, 0 for none"
+)
+
+#: Which runs a condition chose.
+KEPT = Variable(
+    "trajectory_saved", PER_RUN, "uint8", "1", "whether the trajectory of the run is saved"
 )
 
 
@@ -108,6 +116,10 @@ class OutputChoice:
         all states are integrated too; see `cubie_flow.systems.sensitivities`.
     compare : path or mapping, optional
         Measured data whose misfit is kept of every run; see `cubie_flow.systems.measurements`.
+    where : str, optional
+        A condition on what is kept of every run, by the names of the store, such as
+        ``"x_max > 20"``: a second pass saves the trajectories of the runs that satisfy it, those
+        of the others are NaN; see `cubie_flow.screening`.
     event_times : int
         First times that are kept of every event of the model, beside how often it happened.
     """
@@ -118,6 +130,7 @@ class OutputChoice:
     summaries: Sequence[str] | None = None
     sensitivities: Sequence[str] | None = None
     compare: Any = field(default=None, eq=False)
+    where: str | None = None
     event_times: int = 10
 
     def saved_times(self, duration: float) -> Array:
@@ -178,7 +191,9 @@ class Study:
     """A model, a batch over it, and how to integrate and save it.
 
     ``shard_runs`` is the number of runs a shard, the unit of writing and of resuming; None
-    follows `cubie_flow.storage.plan_shards`.
+    follows `cubie_flow.storage.plan_shards`. ``order`` is how the runs of a shard are solved:
+    ``given``, or ``cost`` for runs of like cost side by side (see `cubie_flow.ordering`); what is
+    kept does not depend on it.
     """
 
     system: OdeSystem
@@ -195,6 +210,7 @@ class Study:
     linear_solver: str = "auto"
     rescue: tuple[Attempt, ...] = ()
     shard_runs: int | None = None
+    order: str = "given"
 
     @cached_property
     def integrated(self) -> OdeSystem:
@@ -260,6 +276,30 @@ class Study:
             return tuple(state.name for state in self.integrated.states)
         return tuple(self.output.variables)
 
+    @cached_property
+    def screen(self) -> Screen | None:
+        """The condition for which runs trajectories are saved; None saves those of all."""
+        if self.output.where is None:
+            return None
+        if not self.saved:
+            raise FlowError(
+                f"output.trajectories.where is '{self.output.where}', but no trajectories are "
+                "saved; give output.save_every or output.times"
+            )
+        first = self.screened
+        known = [variable.name for variable in variables(first)]
+        known += [
+            coordinate_name(first, name) for name in (*first.design.names, *first.design.labels)
+        ]
+        known += ["status", "steps", "rejected", *(["attempt"] if first.rescue else [])]
+        return Screen.read(self.output.where, known)
+
+    @property
+    def screened(self) -> Study:
+        """The study of the first pass: what is kept of every run, and no trajectories."""
+        none = {"save_every": None, "times": None, "variables": None, "where": None}
+        return evolve(self, output=evolve(self.output, **none))
+
     @property
     def summarised(self) -> tuple[str, ...]:
         """Names of what is summarised."""
@@ -286,7 +326,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     FlowError
         If the study asks for what its system, method or target does not have.
     """
-    _check_span(study)
+    _check_study(study)
     for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
         check_choices(study.system.drivers, columns)
     return BatchSolverKernel(*compiled_in(study), study.locations)
@@ -355,8 +395,12 @@ def settled(study: Study) -> tuple[Study, str]:
     return evolve(study, algorithm=algorithm), reason
 
 
-def _check_span(study: Study) -> None:
-    """Refuse times that are no times, or that the precision cannot tell apart."""
+def _check_study(study: Study) -> None:
+    """Refuse a condition that reads nothing, and times that are no times or not told apart."""
+    if study.screen is not None and not study.screen.names:
+        raise FlowError(
+            f"output.trajectories.where is '{study.output.where}', which is the same for all runs"
+        )
     if not isinstance(study.t_start, int | float) or not np.isfinite(study.t_start):
         raise FlowError(f"t_start is {study.t_start!r}; it must be a finite number")
     shortest, span = study.spans
@@ -426,6 +470,8 @@ def variables(study: Study) -> tuple[Variable, ...]:
             own = "1" if metric == "peaks" else unit
             found.append(Variable(f"{name}_{metric}", PER_RUN, real, own, label))
     found += _misfit_variables(study, labels)
+    if study.output.where is not None:
+        found.append(KEPT)
     kept = study.output.event_times
     for event in study.recorded:
         text = f"how often {event.name} happened"
@@ -582,6 +628,15 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
 
 
+def result_bytes(study: Study) -> int:
+    """Return the bytes of a study's results before compression; no kernel is made for it."""
+    numbers = study.times.size * len(study.saved) + len(study.system.states)
+    numbers += len(METRICS) * len(study.summarised)
+    design = study.design
+    counted = 9 + bool(study.rescue) + 8 * (len(design.names) + len(design.labels))
+    return design.size * int(counted + numbers * np.dtype(study.precision).itemsize)
+
+
 def shards_of(study: Study) -> int:
     """Return into how many shards a study is cut; no kernel is made for it."""
     names = (*study.design.names, *study.design.labels)
@@ -692,6 +747,60 @@ def _threads(study: Study) -> int:
 
 
 @frozen(eq=False)
+class _Pass:
+    """Solves batches of a study with one kernel."""
+
+    study: Study
+    kernel: BatchSolverKernel
+    threads: int
+
+    @cached_property
+    def _rescue(self) -> Rescue | None:
+        return Rescue(self.study, build_kernel, tolerances) if self.study.rescue else None
+
+    def solve(
+        self, columns: Mapping[str, Array], count: int, tick: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Array], BatchResult]:
+        """Return the arrays of a batch by the names of the store, and its result."""
+        times, limits = self.study.sampled, tolerances(self.study.controller)
+        order, seconds = self._order(columns, count)
+        given = columns if order is None else {n: v[order] for n, v in columns.items()}
+        result = self.kernel.solve(given, count, limits, times, self.threads, tick)
+        if order is not None:
+            result = evolve(result.put_back(order), seconds=result.seconds + seconds)
+        if self._rescue is not None:
+            result = self._rescue.apply(columns, result, times, self.threads)
+        return shard_arrays(self.study, columns, result), result
+
+    def _order(self, columns: Mapping[str, Array], count: int) -> tuple[Array | None, float]:
+        """Return the order in which runs are solved, and the seconds of the pilot."""
+        if self.study.order != "cost":
+            return None, 0.0
+        limits, seconds = tolerances(self.study.controller), 0.0
+
+        def attempts(runs: Array) -> Array:
+            nonlocal seconds
+            chosen = {name: values[runs] for name, values in columns.items()}
+            found = self.kernel.solve(chosen, len(runs), limits, None, self.threads)
+            seconds += found.seconds
+            return found.steps + found.rejected
+
+        return cost_order(columns, count, attempts), seconds
+
+    def chosen(self, columns: Mapping[str, Array], chosen: Array) -> tuple[dict[str, Array], float]:
+        """Return trajectories, those of runs that are not chosen NaN, and the seconds it took."""
+        study, count = self.study, int(chosen.sum())
+        shape = (len(chosen), len(study.times))
+        kept = {name: np.full(shape, np.nan, study.precision) for name in study.saved}
+        if not count:
+            return kept, 0.0
+        arrays, result = self.solve({n: v[chosen] for n, v in columns.items()}, count)
+        for name, values in kept.items():
+            values[chosen] = arrays[name]
+        return kept, result.seconds
+
+
+@frozen(eq=False)
 class ShardSolver:
     """Solves the shards of a study with one kernel; see `cubie_flow.engines.base.Solver`.
 
@@ -711,8 +820,13 @@ class ShardSolver:
     threads: int
 
     @cached_property
-    def _rescue(self) -> Rescue | None:
-        return Rescue(self.study, build_kernel, tolerances) if self.study.rescue else None
+    def _passes(self) -> list[_Pass]:
+        """What solves every run, and what saves the trajectories of those that are chosen."""
+        whole = _Pass(self.study, self.kernel, self.threads)
+        if self.study.screen is None:
+            return [whole]
+        first = self.study.screened
+        return [_Pass(first, build_kernel(first), self.threads), whole]
 
     def solve(
         self, index: int, tick: Callable[[int], None] | None = None
@@ -720,12 +834,13 @@ class ShardSolver:
         """Return the arrays of a shard, by the names of the store, and what is told of it."""
         study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
-        times = study.sampled
-        limits = tolerances(study.controller)
-        result = self.kernel.solve(columns, stop - start, limits, times, self.threads, tick)
-        if self._rescue is not None:
-            result = self._rescue.apply(columns, result, times, self.threads)
-        arrays = shard_arrays(study, columns, result)
+        first, *second = self._passes
+        arrays, result = first.solve(columns, stop - start, tick)
+        if study.screen is not None:
+            chosen = study.screen.holds(arrays, stop - start)
+            kept, more = second[0].chosen(columns, chosen)
+            arrays = {**kept, **arrays, KEPT.name: chosen.astype(np.uint8)}
+            result = evolve(result, seconds=result.seconds + more)
         measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
         transfer = measured.pop("transfer_seconds", 0.0)
         codes, counts = np.unique(result.status, return_counts=True)
@@ -822,6 +937,7 @@ def run_study(
     between_shards: Callable[[float], None] | None = None,
     recheck: bool = False,
     overwrite: bool = False,
+    on_created: Callable[[], None] | None = None,
     engine: Engine | None = None,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
@@ -848,6 +964,8 @@ def run_study(
         that differ are integrated again.
     overwrite : bool
         Whether a store that is there is deleted once the study is ready to start.
+    on_created : callable, optional
+        Called when a new store is there.
     engine : Engine, optional
         Who solves the shards; None: this process.
 
@@ -860,12 +978,14 @@ def run_study(
     """
     began = perf_counter()
     place = Location.of(path)
-    kernel = build_kernel(study)
-    kernel.run_time_settings(tolerances(study.controller))
-    planned = _plan(study, kernel, place, compiling=False)
-    if not resume:
-        planned.refuse()
-    built = kernel.product
+    with stopwatch.phase("plan"):
+        kernel = build_kernel(study)
+        kernel.run_time_settings(tolerances(study.controller))
+        planned = _plan(study, kernel, place, compiling=False)
+        if not resume:
+            planned.refuse()
+    with stopwatch.phase("compile"):
+        built = kernel.product
     origin = provenance(overrides)
     device = _device(kernel, _threads(study))
     attrs = {**origin, "config": config_yaml, "device": device}
@@ -874,8 +994,11 @@ def run_study(
         if study.design.size != store.plan.runs:
             store = store.grown(study.design.size)
     else:
-        held = schema(study, kernel, attrs, built)
-        store = ResultStore.create(place, held, plan(study, held), overwrite)
+        with stopwatch.phase("write"):
+            held = schema(study, kernel, attrs, built)
+            store = ResultStore.create(place, held, plan(study, held), overwrite)
+        if on_created is not None:
+            on_created()
     complete = store.completed() if resume else set()
     if recheck:
         complete -= set(store.damaged())
@@ -906,13 +1029,16 @@ def run_study(
         }
 
     todo = [index for index in range(len(store.plan.shards)) if index not in complete]
+    engine = engine or LocalEngine()
     try:
-        (engine or LocalEngine()).run(work, todo, account)
+        with stopwatch.phase("solve"):
+            engine.run(work, todo, account)
     except BaseException:
         # What is complete keeps its figures; why it stopped is more important than they are.
         with suppress(FlowError):
             store.finalise(memory=memory(), shards=account.rows())
         raise
+    _charge(account, isinstance(engine, LocalEngine) and len(work.devices) < 2)
     kernel_seconds, solved = account.total("seconds"), int(account.total("runs"))
     statuses = account.statuses
     seconds = {
@@ -927,17 +1053,18 @@ def run_study(
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
     later = grown if resume else {}
     counted = {name: statuses[code] for name, code in STATUS.items() if code in statuses}
-    held_memory = memory()
-    store.finalise(
-        {
-            "completed": utc_now(),
-            **later,
-            "statuses": json.dumps(counted),
-            **{f"seconds_{phase}": value for phase, value in seconds.items()},
-        },
-        memory=held_memory,
-        shards=account.rows(),
-    )
+    with stopwatch.phase("write"):
+        held_memory = memory()
+        store.finalise(
+            {
+                "completed": utc_now(),
+                **later,
+                "statuses": json.dumps(counted),
+                **{f"seconds_{phase}": value for phase, value in seconds.items()},
+            },
+            memory=held_memory,
+            shards=account.rows(),
+        )
     runs = study.design.size
     return RunReport(
         location=place,
@@ -954,6 +1081,16 @@ def run_study(
         rescued=tuple(account.rescued(len(study.rescue))),
         notes=_notes(study),
     )
+
+
+def _charge(account: Account, alone: bool) -> None:
+    """Split the time of an engine for ``--profile``; `alone` if one seat solves, here."""
+    for phase in ("encode", "write"):
+        stopwatch.beside(phase, account.total(f"{phase}_seconds"))
+    # Where several solve at once, their transfers and waits do not add up to wall time.
+    if alone:
+        stopwatch.move("solve", "transfer", account.total("transfer_seconds"))
+        stopwatch.move("solve", "write", account.solver_waited)
 
 
 def solve(
@@ -1084,7 +1221,13 @@ def solve(
         precision=precision,
         controller=chosen,
         output=OutputChoice(
-            save_every, times, variables, summaries, sensitivities, compare, event_times
+            save_every,
+            times,
+            variables,
+            summaries,
+            sensitivities,
+            compare,
+            event_times=event_times,
         ),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),

@@ -23,10 +23,12 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     name = f"lorenz_{entry.method}"
     if case.problem.name != "lorenz" or name not in ("lorenz_rk4", "lorenz_tsit5"):
         raise Unsupported("written for Lorenz with RK4 and Tsit5")
+    if (entry.method == "rk4") != bool(entry.dt):
+        raise Unsupported("RK4 is written for fixed steps, Tsit5 for controlled ones")
     about, count = case.problem, entry.runs
     arch = description()["arch"]
     code, seconds = timed(lambda: compile_baseline(name, entry.precision, arch))
-    program = CudaProgram(code.cubin, name, BLOCK, 0)
+    program = CudaProgram(code, BLOCK, 0)
     rho = to_device(about.values(count).astype(entry.precision))
     finals = np.zeros((3, count), entry.precision)
     pointer = to_device(finals)

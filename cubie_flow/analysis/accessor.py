@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from cubie_flow.analysis import describe, runs
+from cubie_flow.analysis import describe, jobs, runs
 from cubie_flow.analysis.pictures.plots import Plots
 from cubie_flow.analysis.unfold import unfold
 
@@ -148,3 +148,40 @@ class FlowAccessor:
             If the dataset comes from no store.
         """
         return describe.group(self._data, "memory")
+
+
+@xr.register_datatree_accessor("flow")  # type: ignore[no-untyped-call]
+class FlowTreeAccessor:
+    """The accessor ``.flow`` of a tree: the store of several jobs.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        The root, with the table of jobs; its children are the jobs.
+    """
+
+    def __init__(self, tree: xr.DataTree) -> None:
+        self._tree = tree
+
+    def jobs(self) -> Any:
+        """Return the table of jobs as a pandas.DataFrame: what tells them apart, how they ended."""
+        return jobs.table(self._tree)
+
+    def summary(self) -> describe.Summary:
+        """Return the summary of all jobs; it prints as lines and has ``.values``."""
+        return jobs.summary(self._tree)
+
+    def sel_runs(self, condition: str) -> xr.DataTree:
+        """Return a tree of the runs of every job that satisfy a condition, lazily.
+
+        Raises
+        ------
+        FlowError
+            If it cannot be read, or names what the runs of a job do not have.
+        """
+        chosen = {
+            f"/{name}": runs.take(data, runs.where(data, condition))
+            for name, data in jobs.datasets(self._tree).items()
+        }
+        tree: xr.DataTree = xr.DataTree.from_dict({"/": self._tree.to_dataset(), **chosen})
+        return tree

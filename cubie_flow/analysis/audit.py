@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cubie_flow.analysis import folders, runs
+from cubie_flow.analysis import describe, runs
 from cubie_flow.analysis.rerun import stored_study
 from cubie_flow.errors import FlowError
 
@@ -81,25 +82,23 @@ def audit(
     Raises
     ------
     FlowError
-        If the result cannot be audited: no run ended well, it is no local store, another
+        If the result cannot be audited: no run ended well, its store cannot be written, another
         process writes it.
     """
     from cubie_flow.analysis.opening import open_runs
-    from cubie_flow.storage import Location, ResultStore, locked
+    from cubie_flow.storage import ResultStore, locked
 
     if not 0 < fraction <= 1:
         raise FlowError(f"fraction is {fraction}; it must be above 0 and at most 1")
     if not 1 < tighter <= 1e9:
         raise FlowError(f"tighter is {tighter}; it must be above 1 and at most 1e9")
     data = open_runs(path)
-    store = str(data.encoding["source"])
-    if folders.is_url(store):
-        raise FlowError(f"'{store}' is a URL; audit keeps what it finds in local stores")
+    place = describe.location(data)
+    assert place is not None
     chosen = sample(data, fraction, seed)
-    with locked(Path(store).parent):
+    with locked(place.folder.parent) if place.folder is not None else nullcontext():
         table = measure(data, chosen, tighter, target, on_progress)
         table.attrs.update({"fraction": fraction, "seed": seed})
-        place = Location(store, data.encoding.get("group", ""))
         ResultStore.open(place).put_group(GROUP, table)
     return table
 
@@ -312,18 +311,13 @@ def _table(
 
 def stored(data: Dataset) -> Dataset | None:
     """Return what the last audit of a result found, or None if there was none."""
-    from cubie_flow.analysis.describe import group
-
-    source = data.encoding.get("source")
-    if source is None:
+    place = describe.location(data)
+    if place is None:
         return None
-    if not folders.is_url(source):
-        job = data.encoding.get("group")
-        if (f"{job}/{GROUP}" if job else GROUP) not in folders.head(str(source)).nodes:
-            return None
-        return group(data, GROUP).load()
     try:
-        return group(data, GROUP).load()
+        if place.folder is not None and not (place.folder / place.group / GROUP).is_dir():
+            return None
+        return describe.group(data, GROUP).load()
     except FlowError:
         return None
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cubie_flow.analysis import runs
 from cubie_flow.errors import FlowError
@@ -16,6 +16,8 @@ from cubie_flow.storage.schema import RUN
 
 if TYPE_CHECKING:
     from xarray import Dataset
+
+    from cubie_flow.storage.location import Location
 
 #: What to do about runs that did not end well.
 REMEDIES: Mapping[str, str] = {
@@ -176,8 +178,19 @@ def group(data: Dataset, name: str) -> Dataset:
     """
     from cubie_flow.analysis.opening import open_group
 
-    source = data.encoding.get("source")
-    if source is None:
+    place = location(data)
+    if place is None:
         raise FlowError(f"this dataset was not opened from a store, so it has no group '/{name}'")
-    job = data.encoding.get("group")
-    return open_group(str(source), f"{job}/{name}" if job else name)
+    return open_group(evolve(place, group=""), f"{place.group}/{name}".strip("/"))
+
+
+def location(data: Dataset) -> Location | None:
+    """Return the group of a store that a dataset was opened from, or None."""
+    from cubie_flow.storage.location import Location
+
+    place = data.encoding.get("location")
+    if isinstance(place, Location):
+        return place
+    # What xarray opened itself says its path, and no group.
+    source = data.encoding.get("source")
+    return None if source is None else Location(str(source))

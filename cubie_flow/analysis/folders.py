@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.storage.location import Location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
 
 RESULTS, METADATA = "results.zarr", "zarr.json"
+#: Attribute of the root that tells a store of several jobs from that of a study.
+MARK = "multirun"
 
 
 def is_url(path: str | Path) -> bool:
@@ -21,8 +25,15 @@ def is_url(path: str | Path) -> bool:
     return "://" in str(path)
 
 
-def store_of(given: str | Path) -> str:
-    """Return the store that a path means: itself, or ``results.zarr`` in the folder of a run.
+def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Location:
+    """Return the store that a path means: itself, or that of the folder of a run.
+
+    Parameters
+    ----------
+    given
+        A store, the folder of a run, or a URL.
+    options
+        Of a URL's client.
 
     Raises
     ------
@@ -30,7 +41,7 @@ def store_of(given: str | Path) -> str:
         If there is nothing, or nothing of the kind.
     """
     if is_url(given):
-        return str(given).rstrip("/")
+        return Location(str(given), options=dict(options or {}))
     path = Path(given).expanduser()
     if not path.exists():
         raise FlowError(f"'{given}' does not exist{_beside(path)}")
@@ -39,11 +50,11 @@ def store_of(given: str | Path) -> str:
             f"'{given}' is a file; a result is a folder, {RESULTS} or one that holds it"
         )
     if (path / METADATA).exists() or path.suffix == ".zarr":
-        return str(path)
+        return Location(path)
     if (path / RESULTS).is_dir():
-        return str(path / RESULTS)
+        return Location(path / RESULTS)
     if (path / ".zgroup").exists():
-        return str(path)
+        return Location(path)
     inside = next(stores_below(path), None)
     hint = f"; there is one in '{os.path.relpath(inside.parent)}'" if inside else ""
     raise FlowError(f"'{given}' holds no {RESULTS}{hint}")
@@ -95,9 +106,15 @@ class Head:
         return found
 
     @property
-    def groups(self) -> list[str]:
-        """Paths of the groups."""
-        return [name for name, node in self.nodes.items() if node.get("node_type") == "group"]
+    def is_multirun(self) -> bool:
+        """Whether it holds several jobs."""
+        return MARK in self.attrs
+
+    @property
+    def jobs(self) -> list[str]:
+        """Groups of the jobs that hold runs, in order."""
+        found = {name.rpartition("/")[0] for name in self.nodes if name.endswith("/status")}
+        return sorted(found, key=lambda name: [len(name), name])
 
 
 def head(path: str) -> Head:
@@ -122,10 +139,29 @@ def head(path: str) -> Head:
     if kind != "group":
         raise FlowError(f"'{path}' is one Zarr array; a result is the group that holds it")
     check(path, attrs)
-    found = Head(path, attrs, nodes)
+    # While a store is still written its metadata is not gathered.
+    found = Head(path, attrs, nodes or (_gathered(Path(path)) if MARK in attrs else {}))
+    if found.is_multirun:
+        return found
     lengths = found.lengths
-    if not nodes or (lengths and (len(set(lengths.values())) > 1 or 0 in lengths.values())):
+    if not found.nodes or (lengths and (len(set(lengths.values())) > 1 or 0 in lengths.values())):
         raise FlowError(f"'{path}' was left unfinished while it was made; delete it")
+    return found
+
+
+def _gathered(root: Path) -> dict[str, dict[str, Any]]:
+    """Read the metadata of every array and group below a folder."""
+    found: dict[str, dict[str, Any]] = {}
+    for place, below, files in os.walk(root):
+        if METADATA not in files:
+            below.clear()
+            continue
+        with suppress(OSError, ValueError):
+            node = json.loads((Path(place) / METADATA).read_text(encoding="utf-8"))
+            if node["node_type"] == "array":
+                below.clear()  # only chunks
+            if Path(place) != root:
+                found[Path(place).relative_to(root).as_posix()] = node
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,26 +13,31 @@ from cubie_flow.errors import FlowError, nearest
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-#: Groups of a store that are about its runs; any other group is a job of a multirun.
-OWN = ("memory", "config", "checksums", "audit")
+    from cubie_flow.storage import Location
 
 
-def open_results(path: str | Path, *, chunks: Any = None) -> Dataset | DataTree:
+def open_results(
+    path: str | Path, *, chunks: Any = None, options: Mapping[str, Any] | None = None
+) -> Dataset | DataTree:
     """Open a result; nothing but its metadata and the saved times are read.
 
     Parameters
     ----------
     path : path or str
-        ``results.zarr``, the folder of a run that holds it, or a URL that Zarr can read.
+        ``results.zarr``, the folder of a run that holds it or says where it is, or a URL that
+        fsspec knows.
     chunks : optional
         As of `xarray.open_zarr`; None reads with NumPy when values are asked for, ``{}`` makes
         Dask arrays (needs Dask).
+    options : mapping, optional
+        Of a URL's client: region, endpoint, credentials. They are not kept in the dataset's
+        attributes.
 
     Returns
     -------
     xarray.Dataset or xarray.DataTree
         A dataset with the accessor ``.flow``; for a store of several jobs a tree with one group
-        a job and the table of jobs at its root.
+        a job and the table of jobs at its root, with ``.flow`` as well.
 
     Raises
     ------
@@ -45,22 +52,16 @@ def open_results(path: str | Path, *, chunks: Any = None) -> Dataset | DataTree:
     """
     import cubie_flow.analysis.accessor  # noqa: F401  (registers ``.flow``)
 
-    store = folders.store_of(path)
-    if folders.is_url(store):
-        return _remote(store, chunks)
-    found = folders.head(store)
-    jobs = job_groups(found)
-    return open_tree(store, jobs, chunks) if jobs else open_group(store, None, chunks)
+    place = folders.place_of(path, options)
+    if place.folder is None or place.kind != "zarr":
+        return _remote(place, chunks)
+    found = folders.head(place.address)
+    if found.is_multirun:
+        return open_tree(place, found.jobs, chunks)
+    return open_group(place, "", chunks)
 
 
-def job_groups(head: folders.Head) -> list[str]:
-    """Return the groups of a store that hold runs of their own."""
-    return sorted(
-        {name.rpartition("/")[0] for name in head.nodes if "/" in name and name.endswith("/status")}
-    )
-
-
-def open_group(path: str, group: str | None, chunks: Any = None) -> Dataset:
+def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
     """Open one group of a store, lazily.
 
     Raises
@@ -71,22 +72,37 @@ def open_group(path: str, group: str | None, chunks: Any = None) -> Dataset:
     import xarray
 
     try:
-        # Times of an ODE are numbers, whatever their unit is called.
-        data: Dataset = xarray.open_zarr(path, group=group, chunks=chunks, decode_times=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        where = f"'{path}'" if group is None else f"the group '{group}' of '{path}'"
+        store = place.address if _plain(place) else place.store(read_only=True)
+        with warnings.catch_warnings():
+            # A store that is still written has no gathered metadata, which is no news.
+            warnings.filterwarnings("ignore", message=".*consolidated.*", category=RuntimeWarning)
+            # Times of an ODE are numbers, whatever their unit is called.
+            data: Dataset = xarray.open_zarr(
+                store, group=group or None, chunks=chunks, decode_times=False
+            )
+    except FlowError:
+        raise
+    except Exception as error:
+        # Clients of object stores have errors of their own, and what they say may hold secrets.
+        if not _plain(place):
+            raise place.error(error, "opened") from None
+        where = f"the group '{group}' of '{place.name}'" if group else f"'{place.name}'"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FlowError(f"{where} cannot be opened: {reason}") from error
-    data.encoding["source"] = path
-    if group is not None:
-        data.encoding["group"] = group
+    data.encoding["source"] = place.name
+    # Other groups of the store are opened from here; it knows the options of a URL.
+    data.encoding["location"] = place.child(group) if group else place
     return data
+
+
+def _plain(place: Location) -> bool:
+    return place.folder is not None and place.kind == "zarr"
 
 
 def open_runs(path: str | Path) -> Dataset:
     """Open a result that is one dataset of runs: what most commands work on.
 
-    A job of a multirun is named by its group after the path: ``results.zarr::3``.
+    A job of a multirun is named after the path: ``results.zarr::3``.
 
     Raises
     ------
@@ -95,20 +111,21 @@ def open_runs(path: str | Path) -> Dataset:
     """
     import xarray
 
-    place, sign, job = str(path).partition("::")
-    opened = open_results(place)
+    place, sign, job = str(path).rpartition("::")
+    opened = open_results(place if sign else path)
     if isinstance(opened, xarray.DataTree):
-        jobs = [name for name in opened.groups if name != "/"]
-        names = [name.strip("/") for name in jobs]
+        names = [name.strip("/") for name in opened.groups if name != "/"]
         if not sign:
             raise FlowError(
-                f"'{path}' holds {len(jobs)} jobs; name one of them, such as '{place}::{names[0]}'"
+                f"'{path}' holds {len(names)} jobs; name one of them, such as '{path}::0'"
             )
-        if job not in names:
+        wanted = f"job_{job}" if job.isdecimal() else job
+        if wanted not in names:
             raise FlowError(
-                f"'{place}' has no job '{job}'{nearest(job, names)} (it has {', '.join(names[:8])})"
+                f"'{place}' has no job '{job}'{nearest(wanted, names)} "
+                f"(it has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
             )
-        opened = opened[job].to_dataset()
+        opened = opened.children[wanted].to_dataset(inherit=False)
     elif sign:
         raise FlowError(f"'{place}' is one study and has no job '{job}'")
     if "run" not in opened.sizes:
@@ -118,16 +135,21 @@ def open_runs(path: str | Path) -> Dataset:
     return opened
 
 
-def open_tree(path: str, jobs: list[str], chunks: Any = None) -> DataTree:
+def open_tree(place: Location, jobs: list[str], chunks: Any = None) -> DataTree:
     """Open a store of several jobs as a tree, whose nodes are the jobs."""
     import xarray
 
-    nodes = {"/": open_group(path, None, chunks)}
-    nodes.update({f"/{job}": open_group(path, job, chunks) for job in jobs})
-    return xarray.DataTree.from_dict(nodes)
+    nodes = {"/": open_group(place, "", chunks)}
+    nodes.update({f"/{job}": open_group(place, job, chunks) for job in jobs})
+    tree: DataTree = xarray.DataTree.from_dict(nodes)
+    tree.encoding["source"] = place.name
+    return tree
 
 
-def _remote(url: str, chunks: Any) -> Dataset | DataTree:
-    data = open_group(url, None, chunks)
-    folders.check(url, data.attrs)
-    return data
+def _remote(place: Location, chunks: Any) -> Dataset | DataTree:
+    data = open_group(place, "", chunks)
+    folders.check(place.name, data.attrs)
+    if folders.MARK not in data.attrs:
+        return data
+    groups = [str(name) for name in data["group"].values]
+    return open_tree(place, [name for name in groups if name], chunks)

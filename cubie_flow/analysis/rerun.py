@@ -98,6 +98,9 @@ def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[s
         columns.pop("duration", None)
     settings = Settings.from_container(_config(data, changes))
     study = settings.study(system)
+    if "compare" in data.attrs:
+        kept = json.loads(data.attrs["compare"])
+        study = evolve(study, output=evolve(study.output, compare=kept))
     design = make_design("zip", {name: values.tolist() for name, values in columns.items()})
     if not columns and len(positions) != 1:
         raise FlowError("nothing varies in this dataset, so all its runs are the same; name one")
@@ -156,6 +159,10 @@ def _config(data: Dataset, changes: Mapping[str, Any]) -> dict[str, Any]:
             OmegaConf.update(found, "output.times", None)
         if changes.get("times") is not None:
             OmegaConf.update(found, "output.save_every", None)
+        # A comparison with measured data stays with the result it belongs to.
+        OmegaConf.update(found, "output.compare", None)
+        # Whoever asks for runs wants their trajectories.
+        OmegaConf.update(found, "output.trajectories.where", None)
         container = OmegaConf.to_container(found, resolve=True)
     except (yaml.YAMLError, AttributeError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]

@@ -1,12 +1,15 @@
-"""A full-factorial grid on its own dimensions, still lazy."""
+"""A full-factorial grid, or a sweep, on its own dimensions, still lazy."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from attrs import frozen
 from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
@@ -14,6 +17,9 @@ from xarray.core import indexing
 from cubie_flow.analysis import runs
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.schema import RUN
+
+#: Axis of a batch that is no grid, inside a sweep.
+DRAW = "draw"
 
 
 class _Unfolded(BackendArray):  # type: ignore[misc]
@@ -49,13 +55,35 @@ class _Unfolded(BackendArray):  # type: ignore[misc]
         return values.reshape((*shape, *values.shape[1:]))
 
 
-def axes_of(data: xr.Dataset) -> dict[str, NDArray[Any]]:
-    """Return the axes of the grid that made the runs: values by the name of the coordinate.
+@frozen(eq=False)
+class Axis:
+    """One dimension of an unfolded batch.
+
+    Attributes
+    ----------
+    name
+        Of the dimension.
+    size
+        Its length.
+    values
+        What varies along it alone, by the name of the coordinate.
+    """
+
+    name: str
+    size: int
+    values: Mapping[str, NDArray[Any]]
+
+
+def axes_of(data: xr.Dataset) -> list[Axis]:
+    """Return the axes of the batch that made the runs, the last varying fastest.
+
+    A sweep has an axis for each of its quantities (one for quantities that advance together)
+    and then those of its batch: of a grid its own, of any other batch the axis ``draw``.
 
     Raises
     ------
     FlowError
-        If the runs are no grid, or only some of one.
+        If the runs are no grid and no sweep, or only some of one.
     """
     from cubie_flow.batches import make_design
 
@@ -65,17 +93,32 @@ def axes_of(data: xr.Dataset) -> dict[str, NDArray[Any]]:
             "this dataset does not say how its runs were made, so it cannot be unfolded"
         )
     described = json.loads(text)
-    if described["kind"] != "grid":
-        kind = str(described["kind"]).replace("_", " ")
-        raise FlowError(f"only a grid has dimensions of its own; these runs are a {kind} design")
-    design = make_design("grid", described["values"])
+    sweep, kind = described.get("sweep") or [], described["kind"]
+    if kind != "grid" and not sweep:
+        told = str(kind).replace("_", " ")
+        raise FlowError(f"only a grid has dimensions of its own; these runs are a {told} design")
+    axes = []
+    for group in sweep:
+        lists = make_design("zip", group)
+        columns = lists.columns(0, lists.size)
+        held = {coordinate(data, name): values for name, values in columns.items()}
+        axes.append(Axis(next(iter(held)), lists.size, held))
     total = runs.length(data)
-    if total != design.size or RUN in data.coords:
+    outer = math.prod(axis.size for axis in axes)
+    if kind == "grid":
+        grid = make_design("grid", described["values"])
+        for name, values in grid.axis_values.items():
+            held = {coordinate(data, name): values}
+            axes.append(Axis(next(iter(held)), len(values), held))
+    elif outer < described["size"]:
+        axes.append(Axis(DRAW, described["size"] // outer, {}))
+    whole = math.prod(axis.size for axis in axes)
+    if total != whole or RUN in data.coords:
         raise FlowError(
-            f"unfold needs all {design.size:,} runs of the grid and here are {total:,} selected "
+            f"unfold needs all {whole:,} runs of the batch and here are {total:,} selected "
             "ones; unfold first and select then"
         )
-    return {coordinate(data, name): values for name, values in design.axis_values.items()}
+    return axes
 
 
 def coordinate(data: xr.Dataset, quantity: str) -> str:
@@ -86,14 +129,14 @@ def coordinate(data: xr.Dataset, quantity: str) -> str:
     FlowError
         If the dataset has none.
     """
-    for name in (quantity, f"{quantity}_initial"):
+    for name in (quantity, f"{quantity}_initial", quantity.replace(".", "_")):
         if name in data.variables and data.variables[name].dims == (RUN,):
             return name
     raise FlowError(f"the design varies '{quantity}', which the dataset does not hold")
 
 
 def unfold(data: xr.Dataset) -> xr.Dataset:
-    """Return a grid of runs with one dimension for each quantity instead of ``run``.
+    """Return a grid or a sweep with one dimension for each of its axes instead of ``run``.
 
     Nothing is read; an index reads only the runs it asks for.
 
@@ -103,20 +146,22 @@ def unfold(data: xr.Dataset) -> xr.Dataset:
         If the runs are no grid, or only some of one.
     """
     axes = axes_of(data)
-    grid = tuple(len(values) for values in axes.values())
+    grid, dims = tuple(axis.size for axis in axes), tuple(axis.name for axis in axes)
     coords: dict[str, Any] = {
-        name: ((name,), values, data.variables[name].attrs) for name, values in axes.items()
+        name: ((axis.name,), values, data.variables[name].attrs)
+        for axis in axes
+        for name, values in axis.values.items()
     }
     found: dict[str, Any] = {}
     for key, variable in data.variables.items():
         name = str(key)
-        if name in axes:
+        if name in coords:
             continue
         if not variable.dims or variable.dims[0] != RUN:
             (coords if name in data.coords else found)[name] = variable
             continue
         lazy = indexing.LazilyIndexedArray(_Unfolded(variable, grid))
-        made = xr.Variable((*axes, *variable.dims[1:]), lazy, variable.attrs)
+        made = xr.Variable((*dims, *variable.dims[1:]), lazy, variable.attrs)
         (coords if name in data.coords else found)[name] = made
     unfolded = xr.Dataset(found, coords, data.attrs)
     unfolded.encoding = dict(data.encoding)

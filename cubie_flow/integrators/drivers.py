@@ -31,6 +31,7 @@ from cubie_flow.expressions.graph import (
     to_int,
     where,
 )
+from cubie_flow.integrators.events import Events
 from cubie_flow.systems.drivers import Driver
 
 Array = Any
@@ -111,6 +112,16 @@ class DriverBlocks:
         """Elements of the buffer ``driver_clock``."""
         return FIRST + CLOCK * len(self.slots)
 
+    @property
+    def restarts(self) -> bool:
+        """Whether some knot makes a run begin anew."""
+        return any(slot.restarts for slot in self.slots)
+
+    @staticmethod
+    def restarted(block: BlockBuilder) -> None:
+        """Note that a run has begun anew."""
+        block.assign([("driver_clock", RESTART)], [const(0.0)])
+
     @staticmethod
     def next_knot() -> Node:
         """Return the time of the next knot of a run."""
@@ -184,8 +195,11 @@ class DriverBlocks:
                 [where(begun, middle, low), where(begun, high, middle)],
             )
 
-    def following(self, t: Node) -> Block:
-        """Return the block that moves a run that is on a knot to the segments after it."""
+    def following(self, t: Node, eventful: bool) -> Block:
+        """Return the block that moves a run that is on a knot to the segments after it.
+
+        With events those are told to look whether something happens.
+        """
         block = BlockBuilder()
         t = block.let("t", t)
         restart: Node = const(0.0)
@@ -214,6 +228,8 @@ class DriverBlocks:
             if slot.restarts:
                 restart = where(passed, const(1.0), restart)
         self._earliest(block, restart)
+        if eventful:
+            Events.look(block)
         return block.build("following", ("inputs", "initial"), per_lane=True)
 
 

@@ -188,6 +188,11 @@ class Events:
         return compare("!=", _agenda(JUMPED), 0.0)
 
     @staticmethod
+    def look(block: BlockBuilder) -> None:
+        """Ask whether something happens, the next time that the lane is looked at."""
+        block.assign([("agenda", PENDING)], [ONE])
+
+    @staticmethod
     def landed(block: BlockBuilder) -> None:
         """Note that the lane has begun anew."""
         block.assign([("agenda", JUMPED)], [ZERO])

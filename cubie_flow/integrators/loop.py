@@ -40,7 +40,7 @@ from cubie_flow.integrators.controllers import (
     StepController,
     approximate_power,
 )
-from cubie_flow.integrators.drivers import HEADER, RESTART, DriverBlocks, DriverSlot
+from cubie_flow.integrators.drivers import HEADER, DriverBlocks, DriverSlot
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
@@ -232,7 +232,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             "begin": self._begin(step, controller),
             "attempt": self._attempt(step, controller, dense),
             "finished": self._mask("finished", self._finished()),
-            "finish": self._finish(step),
+            "finish": self._finish(step, controller),
         }
         if self.settings.sampling:
             built["due"] = self._mask("due", self._due())
@@ -262,9 +262,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             running = compare("==", _flag(CODE), float(RUNNING))
             reached = compare(">=", _clock(T), self.driving.next_knot())
             built["at_knot"] = self._mask("at_knot", logical_and(running, reached))
-            built["following"] = self.driving.following(_clock(T))
-            if any(slot.restarts for slot in self.settings.drivers):
-                built["restart"] = self._restart(step, controller)
+            built["following"] = self.driving.following(_clock(T), events is not None)
+            if self.driving.restarts:
+                built["restarting"] = self._mask("restarting", self.driving.restarting())
         return built
 
     def _mask(self, name: str, truth: Node) -> Block:
@@ -342,6 +342,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         block.assign([("counters", CODE)], [const(IDLE)])
         return block.build("park", per_lane=True)
 
+    def _jumped(self) -> Node | None:
+        """Return whether a lane begins anew behind a jump; None where nothing jumps."""
+        jumps = [Events.jumped()] if self.events is not None else []
+        jumps += [self.driving.restarting()] if self.driving.restarts else []
+        return any_of(jumps) if jumps else None
+
     def _begin(self, step: Step, controller: StepController) -> Block:
         # One lane at a time: lanes finish one by one, and a vector of which one lane is wanted
         # costs as much as a lane.
@@ -357,11 +363,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             self.events.settle(block, t)
         dt = self._first_step(block, step, controller, t)
         controller.reset(block, dt)
-        iterates = self.events is not None and step.evaluations[1] > 0
+        jumped = self._jumped()
+        iterates = jumped is not None and step.evaluations[1] > 0
         counted = block.let("counted", load("iterations", 0)) if iterates else None
         step.reset(block, dt)
-        if counted is not None:
-            kept = where(Events.jumped(), counted, load("iterations", 0))
+        if counted is not None and jumped is not None:
+            kept = where(jumped, counted, load("iterations", 0))
             block.assign([("iterations", 0)], [kept])
         if s.summarised_numbers:
             self._observe(block, "state", t)
@@ -373,7 +380,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                     INTEGRAL: const(0.0), SQUARE: const(0.0), PEAKS: const(0.0), BEFORE: value,
                 }  # fmt: skip
                 values = dict(started)
-                if self.events is not None:
+                if jumped is not None:
                     # A jump is no part of the integrals and no peak, but may be an extreme; what
                     # happens at the start comes before it.
                     older = {i: load("metrics", base + i) for i in started}
@@ -382,7 +389,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                         HIGHEST: maximum(value, older[HIGHEST]),
                     }  # fmt: skip
                     new = logical_or(
-                        logical_not(Events.jumped()),
+                        logical_not(jumped),
                         compare("==", _clock(T), _clock(T_START)),
                     )
                     values = {i: where(new, v, met[i]) for i, v in started.items()}
@@ -394,44 +401,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         block.assign([("counters", CODE)], [code])
         if self.events is not None:
             Events.landed(block)
+        if self.driving.restarts:
+            self.driving.restarted(block)
         return block.build("begin", ("settings",), per_lane=True)
-
-    def _restart(self, step: Step, controller: StepController) -> Block:
-        """Go on behind a discontinuity: with its derivative, and a step as at a start."""
-        block = BlockBuilder()
-        again = block.let("again", self.driving.restarting())
-        with block.when(again):
-            self._restarted(block, step, controller)
-        return block.build("restart", ("settings",), per_lane=True)
-
-    def _restarted(self, block: BlockBuilder, step: Step, controller: StepController) -> None:
-        s, n = self.settings, self.settings.states
-        t = block.let("t", _clock(T))
-        inconsistent = step.initialise(block, t)
-        step.evaluate(block, "state", step.end_place, t)
-        block.sweep(n, {"derivative": step.end_derivative})
-        dt = self._first_step(block, step, controller, t)
-        controller.reset(block, dt)
-        iterates = step.evaluations[1] > 0
-        counted = block.let("counted", load("iterations", 0)) if iterates else const(0.0)
-        step.reset(block, dt)
-        if iterates:
-            block.assign([("iterations", 0)], [counted])
-        if s.summarised_numbers:
-            self._observe(block, "state", t)
-            for position, variable in enumerate(s.summarised_numbers):
-                value = self._variable(variable, "state")
-                base = METRIC_ROWS * position
-                met = {
-                    LAST: value,
-                    LOWEST: minimum(value, load("metrics", base + LOWEST)),
-                    HIGHEST: maximum(value, load("metrics", base + HIGHEST)),
-                }
-                block.assign([("metrics", base + i) for i in met], list(met.values()))
-        code = _flag(CODE)
-        if inconsistent is not None:
-            code = where(inconsistent, const(STATUS["solver_failed"]), code)
-        block.assign([("counters", CODE), ("driver_clock", RESTART)], [code, const(0.0)])
 
     def _first_step(
         self, block: BlockBuilder, step: Step, controller: StepController, t: Node
@@ -460,6 +432,16 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         # A start where nothing is finite falls back to a small part of the run.
         chosen = where(compare(">", chosen, 0.0), chosen, 1e-6 * span)
         return block.let("first_dt", where(compare(">", given, 0.0), given, chosen))
+
+    @property
+    def _unwatched(self) -> bool:
+        """Whether nothing asks what time it is between steps, only whether the end is reached."""
+        s = self.settings
+        return not (s.sampling or s.summarised_numbers or s.drivers or self.events is not None)
+
+    def _counts_apart(self, controller: StepController) -> bool:
+        """Whether accepted steps are counted too; else only the last attempt can have failed."""
+        return controller.adaptive or self.events is not None
 
     def _attempt(self, step: Step, controller: StepController, dense: bool) -> Block:
         s, n = self.settings, self.settings.states
@@ -529,8 +511,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         # Time stands still where a sample might be taken of a step that failed.
         passing = accept if controller.adaptive or s.sampling else active
         reached = block.let("reached", logical_and(passing, last))
-        t_new = block.let("t_new", where(passing, where(last, stop, total), t))
-        low = where(reached, const(0.0), where(passing, rounding, _clock(T_LOW)))
+        t_new, low = where(passing, total, t), where(passing, rounding, _clock(T_LOW))
+        if not self._unwatched:
+            t_new, low = where(reached, stop, t_new), where(reached, const(0.0), low)
+        t_new = block.let("t_new", t_new)
         block.assign([("clock", T), ("clock", T_LOW)], [t_new, low])
         if dense:
             block.assign(
@@ -551,15 +535,18 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             kept = where(moving, load("state", 0, 1), load("previous_state", 0, 1))
             moves.append(("previous_state", 0, 1, kept))
         block.sweep(n, moves)
-        steps = where(accept, _flag(STEPS) + 1.0, _flag(STEPS))
         tried = block.let("tried", where(active, _flag(TRIED) + 1.0, _flag(TRIED)))
-        block.assign([("counters", STEPS), ("counters", TRIED)], [steps, tried])
+        block.assign([("counters", TRIED)], [tried])
+        if self._counts_apart(controller):
+            steps = where(accept, _flag(STEPS) + 1.0, _flag(STEPS))
+            block.assign([("counters", STEPS)], [steps])
         code: Node = const(RUNNING)
         limit = block.let("limit", compare(">=", tried, load("settings", MAX_STEPS)))
         code = where(limit, const(STATUS["step_limit"]), code)
         for condition, name in failed:
             code = where(condition, const(STATUS[name]), code)
-        done = block.let("done", logical_and(accept, compare(">=", t_new, end)))
+        ended = last if self._unwatched else compare(">=", t_new, end)
+        done = block.let("done", logical_and(accept, ended))
         code = where(done, const(STATUS["success"]), code)
         code = where(active, code, _flag(CODE))
         block.assign([("counters", CODE)], [code])
@@ -675,7 +662,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 [where(accept, value, old(row)) for row, value in updated.items()],
             )
 
-    def _finish(self, step: Step) -> Block:
+    def _finish(self, step: Step, controller: StepController) -> Block:
         """Write the final state, the metrics, the status and the counts of a run."""
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
@@ -720,6 +707,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         evaluated = float(each) * _flag(TRIED)
         if iteration:
             evaluated = float(iteration) * load("iterations", 0) + evaluated
-        counted = (_flag(CODE), _flag(STEPS), _flag(TRIED) - _flag(STEPS), evaluated)
+        steps = _flag(STEPS)
+        if not self._counts_apart(controller):
+            codes = (STATUS["non_finite"], STATUS["solver_failed"])
+            failed = any_of([compare("==", _flag(CODE), float(code)) for code in codes])
+            steps = _flag(TRIED) - where(failed, const(1.0), const(0.0))
+        counted = (_flag(CODE), steps, _flag(TRIED) - steps, evaluated)
         block.assign([("counts", i) for i in range(COUNTS)], [to_int(count) for count in counted])
         return block.build("finish", externals, per_lane=True)

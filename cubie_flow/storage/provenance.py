@@ -5,10 +5,17 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import monotonic
 
+from cubie_flow.credentials import redacted
+
+#: When a checkout was looked at, its commit, and whether it was modified.
+_CHECKOUTS: dict[Path, tuple[float, str, bool]] = {}
 SCHEMA_VERSION = 1
 PACKAGES = ("cubie-flow", "numpy", "numba", "llvmlite", "numba-cuda", "scipy", "xarray", "zarr")
 
@@ -39,18 +46,29 @@ def provenance(overrides: Sequence[str] = (), folder: str | Path = ".") -> dict[
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_name(),
-        "overrides": list(overrides),
+        "overrides": [redacted(word) for word in overrides],
+        **_versions(),
     }
-    for package in PACKAGES:
-        try:
-            record[f"version_{package.replace('-', '_')}"] = version(package)
-        except PackageNotFoundError:
-            continue
-    commit = _git(folder, "rev-parse", "HEAD")
+    # Each job of a multirun asks; the same checkout is looked at once a minute.
+    place = Path(folder).absolute()
+    known, commit, modified = _CHECKOUTS.get(place, (0.0, "", False))
+    if not commit or monotonic() > known + 60.0:
+        commit = _git(folder, "rev-parse", "HEAD")
+        modified = bool(commit and _git(folder, "status", "--porcelain", "-uno"))
+        _CHECKOUTS[place] = monotonic(), commit, modified
     if commit:
         record["git_commit"] = commit
-        record["git_modified"] = bool(_git(folder, "status", "--porcelain", "-uno"))
+        record["git_modified"] = modified
     return record
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[f"version_{package.replace('-', '_')}"] = version(package)
+    return found
 
 
 def utc_now() -> str:
@@ -58,6 +76,7 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+@cache
 def cpu_name() -> str:
     """Return the processor's own name, or its architecture where that is not to be had."""
     try:

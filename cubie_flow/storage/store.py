@@ -8,9 +8,12 @@ needed. The bulk goes straight into those arrays through zarr.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -353,6 +356,69 @@ def _open_group(store: Any, path: str) -> zarr.Group:
 
 
 def _write_schema(location: Location, store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
+    """Write everything but the bulk.
+
+    The files are made in memory and put in place together: the jobs of a multirun that hold the
+    same arrays share the making, and an object store is asked once for all and not file by file.
+    """
+    layout = repr((schema.runs, schema.variables, schema.coordinates, schema.counters,
+                   dict(schema.status_flags), schema.time_unit, plan))  # fmt: skip
+    times = b"" if schema.time is None else schema.time.tobytes()
+    files = {
+        **_remembered(("arrays", layout, times), lambda made: _make_arrays(made, schema, plan)),
+        **{
+            f"memory/{name}": content
+            for name, content in _remembered(
+                ("memory", repr(schema.memory)), lambda made: _make_memory(made, schema)
+            ).items()
+        },
+    }
+    for group, attrs in (("", schema.attrs), ("memory/", schema.plan), ("config/", schema.config)):
+        files[f"{group}zarr.json"] = _with_attributes(files[f"{group}zarr.json"], attrs)
+    if location.group and not sync(store.exists("zarr.json")):
+        zarr.create_group(store, zarr_format=3)  # of all jobs that share the store
+    prefix = f"{location.group}/" if location.group else ""
+    # Without its status a store is none, so one that is left half made is not taken for whole.
+    last = f"{STATUS}/zarr.json"
+    sync(_put(store, {f"{prefix}{name}": files[name] for name in files if name != last}))
+    sync(_put(store, {f"{prefix}{last}": files[last]}))
+    _consolidate(location, store)
+
+
+async def _put(store: Any, files: Mapping[str, Any]) -> None:
+    await asyncio.gather(*(store.set(name, content) for name, content in files.items()))
+
+
+#: Files by what they were made from, of the last layouts.
+_MADE: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
+
+
+def _remembered(key: tuple[Any, ...], make: Callable[[Any], None]) -> dict[str, Any]:
+    """Return the files that `make` writes into an empty store; the last 64 are kept."""
+    if key not in _MADE:
+        made: dict[str, Any] = {}
+        make(zarr.storage.MemoryStore(made))
+        _MADE[key] = made
+    _MADE.move_to_end(key)
+    while len(_MADE) > 64:
+        _MADE.popitem(last=False)
+    return _MADE[key]
+
+
+def _with_attributes(content: Any, attrs: Mapping[str, Any]) -> Any:
+    """Return the metadata of a group with other attributes."""
+    document = {**json.loads(content.to_bytes()), "attributes": plain(attrs)}
+    return type(content).from_bytes(json.dumps(document, indent=2).encode())
+
+
+def _make_memory(store: Any, schema: StoreSchema) -> None:
+    import xarray as xr
+
+    table = xr.Dataset(_columns(schema.memory))
+    table.to_zarr(store, mode="a", zarr_format=3, consolidated=False)
+
+
+def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
     import xarray as xr
 
     codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
@@ -396,18 +462,10 @@ def _write_schema(location: Location, store: Any, schema: StoreSchema, plan: Sha
         "compressors": (codec,),
         "fill_value": UNWRITTEN,
     }
-    inside = location.group
-
-    def write(dataset: xr.Dataset, group: str, **how: Any) -> None:
-        where = "/".join(part for part in (inside, group) if part) or None
-        dataset.to_zarr(store, group=where, mode="a", zarr_format=3, consolidated=False, **how)
-
-    if inside and not sync(store.exists("zarr.json")):
-        zarr.create_group(store, zarr_format=3)  # of all jobs that share the store
-    write(xr.Dataset(data, coordinates, plain(schema.attrs)), "", encoding=encoding)
-    write(xr.Dataset(_columns(schema.memory), attrs=plain(schema.plan)), "memory")
-    write(xr.Dataset(attrs=plain(schema.config)), "config")
-    group = _open_group(store, inside)
+    root = xr.Dataset(data, coordinates)
+    root.to_zarr(store, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
+    group = _open_group(store, "")
+    group.create_group("config")
     for _, array in group.arrays():
         if array.metadata.dimension_names[0] == RUN:
             array.resize((schema.runs, *array.shape[1:]))
@@ -417,7 +475,6 @@ def _write_schema(location: Location, store: Any, schema: StoreSchema, plan: Sha
         dimension_names=("shard",), compressors=None,
         attributes={"long_name": "CRC-32 of a shard's arrays in order of their names"},
     )  # fmt: skip
-    _consolidate(location, store)
 
 
 def _add_to_memory(
@@ -425,17 +482,29 @@ def _add_to_memory(
 ) -> None:
     import xarray as xr
 
-    group = root["memory"]
-    # What an interrupted run measured is kept, unless a shard was done anew; xarray changes no
-    # size, so the columns are written afresh.
-    old = {n: a[:] for n, a in group.arrays() if a.metadata.dimension_names == ("shard",)}
-    for name in old:
-        del group[name]
+    group, store = root["memory"], root.store
+    prefix = f"{group.path}/"
+    # What an interrupted run measured is kept, unless a shard was done anew; no size of an array
+    # is changed, so the columns are written afresh.
+    old: dict[str, Any] = {}
+    if sync(store.exists(f"{prefix}start/zarr.json")):
+        old = {n: a[:] for n, a in group.arrays() if a.metadata.dimension_names == ("shard",)}
+        for name in old:
+            del group[name]
     kept = [dict(zip(old, row, strict=True)) for row in zip(*old.values(), strict=True)]
     rows = {row["start"]: row for row in (*kept, *shards)}
-    ordered = [rows[start] for start in sorted(rows)]
-    table = xr.Dataset(_columns(ordered, "shard"), attrs={**group.attrs, **attrs})
-    table.to_zarr(root.store, group=group.path, mode="a", zarr_format=3, consolidated=False)
+    columns = _columns([rows[start] for start in sorted(rows)], "shard")
+
+    def make(made: Any) -> None:
+        xr.Dataset(columns).to_zarr(made, mode="a", zarr_format=3, consolidated=False)
+
+    kinds = repr([(name, values.dtype.str, len(values)) for name, (_, values) in columns.items()])
+    files = dict(_remembered(("shards", kinds), make))
+    table = _open_group(zarr.storage.MemoryStore(files), "")
+    for name, (_, values) in columns.items():
+        table[name][:] = values
+    sync(_put(store, {f"{prefix}{n}": content for n, content in files.items() if "/" in n}))
+    group.update_attributes(attrs)
 
 
 def _columns(

@@ -7,7 +7,8 @@ from functools import lru_cache
 from attrs import evolve, frozen
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.expressions.graph import ONE, Node, directional, symbol
+from cubie_flow.expressions.graph import ONE, ZERO, Node, directional, free_symbols, symbol
+from cubie_flow.systems.events import Event
 from cubie_flow.systems.quantities import Described, Observable, Quantity
 from cubie_flow.systems.system import OdeSystem
 
@@ -126,11 +127,52 @@ def with_sensitivities(system: OdeSystem, names: tuple[str, ...]) -> OdeSystem:
             observables.append(Observable(made[observable.name], node, unit, label))
     return evolve(
         system,
+        events=tuple(_event(system, event, names) for event in system.events),
         states=(*system.states, *augmented),
         derivatives=(*system.derivatives, *derivatives),
         observables=(*system.observables, *observables),
         mass=system.mass * (1 + len(names)),
     )
+
+
+def _event(system: OdeSystem, event: Event, names: tuple[str, ...]) -> Event:
+    """Return an event that resets the sensitivities too.
+
+    At a time that depends on nothing a reset ``y = g(y, p)`` makes ``s`` become
+    ``(dg/dy) s + dg/dp``. Where the time depends on the state or a quantity, or where a parameter
+    comes to depend on them, there is more to it, which is refused.
+    """
+    states = [state.name for state in system.states]
+    where = f"output.sensitivities: event '{event.name}' of system '{system.name}'"
+    if not event.resets:
+        return event
+    if event.times is None:
+        raise FlowError(
+            f"{where} sets values at a time that depends on the run; sensitivities go across "
+            "scheduled events only"
+        )
+    t = event.times
+    decides = set(free_symbols([t.start, t.every, t.count, t.lag, *t.listed]))
+    added: list[tuple[str, Node]] = []
+    for name in names:
+        start = name in states
+        own = initial_name(name) if start else name
+        inputs = [symbol(state) for state in states]
+        direction = [symbol(sensitivity_name(state, own)) for state in states]
+        if not start:
+            inputs.append(symbol(name))
+            direction.append(ONE)
+        if not start and name in decides:
+            raise FlowError(f"{where} happens at a time that depends on '{name}'")
+        for target, node in event.resets:
+            (slope,) = directional([node], inputs, direction)
+            if target in states:
+                added.append((sensitivity_name(target, own), slope))
+            elif target == name or slope is not ZERO:
+                raise FlowError(
+                    f"{where} sets the parameter '{target}', which then depends on '{name}'"
+                )
+    return evolve(event, resets=(*event.resets, *added))
 
 
 def _names(system: OdeSystem) -> tuple[str, ...]:

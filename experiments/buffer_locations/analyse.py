@@ -1,27 +1,23 @@
-"""Print the latest placement study: the trade between stack, spills and occupancy."""
+"""The ranking of buffer placements: python analyse.py [results.zarr] [picture.png]."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from xarray import Dataset
 
-import xarray
+from cubie_flow.analysis.experiments import analyse
+from cubie_flow.analysis.pictures import drawer
+from cubie_flow.analysis.pictures.style import Picture
 
-STUDY = "buffer_locations_placement"
+FIGURES = ["spill_stores", "stack", "registers", "shared_run", "block_size", "occupancy"]
 
 
-def main() -> None:
-    """Read the store given as argument, or the newest below ``outputs``."""
-    found = sorted(Path("outputs", STUDY).glob("*/*/results.zarr"))
-    if len(sys.argv) > 1:
-        found = [Path(sys.argv[1])]
-    if not found:
-        sys.exit("no result yet: python -m cubie_flow experiment=buffer_locations")
-    data = xarray.open_dataset(found[-1], engine="zarr", consolidated=False)
+def main(data: Dataset) -> Picture:
+    """Print the trade between stack, spills and occupancy, and return the picture."""
+    picture = drawer("placements")(data)
     print(f"{data.attrs['title']}, {data.attrs['arch']}, ranked by {data.attrs['ranked_by']}")
-    names = ["spill_stores", "stack", "registers", "shared_run", "block_size", "occupancy"]
-    print(data[names].to_dataframe().to_string(float_format="{:.2f}".format))
+    print(data[FIGURES].to_dataframe().to_string(float_format="{:.2f}".format))
+    return picture
 
 
 if __name__ == "__main__":
-    main()
+    analyse("buffer_locations_placement", main)

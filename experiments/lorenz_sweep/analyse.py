@@ -1,37 +1,61 @@
-"""Print what the latest Lorenz sweep shows: python analyse.py [results.zarr]."""
+"""Maxima of z over rho: python analyse.py [results.zarr] [picture.png]."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import numpy as np
+from xarray import Dataset
 
-import xarray
+from cubie_flow.analysis.experiments import analyse
+from cubie_flow.analysis.pictures import drawer
+from cubie_flow.analysis.pictures.style import GREY, RED, SMALL, Picture
+
+#: Runs that are integrated again, and how: maxima need denser times than 100,000 runs are saved at.
+RUNS, DURATION, SAVE_EVERY = 1500, 60.0, 0.02
+#: C. Sparrow, The Lorenz Equations, Springer 1982, chapter 1 and 2, for sigma = 10, beta = 8/3.
+EVENTS = {1.0: "pitchfork", 13.926: "homoclinic", 24.06: "attractor", 24.74: "Hopf"}
 
 
-def latest() -> Path:
-    """Return the newest result of this study below the current folder's ``outputs``."""
-    stores = sorted(Path("outputs/lorenz_sweep").glob("*/*/results.zarr"))
-    if not stores:
-        sys.exit("no result below outputs/lorenz_sweep; run python -m cubie_flow first")
-    return max(stores, key=lambda store: store.stat().st_mtime)
-
-
-def main() -> None:
-    """Compare the saved z with the fixed points, for a few ranges of rho."""
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else latest()
-    data = xarray.open_zarr(path, chunks=None)
-    good = data.status == 0
-    print(f"{path}: {data.sizes['run']:,} runs, {int(good.sum()):,} successful")
-    print("rho            z at the end - (rho - 1), median   range of z in the last 5 units")
-    late = data.z.isel(time=slice(-11, None)).load()
+def table(data: Dataset) -> list[tuple[float, float, float, float]]:
+    """Return ranges of rho, how far z ends from the fixed point, and its swing late in the run."""
+    good = (data.status == 0).to_numpy()
+    rho, late = data.rho.to_numpy(), data.z.isel(time=slice(-11, None)).to_numpy()
+    away = np.abs(late[:, -1] - np.maximum(rho - 1, 0))
+    swing = late.max(axis=1) - late.min(axis=1)
+    rows = []
     for low, high in ((0, 1), (1, 5), (5, 13.9), (13.9, 20), (20, 24.06), (24.74, 30), (30, 40)):
-        chosen = good & (data.rho >= low) & (data.rho < high)
-        last, rho = late.isel(time=-1)[chosen], data.rho[chosen]
-        fixed = (rho - 1).clip(min=0)
-        spread = (late[chosen].max("time") - late[chosen].min("time")).median()
-        distance = abs(last - fixed).median()
-        print(f"{low:5} to {high:5} {float(distance):33.4f} {float(spread):32.4f}")
+        chosen = good & (rho >= low) & (rho < high)
+        if chosen.any():
+            rows.append(
+                (low, high, float(np.median(away[chosen])), float(np.median(swing[chosen])))
+            )
+    return rows
+
+
+def denser(data: Dataset) -> Dataset:
+    """Return runs of every part of the sweep, integrated again from what the store holds."""
+    which = np.unique(np.linspace(0, data.sizes["run"] - 1, RUNS).astype(int))
+    return data.flow.rerun(  # type: ignore[no-any-return]
+        which, duration=DURATION, save_every=SAVE_EVERY, variables=["z"], summaries=[]
+    )
+
+
+def main(data: Dataset) -> Picture:
+    """Print where z settles, and return the bifurcation diagram."""
+    print(f"{data.sizes['run']:,} runs, {int((data.status == 0).sum()):,} successful")
+    print("rho            z at the end less (rho - 1), median   swing of z in the last 5 units")
+    for low, high, away, swing in table(data):
+        print(f"{low:5} to {high:5} {away:35.4f} {swing:32.4f}")
+    again = denser(data)
+    print(f"{again.sizes['run']:,} of them again, to time {DURATION:g}, saved every {SAVE_EVERY:g}")
+    picture = drawer("bifurcation")(again, "z", over="rho")
+    (panel,) = picture.axes
+    for i, (rho, text) in enumerate(EVENTS.items()):
+        panel.axvline(rho, color=RED if text == "Hopf" else GREY, lw=0.8, ls="--", zorder=0)
+        panel.text(rho, 0.98 - 0.06 * (i % 2), f" {text} {rho:g}", fontsize=SMALL, va="top",
+                   ha="left" if text != "attractor" else "right",
+                   transform=panel.get_xaxis_transform())  # fmt: skip
+    return picture
 
 
 if __name__ == "__main__":
-    main()
+    analyse("lorenz_sweep", main)

@@ -1,177 +1,37 @@
-"""Measure every stiff method on published problems: python analyse.py [folder] [--quick].
-
-Writes work_precision.csv, work_precision.md and work_precision.png: the error at the end against
-steps, right-hand sides and time, for tolerances from 1e-4 to 1e-10.
-"""
+"""Work and precision of stiff methods: python analyse.py [results.zarr] [picture.png]."""
 
 from __future__ import annotations
 
-import csv
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from statistics import median
-from typing import Any
-
 import numpy as np
+from xarray import Dataset
 
-from cubie_flow import OdeSystem
-from cubie_flow.integrators.run import RunSettings
-from cubie_flow.integrators.tableaus import METHODS, TABLEAUS
-from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
+from cubie_flow.analysis.experiments import analyse
+from cubie_flow.analysis.pictures import drawer
+from cubie_flow.analysis.pictures.style import Picture
 
-#: Duration, values, absolute tolerance at rtol = 1, and the published end values: IVP Test Set
-#: (Bari/CWI); E. Hairer and G. Wanner, Solving ODEs II.
-PROBLEMS: dict[str, tuple[float, dict[str, float], float, list[float]]] = {
-    "robertson": (
-        1e11, {}, 1e-12, [0.2083340149701255e-7, 0.8333360770334713e-13, 0.9999999791665050],
-    ),
-    "hires": (
-        321.8122, {}, 1e-4,
-        [
-            0.7371312573325668e-3, 0.1442485726316185e-3, 0.5888729740967575e-4,
-            0.1175651343283149e-2, 0.2386356198831331e-2, 0.6238968252742796e-2,
-            0.2849998395185769e-2, 0.2850001604814231e-2,
-        ],
-    ),
-    "oregonator": (
-        360.0, {}, 1e-4,
-        [0.1000814870318523e1, 0.1228178521549917e4, 0.1320554942846706e3],
-    ),
-    "van_der_pol": (
-        2000.0, {"mu": 1000.0}, 1e-2, [0.1706167732170469e1, -0.8928097010248125e-3],
-    ),
-    "pollu": (
-        60.0, {}, 1e-12,
-        [
-            0.5646255480022769e-1, 0.1342484130422339, 0.4139734331099427e-8,
-            0.5523140207484359e-2, 0.2018977262302196e-6, 0.1464541863493966e-6,
-            0.7784249118997964e-1, 0.3245075353396018, 0.7494013383880406e-2,
-            0.1622293157301561e-7, 0.1135863833257075e-7, 0.2230505975721359e-2,
-            0.2087162882798630e-3, 0.1396921016840158e-4, 0.8964884856898295e-2,
-            0.4352846369330103e-17, 0.6899219696263405e-2, 0.1007803037365946e-3,
-            0.1772146513969984e-5, 0.5682943292316392e-4,
-        ],
-    ),
-}  # fmt: skip
-STIFF = [n for n, m in METHODS.items() if n not in TABLEAUS and m.embedded_order is not None]
-TOLERANCES = [10.0**-k for k in range(4, 11)]
-#: Runs side by side, all alike, and how often they are timed.
-RUNS, ROUNDS = 64, 3
-#: Attempted steps after which a method is too slow to be drawn.
-LIMIT = 300_000
-COLUMNS = (
-    "problem", "algorithm", "rtol", "status", "error", "steps", "rejected", "evaluations",
-    "microseconds",
-)  # fmt: skip
-#: Colours that colour-blind readers tell apart (M. Okabe and K. Ito, 2008), and markers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "os^Dv"
+#: Runs that are integrated again, with what, and with what the truth is made.
+RUNS = 16
+METHODS = ("rodas5p", "kvaerno5", "radau_iia_5", "bdf")
+TOLERANCES = (1e-4, 1e-6, 1e-8)
+TRUTH = {"algorithm": "radau_iia_9", "rtol": 1e-10, "atol": 1e-22}
 
 
-def model(name: str) -> OdeSystem:
-    """Return a model that ships with the package."""
-    from cubie_flow.config import shipped
-
-    return OdeSystem.from_file(shipped("conf") / "system" / f"{name}.yaml")
-
-
-def measure(problem: str, algorithm: str, tolerances: list[float]) -> Iterator[dict[str, Any]]:
-    """Yield a row for every tolerance."""
-    duration, values, absolute, expected = PROBLEMS[problem]
-    system = model(problem).with_values(parameters=values)
-    varied = system.parameters[0]
-    run = RunSettings(system, (varied.name,), algorithm=algorithm, duration=duration)
-    kernel = BatchSolverKernel(run, BatchSolverConfig(target="cpu"))
-    columns = {varied.name: np.full(RUNS, varied.value)}
-    for rtol in tolerances:
-        limits = Tolerances(rtol, rtol * absolute, max_steps=LIMIT)
-        results = [kernel.solve(columns, RUNS, limits) for _ in range(ROUNDS)]
-        first = results[0]
-        good = int(first.status[0]) == 0
-        error = np.abs(first.finals[:, 0] / np.array(expected) - 1).max() if good else np.nan
-        yield {
-            "problem": problem,
-            "algorithm": algorithm,
-            "rtol": f"{rtol:.0e}",
-            "status": int(first.status[0]),
-            "error": f"{error:.2e}",
-            "steps": int(first.steps[0]),
-            "rejected": int(first.rejected[0]),
-            "evaluations": int(first.evaluations[0]),
-            "microseconds": f"{median(r.seconds for r in results) / RUNS * 1e6:.2f}",
-        }
-
-
-def write_tables(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Write all rows as CSV and those at 1e-8 as Markdown."""
-    with (folder / "work_precision.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    chosen = [row for row in rows if row["rtol"] == "1e-08"]
-    lines += [f"| {' | '.join(str(row[name]) for name in COLUMNS)} |" for row in chosen]
-    (folder / "work_precision.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw error against time and against right-hand sides, one row of axes a problem."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    problems = list(dict.fromkeys(row["problem"] for row in rows))
-    figure, axes = plt.subplots(
-        len(problems), 2, figsize=(10, 3.4 * len(problems)), squeeze=False, layout="constrained"
-    )
-    names = list(dict.fromkeys(row["algorithm"] for row in rows))
-    for line, problem in zip(axes, problems, strict=True):
-        for axis, work, label in zip(
-            line,
-            ("microseconds", "evaluations"),
-            ("time, us a trajectory", "right-hand sides a trajectory"),
-            strict=True,
-        ):
-            for number, name in enumerate(names):
-                points = [
-                    (float(row[work]), float(row["error"]))
-                    for row in rows
-                    if row["problem"] == problem and row["algorithm"] == name and not row["status"]
-                ]
-                if points:
-                    axis.loglog(
-                        *zip(*points, strict=True), label=name, markersize=4, linewidth=1.2,
-                        color=COLOURS[number % len(COLOURS)],
-                        marker=MARKERS[number // len(COLOURS) % len(MARKERS)],
-                    )  # fmt: skip
-            axis.set(title=problem, xlabel=label, ylabel="relative error at the end")
-            axis.grid(alpha=0.3, which="major")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def main(arguments: list[str]) -> None:
-    """Measure, tabulate and draw."""
-    quick = "--quick" in arguments
-    given = [word for word in arguments if not word.startswith("--")]
-    folder = Path(given[0]) if given else Path("outputs/stiff_suite")
-    folder.mkdir(parents=True, exist_ok=True)
-    problems = ["robertson", "hires"] if quick else list(PROBLEMS)
-    methods = ["rodas4", "rodas5p", "kvaerno5", "radau_iia_5", "bdf"] if quick else STIFF
-    tolerances = TOLERANCES[::2] if quick else TOLERANCES
-    rows: list[dict[str, Any]] = []
-    for problem in problems:
-        for algorithm in methods:
-            rows += measure(problem, algorithm, tolerances)
-            print(f"{problem:12} {algorithm:14} done", file=sys.stderr)
-    write_tables(rows, folder)
-    draw(rows, folder / "work_precision.png")
-    print((folder / "work_precision.md").read_text(encoding="utf-8"))
+def main(data: Dataset) -> Picture:
+    """Print what the study took, and return error over steps of several methods on its runs."""
+    steps = data.steps + data.rejected
+    print(f"{data.sizes['run']:,} runs, {int((data.status == 0).sum()):,} successful")
+    print(f"steps of a run: {int(steps.min()):,} to {int(steps.max()):,}")
+    total = sum(data[f"{name}_final"] for name in ("y1", "y2", "y3"))
+    print(f"the fractions add up to 1 within {float(abs(total - 1).max()):.1e}")
+    which = np.unique(np.linspace(0, data.sizes["run"] - 1, RUNS).astype(int))
+    results = [data.flow.rerun(which, **TRUTH)]
+    for algorithm in METHODS:
+        for rtol in TOLERANCES:
+            results.append(
+                data.flow.rerun(which, algorithm=algorithm, rtol=rtol, atol=1e-12 * rtol)
+            )
+    return drawer("work_precision")(results, reference=0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    analyse("stiff_suite", main)

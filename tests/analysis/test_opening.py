@@ -12,10 +12,16 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from settling import study
 
 import cubie_flow
+from cubie_flow.analysis.audit import audit
+from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
+from cubie_flow.restate import restated
+from cubie_flow.solve import run_study
 from cubie_flow.storage.provenance import SCHEMA_VERSION
+from cubie_flow.systems import OdeSystem
 
 
 def attributes(store: Path, **changes: object) -> None:
@@ -103,3 +109,20 @@ def test_an_interrupted_study_opens_and_says_what_is_missing(folder: Path) -> No
     told = str(cubie_flow.open_results(folder).flow.summary())
     assert "not_written 12" in told
     assert "resume=" in told
+
+
+def test_a_url_opens_too(lorenz: OdeSystem) -> None:
+    pytest.importorskip("fsspec")
+    url = "memory://analysis/results.zarr"
+    made = study(lorenz, design=make_design("grid", {"rho": [3.0, 5.0, 7.0]}))
+    run_study(made, url, config_yaml=restated(made))
+    data = cubie_flow.open_results(url)
+    assert isinstance(data, xr.Dataset)
+    assert data.flow.path == url
+    np.testing.assert_array_equal(data.flow.sel_runs("rho > 4").run, [1, 2])
+    assert "bytes" in data.flow.memory()
+    assert audit(url).sizes["audited"] == 3
+    assert "of 3 runs" in str(cubie_flow.open_results(url).flow.summary())
+    with pytest.raises(FlowError, match="cannot be opened") as caught:
+        cubie_flow.open_results("memory://analysis/nowhere.zarr")
+    assert "\n" not in str(caught.value)

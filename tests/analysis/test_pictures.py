@@ -9,8 +9,9 @@ import xarray as xr
 
 from cubie_flow import OdeSystem, solve
 from cubie_flow.analysis import cli, open_results
+from cubie_flow.analysis.oscillations import maxima
 from cubie_flow.analysis.pictures import KINDS, drawer
-from cubie_flow.analysis.pictures.sweeps import field_over, maxima
+from cubie_flow.analysis.pictures.sweeps import field_over
 from cubie_flow.app import main
 from cubie_flow.errors import FlowError
 

@@ -111,7 +111,7 @@ def test_verify(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         (["runs", "{kept}", "--whre", "rho > 3"], "No such option"),
         (["export", "{kept}", "a.csv", "--where", "rho > 1000"], "nothing to export"),
         (["compare", "{kept}", "nowhere"], "does not exist"),
-        (["verify", "s3://bucket/results.zarr"], "is a URL"),
+        (["verify", "memory://nowhere/results.zarr"], "cannot be opened"),
         (["show", "{kept}::3"], "is one study"),
         (["ls", "nowhere"], "is no folder"),
     ],

@@ -6,16 +6,26 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numba.cuda import types
+from numba.cuda.simulator.kernel import FakeCUDAKernel
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.batches import make_design
+from cubie_flow.errors import FlowError
 from cubie_flow.expressions.block import Evaluate, flattened
 from cubie_flow.expressions.emit import prepare
 from cubie_flow.expressions.graph import topological
 from cubie_flow.integrators.run import RunSettings
+from cubie_flow.integrators.tableaus import METHODS
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
 from cubie_flow.kernels.targets.cpu_compile import driver_assembly
+from cubie_flow.kernels.targets.cuda import piece_runs
+from cubie_flow.kernels.targets.cuda_kernel import make_turner
 from cubie_flow.kernels.targets.detect import cuda_devices
-from cubie_flow.solve import TargetChoice
+from cubie_flow.memory.occupancy import occupancy
+from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel, plan_study
 
 needs_gpu = pytest.mark.skipif(not cuda_devices(), reason="no NVIDIA GPU here")
 
@@ -189,6 +199,90 @@ def test_gpu_gives_the_bits_of_the_cpu(pendulum: OdeSystem, precision: str) -> N
     cpu = batch(pendulum, TargetChoice("cpu"), runs=1000, precision=precision)
     gpu = batch(pendulum, TargetChoice("cuda"), runs=1000, precision=precision)
     assert_same_bits(cpu, gpu)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_gpu_gives_the_bits_of_the_cpu_with_every_method(
+    pendulum: OdeSystem, algorithm: str
+) -> None:
+    fixed = METHODS[algorithm].embedded_order is None
+    options = {"algorithm": algorithm, "dt": 0.05 if fixed else None}
+    cpu = batch(pendulum, TargetChoice("cpu"), runs=100, **options)
+    assert (cpu.status.values == 0).all()
+    assert_same_bits(cpu, batch(pendulum, TargetChoice("cuda"), runs=100, **options))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_gpu_integrates_a_large_batch_in_pieces(
+    pendulum: OdeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cubie_flow.kernels.targets.cuda import CudaProgram
+
+    cpu = batch(pendulum, TargetChoice("cpu"), runs=5000)
+    monkeypatch.setattr(CudaProgram, "_piece", lambda *_: 777)
+    assert_same_bits(cpu, batch(pendulum, TargetChoice("cuda"), runs=5000))
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("block_size", [32, 128, 512])
+def test_predicted_occupancy_is_that_of_the_driver(lorenz: OdeSystem, block_size: int) -> None:
+    device = cuda_devices()[0]
+    for places in ({}, {"state": "shared"}, {"state": "shared", "stage_increments": "shared"}):
+        run = RunSettings(lorenz, varied=("rho",), precision="float64", duration=1.0)
+        kernel = BatchSolverKernel(run, BatchSolverConfig("cuda", block_size=block_size), places)
+        program, fit = kernel.product.program, kernel.fit_block()
+        registers = kernel.compile_cuda(device.arch).figures.registers
+        predicted = occupancy(device.arch, registers, fit.shared_bytes, fit.block_size)
+        assert predicted.blocks == program.resident_blocks(), places
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("runs", [1_000, 700_000])
+def test_planned_device_memory_is_what_is_taken(lorenz: OdeSystem, runs: int) -> None:
+    study = Study(
+        system=lorenz,
+        design=make_design("grid", {"rho": {"linspace": [1.0, 20.0, runs]}}),
+        duration=0.1,
+        output=OutputChoice(save_every=0.005),
+        target=TargetChoice("cuda"),
+        shard_runs=runs,
+    )
+    planned = plan_study(study, compiling=False).device_bytes
+    kernel = build_kernel(study)
+    columns = study.design.columns(0, runs)
+    result = kernel.solve(columns, runs, Tolerances(), study.times)
+    assert result.measured["device_bytes"] == pytest.approx(planned, rel=0.05, abs=20_000)
+
+
+@given(
+    count=st.integers(1, 10**8), each=st.integers(1, 10**6), free=st.integers(10**7, 10**12),
+    resident=st.integers(1, 10**6),
+)  # fmt: skip
+def test_two_pieces_fit_the_device(count: int, each: int, free: int, resident: int) -> None:
+    piece = piece_runs(count, each, free, resident)
+    assert 1 <= piece <= count
+    assert 2 * piece * each <= 0.8 * free
+    assert piece == count or piece >= min(resident, int(0.4 * free) // each)
+
+
+def test_a_run_that_does_not_fit_the_device_is_refused() -> None:
+    with pytest.raises(FlowError, match="one run takes 1,000 bytes on the GPU, which has 2,000"):
+        piece_runs(10, 1000, 2000, 64)
+
+
+@pytest.mark.parametrize(("runs", "times", "rows"), [(70, 33, 2), (32, 32, 1), (5, 100, 3)])
+def test_samples_are_turned(runs: int, times: int, rows: int) -> None:
+    turner = FakeCUDAKernel(make_turner(types.int32), device=False)
+    source = np.arange(rows * times * runs, dtype=np.int32)
+    target = np.full_like(source, -1)
+    turner[(-(-runs // 32), 1, 1), (32, 8), 0, 0](runs, times, rows, source, target)
+    wanted = source.reshape(rows, times, runs).transpose(0, 2, 1)
+    np.testing.assert_array_equal(target.reshape(rows, runs, times), wanted)
 
 
 # kernel ---------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ import xarray
 
 from cubie_flow import ControllerChoice, OdeSystem, solve
 from cubie_flow.batches import make_design
+from cubie_flow.defaults import load_system
 from cubie_flow.errors import FlowError
+from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel
 
 KNOTS = [0.0, 1.0, 2.5, 3.0]
@@ -139,6 +141,47 @@ def test_a_jump_does_not_touch_the_lanes_beside_it() -> None:
     assert both.shown_min.values.tolist() == [1.0, -20.0]
 
 
+@pytest.mark.parametrize("target", ["cpu", "simulator"])
+def test_events_and_doses_beside_drivers(target: str) -> None:
+    # A dose on a knot, a condition that a jump makes true, and one that time does.
+    system = OdeSystem.from_mapping(
+        {
+            "states": {"x": 0.0},
+            "parameters": {"high": 2.0},
+            "drivers": {"u": {"times": KNOTS, "values": LEVELS, "interpolation": "step"}},
+            "equations": {"x": "u"},
+            "events": {
+                "strong": {"when": "u > high", "set": {"x": "x + 1000"}},
+                "late": {"when": "t >= 1.25", "set": {"x": "x + 10"}},
+            },
+            "doses": [{"into": "x", "amount": 100.0, "at": [2.5]}],
+        }
+    )
+    data = solve(
+        system, parameters={"high": [2.0, 5.0]}, duration=3.0, target=target,
+        times=[0.5, 1.0, 1.25, 2.0, 2.5, 3.0],
+    )  # fmt: skip
+    # 1 until t = 1, then 3, from 2.5 on -1.
+    wanted = [0.5, 1.0, 11.75, 14.0, 115.5, 115.0]
+    np.testing.assert_allclose(data.x.values[1], wanted, rtol=1e-9)
+    # In the other run the jump at t = 1 makes the condition true.
+    np.testing.assert_allclose(data.x.values[0], wanted + 1000 * (data.time > 1), rtol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not cuda_devices(), reason="no NVIDIA GPU here")
+def test_a_gpu_gives_the_bits_of_the_cpu() -> None:
+    entry = {"u": {"times": KNOTS, "values": [LEVELS, LEVELS[::-1]], "interpolation": "cubic"}}
+    options: dict[str, Any] = {
+        "drivers": entry, "duration": 3.0, "save_every": 0.5, "sensitivities": ["k"],
+        "compare": {"time": [0.7, 2.0], "x": [1.0, None], "shown": [None, 2.0]},
+        "algorithm": "rodas5p",
+    }  # fmt: skip
+    cpu, gpu = (solve(forced(), target=target, **options) for target in ("cpu", "cuda"))
+    for name in cpu.data_vars:
+        np.testing.assert_array_equal(cpu[name].values, gpu[name].values, err_msg=name)
+
+
 def test_drivers_compile_for_cuda() -> None:
     study = Study(
         forced(interpolation="cubic", outside="periodic"), make_design("single", {}),
@@ -154,6 +197,13 @@ def test_a_parameter_becomes_a_driver_with_sensitivities_beside_it(lorenz: OdeSy
     options = {"duration": 0.5, "sensitivities": ["sigma"], "rtol": 1e-9, "atol": 1e-11}
     a, b = solve(lorenz, **options), solve(driven, **options)
     np.testing.assert_allclose(a.dx_dsigma_final, b.dx_dsigma_final, rtol=1e-6)
+
+
+def test_a_parameter_of_a_composed_config_becomes_a_driver(lorenz: OdeSystem) -> None:
+    given = {**lorenz.to_mapping(), "drivers": {"rho": {"times": [0, 1], "values": [20, 28]}}}
+    system = load_system(given)
+    assert [item.name for item in system.parameters] == ["sigma", "beta"]
+    assert system.drivers[0].values == ((20.0, 28.0),)
 
 
 def test_data_from_files_travels_in_the_model(tmp_path: Path) -> None:

@@ -97,6 +97,48 @@ def test_algebraic_states_have_sensitivities_from_the_start_on() -> None:
     np.testing.assert_allclose(data.dz_dk.values[0], x - 0.5 * t * x, atol=1e-8)
 
 
+DOSED = OdeSystem.from_mapping(
+    {
+        "states": {"x": 1.0},
+        "parameters": {"k": 0.5, "D": 2.0, "T": 1.5},
+        "equations": {"x": "-k*x"},
+        "doses": [
+            {"into": "x", "amount": "D", "start": 1.0},
+            {"name": "drip", "into": "x", "amount": "D", "start": 2.0, "duration": "T"},
+        ],
+    }
+)
+
+
+def test_doses_at_given_times_are_known_to_sensitivities() -> None:
+    data = solve(
+        DOSED, sensitivities=["k", "D"], duration=4.0, save_every=0.5, rtol=1e-10, atol=1e-12,
+        target="cpu",
+    )  # fmt: skip
+    step = 1e-5
+    for name, value in (("k", 0.5), ("D", 2.0)):
+        pair = solve(
+            DOSED, parameters={name: [value - step, value + step]}, duration=4.0, save_every=0.5,
+            rtol=1e-11, atol=1e-13, target="cpu",
+        )  # fmt: skip
+        difference = (pair.x.values[1] - pair.x.values[0]) / (2 * step)
+        np.testing.assert_allclose(data[f"dx_d{name}"].values[0], difference, rtol=1e-5, atol=1e-6)
+
+
+def test_events_that_move_with_a_quantity_are_refused() -> None:
+    with pytest.raises(FlowError, match=r"event '\w+' of system 'model' happens at a time that"):
+        solve(DOSED, sensitivities=["T"])
+    ball = OdeSystem.from_mapping(
+        {
+            "states": {"h": 1.0, "v": 0.0},
+            "equations": {"h": "v", "v": "-9.81"},
+            "events": {"bounce": {"root": "h", "direction": "falling", "set": {"v": "-0.9*v"}}},
+        }
+    )
+    with pytest.raises(FlowError, match=r"event 'bounce'.* sets values at a time that depends on"):
+        solve(ball, sensitivities=["h"])
+
+
 @pytest.mark.parametrize("algorithm", ["tsit5", "rodas5p"])
 def test_the_simulator_gives_the_bits_of_the_cpu(lorenz: OdeSystem, algorithm: str) -> None:
     options = {

@@ -39,6 +39,16 @@ def _row(path: Path) -> dict[str, Any]:
         text = str(error).removeprefix(f"'{path}' ")
         return {**row, "study": "", "runs": None, "ended": text, "algorithm": "", "made": ""}
     attrs = found.attrs
+    if found.is_multirun:
+        done = "" if found.attrs.get("completed") else f"{len(found.jobs)} with runs"
+        return {
+            **row,
+            "study": str(found.attrs.get("study", "")),
+            "runs": None,
+            "ended": f"{found.attrs[folders.MARK]} jobs{', ' if done else ''}{done}",
+            "algorithm": "",
+            "made": str(found.attrs.get("created", ""))[:16].replace("T", " "),
+        }
     lengths = found.lengths
     return {
         **row,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from cubie_flow.analysis import folders, output
-from cubie_flow.errors import FlowError
+from cubie_flow.analysis import output
 
 
 @click.command()
@@ -15,13 +12,13 @@ from cubie_flow.errors import FlowError
 @output.json_option
 def verify(path: str, as_json: bool) -> int:
     """Compare every complete shard of PATH with its checksum; exit 1 if one differs."""
+    from cubie_flow.analysis.describe import location
+    from cubie_flow.analysis.opening import open_runs
     from cubie_flow.storage import ResultStore
 
-    store_path = folders.store_of(path)
-    if folders.is_url(store_path):
-        raise FlowError(f"'{path}' is a URL; verify reads local stores")
-    folders.head(store_path)
-    store = ResultStore.open(store_path)
+    place = location(open_runs(path))
+    assert place is not None
+    store = ResultStore.open(place)
     complete, damaged = store.completed(), store.damaged()
     total = len(store.plan.shards)
     bad = []
@@ -37,5 +34,6 @@ def verify(path: str, as_json: bool) -> int:
             print(f"damaged: shard {row['shard']}, runs {first:,} to {last:,}")
         if bad or len(complete) < total:
             more = " recheck=true" if bad else ""
-            print(f"cubie-flow resume={Path(store_path).parent}{more} does the rest")
+            folder = place.folder.parent if place.folder else path
+            print(f"cubie-flow resume={folder}{more} does the rest")
     return 1 if bad else 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cubie_flow.analysis.oscillations import maxima
 from cubie_flow.analysis.pictures.reading import (
     Array,
     as_float,
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 #: Runs a cell where they lie anywhere, and cells along an axis at most.
 RUNS_A_CELL, MOST_CELLS = 12, 200
-#: Values read at once, and points drawn at most.
-READ, POINTS = 20_000_000, 300_000
+#: Points drawn at most.
+POINTS = 300_000
 
 
 def heatmap(
@@ -220,37 +221,3 @@ def bifurcation(
 def _dot(points: int) -> float:
     """Return the area of a dot in square points, so that many and few are both readable."""
     return float(np.clip(1.2e5 / max(points, 1), 0.5, 8.0))
-
-
-def maxima(array: DataArray, over: Array) -> tuple[Array, Array]:
-    """Return every local maximum in time and the value of `over` of its run.
-
-    Parameters
-    ----------
-    array : DataArray
-        Dims (run, time).
-    over : array, shape (runs,)
-
-    Returns
-    -------
-    tuple of arrays
-        Two of equal length. A run that moves less than one part in a thousand gives its last
-        value.
-    """
-    runs, times = array.shape
-    part = max(1, READ // max(times, 1))
-    across, peaks = [], []
-    for start in range(0, runs, part):
-        values = as_float(array.isel(run=slice(start, start + part)))
-        before, here, after = values[:, :-2], values[:, 1:-1], values[:, 2:]
-        with np.errstate(invalid="ignore"):
-            top = (here > before) & (here >= after)
-            moving = np.ptp(values, axis=1) > 1e-3 * np.abs(values).max(axis=1)
-        run, at = np.nonzero(top & moving[:, None])
-        a, b, c = before[run, at], here[run, at], after[run, at]
-        peaks.append(b - (c - a) ** 2 / (8 * (a - 2 * b + c)))
-        across.append(over[start + run])
-        still = ~moving & np.isfinite(values[:, -1])
-        peaks.append(values[still, -1])
-        across.append(over[start : start + part][still])
-    return np.concatenate(across), np.concatenate(peaks)

@@ -61,5 +61,8 @@ class Batch:
 class Program(Protocol):
     """A kernel that a target has made ready to run."""
 
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        """Return an array for results, not initialised, in the memory that suits the target."""
+
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -132,6 +133,10 @@ class CpuProgram:
             ctypes.c_int32, pointer, pointer, pointer, pointer, pointer, pointer, size, pointer,
             pointer, pointer, pointer, pointer, size, pointer, size, size, size, pointer, pointer,
         )(address)  # fmt: skip
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
+        """Return an array for results."""
+        return np.empty(shape, dtype)
 
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch."""

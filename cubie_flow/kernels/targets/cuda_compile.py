@@ -19,7 +19,7 @@ from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import I8, I64, Dialect, Place
 from cubie_flow.kernels.targets.blocks import block_intrinsic
 from cubie_flow.kernels.targets.cuda import CompilerFigures, CudaCode
-from cubie_flow.kernels.targets.cuda_kernel import make_kernel, take
+from cubie_flow.kernels.targets.cuda_kernel import make_kernel, make_turner, take
 from cubie_flow.kernels.targets.driver import make_driver
 from cubie_flow.memory.occupancy import capability
 
@@ -93,6 +93,17 @@ def compile_kernel(
         size, types.boolean, real, real, real, real, size, real, size, size, size, real,
         types.CPointer(types.int32),
     )  # fmt: skip
+    return _compiled(kernel, signature, arch)
+
+
+def compile_turner(bits: int, arch: str) -> CudaCode:
+    """Compile the kernel that turns samples of `bits` bits a value."""
+    words = types.int64 if bits == 64 else types.int32
+    pointer, size = types.CPointer(words), types.int64
+    return _compiled(make_turner(words), (size, size, size, pointer, pointer), arch)
+
+
+def _compiled(kernel: Any, signature: tuple[Any, ...], arch: str) -> CudaCode:
     number = capability(arch)
     if number not in get_supported_ccs():
         known = ", ".join(f"sm_{major}{minor}" for major, minor in get_supported_ccs())

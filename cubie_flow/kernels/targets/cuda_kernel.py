@@ -8,6 +8,8 @@ from typing import Any
 from numba import cuda
 from numba.cuda import types
 
+from cubie_flow.kernels.targets.cuda import TILE, TILE_ROWS, TILE_STRIDE
+
 
 def make_kernel(
     driver: Callable[..., Any],
@@ -61,3 +63,36 @@ def make_kernel(
 def take(counter: int, following: int, stride: int) -> int:
     """Return the run after `following` in this thread's share of the grid."""
     return following + stride
+
+
+def make_turner(words: Any) -> Callable[..., Any]:
+    """Return a kernel that turns every row from (times, runs) to (runs, times).
+
+    A block of `TILE` by `TILE_ROWS` threads turns a tile in shared memory, so that it reads and
+    writes side by side; the odd column keeps the threads of a warp in different banks.
+
+    Parameters
+    ----------
+    words : numba type
+        An integer of the elements' size.
+    """
+
+    def turner(runs: int, times: int, rows: int, source: Any, target: Any) -> None:
+        tile = cuda.shared.array((TILE, TILE_STRIDE), words)
+        column, line = cuda.threadIdx.x, cuda.threadIdx.y
+        first_run = cuda.blockIdx.x * TILE
+        for row in range(cuda.blockIdx.z, rows, cuda.gridDim.z):
+            base = row * runs * times
+            for first_time in range(cuda.blockIdx.y * TILE, times, cuda.gridDim.y * TILE):
+                for k in range(line, TILE, TILE_ROWS):
+                    if first_run + column < runs and first_time + k < times:
+                        place = base + (first_time + k) * runs + first_run + column
+                        tile[k, column] = source[place]
+                cuda.syncthreads()
+                for k in range(line, TILE, TILE_ROWS):
+                    if first_run + k < runs and first_time + column < times:
+                        place = base + (first_run + k) * times + first_time + column
+                        target[place] = tile[column, k]
+                cuda.syncthreads()
+
+    return turner

@@ -74,26 +74,30 @@ def make_driver(
                 store_missing(memory, lane, (samples, rows, place))
     else:
         save_due = save_missing = compile_function(_nothing)
-    driving, restarting = "at_knot" in blocks, "restart" in blocks
+    driving, restarting = "at_knot" in blocks, "restarting" in blocks
     idle = compile_function(_nothing)
-    at_knot, following_segment = blocks.get("at_knot", idle), blocks.get("following", idle)
-    restart = blocks.get("restart", idle)
 
     if driving:
+        at_knot, following_segment = blocks["at_knot"], blocks["following"]
+        restart = blocks.get("restarting", idle)
 
         @compile_function
         def pass_knots(
             memory: Any, runs: Any, count: int, inputs: Any, initial: Any, settings: Any
-        ) -> None:
-            waiting = at_knot(memory, 0)
-            if waiting != 0:
+        ) -> int:
+            busy: int = at_knot(memory, 0)
+            if busy != 0:
                 for lane in range(lanes):
-                    if (waiting >> lane) & 1:
+                    if (busy >> lane) & 1:
                         following_segment(
                             memory, lane, (inputs, count, runs[lane]), (initial, 1, 0)
                         )
-                        if restarting:
-                            restart(memory, lane, (settings, 1, 0))
+                if restarting:
+                    again = restart(memory, 0)
+                    for lane in range(lanes):
+                        if (again >> lane) & 1:
+                            begin(memory, lane, (settings, 1, 0))
+            return busy
     else:
         pass_knots = idle
 
@@ -158,12 +162,12 @@ def make_driver(
                         save_due(
                             memory, runs, times, samples, rows, run_stride, time_stride, initial
                         )
-                    if driving:
-                        pass_knots(memory, runs, count, inputs, initial, settings)
                     busy = 0
                     if eventful:
                         # What is saved at the time of an event is what it leaves.
                         busy = happen(memory, runs, finals, count, settings)
+                    if driving and busy == 0:
+                        busy = pass_knots(memory, runs, count, inputs, initial, settings)
                 vacant = finished(memory, 0)
                 if vacant == 0:
                     marks = 0

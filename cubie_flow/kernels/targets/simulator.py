@@ -69,6 +69,10 @@ class SimulatorProgram:
         self._kernel = make_kernel(driver, _pointer, shared_stride, *arena_bytes[1:])
         self._shared_stride, self._block_size = shared_stride, block_size
 
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        """Return an array for results."""
+        return np.empty(shape, dtype)
+
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch."""
         block = min(self._block_size, 32)

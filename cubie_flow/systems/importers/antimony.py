@@ -16,7 +16,7 @@ from cubie_flow.systems.importers.names import package, sentence
 from cubie_flow.systems.system import OdeSystem
 
 _COMMENT = re.compile(r"//[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
-_IMPORT = re.compile(r"^\s*import\b.*$", re.MULTILINE)
+_IMPORT = re.compile(r"^[ \t]*import\b.*$", re.MULTILINE)
 
 
 def read(name: str, text: str, file: str) -> OdeSystem:

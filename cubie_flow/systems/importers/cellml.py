@@ -7,6 +7,7 @@ computed from others, and converts units where connected variables have differen
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -47,6 +48,8 @@ _FUNCTIONS = {
     },
 }  # fmt: skip
 _CONSTANTS = {"TRUE": "true", "FALSE": "false", "E": "exponentiale", "PI": "pi"}
+_ELEMENT = re.compile(r"'(\w+)' element")
+_COMPONENT = re.compile(r"component '(\w+)'")
 _NUMBERS = {"INF": math.inf, "NAN": math.nan}
 #: Any number of operands, read by libcellml two at a time.
 _LONG = ("PLUS", "TIMES", "AND", "OR")
@@ -121,8 +124,16 @@ class _Reader:
 
     def _refuse_issues(self, logger: Any, what: str) -> None:
         for number in range(logger.errorCount()):
-            text = sentence(logger.error(number).description()).rstrip(".")
-            raise FlowError(f"'{self.file}': {what}: {text}")
+            issue = logger.error(number)
+            text = sentence(issue.description()).rstrip(".")
+            self._refuse(self._issue_place(text), f"{what}: {text}")
+
+    def _issue_place(self, text: str) -> str:
+        """Return where an issue is, as near as libcellml's text tells."""
+        element, component = _ELEMENT.search(text), _COMPONENT.search(text)
+        if element and element[1] in self.markup.first:
+            return f"line {self.markup.first[element[1]]}"
+        return self._place(component[1]) if component else ""
 
     def _parsed(self) -> Any:
         if self.version != "2.0" and "reaction" in self.markup.first:
@@ -160,10 +171,13 @@ class _Reader:
         if found.type() in (kinds.DAE, kinds.NLA):
             for equation in found.analyserEquations():
                 if equation.type() == self.libcellml.AnalyserEquation.Type.NLA:
-                    names = [v.variable().name() for v in equation.algebraicVariables()]
-                    names += [v.variable().name() for v in equation.computedConstants()]
+                    # The lists themselves have no destructor in libcellml's Python.
+                    counted = equation.algebraicVariableCount()
+                    handles = [equation.algebraicVariable(i).variable() for i in range(counted)]
+                    names = [handle.name() for handle in handles]
                     self._refuse(
-                        "", f"equations to be solved for {', '.join(names)} are not supported"
+                        self._place(handles[0].parent().name()) if handles else "",
+                        f"equations to be solved for {', '.join(names)} are not supported",
                     )
         if found.type() not in (kinds.ODE, kinds.ALGEBRAIC):
             self._refuse("", f"its equations are {found.typeAsString(found.type())}")

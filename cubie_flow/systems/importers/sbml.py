@@ -259,7 +259,8 @@ class _Reader:
     def _check_supported(self) -> None:
         for number, item in enumerate(self.model.getListOfConstraints(), 1):
             if item.getMath() is not None:
-                self._refuse(f"constraint {number}", "constraints are not supported")
+                where = f"line {item.getLine()}, constraint {number}"
+                self._refuse(where, "constraints are not supported")
         for rule in self.model.getListOfRules():
             if rule.isAlgebraic():
                 self._refuse(

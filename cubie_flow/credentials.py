@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
 
 from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:  # whoever only opens a result does without it
+    from omegaconf import DictConfig
 
 OPTIONS, URL, HIDDEN = "storage.options", "storage.url", "***"
 #: Options that may be read by anybody; the value of every other one is hidden.
@@ -60,13 +62,24 @@ def hidden_words(words: Sequence[str]) -> list[str]:
 
 def hide(config: DictConfig) -> None:
     """Take the credentials that a file gave out of a composed config."""
+    from omegaconf import DictConfig, OmegaConf
+
     options = OmegaConf.select(config, OPTIONS, throw_on_missing=False)
     if isinstance(options, DictConfig):
         _hide(options, OPTIONS)
 
 
+def as_given(words: Any) -> list[str]:
+    """Return the overrides that Hydra kept, with nothing in them resolved."""
+    from omegaconf import OmegaConf
+
+    return list(OmegaConf.to_container(words, resolve=False))  # type: ignore[arg-type]
+
+
 def register() -> None:
     """Make ``${secret:key}`` mean the value that was taken out."""
+    from omegaconf import OmegaConf
+
     OmegaConf.register_new_resolver("secret", _look_up, replace=True)
 
 
@@ -162,14 +175,12 @@ def _flattened(options: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _hide(options: DictConfig, key: str) -> None:
+    from omegaconf import DictConfig, OmegaConf
+
     for name in list(options):
         node = options._get_node(name)
         where = f"{key}.{name}"
         if isinstance(node, DictConfig):
             _hide(node, where)
         elif not OmegaConf.is_interpolation(options, name):
-            options[name] = _plain(_hidden(where, options[name], ""), options[name])
-
-
-def _plain(shown: str, value: Any) -> Any:
-    return shown if shown else value
+            options[name] = _hidden(where, options[name], "") or options[name]
