@@ -298,7 +298,7 @@ class Study:
     @property
     def screened(self) -> Study:
         """The study of the first pass: what is kept of every run, and no trajectories."""
-        none = {"save_every": None, "times": None, "variables": None, "where": None}
+        none: dict[str, Any] = dict.fromkeys(("save_every", "times", "variables", "where"))
         return evolve(self, output=evolve(self.output, **none))
 
     @property
