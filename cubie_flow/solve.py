@@ -13,6 +13,7 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
+from time import time as wall_time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -804,6 +805,7 @@ class ShardSolver:
         self, index: int, tick: Callable[[int], None] | None = None
     ) -> tuple[dict[str, Array], Record]:
         """Return the arrays of a shard, by the names of the store, and what is told of it."""
+        began = wall_time()
         study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
         first, *second = self._passes
@@ -832,6 +834,7 @@ class ShardSolver:
                 "runs": stop - start,
                 "transfer_seconds": transfer,
                 "kernel_seconds": result.seconds - transfer,
+                "solve_began": began,
             },
         )
         return arrays, record
