@@ -260,5 +260,7 @@ def test_registers_and_stack_are_what_the_assembler_says(precision: str) -> None
     nvjitlink.destroy(handle)
     said = [int(n) for n in re.findall(r"Used (\d+) registers", log.decode())]
     stack = [int(n) for n in re.findall(r"(\d+) bytes stack frame", log.decode())]
-    assert said and code.figures.registers == max(said)
-    assert stack and code.figures.stack == max(stack) > 0
+    assert said
+    assert code.figures.registers == max(said)
+    assert stack
+    assert code.figures.stack == max(stack) > 0
