@@ -65,12 +65,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
     return folder, arrays(folder)
 
 
-def shard_of(file: Path) -> int | None:
-    """Return the shard that a file of an array belongs to."""
-    parts = file.parts
-    return int(parts[parts.index("c") + 1]) if "c" in parts else None
-
-
 def copy(undisturbed: tuple[Path, dict[str, np.ndarray]], folder: Path) -> Path:
     """Return a copy of the whole run to be damaged."""
     shutil.copytree(undisturbed[0] / "run", folder / "run")
@@ -139,7 +133,7 @@ def test_killed_between_the_data_of_a_shard_and_its_status(
 
 
 def test_a_full_disk(tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarray]]) -> None:
-    """A small disk of its own; where none may be mounted, a limit on the size of files."""
+    """A small disk of its own; tests/storage has a limit on the size of files everywhere."""
     disk = tmp_path / "disk"
     disk.mkdir()
     size = sum(p.stat().st_size for p in undisturbed[0].rglob("*") if p.is_file()) // 2
@@ -174,33 +168,6 @@ def test_a_full_disk(tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarr
         resumed(disk, undisturbed[1], RUNS - SHARD * int(done.sum()))
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
-
-
-def test_files_that_may_not_grow(
-    tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarray]]
-) -> None:
-    """The limit of a user's quota on file sizes: refused in a sentence, finished without it."""
-    store = undisturbed[0] / "run" / "results.zarr"
-    files = [p for p in store.rglob("*") if p.is_file()]
-    # The first two shards fit, and so does what describes the store; a chaotic shard does not.
-    limit = max(p.stat().st_size for p in files if p.name == "zarr.json" or shard_of(p) in (0, 1))
-    assert limit < max(p.stat().st_size for p in files)
-    script = (
-        "import resource, signal, sys\nfrom cubie_flow.app import main\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    full = subprocess.run(
-        [sys.executable, "-c", script, *STUDY],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert full.returncode == 1
-    assert "cannot be written: File too large" in full.stderr
-    assert "Traceback" not in full.stderr
-    missing = RUNS - SHARD * int(complete(tmp_path).sum())
-    assert 0 < missing < RUNS
-    resumed(tmp_path, undisturbed[1], missing)
 
 
 def test_a_store_that_is_read_only(
