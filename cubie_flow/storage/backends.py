@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore, WrapperStore
 
+from cubie_flow.credentials import redacted
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.secrets import redacted
 
 if TYPE_CHECKING:
     from cubie_flow.storage.location import Location

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -104,35 +104,7 @@ class Reader:
         key = json.dumps(given, default=str)
         if key not in self._systems:
             self._systems[key] = load_system(given)
-        study = settings.study(self._systems[key])
-        for axis in settings.values["batch"]["sweep"]:
-            for name in axis:
-                self._refuse_derived(given, key, name, study)
-        return study
-
-    def _refuse_derived(self, given: Mapping[str, Any], key: str, name: str, study: Study) -> None:
-        """Refuse a swept quantity from which the model computes another value.
-
-        Runs of one launch differ in the swept value alone, so they would not be what jobs with
-        that value are.
-        """
-        from cubie_flow.defaults import load_system
-
-        base = self._systems[key]
-        for kind, quantities in (("parameters", base.parameters), ("states", base.states)):
-            known = {quantity.name: float(quantity.value) for quantity in quantities}
-            mark = f"{key} {kind} {name}"
-            if name not in known or mark in self._systems:
-                continue
-            other = {name: 1.25 * known[name] + 1.0}
-            changed = load_system({**given, kind: {**(given.get(kind) or {}), **other}})
-            self._systems[mark] = changed
-            if changed.content_hash != base.with_values(**{kind: other}).content_hash:
-                raise FlowError(
-                    f"system.{kind}.{name} decides other values of the model "
-                    f"'{study.system.name}', so its values make jobs and not runs: "
-                    f"add hydra.sweeper.jobs=[system.{kind}.{name}]"
-                )
+        return settings.study(self._systems[key])
 
 
 def config_yaml(config: DictConfig) -> str:

@@ -116,10 +116,9 @@ def run_multirun(
 
 
 def _folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
-    """Return the new folder of the multirun; where models differ it is not called after one."""
+    """Return the new folder of the multirun, called after its study if there is only one."""
     names = {job.study.name for job in jobs if job.study is not None}
-    if len(names) > 1:
-        OmegaConf.update(config, "study", "multirun")
+    OmegaConf.update(config, "study", names.pop() if len(names) == 1 else "multirun")
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -149,8 +148,8 @@ def _run_here(
     """Run the jobs one after the other in this process."""
     from cubie_flow.progress import progress
 
-    settings = next(job.settings for job in jobs if job.settings is not None)
-    engine = settings.values["engine"]
+    given = [job.settings.values["engine"] for job in jobs if job.settings is not None]
+    engine: dict[str, Any] = given[0] if given else {"time_limit": None, "progress": False}
     watch = Watch(engine["time_limit"])
     total = sum(job.study.design.size for job in jobs if job.study is not None)
     before = [0, 0]
