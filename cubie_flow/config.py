@@ -288,6 +288,7 @@ SCHEMA: Schema = {
         "sensitivities": names,
         "compare": data,
         "trajectories": {"where": text(optional=True)},
+        "event_times": whole(0),
     },
     "engine": {
         "kind": choice("local", "dask"),

@@ -28,6 +28,7 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.storage.layout import ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.schema import (
+    PER_RUN_AND_OCCURRENCE,
     PER_RUN_AND_TIME,
     RUN,
     STATUS,
@@ -422,6 +423,8 @@ def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
 
     def empty(variable: Variable) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
         inner = (times,) if variable.dims == PER_RUN_AND_TIME else ()
+        if variable.dims == PER_RUN_AND_OCCURRENCE:
+            inner = (variable.length,)
         chunk_runs = plan.chunk_runs_for(schema.bytes_per_run(variable), chunk_bytes)
         layout: dict[str, Any] = {"chunks": (chunk_runs, *inner), "compressors": (codec,)}
         if chunk_runs < plan.shard_runs:
