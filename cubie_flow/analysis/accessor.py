@@ -88,7 +88,8 @@ class FlowAccessor:
     def rerun(self, which: int | Iterable[int], **changes: Any) -> xr.Dataset:
         """Integrate runs again, from the equations and values that the dataset holds.
 
-        Without changes the numbers are the same bits. Imports the solver.
+        Without changes the numbers are the same bits, if this version made the result.
+        Imports the solver.
 
         Parameters
         ----------
