@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, time
 from typing import Any
 
 import dask
@@ -373,5 +373,6 @@ def _solve_shard(work: Work, index: int, rule: _Rule) -> Record:
     arrays, record = held.solver(rule.seat(worker.name, host)).solve(index)
     encode, write = write_timed(held.store, index, arrays)
     row = {**record.row, "encode_seconds": encode, "write_seconds": write}
+    row["write_began"] = time() - encode - write
     row["task_seconds"] = perf_counter() - began
     return evolve(record, row=row, worker=f"{socket.gethostname()}:{os.getpid()}")

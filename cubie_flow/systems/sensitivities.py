@@ -65,10 +65,17 @@ def with_sensitivities(system: OdeSystem, names: tuple[str, ...]) -> OdeSystem:
     Raises
     ------
     FlowError
-        If a name is no state or parameter, given twice, or makes a name that is taken.
+        If the system has events, or a name is no state or parameter, given twice, or makes a
+        name that is taken.
     """
     if not names:
         return system
+    if system.events:
+        raise FlowError(
+            f"output.sensitivities: system {system.name} has events (such as "
+            f"'{system.events[0].name}'), at which sensitivities jump; they are not supported "
+            "together"
+        )
     states = {state.name: state for state in system.states}
     known = {**states, **{one.name: one for one in system.parameters}}
     for name in names:

@@ -10,7 +10,7 @@ import xarray as xr
 from settling import study, written
 
 import cubie_flow
-from cubie_flow.analysis import runs
+from cubie_flow.analysis import opening, runs
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.systems import OdeSystem
@@ -151,6 +151,13 @@ def test_datasets_of_solve_run_again(lorenz: OdeSystem) -> None:
     np.testing.assert_array_equal(again.z_final, made.z_final[1:])
     with pytest.raises(FlowError, match="not opened from a store"):
         made.flow.memory()
+
+
+def test_the_example_of_the_readme_runs(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = readme.split("from cubie_flow import open_results\n")[1].split("```")[0]
+    monkeypatch.setattr("cubie_flow.open_results", lambda _: opening.open_results(kept))
+    exec("from cubie_flow import open_results\n" + example.replace("24.74", "2.0"), {})
 
 
 def test_runs_of_varying_duration_keep_the_times_they_reach(

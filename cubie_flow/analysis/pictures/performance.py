@@ -216,7 +216,7 @@ def stalls(data: Dataset) -> Picture:
     """
     from matplotlib.ticker import MaxNLocator
 
-    memory = data if "solve_began" in data else group(data, "memory")
+    memory = data if "kernel_seconds" in data else group(data, "memory")
     if "solve_began" not in memory:
         raise FlowError("this result kept no times of its shards, so there is no timeline")
     memory = memory.sortby("solve_began").load()
