@@ -34,7 +34,7 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
 
     changes = {key: value for key, value in given.items() if value is not None}
     if "file" not in changes:
-        return OdeSystem.from_mapping(changes)
+        return OdeSystem.from_mapping(_with_drivers(changes))
     path = Path(str(changes.pop("file"))).expanduser()
     model = read_model_file(path)
     if "drivers" in changes:
@@ -51,6 +51,18 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
             value = {**own, **{name: _replaced(own[name], new) for name, new in value.items()}}
         model[key] = value
     return OdeSystem.from_mapping(model)
+
+
+def _with_drivers(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a composed model in which what is a parameter and a driver is a driver only."""
+    from cubie_flow.systems.drivers import driven
+
+    drivers, parameters = model.get("drivers"), model.get("parameters")
+    if not isinstance(drivers, Mapping) or not isinstance(parameters, Mapping):
+        return model
+    new = {name: entry for name, entry in drivers.items() if name in parameters}
+    own = {name: entry for name, entry in drivers.items() if name not in parameters}
+    return driven({**model, "drivers": own}, new, f"system {model.get('name')}") if new else model
 
 
 def _replaced(old: Any, new: Any) -> Any:

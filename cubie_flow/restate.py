@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ def restated(study: Study) -> str:
     import attrs
     import yaml
 
+    output = attrs.asdict(study.output)
+    output["trajectories"] = {"where": output.pop("where")}
     told = {
         "study": study.name,
         "duration": study.duration,
@@ -25,7 +28,7 @@ def restated(study: Study) -> str:
         "algorithm": {"name": study.algorithm, "linear_solver": study.linear_solver},
         "rescue": [attrs.asdict(attempt) for attempt in study.rescue] or "off",
         "controller": attrs.asdict(study.controller),
-        "output": attrs.asdict(study.output),
+        "output": output,
         "target": attrs.asdict(study.target),
         "buffers": {f"{name}_location": place for name, place in study.locations.items()},
     }
@@ -37,4 +40,6 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, PurePath):
+        return str(value)
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -98,6 +98,9 @@ def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[s
         columns.pop("duration", None)
     settings = Settings.from_container(_config(data, changes))
     study = settings.study(system)
+    if "compare" in data.attrs:
+        kept = json.loads(data.attrs["compare"])
+        study = evolve(study, output=evolve(study.output, compare=kept))
     design = make_design("zip", {name: values.tolist() for name, values in columns.items()})
     if not columns and len(positions) != 1:
         raise FlowError("nothing varies in this dataset, so all its runs are the same; name one")

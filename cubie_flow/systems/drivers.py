@@ -157,6 +157,7 @@ def read_driver(name: object, given: Any, where: str) -> Driver:
     """
     own = check_name(name, f"{where}: the driver")
     where = f"{where}, driver {own}"
+    given = _plain(given)
     if not isinstance(given, Mapping):
         raise FlowError(
             f"{where} is {shortened(given)}; it must be a mapping, such as {{file: data.csv}} or "

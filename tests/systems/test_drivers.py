@@ -15,7 +15,9 @@ import xarray
 
 from cubie_flow import ControllerChoice, OdeSystem, solve
 from cubie_flow.batches import make_design
+from cubie_flow.defaults import load_system
 from cubie_flow.errors import FlowError
+from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel
 
 KNOTS = [0.0, 1.0, 2.5, 3.0]
@@ -166,6 +168,20 @@ def test_events_and_doses_beside_drivers(target: str) -> None:
     np.testing.assert_allclose(data.x.values[0], wanted + 1000 * (data.time > 1), rtol=1e-9)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not cuda_devices(), reason="no NVIDIA GPU here")
+def test_a_gpu_gives_the_bits_of_the_cpu() -> None:
+    entry = {"u": {"times": KNOTS, "values": [LEVELS, LEVELS[::-1]], "interpolation": "cubic"}}
+    options: dict[str, Any] = {
+        "drivers": entry, "duration": 3.0, "save_every": 0.5, "sensitivities": ["k"],
+        "compare": {"time": [0.7, 2.0], "x": [1.0, None], "shown": [None, 2.0]},
+        "algorithm": "rodas5p",
+    }  # fmt: skip
+    cpu, gpu = (solve(forced(), target=target, **options) for target in ("cpu", "cuda"))
+    for name in cpu.data_vars:
+        np.testing.assert_array_equal(cpu[name].values, gpu[name].values, err_msg=name)
+
+
 def test_drivers_compile_for_cuda() -> None:
     study = Study(
         forced(interpolation="cubic", outside="periodic"), make_design("single", {}),
@@ -181,6 +197,13 @@ def test_a_parameter_becomes_a_driver_with_sensitivities_beside_it(lorenz: OdeSy
     options = {"duration": 0.5, "sensitivities": ["sigma"], "rtol": 1e-9, "atol": 1e-11}
     a, b = solve(lorenz, **options), solve(driven, **options)
     np.testing.assert_allclose(a.dx_dsigma_final, b.dx_dsigma_final, rtol=1e-6)
+
+
+def test_a_parameter_of_a_composed_config_becomes_a_driver(lorenz: OdeSystem) -> None:
+    given = {**lorenz.to_mapping(), "drivers": {"rho": {"times": [0, 1], "values": [20, 28]}}}
+    system = load_system(given)
+    assert [item.name for item in system.parameters] == ["sigma", "beta"]
+    assert system.drivers[0].values == ((20.0, 28.0),)
 
 
 def test_data_from_files_travels_in_the_model(tmp_path: Path) -> None:

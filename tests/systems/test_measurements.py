@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cubie_flow import ControllerChoice, OdeSystem, solve
+from cubie_flow.analysis import accessor  # noqa: F401
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel
@@ -124,6 +125,9 @@ def test_files_are_read_and_travel_in_the_store(tmp_path: Path) -> None:
     again = solve(DECAY, parameters={"k": K}, compare=kept, target="cpu", **OPTIONS)
     np.testing.assert_array_equal(data.x_wls, again.x_wls)
     assert again.attrs["compare_hash"] == data.attrs["compare_hash"]
+    path.unlink()
+    rerun = data.flow.rerun([3, 7])
+    np.testing.assert_array_equal(rerun.loglik, data.loglik[[3, 7]])
 
 
 @pytest.mark.parametrize(
