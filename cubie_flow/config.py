@@ -307,7 +307,6 @@ SCHEMA: Schema = {
         "url": address,
         "client": choice("fsspec", "obstore"),
         "options": options,
-        "kind": choice("zarr", "icechunk"),
         "overwrite": flag,
         "picture": flag,
         "shard_runs": whole(1, optional=True),

@@ -43,7 +43,8 @@ ROOMS["command_line"] = {"config", "credentials", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["logs"] = {"credentials", "errors"}
 ROOMS["sweeps"] = {
-    "config", "command_line", "defaults", "batches", "integrators", "solve", "kernels", "systems",
+    "config", "credentials", "command_line", "defaults", "batches", "integrators", "solve",
+    "kernels", "systems",
     "memory", "storage", "analysis", "logs", "progress", "report", "resume", "stopping", "errors",
 }  # fmt: skip
 ROOMS["predicates"] = {"errors"}

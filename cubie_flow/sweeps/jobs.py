@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
-from cubie_flow import command_line
+from cubie_flow import command_line, credentials
 from cubie_flow.config import Settings
 from cubie_flow.errors import FlowError
 from cubie_flow.storage import index
@@ -89,6 +89,7 @@ class Reader:
         self, number: int, own: Sequence[str], overrides: Sequence[str], config: DictConfig
     ) -> Job:
         """Return a job; what is wrong with it is kept in it."""
+        credentials.hide(config)
         job = Job(number, tuple(own), tuple(overrides), config_yaml(config))
         try:
             container = OmegaConf.to_container(config, resolve=True)

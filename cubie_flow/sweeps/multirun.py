@@ -17,6 +17,7 @@ from hydra.core.utils import filter_overrides
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from cubie_flow import credentials
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.report import shown
@@ -95,11 +96,18 @@ def run_multirun(
     """
     if all(job.study is None for job in jobs):
         raise FlowError(jobs[0].error)
+    for job in jobs:
+        storage = job.settings.values["storage"] if job.settings else {}
+        if storage.get("url") or storage.get("overwrite"):
+            raise FlowError(
+                "storage.url and storage.overwrite are for one study; a multirun writes the one "
+                "store of its folder"
+            )
     print(f"{'sweep':<8} {running.size(jobs)}", flush=True)
     folder = _folder(config, jobs)
     swept = [key for axis in axes.axes if axis.jobs for key in axis.keys]
     root = Location.of(folder / RESULTS)
-    overrides = list(config.hydra.overrides.task)
+    overrides = credentials.as_given(config.hydra.overrides.task)
     attrs = {**provenance(overrides), "sweep": axes.lines()}
     with locked(folder), logged(folder / LOG):
         shared = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -239,7 +247,7 @@ def launched(config: DictConfig) -> index.Row:
     """Run one job in a process that a launcher started."""
     composed = HydraConfig.get()
     folder = Path(composed.sweep.dir)
-    overrides = filter_overrides(list(composed.overrides.task))
+    overrides = filter_overrides(credentials.as_given(composed.overrides.task))
     job = Reader().job(int(composed.job.num), (), overrides, config)
     watch = Watch(job.settings.values["engine"]["time_limit"] if job.settings else None)
     with logged(folder / LOG), watch.listening():
