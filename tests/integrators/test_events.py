@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from cubie_flow import OdeSystem, solve
-from cubie_flow.errors import FlowError
 from cubie_flow.integrators.loop import STATUS
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
