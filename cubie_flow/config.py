@@ -288,6 +288,7 @@ SCHEMA: Schema = {
         "sensitivities": names,
         "compare": data,
         "trajectories": {"where": text(optional=True)},
+        "event_times": whole(0),
     },
     "engine": {
         "kind": choice("local", "dask"),
@@ -306,7 +307,6 @@ SCHEMA: Schema = {
         "url": address,
         "client": choice("fsspec", "obstore"),
         "options": options,
-        "kind": choice("zarr", "icechunk"),
         "overwrite": flag,
         "picture": flag,
         "shard_runs": whole(1, optional=True),

@@ -28,7 +28,7 @@ POLICY = (
 SIZE = "batch.size"
 #: Keys that folders of earlier versions lack, with what they then mean.
 LATER: dict[str, Any] = {
-    "storage.url": None, "storage.client": "fsspec", "storage.options": {}, "storage.kind": "zarr",
+    "storage.url": None, "storage.client": "fsspec", "storage.options": {},
     "storage.overwrite": False, "engine.confirm_runs": 100_000_000,
     "engine.confirm_bytes": 100_000_000_000, "engine.workers": None, "engine.scheduler": None,
     "engine.cluster": None, "engine.options": {}, "engine.retries": 3,

@@ -52,8 +52,15 @@ from cubie_flow.storage import (
 )
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
-from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
+from cubie_flow.storage.schema import (
+    PER_RUN,
+    PER_RUN_AND_OCCURRENCE,
+    PER_RUN_AND_TIME,
+    REJECTED,
+    STEPS,
+)
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.events import Event
 from cubie_flow.systems.measurements import Measurements, read_measurements
 from cubie_flow.systems.sensitivities import initial_name, with_sensitivities
 
@@ -114,6 +121,8 @@ class OutputChoice:
         A condition on what is kept of every run, by the names of the store, such as
         ``"x_max > 20"``: a second pass saves the trajectories of the runs that satisfy it, those
         of the others are NaN; see `cubie_flow.screening`.
+    event_times : int
+        First times that are kept of every event of the model, beside how often it happened.
     """
 
     save_every: float | None = None
@@ -123,6 +132,7 @@ class OutputChoice:
     sensitivities: Sequence[str] | None = None
     compare: Any = field(default=None, eq=False)
     where: str | None = None
+    event_times: int = 10
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -288,13 +298,18 @@ class Study:
     @property
     def screened(self) -> Study:
         """The study of the first pass: what is kept of every run, and no trajectories."""
-        none = {"save_every": None, "times": None, "variables": None, "where": None}
+        none: dict[str, Any] = dict.fromkeys(("save_every", "times", "variables", "where"))
         return evolve(self, output=evolve(self.output, **none))
 
     @property
     def summarised(self) -> tuple[str, ...]:
         """Names of what is summarised."""
         return tuple(self.output.summaries or ())
+
+    @property
+    def recorded(self) -> tuple[Event, ...]:
+        """The events whose number and times are kept."""
+        return tuple(event for event in self.system.events if event.record)
 
 
 def _parts(design: Design, names: Collection[str]) -> Iterator[dict[str, Array]]:
@@ -338,6 +353,7 @@ def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         measured=study.measured,
         t_start=study.t_start,
         duration=study.span,
+        event_times=study.output.event_times,
     )
     config = BatchSolverConfig(
         target=t.kind,
@@ -457,6 +473,14 @@ def variables(study: Study) -> tuple[Variable, ...]:
     found += _misfit_variables(study, labels)
     if study.output.where is not None:
         found.append(KEPT)
+    kept = study.output.event_times
+    for event in study.recorded:
+        text = f"how often {event.name} happened"
+        found.append(Variable(f"{event.name}_count", PER_RUN, "int32", "1", text))
+        if kept:
+            text, unit = f"first times of {event.name}", study.system.time_unit
+            dims = PER_RUN_AND_OCCURRENCE
+            found.append(Variable(f"{event.name}_times", dims, real, unit, text, length=kept))
     return tuple(found)
 
 
@@ -585,6 +609,10 @@ def shard_arrays(
             arrays[f"{name}_{metric}"] = result.metrics[i, j]
     if study.measured is not None:
         arrays.update(residuals(study.measured, result.misfits))
+    for i, event in enumerate(study.recorded):
+        arrays[f"{event.name}_count"] = result.event_counts[i].astype(np.int32)
+        if study.output.event_times:
+            arrays[f"{event.name}_times"] = np.ascontiguousarray(result.event_times[i].T)
     for name, values in columns.items():
         arrays[coordinate_name(study, name)] = values
     arrays.update(steps=result.steps, rejected=result.rejected, status=result.status)
@@ -1085,6 +1113,7 @@ def solve(
     summaries: Sequence[str] | None = None,
     sensitivities: Sequence[str] | None = None,
     compare: Any = None,
+    event_times: int = 10,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
     atol: float | Mapping[str, float] | None = None,
@@ -1115,7 +1144,7 @@ def solve(
     algorithm : str
         Name of a method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries, sensitivities, compare
+    save_every, times, variables, summaries, sensitivities, compare, event_times
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it.
@@ -1194,7 +1223,15 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=chosen,
-        output=OutputChoice(save_every, times, variables, summaries, sensitivities, compare),
+        output=OutputChoice(
+            save_every,
+            times,
+            variables,
+            summaries,
+            sensitivities,
+            compare,
+            event_times=event_times,
+        ),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,

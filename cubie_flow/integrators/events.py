@@ -556,7 +556,8 @@ class Events:
             else:
                 truth = looked[self.watched.index(i)]
                 rose = logical_and(open_, edges[i])
-                waits = where(rose, ONE, waiting)
+                # Once for every time that it became true.
+                waits = where(rose, waiting + 1.0, waiting)
                 if not event.persistent:
                     waits = where(logical_and(open_, logical_not(truth)), ZERO, waits)
                 side = self._memory(self.side[i])
@@ -623,7 +624,8 @@ class Events:
         for i, event in enumerate(self.events):
             now = happening[i]
             targets.append(("event_memory", self.waiting[i]))
-            values.append(where(now, ZERO, self._memory(self.waiting[i])))
+            rest = ZERO if event.times is not None else self._memory(self.waiting[i]) - 1.0
+            values.append(where(now, rest, self._memory(self.waiting[i])))
             if i in self.count:
                 count = self._memory(self.count[i])
                 targets.append(("event_memory", self.count[i]))
@@ -644,7 +646,9 @@ class Events:
                 told: Node = const(BY_VALUE)
                 if i in before and event.root is not None:
                     after = fabs(self._placed([event.root], t)[0])
-                    left = compare("<=", after, 2.0 * before[i])
+                    # What another event at this time made true was no passage.
+                    apart = compare("<", _agenda(LATEST), t)
+                    left = logical_and(apart, compare("<=", after, 2.0 * before[i]))
                     told = where(left, const(BY_SLOPE), told)
                 side = self._memory(self.side[i])
                 targets.append(("event_memory", self.side[i]))

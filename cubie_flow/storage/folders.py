@@ -53,28 +53,27 @@ def new_location(storage: Mapping[str, Any], folder: Path) -> Location:
     Parameters
     ----------
     storage
-        Of the config. A ``url`` that ends in ``.zarr`` or ``.icechunk`` is the store itself; any
-        other is for object stores what ``folder`` is on a disk.
+        Of the config. A ``url`` that ends in ``.zarr`` is the store itself; any other is for
+        object stores what ``folder`` is on a disk.
     folder
         Of the run.
     """
-    suffix = f".{storage['kind']}"
-    how = {name: storage[name] for name in ("kind", "client", "options")}
+    how = {name: storage[name] for name in ("client", "options")}
     url = storage["url"]
     if url is None:
-        return Location(folder / f"results{suffix}", **how)
-    if not url.rstrip("/").endswith(suffix):
+        return Location(folder / RESULTS)
+    if not url.rstrip("/").endswith(".zarr"):
         root = Path(storage["folder"]).absolute()
         inside = folder.absolute()
         parts = inside.relative_to(root).parts if inside.is_relative_to(root) else (inside.name,)
-        url = "/".join((url.rstrip("/"), *parts, f"results{suffix}"))
+        url = "/".join((url.rstrip("/"), *parts, RESULTS))
     return Location(url, **how)
 
 
 def note_location(folder: Path, location: Location) -> None:
     """Leave in the folder of a run where its results are; options are not kept."""
     if location.folder != folder / RESULTS:
-        told = {name: getattr(location, name) for name in ("address", "kind", "client")}
+        told = {name: getattr(location, name) for name in ("address", "client")}
         (folder / ELSEWHERE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

@@ -13,8 +13,6 @@ from attrs import evolve, field, frozen
 from cubie_flow.credentials import redacted, refuse_credentials, remember
 from cubie_flow.errors import FlowError
 
-CLIENTS, KINDS = ("fsspec", "obstore"), ("zarr", "icechunk")
-
 
 def _address(given: str | Path) -> str:
     text = str(given)
@@ -39,8 +37,6 @@ class Location:
         A path, or a URL that fsspec or obstore knows; ``file://`` is a path.
     group
         Path of the group inside the Zarr hierarchy; empty for the root.
-    kind
-        ``zarr``, or ``icechunk`` for a repository in which every shard is one transaction.
     client
         Of a URL: ``fsspec`` or ``obstore``.
     options
@@ -49,7 +45,6 @@ class Location:
 
     address: str = field(converter=_address)
     group: str = field(default="", converter=_group_path)
-    kind: str = "zarr"
     client: str = "fsspec"
     options: Mapping[str, Any] = field(factory=dict, repr=False)
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
-from cubie_flow import command_line
+from cubie_flow import command_line, credentials
 from cubie_flow.config import Settings
 from cubie_flow.errors import FlowError
 from cubie_flow.storage import index
@@ -89,6 +89,7 @@ class Reader:
         self, number: int, own: Sequence[str], overrides: Sequence[str], config: DictConfig
     ) -> Job:
         """Return a job; what is wrong with it is kept in it."""
+        credentials.hide(config)
         job = Job(number, tuple(own), tuple(overrides), config_yaml(config))
         try:
             container = OmegaConf.to_container(config, resolve=True)
@@ -134,11 +135,12 @@ def _dumper() -> Any:
 
 def said(error: BaseException) -> str:
     """Return an error in one sentence."""
-    if isinstance(error, FlowError):
-        return str(error)
-    if isinstance(error, Exception) and not isinstance(error, ArithmeticError | MemoryError):
-        return command_line.sentence(error, [])
-    return f"{type(error).__name__}: {error}"
+    text = str(error)
+    if isinstance(error, ArithmeticError | MemoryError):
+        text = f"{type(error).__name__}: {text}"
+    elif isinstance(error, Exception) and not isinstance(error, FlowError):
+        text = command_line.sentence(error, [])
+    return credentials.redacted(text)
 
 
 def size(jobs: Sequence[Job]) -> str:
@@ -191,7 +193,7 @@ def run_job(
     """
     from cubie_flow.solve import run_study
     from cubie_flow.storage import locked
-    from cubie_flow.sweeps.decided import placed
+    from cubie_flow.sweeps.decided import engine_of, placed
 
     if job.settings is None or job.study is None:
         return {"job_status": index.FAILED, "error": job.error}
@@ -210,6 +212,7 @@ def run_job(
                 overrides=job.overrides,
                 on_progress=on_progress,
                 between_shards=between_shards,
+                engine=engine_of(job.settings),
                 resume=resume,
                 recheck=recheck,
             )
