@@ -31,7 +31,6 @@ from cubie_flow.sweeps import sweeper
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from cubie_flow.engines import Engine
     from cubie_flow.planning import Plan
     from cubie_flow.solve import Study
     from cubie_flow.storage import Location
@@ -134,11 +133,12 @@ def _resume(given: list[str]) -> int:
     folder = resume.folder_of(folder_word.removeprefix(RESUME))
     recheck = RECHECK in given
     others = [word for word in given if not word.startswith(RESUME) and word != RECHECK]
-    place = resume.location_of(folder, others)
+    place = resume.location_of(folder, [word for word in others if word not in MULTIRUN])
     if is_multirun(place):
         from cubie_flow.sweeps.multirun import resume_multirun
 
-        resume_multirun(folder, [word for word in others if word not in MULTIRUN], recheck)
+        kept = [word for word in others if word not in MULTIRUN]
+        resume_multirun(folder, place, kept, recheck)
         return 0
     with locked(folder):
         store = ResultStore.open(place)
@@ -164,6 +164,7 @@ def _finish(
     from cubie_flow.progress import progress
     from cubie_flow.report import summary
     from cubie_flow.solve import run_study
+    from cubie_flow.sweeps.decided import engine_of
 
     with logged(folder / LOG):
         log.info("%s resumed %s", study.name, " ".join(others))
@@ -177,7 +178,7 @@ def _finish(
                 on_progress=show,
                 resume=True,
                 between_shards=watch.check,
-                engine=_engine(settings),
+                engine=engine_of(settings),
                 recheck=recheck,
             )
         text = summary(study, report, _picture(settings, study, place, folder), settings.notes)
@@ -200,7 +201,7 @@ def _verify(given: list[str]) -> int:
     if is_multirun(place):
         from cubie_flow.sweeps.multirun import verify_multirun
 
-        return verify_multirun(folder)
+        return verify_multirun(folder, place)
     store = ResultStore.open(place)
     complete, bad = store.completed(), store.damaged()
     total = len(store.plan.shards)
@@ -216,14 +217,6 @@ def _verify(given: list[str]) -> int:
 def _watch(settings: Settings) -> Watch:
     """Return what says between two shards whether to go on."""
     return Watch(settings.values["engine"]["time_limit"])
-
-
-def _engine(settings: Settings) -> Engine:
-    """Return who solves the shards."""
-    from cubie_flow.engines import make_engine
-
-    keys = ("kind", "workers", "scheduler", "cluster", "options", "retries")
-    return make_engine(**{key: settings.values["engine"][key] for key in keys})
 
 
 @contextmanager
@@ -439,7 +432,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
         from cubie_flow.report import summary
         from cubie_flow.solve import run_study
         from cubie_flow.storage import found_location, locked, new_location, note_location
-        from cubie_flow.sweeps.decided import placed
+        from cubie_flow.sweeps.decided import engine_of, placed
 
     with stopwatch.phase("configure"):
         study = placed(settings)
@@ -466,7 +459,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
                     overrides=overrides,
                     on_progress=show,
                     between_shards=watch.check,
-                    engine=_engine(settings),
+                    engine=engine_of(settings),
                     overwrite=storage["overwrite"],
                     on_created=lambda: note_location(folder, place),
                 )

@@ -43,9 +43,9 @@ ROOMS["command_line"] = {"config", "credentials", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["logs"] = {"credentials", "errors"}
 ROOMS["sweeps"] = {
-    "config", "credentials", "command_line", "defaults", "batches", "integrators", "solve",
-    "kernels", "systems",
-    "memory", "storage", "analysis", "logs", "progress", "report", "resume", "stopping", "errors",
+    "config", "command_line", "credentials", "defaults", "batches", "integrators", "solve",
+    "kernels", "systems", "memory", "storage", "engines", "analysis", "logs", "progress", "report",
+    "resume", "stopping", "errors",
 }  # fmt: skip
 ROOMS["predicates"] = {"errors"}
 ROOMS["analysis"] = {

@@ -135,11 +135,12 @@ def _dumper() -> Any:
 
 def said(error: BaseException) -> str:
     """Return an error in one sentence."""
-    if isinstance(error, FlowError):
-        return str(error)
-    if isinstance(error, Exception) and not isinstance(error, ArithmeticError | MemoryError):
-        return command_line.sentence(error, [])
-    return f"{type(error).__name__}: {error}"
+    text = str(error)
+    if isinstance(error, ArithmeticError | MemoryError):
+        text = f"{type(error).__name__}: {text}"
+    elif isinstance(error, Exception) and not isinstance(error, FlowError):
+        text = command_line.sentence(error, [])
+    return credentials.redacted(text)
 
 
 def size(jobs: Sequence[Job]) -> str:
@@ -192,7 +193,7 @@ def run_job(
     """
     from cubie_flow.solve import run_study
     from cubie_flow.storage import locked
-    from cubie_flow.sweeps.decided import placed
+    from cubie_flow.sweeps.decided import engine_of, placed
 
     if job.settings is None or job.study is None:
         return {"job_status": index.FAILED, "error": job.error}
@@ -211,6 +212,7 @@ def run_job(
                 overrides=job.overrides,
                 on_progress=on_progress,
                 between_shards=between_shards,
+                engine=engine_of(job.settings),
                 resume=resume,
                 recheck=recheck,
             )

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from cubie_flow import OdeSystem, solve
-from cubie_flow.errors import FlowError
 from cubie_flow.integrators.loop import STATUS
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
@@ -325,8 +324,3 @@ def test_doses_from_run_to_run() -> None:
     late = solve(system, t_start=2.0, duration=4.0, save_every=1.0, **CLOSE)
     assert late.gut.values[0, 0] == 0.0
     assert late.gut.values[0, 1] == 10.0
-
-
-def test_sensitivities_do_not_cross_events() -> None:
-    with pytest.raises(FlowError, match=r"output\.sensitivities: system one has events"):
-        solve(one({"jump": {"at": 1, "set": {"y": 1}}}), sensitivities=["p"])
