@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     gpu.add_argument("--dry", action="store_true", help="simulate and compile; needs no GPU")
     opening = commands.add_parser("opening", help="opening results of 10^7 runs and choosing runs")
     opening.add_argument("--out", type=Path, default=RESULTS / "opening.json")
+    storage = commands.add_parser("storage", help="memory, and writing beside zarr alone")
+    storage.add_argument("--rounds", type=int, default=3)
+    storage.add_argument("--out", type=Path, default=RESULTS / "storage.json")
     sbml = commands.add_parser("sbml", help="cases of the SBML Test Suite in a folder")
     sbml.add_argument("rest", nargs=argparse.REMAINDER, help="folder, and options of its own")
     return parser
@@ -129,6 +132,12 @@ def _sbml(given: argparse.Namespace) -> int:
     from benchmarks import sbml
 
     return sbml.main(given.rest)
+
+
+def _storage(given: argparse.Namespace) -> int:
+    from benchmarks import storage
+
+    return storage.command(given.out, given.rounds)
 
 
 def _gpu(given: argparse.Namespace) -> int:

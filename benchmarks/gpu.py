@@ -101,7 +101,7 @@ _GPU_PEERS = ("cuda_kernel", "cuda_solve", "cuda_baseline", "cubie", "diffrax", 
 
 
 #: Peers that start slowly take part at these sizes only.
-_SLOW, _SLOW_SIZES = ("diffrax", "torchdiffeq"), (2**13, 2**20)
+_SLOW, _SLOW_SIZES = ("diffrax", "torchdiffeq"), {"rk4": (2**13,), "tsit5": (2**13, 2**20)}
 #: Least arithmetic instructions of a fixed step of Lorenz: six a right-hand side, and one a
 #: weight and state.
 LEAST = {"rk4": 4 * 6 + 3 * (3 + 4), "tsit5": 6 * 6 + 3 * (15 + 6)}
@@ -113,7 +113,7 @@ def timing_case(method: str, precision: str, runs: int) -> Case:
     factor = 1.0 if precision == "float64" else 1e2
     entries: list[Entry] = []
     for peer in _GPU_PEERS:
-        if peer in _SLOW and runs not in _SLOW_SIZES:
+        if peer in _SLOW and runs not in _SLOW_SIZES[method]:
             continue
         name = "dopri5" if peer == "torchdiffeq" and method == "tsit5" else method
         dt = about.duration / STEPS if method == "rk4" else None

@@ -58,6 +58,7 @@ class _Package(ModuleType):
 
     @property
     def solve(self) -> Any:
+        import_module("cubie_flow.analysis.accessor")  # what it returns has ``.flow``
         return import_module("cubie_flow.solve").solve
 
     @solve.setter

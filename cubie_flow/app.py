@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cubie_flow import command_line, studies
+from cubie_flow import command_line, credentials, studies
 from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
@@ -31,9 +31,9 @@ from cubie_flow.sweeps import sweeper
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from cubie_flow.engines import Engine
     from cubie_flow.planning import Plan
     from cubie_flow.solve import Study
+    from cubie_flow.storage import Location
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 # Words that name the folder of a run instead of composing a config.
@@ -73,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     saved = sys.argv
     try:
+        credentials.register()
+        given = credentials.hidden_words(given)
         if any(word.startswith(RESUME) for word in given):
             return _resume(given)
         if any(word.startswith(VERIFY) for word in given):
@@ -122,10 +124,7 @@ def _keep_dask_out() -> None:
 def _resume(given: list[str]) -> int:
     """Finish the study of a folder: no config is composed, that of the folder holds."""
     from cubie_flow import resume
-    from cubie_flow.progress import progress
-    from cubie_flow.report import summary
-    from cubie_flow.solve import run_study
-    from cubie_flow.storage import Location, ResultStore, locked
+    from cubie_flow.storage import ResultStore, locked
     from cubie_flow.storage.index import is_multirun
 
     (folder_word, *more) = [word for word in given if word.startswith(RESUME)]
@@ -134,49 +133,76 @@ def _resume(given: list[str]) -> int:
     folder = resume.folder_of(folder_word.removeprefix(RESUME))
     recheck = RECHECK in given
     others = [word for word in given if not word.startswith(RESUME) and word != RECHECK]
-    if is_multirun(Location.of(folder / RESULTS)):
+    place = resume.location_of(folder, [word for word in others if word not in MULTIRUN])
+    if is_multirun(place):
         from cubie_flow.sweeps.multirun import resume_multirun
 
-        resume_multirun(folder, [word for word in others if word not in MULTIRUN], recheck)
+        kept = [word for word in others if word not in MULTIRUN]
+        resume_multirun(folder, place, kept, recheck)
         return 0
-    with locked(folder), logged(folder / LOG):
-        attrs = ResultStore.open(folder / RESULTS).attrs
-        settings = resume.stored_settings(OmegaConf.load(folder / CONFIG), others, attrs)
-        study = resume.stored_study(settings, attrs)
+    with locked(folder):
+        store = ResultStore.open(place)
+        settings = resume.stored_settings(resume.stored_config(folder), others, store.attrs)
+        study = resume.stored_study(settings, store.attrs)
+        _confirm(settings, study, place)
+        if settings.values["dry_run"]:
+            print(resume.missing(store, study, recheck))
+            return 0
+        _finish(settings, study, place, folder, others, recheck)
+    return 0
+
+
+def _finish(
+    settings: Settings,
+    study: Study,
+    place: Location,
+    folder: Path,
+    others: list[str],
+    recheck: bool,
+) -> None:
+    """Solve what a store lacks."""
+    from cubie_flow.progress import progress
+    from cubie_flow.report import summary
+    from cubie_flow.solve import run_study
+    from cubie_flow.sweeps.decided import engine_of
+
+    with logged(folder / LOG):
         log.info("%s resumed %s", study.name, " ".join(others))
         watch, told = _watch(settings), settings.values["engine"]["progress"]
         _keep_dask_out()
-        with progress(study.name, told) as show, watch.listening(), _kept(folder):
+        with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
             report = run_study(
                 study,
-                folder / RESULTS,
+                place,
                 overrides=others,
                 on_progress=show,
                 resume=True,
                 between_shards=watch.check,
-                engine=_engine(settings),
+                engine=engine_of(settings),
                 recheck=recheck,
             )
-        text = summary(study, report, _picture(settings, study, report.path), settings.notes)
+        text = summary(study, report, _picture(settings, study, place, folder), settings.notes)
         log.info("finished\n%s", text)
         print(text)
-    return 0
 
 
 def _verify(given: list[str]) -> int:
     """Compare every complete shard of a result with its checksum."""
     from cubie_flow import resume
-    from cubie_flow.storage import Location, ResultStore
+    from cubie_flow.storage import ResultStore
     from cubie_flow.storage.index import is_multirun
 
-    if len(given) != 1:
-        raise FlowError("verify=FOLDER stands alone")
-    folder = resume.folder_of(given[0].removeprefix(VERIFY), VERIFY)
-    if is_multirun(Location.of(folder / RESULTS)):
+    (folder_word, *more) = [word for word in given if word.startswith(VERIFY)]
+    others = [word for word in given if not word.startswith(VERIFY)]
+    if more or any(not word.lstrip("+").startswith(credentials.OPTIONS) for word in others):
+        raise FlowError(f"verify=FOLDER takes nothing beside it but {credentials.OPTIONS}")
+    folder = resume.folder_of(folder_word.removeprefix(VERIFY), VERIFY)
+    place = resume.location_of(folder, others)
+    if is_multirun(place):
         from cubie_flow.sweeps.multirun import verify_multirun
 
-        return verify_multirun(folder)
-    store = ResultStore.open(folder / RESULTS)
+        return verify_multirun(folder, place)
+    store = ResultStore.open(place)
     complete, bad = store.completed(), store.damaged()
     total = len(store.plan.shards)
     print(f"{len(complete):,} of {total:,} shards complete, {len(bad):,} of them damaged")
@@ -193,37 +219,49 @@ def _watch(settings: Settings) -> Watch:
     return Watch(settings.values["engine"]["time_limit"])
 
 
-def _engine(settings: Settings) -> Engine:
-    """Return who solves the shards."""
-    from cubie_flow.engines import make_engine
-
-    keys = ("kind", "workers", "scheduler", "cluster", "options", "retries")
-    return make_engine(**{key: settings.values["engine"][key] for key in keys})
-
-
 @contextmanager
-def _kept(folder: Path) -> Iterator[None]:
+def _kept(folder: Path, place: Location) -> Iterator[None]:
     """Say of a study that is stopped how to resume it."""
+    from cubie_flow.storage import found_location
+
     try:
         yield
     except (KeyboardInterrupt, Stopped):
-        if (folder / RESULTS).exists():
+        if found_location(folder) is not None:
+            where = place.name if place.folder is None else folder / place.folder.name
             print(
-                f"what was solved is kept in {folder / RESULTS}; python -m cubie_flow "
+                f"what was solved is kept in {where}; python -m cubie_flow "
                 f"{RESUME}{folder} does the rest",
                 file=sys.stderr,
             )
         raise
 
 
-def _picture(settings: Settings, study: Study, path: Path) -> Path | None:
+def _confirm(settings: Settings, study: Study, place: Location) -> None:
+    """Refuse a study that is larger than one starts by mistake, unless it is confirmed."""
+    from cubie_flow.solve import plan_study, result_bytes
+
+    v = settings.values
+    limits = {"runs": v["engine"]["confirm_runs"], "bytes": v["engine"]["confirm_bytes"]}
+    sizes = {"runs": study.design.size, "bytes": result_bytes(study)}
+    above = [f"engine.confirm_{name}={limits[name]:,}" for name in sizes
+             if sizes[name] > limits[name]]  # fmt: skip
+    if above and not (v["confirm"] or v["dry_run"]):
+        amount = plan_study(study, place, compiling=False).amount
+        raise FlowError(
+            f"{study.name} is {amount}, above {' and '.join(above)}; confirm=true starts it"
+        )
+
+
+def _picture(settings: Settings, study: Study, place: Location, folder: Path) -> Path | None:
     """Draw the picture of a result, if one is wanted."""
     if not settings.values["storage"]["picture"]:
         return None
     with stopwatch.phase("picture"):
         from cubie_flow.analysis.pictures.overview import draw
 
-        return draw(path, path.parent / f"{study.name}.png")
+        source = place.store(read_only=True) if place.folder is None else place.folder
+        return draw(source, folder / f"{study.name}.png", place.group or None)
 
 
 def _compose_and_run() -> int:
@@ -257,7 +295,7 @@ def _attempt(config: DictConfig, plans: list[tuple[str, Plan]]) -> int:
 
 
 def _complain(message: str, code: int = 1) -> int:
-    print(f"cubie-flow: {message}", file=sys.stderr, flush=True)
+    print(f"cubie-flow: {credentials.redacted(message)}", file=sys.stderr, flush=True)
     return code
 
 
@@ -277,7 +315,8 @@ def run(config: DictConfig, plans: list[tuple[str, Plan]] | None = None) -> None
         For whatever makes it impossible, in one sentence.
     """
     _check_experiment()
-    overrides = list(HydraConfig.get().overrides.task)
+    credentials.hide(config)
+    overrides = credentials.as_given(HydraConfig.get().overrides.task)
     settings = Settings.from_container(OmegaConf.to_container(config, resolve=True), overrides)
     if settings.task == "doctor":
         from cubie_flow.doctor import examination
@@ -291,7 +330,9 @@ def run(config: DictConfig, plans: list[tuple[str, Plan]] | None = None) -> None
         print(f"deleted {kernels} kernels ({size / 1e6:.1f} MB) from {cache.folder}")
     elif settings.task == "import":
         _import(settings)
-    elif settings.task == "plan":
+    elif settings.values["dry_run"] and settings.task not in ("plan", "run"):
+        raise FlowError(f"dry_run=true is for task=run, not task={settings.task}")
+    elif settings.task == "plan" or settings.values["dry_run"]:
         _plan(settings, overrides, plans)
     elif settings.task == "placement":
         _placement(settings, overrides, OmegaConf.to_yaml(config))
@@ -320,7 +361,9 @@ def _plan(settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]
 
     composed = HydraConfig.get()
     study = placed(settings)
-    plan = plan_study(study, Path(settings.values["storage"]["folder"]))
+    storage = settings.values["storage"]
+    dry = settings.values["dry_run"]
+    plan = plan_study(study, storage["url"] or storage["folder"], compiling=not dry)
     if composed.mode == RunMode.MULTIRUN and plans is not None:
         kept = [word for word in overrides if not word.startswith("task=")]
         plans.append((" ".join(kept), plan))
@@ -329,6 +372,8 @@ def _plan(settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]
         print(plan.text())
         for note in settings.notes:
             print(f"{'note':<8} {note}")
+        if dry:
+            print(f"{'dry run':<8} nothing was solved or written")
     plan.refuse()
 
 
@@ -386,30 +431,41 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
         from cubie_flow.progress import progress
         from cubie_flow.report import summary
         from cubie_flow.solve import run_study
-        from cubie_flow.storage import locked
-        from cubie_flow.sweeps.decided import placed
+        from cubie_flow.storage import found_location, locked, new_location, note_location
+        from cubie_flow.sweeps.decided import engine_of, placed
 
     with stopwatch.phase("configure"):
         study = placed(settings)
-    overrides = list(HydraConfig.get().overrides.task)
-    with _folder(settings, study) as folder, locked(folder), logged(folder / LOG):
-        (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
-        log.info("%s %s", study.name, " ".join(overrides))
-        watch, told = _watch(settings), settings.values["engine"]["progress"]
-        _keep_dask_out()
-        with progress(study.name, told) as show, watch.listening(), _kept(folder):
-            report = run_study(
-                study,
-                folder / RESULTS,
-                config_yaml=config_yaml,
-                overrides=overrides,
-                on_progress=show,
-                between_shards=watch.check,
-                engine=_engine(settings),
-            )
-        text = summary(study, report, _picture(settings, study, report.path), settings.notes)
-        log.info("finished\n%s", text)
-        print(text)
+    overrides = credentials.as_given(HydraConfig.get().overrides.task)
+    storage = settings.values["storage"]
+    with _folder(settings, study) as folder, locked(folder):
+        place = new_location(storage, folder)
+        if not storage["overwrite"]:
+            # Before anything in the folder changes: it may be that of another run.
+            place.refuse_what_is_there()
+            if (taken := found_location(folder)) is not None:
+                taken.refuse_what_is_there()
+        _confirm(settings, study, place)
+        with logged(folder / LOG):
+            (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
+            log.info("%s %s", study.name, " ".join(overrides))
+            watch, told = _watch(settings), settings.values["engine"]["progress"]
+            _keep_dask_out()
+            with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
+                report = run_study(
+                    study,
+                    place,
+                    config_yaml=config_yaml,
+                    overrides=overrides,
+                    on_progress=show,
+                    between_shards=watch.check,
+                    engine=engine_of(settings),
+                    overwrite=storage["overwrite"],
+                    on_created=lambda: note_location(folder, place),
+                )
+            text = summary(study, report, _picture(settings, study, place, folder), settings.notes)
+            log.info("finished\n%s", text)
+            print(text)
 
 
 def _forget(job: Path, root: Path) -> None:
@@ -424,7 +480,7 @@ def _forget(job: Path, root: Path) -> None:
 @contextmanager
 def _folder(settings: Settings, study: Study) -> Iterator[Path]:
     """Yield the folder of the run; one in which nothing came to be is not left behind."""
-    from cubie_flow.storage.folders import new_run_folder
+    from cubie_flow.storage.folders import found_location, new_run_folder
 
     composed = HydraConfig.get()
     own = composed.mode != RunMode.MULTIRUN and composed.run.dir == "."
@@ -437,7 +493,7 @@ def _folder(settings: Settings, study: Study) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if own and not (folder / RESULTS).exists():
+        if own and found_location(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
             # The folders above go too, unless something else is in them.
             for parent in (folder.parent, folder.parent.parent, *made):

@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from cubie_flow.config import shipped
 from cubie_flow.errors import FlowError, nearest
 
+_RESOLVING = "FlowError raised while resolving interpolation: "
+
 
 def arguments(given: Sequence[str]) -> list[str]:
     """Check the options and write out short forms.
@@ -85,7 +87,8 @@ def sentence(error: Exception, given: Sequence[str]) -> str:
         if match and not str(error).startswith("Could not append"):
             return _unknown(match[1], given)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
-        return f"{error.full_key}: {str(error).splitlines()[0]}"
+        reason = str(error).splitlines()[0]
+        return f"{error.full_key}: {reason.removeprefix(_RESOLVING)}"
     cause = error.__cause__ if isinstance(error, CompactHydraException) else None
     return _one_line(f"{error}" if cause is None else f"{error}: {cause}")
 

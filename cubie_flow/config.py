@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from cubie_flow.credentials import refuse_credentials, remember
 from cubie_flow.engines.clusters import CLUSTERS
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.stopping import read_limit
@@ -218,6 +219,24 @@ def rescue(key: str, value: Any) -> Any:
     return value
 
 
+def address(key: str, value: Any) -> str | None:
+    """Check a URL without credentials, or null."""
+    found = text(optional=True)(key, value)
+    if found is not None:
+        refuse_credentials(found)
+        if "://" not in found:
+            raise FlowError(f"{key} is {value!r}; it must be a URL such as s3://bucket/results")
+    return found  # type: ignore[no-any-return]
+
+
+def options(key: str, value: Any) -> dict[str, Any]:
+    """Check a mapping whose values are not to be shown."""
+    if value is not None and not isinstance(value, Mapping):
+        raise FlowError(f"{key} must be a mapping, such as {{anon: true}}, or null")
+    remember(found := mapping(key, value))
+    return found
+
+
 Schema = Mapping[str, "Check | Schema"]
 
 SCHEMA: Schema = {
@@ -269,18 +288,31 @@ SCHEMA: Schema = {
         "sensitivities": names,
         "compare": data,
         "trajectories": {"where": text(optional=True)},
+        "event_times": whole(0),
     },
     "engine": {
         "kind": choice("local", "dask"),
         "progress": flag,
         "time_limit": read_limit,
+        "confirm_runs": whole(1),
+        "confirm_bytes": whole(1),
         "workers": whole(1, optional=True),
         "scheduler": text(optional=True),
         "cluster": optional_choice(*CLUSTERS),
         "options": mapping,
         "retries": whole(0),
     },
-    "storage": {"folder": text(), "picture": flag, "shard_runs": whole(1, optional=True)},
+    "storage": {
+        "folder": text(),
+        "url": address,
+        "client": choice("fsspec", "obstore"),
+        "options": options,
+        "overwrite": flag,
+        "picture": flag,
+        "shard_runs": whole(1, optional=True),
+    },
+    "dry_run": flag,
+    "confirm": flag,
 }
 
 

@@ -8,9 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cubie_flow.credentials import redacted
 from cubie_flow.errors import FlowError
 
 log = logging.getLogger("cubie_flow")
+
+
+class _Redacting(logging.Formatter):
+    """Writes no credentials, whoever logs them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return redacted(super().format(record))
 
 
 @contextmanager
@@ -19,7 +28,7 @@ def logged(path: Path) -> Iterator[None]:
     # A disk that is full is said once, in a sentence, and not by the logger as well.
     logging.raiseExceptions = False
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(message)s"))
     loggers: list[Any] = [log, logging.getLogger("py.warnings")]
     logging.captureWarnings(True)
     for logger in loggers:

@@ -78,6 +78,14 @@ class Plan:
         """Whether the result goes to a disk of this machine."""
         return "://" not in self.place
 
+    @property
+    def amount(self) -> str:
+        """Runs, bytes and shards, in words."""
+        return (
+            f"{self.runs:,} runs in {self.shards:,} shards, with results of at most "
+            f"{_size(self.store_bytes)} before compression"
+        )
+
     def refuse(self) -> None:
         """Raise what cannot fit.
 

@@ -135,7 +135,7 @@ class Rescue:
             chosen = {name: values[failed] for name, values in columns.items()}
             again = self._solve(number, chosen, failed.size, times, threads)
             seconds += again.seconds
-            good = again.status == STATUS["success"]
+            good = np.isin(again.status, _ENDED)
             saved = failed[good]
             for name, axis in _ARRAYS:
                 into, new = getattr(result, name), getattr(again, name)
@@ -190,8 +190,8 @@ class Rescue:
 
 #: Arrays of a result and their axis of runs.
 _ARRAYS = (
-    ("samples", 1), ("finals", 1), ("metrics", 2), ("misfits", 2), ("status", 0), ("steps", 0),
-    ("rejected", 0),
+    ("samples", 1), ("finals", 1), ("metrics", 2), ("misfits", 2), ("event_counts", 1),
+    ("event_times", 2), ("status", 0), ("steps", 0), ("rejected", 0),
 )  # fmt: skip
 
 

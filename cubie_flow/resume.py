@@ -11,18 +11,29 @@ from attrs import evolve
 from omegaconf import OmegaConf
 
 from cubie_flow.config import Settings
+from cubie_flow.credentials import OPTIONS
 from cubie_flow.errors import FlowError
+from cubie_flow.storage.folders import RESULTS, found_location
 
 if TYPE_CHECKING:
     from cubie_flow.solve import Study
+    from cubie_flow.storage import Location, ResultStore
 
-RESULTS, CONFIG = "results.zarr", "config.yaml"
+CONFIG = "config.yaml"
 #: Keys that say how a study is computed and not what: they may differ from run to run.
 POLICY = (
     "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
-    "batch.order", "storage.picture",
+    "batch.order", "storage.picture", "confirm", "dry_run", OPTIONS,
 )  # fmt: skip
 SIZE = "batch.size"
+#: Keys that folders of earlier versions lack, with what they then mean.
+LATER: dict[str, Any] = {
+    "storage.url": None, "storage.client": "fsspec", "storage.options": {},
+    "storage.overwrite": False, "engine.confirm_runs": 100_000_000,
+    "engine.confirm_bytes": 100_000_000_000, "engine.workers": None, "engine.scheduler": None,
+    "engine.cluster": None, "engine.options": {}, "engine.retries": 3,
+    "confirm": False, "dry_run": False,
+}  # fmt: skip
 
 
 def folder_of(given: str, word: str = "resume=") -> Path:
@@ -35,11 +46,56 @@ def folder_of(given: str, word: str = "resume=") -> Path:
     """
     path = Path(given)
     folder = path.parent if path.name == RESULTS else path
-    if not (folder / RESULTS).is_dir():
+    if found_location(folder) is None:
         raise FlowError(f"{word}{given}: there is no {RESULTS} in it")
     if not (folder / CONFIG).is_file():
         raise FlowError(f"{word}{given}: its {CONFIG} is missing")
     return folder
+
+
+def location_of(folder: Path, overrides: Sequence[str] = ()) -> Location:
+    """Return where the results of a folder are, with the options that open them.
+
+    Raises
+    ------
+    FlowError
+        If there are none.
+    """
+    config = stored_config(folder)
+    _complete(config)
+    for override in overrides:
+        key, value = _key_and_value(override)
+        if key.startswith(f"{OPTIONS}."):
+            OmegaConf.update(config, key, value, force_add=True)
+    options = OmegaConf.to_container(OmegaConf.select(config, OPTIONS), resolve=True)
+    found = found_location(folder, options)  # type: ignore[arg-type]
+    if found is None:
+        raise FlowError(f"'{folder}' holds no results")
+    return found
+
+
+def stored_config(folder: Path) -> Any:
+    """Return the config that a run left in its folder, unresolved."""
+    return OmegaConf.load(folder / CONFIG)
+
+
+def _complete(config: Any) -> None:
+    """Add the keys that a config of an earlier version lacks."""
+    OmegaConf.set_struct(config, False)
+    for key, value in LATER.items():
+        if OmegaConf.select(config, key, default=LATER) is LATER:
+            OmegaConf.update(config, key, value, force_add=True)
+
+
+def _key_and_value(override: str) -> tuple[str, Any]:
+    key, sign, text = override.partition("=")
+    key = key.lstrip("+")
+    if not sign or not key:
+        raise FlowError(f"'{override}' is no key=value, which is what resume= takes beside it")
+    try:
+        return key, OmegaConf.from_dotlist([f"value={text}"])["value"]
+    except Exception as error:
+        raise FlowError(f"{key} is '{text}', which is no value that YAML knows") from error
 
 
 def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, Any]) -> Settings:
@@ -59,18 +115,11 @@ def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, A
     FlowError
         If an override changes the science of the study, naming the key and both values.
     """
-    OmegaConf.set_struct(config, False)
+    _complete(config)
     for override in overrides:
-        key, sign, text = override.partition("=")
-        key = key.lstrip("+")
+        key, value = _key_and_value(override)
         # No file of the group is read, but its name says the kind.
         key = "engine.kind" if key == "engine" else key
-        if not sign or not key:
-            raise FlowError(f"'{override}' is no key=value, which is what resume= takes beside it")
-        try:
-            value = OmegaConf.from_dotlist([f"value={text}"])["value"]
-        except Exception as error:
-            raise FlowError(f"{key} is '{text}', which is no value that YAML knows") from error
         allowed = any(key == p or key.startswith(f"{p}.") for p in (*POLICY, SIZE))
         if not allowed or key == "buffers":
             _refuse(config, key, value)
@@ -92,6 +141,19 @@ def _refuse(config: Any, key: str, value: Any) -> None:
             f"resume takes new values of {', '.join(POLICY)}, and a larger {SIZE} where the "
             "design can grow"
         )
+
+
+def missing(store: ResultStore, study: Study, recheck: bool) -> str:
+    """Return in words what a resume would solve; nothing is written."""
+    complete = store.completed() - set(store.damaged() if recheck else ())
+    runs = study.design.size
+    if runs > store.plan.runs and store.plan.runs % store.plan.shard_runs:
+        complete.discard(len(store.plan.shards) - 1)
+    done = sum(stop - start for start, stop in (store.plan.shards[i] for i in complete))
+    return (
+        f"{'dry run':<8} {runs - done:,} of {runs:,} runs of {study.name} are missing in "
+        f"{store.location.name}; nothing was solved or written"
+    )
 
 
 def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:

@@ -13,6 +13,7 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
+from time import time as wall_time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -52,8 +53,15 @@ from cubie_flow.storage import (
 )
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
-from cubie_flow.storage.schema import PER_RUN, PER_RUN_AND_TIME, REJECTED, STEPS
+from cubie_flow.storage.schema import (
+    PER_RUN,
+    PER_RUN_AND_OCCURRENCE,
+    PER_RUN_AND_TIME,
+    REJECTED,
+    STEPS,
+)
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.events import Event
 from cubie_flow.systems.measurements import Measurements, read_measurements
 from cubie_flow.systems.sensitivities import initial_name, with_sensitivities
 
@@ -114,6 +122,8 @@ class OutputChoice:
         A condition on what is kept of every run, by the names of the store, such as
         ``"x_max > 20"``: a second pass saves the trajectories of the runs that satisfy it, those
         of the others are NaN; see `cubie_flow.screening`.
+    event_times : int
+        First times that are kept of every event of the model, beside how often it happened.
     """
 
     save_every: float | None = None
@@ -123,6 +133,7 @@ class OutputChoice:
     sensitivities: Sequence[str] | None = None
     compare: Any = field(default=None, eq=False)
     where: str | None = None
+    event_times: int = 10
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -288,13 +299,18 @@ class Study:
     @property
     def screened(self) -> Study:
         """The study of the first pass: what is kept of every run, and no trajectories."""
-        none = {"save_every": None, "times": None, "variables": None, "where": None}
+        none: dict[str, Any] = dict.fromkeys(("save_every", "times", "variables", "where"))
         return evolve(self, output=evolve(self.output, **none))
 
     @property
     def summarised(self) -> tuple[str, ...]:
         """Names of what is summarised."""
         return tuple(self.output.summaries or ())
+
+    @property
+    def recorded(self) -> tuple[Event, ...]:
+        """The events whose number and times are kept."""
+        return tuple(event for event in self.system.events if event.record)
 
 
 def _parts(design: Design, names: Collection[str]) -> Iterator[dict[str, Array]]:
@@ -361,6 +377,7 @@ def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         measured=study.measured,
         t_start=study.t_start,
         duration=study.span,
+        event_times=study.output.event_times,
     )
     config = BatchSolverConfig(
         target=t.kind,
@@ -480,6 +497,14 @@ def variables(study: Study) -> tuple[Variable, ...]:
     found += _misfit_variables(study, labels)
     if study.output.where is not None:
         found.append(KEPT)
+    kept = study.output.event_times
+    for event in study.recorded:
+        text = f"how often {event.name} happened"
+        found.append(Variable(f"{event.name}_count", PER_RUN, "int32", "1", text))
+        if kept:
+            text, unit = f"first times of {event.name}", study.system.time_unit
+            dims = PER_RUN_AND_OCCURRENCE
+            found.append(Variable(f"{event.name}_times", dims, real, unit, text, length=kept))
     return tuple(found)
 
 
@@ -608,6 +633,10 @@ def shard_arrays(
             arrays[f"{name}_{metric}"] = result.metrics[i, j]
     if study.measured is not None:
         arrays.update(residuals(study.measured, result.misfits))
+    for i, event in enumerate(study.recorded):
+        arrays[f"{event.name}_count"] = result.event_counts[i].astype(np.int32)
+        if study.output.event_times:
+            arrays[f"{event.name}_times"] = np.ascontiguousarray(result.event_times[i].T)
     for name, values in columns.items():
         arrays[coordinate_name(study, name)] = values
     arrays.update(steps=result.steps, rejected=result.rejected, status=result.status)
@@ -622,6 +651,15 @@ def plan(study: Study, held: StoreSchema) -> ShardPlan:
     per_run = max(1, held.total_bytes // held.runs)
     limit = min(SHARD_BYTES, max(largest, SHARD_MEMORY * largest // per_run))
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
+
+
+def result_bytes(study: Study) -> int:
+    """Return the bytes of a study's results before compression; no kernel is made for it."""
+    numbers = study.times.size * len(study.saved) + len(study.system.states)
+    numbers += len(METRICS) * len(study.summarised)
+    design = study.design
+    counted = 9 + bool(study.rescue) + 8 * (len(design.names) + len(design.labels))
+    return design.size * int(counted + numbers * np.dtype(study.precision).itemsize)
 
 
 def shards_of(study: Study) -> int:
@@ -819,6 +857,7 @@ class ShardSolver:
         self, index: int, tick: Callable[[int], None] | None = None
     ) -> tuple[dict[str, Array], Record]:
         """Return the arrays of a shard, by the names of the store, and what is told of it."""
+        began = wall_time()
         study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
         first, *second = self._passes
@@ -847,6 +886,7 @@ class ShardSolver:
                 "runs": stop - start,
                 "transfer_seconds": transfer,
                 "kernel_seconds": result.seconds - transfer,
+                "solve_began": began,
             },
         )
         return arrays, record
@@ -924,6 +964,7 @@ def run_study(
     between_shards: Callable[[float], None] | None = None,
     recheck: bool = False,
     overwrite: bool = False,
+    on_created: Callable[[], None] | None = None,
     engine: Engine | None = None,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
@@ -950,6 +991,8 @@ def run_study(
         that differ are integrated again.
     overwrite : bool
         Whether a store that is there is deleted once the study is ready to start.
+    on_created : callable, optional
+        Called when a new store is there.
     engine : Engine, optional
         Who solves the shards; None: this process.
 
@@ -981,6 +1024,8 @@ def run_study(
         with stopwatch.phase("write"):
             held = schema(study, kernel, attrs, built)
             store = ResultStore.create(place, held, plan(study, held), overwrite)
+        if on_created is not None:
+            on_created()
     complete = store.completed() if resume else set()
     if recheck:
         complete -= set(store.damaged())
@@ -1092,6 +1137,7 @@ def solve(
     summaries: Sequence[str] | None = None,
     sensitivities: Sequence[str] | None = None,
     compare: Any = None,
+    event_times: int = 10,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
     atol: float | Mapping[str, float] | None = None,
@@ -1122,7 +1168,7 @@ def solve(
     algorithm : str
         Name of a method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries, sensitivities, compare
+    save_every, times, variables, summaries, sensitivities, compare, event_times
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it.
@@ -1201,7 +1247,15 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=chosen,
-        output=OutputChoice(save_every, times, variables, summaries, sensitivities, compare),
+        output=OutputChoice(
+            save_every,
+            times,
+            variables,
+            summaries,
+            sensitivities,
+            compare,
+            event_times=event_times,
+        ),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,

@@ -19,7 +19,8 @@ ROOMS: dict[str, set[str]] = {
     "integrators": {"systems", "expressions", "memory", "errors"},
     "kernels": {"integrators", "systems", "expressions", "memory", "errors"},
     "batches": {"errors"},
-    "storage": {"errors"},
+    "credentials": {"errors"},
+    "storage": {"credentials", "errors"},
     "engines": {"storage", "errors"},
 }
 ROOMS["profiling"] = set()
@@ -34,16 +35,17 @@ ROOMS["report"] = {"solve", "errors"}
 ROOMS["progress"] = {"solve", "errors"}
 ROOMS["defaults"] = {"systems", "batches", "errors"}
 ROOMS["config"] = {"engines", "solve", "rescue", "stopping", "systems", "defaults", "batches"}
-ROOMS["config"] |= {"errors"}
-ROOMS["resume"] = {"config", "solve", "systems", "errors"}
+ROOMS["config"] |= {"credentials", "errors"}
+ROOMS["resume"] = {"config", "solve", "storage", "credentials", "systems", "errors"}
 ROOMS["stopping"] = {"errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
-ROOMS["command_line"] = {"config", "errors"}
+ROOMS["command_line"] = {"config", "credentials", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
-ROOMS["logs"] = {"errors"}
+ROOMS["logs"] = {"credentials", "errors"}
 ROOMS["sweeps"] = {
-    "config", "command_line", "defaults", "batches", "integrators", "solve", "kernels", "systems",
-    "memory", "storage", "analysis", "logs", "progress", "report", "resume", "stopping", "errors",
+    "config", "command_line", "credentials", "defaults", "batches", "integrators", "solve",
+    "kernels", "systems", "memory", "storage", "engines", "analysis", "logs", "progress", "report",
+    "resume", "stopping", "errors",
 }  # fmt: skip
 ROOMS["predicates"] = {"errors"}
 ROOMS["analysis"] = {

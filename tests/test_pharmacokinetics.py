@@ -36,7 +36,7 @@ def test_the_data_are_those_of_the_script(analyse: Any) -> None:
 
 def test_a_sweep_recovers_the_parameters(analyse: Any, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "cubie_flow", "experiment=pharmacokinetics", "batch.size=65536",
+        sys.executable, "-m", "cubie_flow", "experiment=pharmacokinetics", "batch.size=32768",
         "storage.picture=false", "output.save_every=12",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from cubie_flow.analysis import describe, jobs, runs
+from cubie_flow.analysis.notebook import described
 from cubie_flow.analysis.pictures.plots import Plots
 from cubie_flow.analysis.unfold import unfold
 
@@ -33,6 +34,13 @@ class FlowAccessor:
         """The store that the dataset was opened from, or None for one made in memory."""
         source = self._data.encoding.get("source")
         return None if source is None else str(source)
+
+    def __repr__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        """Show a notebook the summary, with the overview that every run leaves behind."""
+        return described(self._data)
 
     # choosing runs ------------------------------------------------------------------------------
 
@@ -80,7 +88,8 @@ class FlowAccessor:
     def rerun(self, which: int | Iterable[int], **changes: Any) -> xr.Dataset:
         """Integrate runs again, from the equations and values that the dataset holds.
 
-        Without changes the numbers are the same bits. Imports the solver.
+        Without changes the numbers are the same bits, if this version made the result.
+        Imports the solver.
 
         Parameters
         ----------

@@ -12,6 +12,7 @@ from typing import Any
 from attrs import frozen
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.storage.folders import found_location
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
 
@@ -55,6 +56,9 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
         return Location(path / RESULTS)
     if (path / ".zgroup").exists():
         return Location(path)
+    elsewhere = found_location(path, options)
+    if elsewhere is not None:
+        return elsewhere
     inside = next(stores_below(path), None)
     hint = f"; there is one in '{os.path.relpath(inside.parent)}'" if inside else ""
     raise FlowError(f"'{given}' holds no {RESULTS}{hint}")

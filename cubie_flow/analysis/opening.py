@@ -53,7 +53,7 @@ def open_results(
     import cubie_flow.analysis.accessor  # noqa: F401  (registers ``.flow``)
 
     place = folders.place_of(path, options)
-    if place.folder is None or place.kind != "zarr":
+    if place.folder is None:
         return _remote(place, chunks)
     found = folders.head(place.address)
     if found.is_multirun:
@@ -96,7 +96,7 @@ def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
 
 
 def _plain(place: Location) -> bool:
-    return place.folder is not None and place.kind == "zarr"
+    return place.folder is not None
 
 
 def open_runs(path: str | Path) -> Dataset:

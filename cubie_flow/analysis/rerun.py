@@ -161,6 +161,8 @@ def _config(data: Dataset, changes: Mapping[str, Any]) -> dict[str, Any]:
             OmegaConf.update(found, "output.save_every", None)
         # A comparison with measured data stays with the result it belongs to.
         OmegaConf.update(found, "output.compare", None)
+        # Whoever asks for runs wants their trajectories.
+        OmegaConf.update(found, "output.trajectories.where", None)
         container = OmegaConf.to_container(found, resolve=True)
     except (yaml.YAMLError, AttributeError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]

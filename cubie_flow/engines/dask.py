@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, time
 from typing import Any
 
 import dask
@@ -177,7 +177,7 @@ class _Conversation:
         self.under_way: dict[Future, int] = {}
         self.news: queue.Queue[Future] = queue.Queue()
         self.reason: BaseException | None = None
-        self.solving = self.writing = self._asked = 0.0
+        self.solving = self.writing = self.took = self._asked = 0.0
         self._known: dict[str, int] = {}
         # A task and not scattered data: the scheduler can have it made again.
         self.sent = client.submit(_same, work, key=f"study-{work.token}", pure=False)
@@ -188,23 +188,36 @@ class _Conversation:
         self._give_out()
         try:
             while self.under_way:
-                try:
-                    future = self.news.get(timeout=INTERVAL)
-                except queue.Empty:
-                    self.listener.ticked()
-                    self._give_out()  # workers may have joined
-                    continue
-                took = self._take_in(future)
-                if self.left and self.reason is None:
-                    try:
-                        self.listener.between(took)
-                    except Exception as error:  # shards in flight are still finished
-                        self.reason = error
+                futures = self._ended()
+                # First other shards go out, so that no worker waits while a record comes in.
+                for future in futures:
+                    if self.left and self.reason is None and future.status == "finished":
+                        try:
+                            self.listener.between(self.took)
+                        except Exception as error:  # shards in flight are still finished
+                            self.reason = error
+                self._give_out()
+                for future in futures:
+                    self._take_in(future)
+                # Letting go is a message too, and the client sends one every 10 ms.
+                futures.clear()
                 self._give_out()
         finally:
             self.listener.waited(self.writing, self.solving)
         if self.reason is not None:
             raise self.reason
+
+    def _ended(self) -> list[Future]:
+        """Return the shards that have ended, none if that takes long."""
+        try:
+            found = [self.news.get(timeout=INTERVAL)]
+        except queue.Empty:
+            self.listener.ticked()
+            return []
+        with suppress(queue.Empty):
+            while True:
+                found.append(self.news.get_nowait())
+        return found
 
     def _wait_for_workers(self) -> None:
         began = monotonic()
@@ -234,7 +247,8 @@ class _Conversation:
         if not self.left or self.reason is not None:
             return
         slots = self._slots()
-        while self.left and len(self.under_way) < max(1, sum(slots.values())):
+        done = sum(future.done() for future in self.under_way)
+        while self.left and len(self.under_way) - done < max(1, sum(slots.values())):
             index = self.left.popleft()
             future = self.client.submit(
                 _solve_shard,
@@ -259,8 +273,8 @@ class _Conversation:
             return _Rule({}, (), max(1, own // cores))
         return _Rule(slots)
 
-    def _take_in(self, future: Future) -> float:
-        """Take in the record of a shard and return the seconds it took."""
+    def _take_in(self, future: Future) -> None:
+        """Take in the record of a shard, or the reason why there is none."""
         index = self.under_way.pop(future)
         start, stop = self.work.runs(index)
         shard = f"shard {index} (runs {start:,} to {stop - 1:,})"
@@ -287,9 +301,9 @@ class _Conversation:
             self.writing += record.row["encode_seconds"] + record.row["write_seconds"]
             self.listener.finished(record)
             self.listener.ticked()
-            return record.row["task_seconds"]
+            self.took = record.row["task_seconds"]
+            return
         self.reason = self.reason or error
-        return 0.0
 
 
 # in the workers -------------------------------------------------------------------------------
@@ -359,5 +373,6 @@ def _solve_shard(work: Work, index: int, rule: _Rule) -> Record:
     arrays, record = held.solver(rule.seat(worker.name, host)).solve(index)
     encode, write = write_timed(held.store, index, arrays)
     row = {**record.row, "encode_seconds": encode, "write_seconds": write}
+    row["write_began"] = time() - encode - write
     row["task_seconds"] = perf_counter() - began
     return evolve(record, row=row, worker=f"{socket.gethostname()}:{os.getpid()}")

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import time
 
 from attrs import evolve, frozen
 
@@ -41,6 +42,7 @@ class LocalEngine:
             encode, write = writer.shards[index]
             record = pending.pop(index)
             row = {**record.row, "encode_seconds": encode, "write_seconds": write}
+            row["write_began"] = time() - encode - write
             listener.finished(evolve(record, row=row))
 
         def solve(index: int, seat: int, tick: Tick) -> float:

@@ -282,7 +282,7 @@ class Events:
 
     def watch(
         self, block: BlockBuilder, end: tuple[str, int], h: Node, t: Node, t_end: Node, good: Node
-    ) -> tuple[Node, Node]:
+    ) -> tuple[Node, Node, Node]:
         """Look for events in a step that is good otherwise.
 
         Parameters
@@ -295,11 +295,12 @@ class Events:
 
         Returns
         -------
-        Node, Node
-            Whether the step is cut, and whether something happens at its end.
+        Node, Node, Node
+            Whether the step is cut, whether something happens at its end, and whether what
+            happens in it cannot be located.
         """
         if not self.watched:
-            return FALSE, FALSE
+            return FALSE, FALSE, FALSE
         truths = [self.truths[i] for i in self.watched]
         states = self._states_in(truths)
         # y = y0 + theta*(a + theta*(b + theta*c)), the cubic through both ends and slopes.
@@ -368,10 +369,12 @@ class Events:
         close = logical_or(compare("<=", remains, near), spent)
         happens = block.let("happens", logical_and(crossing, logical_and(close, at_end)))
         cut = block.let("cut", logical_and(crossing, logical_not(happens)))
+        # Seen inside steps only, again and again, and never at their end: it cannot be located.
+        lost = block.let("lost", logical_and(cut, spent))
         place = maximum(high * h + t, t + near)
         cuts = where(cut, _agenda(CUTS) + 1.0, _agenda(CUTS))
         block.assign([("agenda", CUT), ("agenda", CUTS)], [where(cut, place, _agenda(CUT)), cuts])
-        return cut, happens
+        return cut, happens, lost
 
     def _locate(
         self,
@@ -556,7 +559,8 @@ class Events:
             else:
                 truth = looked[self.watched.index(i)]
                 rose = logical_and(open_, edges[i])
-                waits = where(rose, ONE, waiting)
+                # Once for every time that it became true.
+                waits = where(rose, waiting + 1.0, waiting)
                 if not event.persistent:
                     waits = where(logical_and(open_, logical_not(truth)), ZERO, waits)
                 side = self._memory(self.side[i])
@@ -623,7 +627,8 @@ class Events:
         for i, event in enumerate(self.events):
             now = happening[i]
             targets.append(("event_memory", self.waiting[i]))
-            values.append(where(now, ZERO, self._memory(self.waiting[i])))
+            rest = ZERO if event.times is not None else self._memory(self.waiting[i]) - 1.0
+            values.append(where(now, rest, self._memory(self.waiting[i])))
             if i in self.count:
                 count = self._memory(self.count[i])
                 targets.append(("event_memory", self.count[i]))
@@ -644,7 +649,9 @@ class Events:
                 told: Node = const(BY_VALUE)
                 if i in before and event.root is not None:
                     after = fabs(self._placed([event.root], t)[0])
-                    left = compare("<=", after, 2.0 * before[i])
+                    # What another event at this time made true was no passage.
+                    apart = compare("<", _agenda(LATEST), t)
+                    left = logical_and(apart, compare("<=", after, 2.0 * before[i]))
                     told = where(left, const(BY_SLOPE), told)
                 side = self._memory(self.side[i])
                 targets.append(("event_memory", self.side[i]))

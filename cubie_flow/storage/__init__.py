@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cubie_flow.storage.folders import new_run_folder
+from cubie_flow.storage.folders import (
+    found_location,
+    new_location,
+    new_run_folder,
+    note_location,
+)
 from cubie_flow.storage.layout import ShardPlan, plan_shards
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.lock import locked
@@ -23,8 +28,11 @@ __all__ = [
     "ShardPlan",
     "StoreSchema",
     "Variable",
+    "found_location",
     "locked",
+    "new_location",
     "new_run_folder",
+    "note_location",
     "plan_shards",
     "provenance",
 ]

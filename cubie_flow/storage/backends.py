@@ -1,4 +1,4 @@
-"""What keeps a store: a folder, an object store by fsspec or obstore, an Icechunk repository."""
+"""What keeps a store: a folder, or an object store by fsspec or obstore."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore, WrapperStore
 
+from cubie_flow.credentials import redacted
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.secrets import redacted
 
 if TYPE_CHECKING:
     from cubie_flow.storage.location import Location
@@ -24,9 +24,6 @@ class Timed:
         began = perf_counter()
         await super().set(key, value)  # type: ignore[misc]
         self.seconds += perf_counter() - began
-
-    def commit(self, message: str) -> None:
-        """Make what was written count; here every file counts as soon as it is written."""
 
 
 class Folder(Timed, LocalStore):  # type: ignore[misc]
@@ -45,7 +42,7 @@ def open_backend(location: Location, read_only: bool) -> Folder | Remote:
     FlowError
         If a package is missing, or the URL is none that the client knows.
     """
-    if location.kind == "zarr" and location.folder is not None:
+    if location.folder is not None:
         return Folder(location.folder, read_only=read_only)
     maker = {"fsspec": _fsspec, "obstore": _obstore}[location.client]
     try:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from cubie_flow.errors import FlowError
+from cubie_flow.storage.location import Location
+
+RESULTS = "results.zarr"
+#: Where the results of a folder are, if not in it.
+ELSEWHERE = "location.json"
 
 
 def new_run_folder(root: str | Path, study: str, now: datetime) -> Path:
@@ -37,3 +45,52 @@ def new_run_folder(root: str | Path, study: str, now: datetime) -> Path:
         reason = error.strerror or str(error)
         raise FlowError(f"the output folder '{day}' cannot be made: {reason}") from error
     raise AssertionError("count() never ends")
+
+
+def new_location(storage: Mapping[str, Any], folder: Path) -> Location:
+    """Return where the store of a new run goes.
+
+    Parameters
+    ----------
+    storage
+        Of the config. A ``url`` that ends in ``.zarr`` is the store itself; any other is for
+        object stores what ``folder`` is on a disk.
+    folder
+        Of the run.
+    """
+    how = {name: storage[name] for name in ("client", "options")}
+    url = storage["url"]
+    if url is None:
+        return Location(folder / RESULTS)
+    if not url.rstrip("/").endswith(".zarr"):
+        root = Path(storage["folder"]).absolute()
+        inside = folder.absolute()
+        parts = inside.relative_to(root).parts if inside.is_relative_to(root) else (inside.name,)
+        url = "/".join((url.rstrip("/"), *parts, RESULTS))
+    return Location(url, **how)
+
+
+def note_location(folder: Path, location: Location) -> None:
+    """Leave in the folder of a run where its results are; options are not kept."""
+    if location.folder != folder / RESULTS:
+        told = {name: getattr(location, name) for name in ("address", "client")}
+        (folder / ELSEWHERE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Location | None:
+    """Return where the results of a folder are, or None if it holds none.
+
+    Raises
+    ------
+    FlowError
+        If what the folder says of it cannot be read.
+    """
+    if (folder / RESULTS).is_dir():
+        return Location(folder / RESULTS)
+    try:
+        told = json.loads((folder / ELSEWHERE).read_text(encoding="utf-8"))
+        return Location(**{**told, "address": str(told["address"])}, options=dict(options or {}))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise FlowError(f"'{folder / ELSEWHERE}' cannot be read: {error}") from error

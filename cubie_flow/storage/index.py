@@ -100,11 +100,10 @@ def write_index(
             # Without it a status of 255 would be read as missing.
             encoding={} if _exists(location) else {"job_status": {"fill_value": PENDING}},
         )
-        if finished and location.kind == "zarr":
+        if finished:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Consolidated metadata")
                 zarr.consolidate_metadata(store, path=location.group or None, zarr_format=3)
-        store.commit("table of the jobs")
     except FlowError:
         raise
     except OSError as error:

@@ -10,10 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from attrs import evolve, field, frozen
 
+from cubie_flow.credentials import redacted, refuse_credentials, remember
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.secrets import redacted, refuse_credentials, remember
-
-CLIENTS, KINDS = ("fsspec", "obstore"), ("zarr", "icechunk")
 
 
 def _address(given: str | Path) -> str:
@@ -39,8 +37,6 @@ class Location:
         A path, or a URL that fsspec or obstore knows; ``file://`` is a path.
     group
         Path of the group inside the Zarr hierarchy; empty for the root.
-    kind
-        ``zarr``, or ``icechunk`` for a repository in which every shard is one transaction.
     client
         Of a URL: ``fsspec`` or ``obstore``.
     options
@@ -49,7 +45,6 @@ class Location:
 
     address: str = field(converter=_address)
     group: str = field(default="", converter=_group_path)
-    kind: str = "zarr"
     client: str = "fsspec"
     options: Mapping[str, Any] = field(factory=dict, repr=False)
 
@@ -95,11 +90,11 @@ class Location:
         FlowError
             If it cannot be asked.
         """
-        from zarr.core.sync import sync
-
         if self.folder is not None:
             place = self.folder / self.group
             return place.exists() and (not place.is_dir() or any(place.iterdir()))
+        from zarr.core.sync import sync
+
         try:
             return not sync(self.store().is_empty(self.group))
         except FlowError:
@@ -156,11 +151,11 @@ class Location:
 
     def size(self) -> int:
         """Return the bytes stored here."""
-        from zarr.core.sync import sync
-
         if self.folder is not None:
             files = (self.folder / self.group).rglob("*")
             return sum(file.stat().st_size for file in files if file.is_file())
+        from zarr.core.sync import sync
+
         try:
             return int(sync(self.store().getsize_prefix(self.group)))
         except Exception as error:

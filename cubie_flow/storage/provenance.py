@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import monotonic
 
+from cubie_flow.credentials import redacted
+
 #: When a checkout was looked at, its commit, and whether it was modified.
 _CHECKOUTS: dict[Path, tuple[float, str, bool]] = {}
 SCHEMA_VERSION = 1
@@ -44,7 +46,7 @@ def provenance(overrides: Sequence[str] = (), folder: str | Path = ".") -> dict[
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_name(),
-        "overrides": list(overrides),
+        "overrides": [redacted(word) for word in overrides],
         **_versions(),
     }
     # Each job of a multirun asks; the same checkout is looked at once a minute.

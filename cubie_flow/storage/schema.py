@@ -15,6 +15,8 @@ RUN, TIME, STATUS = "run", "time", "status"
 UNWRITTEN = 255
 PER_RUN = (RUN,)
 PER_RUN_AND_TIME = (RUN, TIME)
+#: What happens several times in a run, in the order in which it does.
+PER_RUN_AND_OCCURRENCE = (RUN, "occurrence")
 
 # xarray reads these English words as calendar durations; the UDUNITS symbols stay numbers, which
 # is what the time of an ODE is.
@@ -51,13 +53,15 @@ class Variable:
     name
         Its name in the store.
     dims
-        ``("run", "time")`` or ``("run",)``.
+        ``("run", "time")``, ``("run",)``, or ``("run", "occurrence")``.
     dtype
         NumPy dtype or its name.
     unit, long_name
         CF ``units`` and ``long_name``; an empty text leaves the attribute out.
     attrs
         More attributes, JSON-able.
+    length
+        Elements a run along ``occurrence``.
     """
 
     name: str
@@ -66,11 +70,13 @@ class Variable:
     unit: str = ""
     long_name: str = ""
     attrs: Mapping[str, Any] = field(factory=dict)
+    length: int = 1
 
     def __attrs_post_init__(self) -> None:
-        if self.dims not in (PER_RUN, PER_RUN_AND_TIME):
+        if self.dims not in (PER_RUN, PER_RUN_AND_TIME, PER_RUN_AND_OCCURRENCE):
             raise FlowError(
-                f"the dims of '{self.name}' are {self.dims}, not ('run',) or ('run', 'time')"
+                f"the dims of '{self.name}' are {self.dims}, not ('run',), ('run', 'time') or "
+                "('run', 'occurrence')"
             )
 
     @property
@@ -166,7 +172,9 @@ class StoreSchema:
 
     def bytes_per_run(self, variable: Variable) -> int:
         """Return the bytes one run adds to a variable, before compression."""
-        times = self.time.size if variable.dims == PER_RUN_AND_TIME and self.time is not None else 1
+        times = variable.length
+        if variable.dims == PER_RUN_AND_TIME and self.time is not None:
+            times = self.time.size
         return times * variable.dtype.itemsize
 
     @property

@@ -28,6 +28,7 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.storage.layout import ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.schema import (
+    PER_RUN_AND_OCCURRENCE,
     PER_RUN_AND_TIME,
     RUN,
     STATUS,
@@ -112,7 +113,6 @@ class ResultStore:
                 location.folder.mkdir(parents=True, exist_ok=True)
             store = location.store()
             _write_schema(location, store, schema, plan)
-            store.commit("a new study")
         return cls.open(location)
 
     @classmethod
@@ -199,7 +199,6 @@ class ResultStore:
             checksums = self._group[CHECKSUMS]["crc32"]
             checksums[index] = self._checksum(arrays)
             self._arrays[STATUS][start:stop] = arrays[STATUS]
-            self._group.store.commit(f"runs {start} to {stop - 1}")
 
     def completed(self) -> set[int]:
         """Return the shards whose ``status`` is written for every run, and can be read."""
@@ -274,7 +273,6 @@ class ResultStore:
             grown = ShardPlan(runs, self.plan.chunk_runs, self.plan.shard_runs)
             self._group[CHECKSUMS]["crc32"].resize((len(grown.shards),))
             _consolidate(self.location, self._group.store)
-            self._group.store.commit(f"{runs} runs")
         return ResultStore.open(self.location)
 
     def finalise(
@@ -310,7 +308,6 @@ class ResultStore:
             if shards or memory:
                 _add_to_memory(self._group, shards, plain(memory or {}))
             _consolidate(self.location, self._group.store)
-            self._group.store.commit("what is known at the end")
 
     def put_group(self, name: str, table: Any) -> None:
         """Write a small dataset as a group of the store, in place of one of that name.
@@ -331,7 +328,6 @@ class ResultStore:
             store, path = self._group.store, f"{self.location.group}/{name}".strip("/")
             table.to_zarr(store, group=path, mode="w", zarr_format=3, consolidated=False)
             _consolidate(evolve(self.location, group=""), store)
-            store.commit(f"the group {path}")
 
     def _check(self, arrays: Mapping[str, NDArray[Any]], runs: int) -> None:
         for name in arrays:
@@ -427,6 +423,8 @@ def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
 
     def empty(variable: Variable) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
         inner = (times,) if variable.dims == PER_RUN_AND_TIME else ()
+        if variable.dims == PER_RUN_AND_OCCURRENCE:
+            inner = (variable.length,)
         chunk_runs = plan.chunk_runs_for(schema.bytes_per_run(variable), chunk_bytes)
         layout: dict[str, Any] = {"chunks": (chunk_runs, *inner), "compressors": (codec,)}
         if chunk_runs < plan.shard_runs:
@@ -524,7 +522,7 @@ def _columns(
 
 def _consolidate(location: Location, store: Any) -> None:
     """Gather the metadata of a whole store in one file; of a group, its tree's owner does it."""
-    if location.group or location.kind != "zarr":
+    if location.group:
         return
     with warnings.catch_warnings():
         # zarr warns that consolidated metadata is not in the format's text yet; readers that do

@@ -18,6 +18,8 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from cubie_flow.credentials import as_given
+
 
 class Composer:
     """Composes the jobs of a multirun.
@@ -37,7 +39,7 @@ class Composer:
         self._loader = copy.copy(loader)
         self._loader.repository = CachingConfigRepository(loader.repository)
         self._name = master.hydra.job.config_name
-        self._common = [*master.hydra.overrides.hydra, *common]
+        self._common = [*as_given(master.hydra.overrides.hydra), *common]
         self._parser = OverridesParser.create()
         self._bases: dict[tuple[str, ...], DictConfig] = {}
 

@@ -1,4 +1,4 @@
-"""The study of a config, with what it leaves open decided."""
+"""The study of a config, with what it leaves open decided, and who solves it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cubie_flow.config import Settings
+    from cubie_flow.engines import Engine
     from cubie_flow.solve import Study
 
 
@@ -36,3 +37,11 @@ def placed(settings: Settings, study: Study | None = None) -> Study:
         study, note = automatic(study)
         settings.notes.append(note)
     return study
+
+
+def engine_of(settings: Settings) -> Engine:
+    """Return who solves the shards."""
+    from cubie_flow.engines import make_engine
+
+    keys = ("kind", "workers", "scheduler", "cluster", "options", "retries")
+    return make_engine(**{key: settings.values["engine"][key] for key in keys})

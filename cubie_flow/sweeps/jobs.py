@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
-from cubie_flow import command_line
+from cubie_flow import command_line, credentials
 from cubie_flow.config import Settings
 from cubie_flow.errors import FlowError
 from cubie_flow.storage import index
@@ -89,6 +89,7 @@ class Reader:
         self, number: int, own: Sequence[str], overrides: Sequence[str], config: DictConfig
     ) -> Job:
         """Return a job; what is wrong with it is kept in it."""
+        credentials.hide(config)
         job = Job(number, tuple(own), tuple(overrides), config_yaml(config))
         try:
             container = OmegaConf.to_container(config, resolve=True)
@@ -104,35 +105,7 @@ class Reader:
         key = json.dumps(given, default=str)
         if key not in self._systems:
             self._systems[key] = load_system(given)
-        study = settings.study(self._systems[key])
-        for axis in settings.values["batch"]["sweep"]:
-            for name in axis:
-                self._refuse_derived(given, key, name, study)
-        return study
-
-    def _refuse_derived(self, given: Mapping[str, Any], key: str, name: str, study: Study) -> None:
-        """Refuse a swept quantity from which the model computes another value.
-
-        Runs of one launch differ in the swept value alone, so they would not be what jobs with
-        that value are.
-        """
-        from cubie_flow.defaults import load_system
-
-        base = self._systems[key]
-        for kind, quantities in (("parameters", base.parameters), ("states", base.states)):
-            known = {quantity.name: float(quantity.value) for quantity in quantities}
-            mark = f"{key} {kind} {name}"
-            if name not in known or mark in self._systems:
-                continue
-            other = {name: 1.25 * known[name] + 1.0}
-            changed = load_system({**given, kind: {**(given.get(kind) or {}), **other}})
-            self._systems[mark] = changed
-            if changed.content_hash != base.with_values(**{kind: other}).content_hash:
-                raise FlowError(
-                    f"system.{kind}.{name} decides other values of the model "
-                    f"'{study.system.name}', so its values make jobs and not runs: "
-                    f"add hydra.sweeper.jobs=[system.{kind}.{name}]"
-                )
+        return settings.study(self._systems[key])
 
 
 def config_yaml(config: DictConfig) -> str:
@@ -162,11 +135,12 @@ def _dumper() -> Any:
 
 def said(error: BaseException) -> str:
     """Return an error in one sentence."""
-    if isinstance(error, FlowError):
-        return str(error)
-    if isinstance(error, Exception) and not isinstance(error, ArithmeticError | MemoryError):
-        return command_line.sentence(error, [])
-    return f"{type(error).__name__}: {error}"
+    text = str(error)
+    if isinstance(error, ArithmeticError | MemoryError):
+        text = f"{type(error).__name__}: {text}"
+    elif isinstance(error, Exception) and not isinstance(error, FlowError):
+        text = command_line.sentence(error, [])
+    return credentials.redacted(text)
 
 
 def size(jobs: Sequence[Job]) -> str:
@@ -219,7 +193,7 @@ def run_job(
     """
     from cubie_flow.solve import run_study
     from cubie_flow.storage import locked
-    from cubie_flow.sweeps.decided import placed
+    from cubie_flow.sweeps.decided import engine_of, placed
 
     if job.settings is None or job.study is None:
         return {"job_status": index.FAILED, "error": job.error}
@@ -238,6 +212,7 @@ def run_job(
                 overrides=job.overrides,
                 on_progress=on_progress,
                 between_shards=between_shards,
+                engine=engine_of(job.settings),
                 resume=resume,
                 recheck=recheck,
             )

@@ -17,21 +17,23 @@ from hydra.core.utils import filter_overrides
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from cubie_flow import credentials
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.report import shown
 from cubie_flow.stopping import Stopped, Watch
-from cubie_flow.storage import Location, index, locked
+from cubie_flow.storage import Location, index, locked, new_location, note_location
 from cubie_flow.storage.provenance import provenance
 from cubie_flow.sweeps import jobs as running
 from cubie_flow.sweeps.axes import Axes
 from cubie_flow.sweeps.jobs import Job, Reader, config_yaml, run_job
 
 if TYPE_CHECKING:
+    from cubie_flow.config import Settings
     from cubie_flow.progress import Show
     from cubie_flow.solve import Progress
 
-RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
+CONFIG, LOG = "config.yaml", "run.log"
 #: Pictures of so many jobs are drawn, one each.
 PICTURES = 12
 log = logging.getLogger("cubie_flow")
@@ -96,17 +98,25 @@ def run_multirun(
     if all(job.study is None for job in jobs):
         raise FlowError(jobs[0].error)
     print(f"{'sweep':<8} {running.size(jobs)}", flush=True)
+    settings = next(job.settings for job in jobs if job.settings is not None)
+    _confirm(jobs, settings)
     folder = _folder(config, jobs)
     swept = [key for axis in axes.axes if axis.jobs for key in axis.keys]
-    root = Location.of(folder / RESULTS)
-    overrides = list(config.hydra.overrides.task)
+    storage = settings.values["storage"]
+    root = new_location(storage, folder)
+    overrides = credentials.as_given(config.hydra.overrides.task)
     attrs = {**provenance(overrides), "sweep": axes.lines()}
     with locked(folder), logged(folder / LOG):
+        if storage["overwrite"]:
+            root.delete()
+        root.refuse_what_is_there()
+        credentials.hide(config)
         shared = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         (folder / CONFIG).write_text(config_yaml(shared), encoding="utf-8")
         log.info("%s", " ".join(overrides))
         table = Table(root, [job.row(swept) for job in jobs], attrs, swept)
         table.write()
+        note_location(folder, root)
         with _finally_written(table, folder):
             if launching is None:
                 _run_here(jobs, table)
@@ -116,13 +126,40 @@ def run_multirun(
 
 
 def _folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
-    """Return the new folder of the multirun; where models differ it is not called after one."""
+    """Return the new folder of the multirun, called after its study if there is only one."""
     names = {job.study.name for job in jobs if job.study is not None}
-    if len(names) > 1:
-        OmegaConf.update(config, "study", "multirun")
+    OmegaConf.update(config, "study", names.pop() if len(names) == 1 else "multirun")
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _confirm(jobs: Sequence[Job], settings: Settings) -> None:
+    """Refuse a multirun that is larger than one starts by mistake, unless it is confirmed."""
+    from cubie_flow.solve import result_bytes
+
+    studies = [job.study for job in jobs if job.study is not None]
+    sizes = {
+        "runs": sum(study.design.size for study in studies),
+        "bytes": sum(result_bytes(study) for study in studies),
+    }
+    engine = settings.values["engine"]
+    above = [
+        f"engine.confirm_{name}={engine[f'confirm_{name}']:,}"
+        for name, size in sizes.items()
+        if size > engine[f"confirm_{name}"]
+    ]
+    if above and not settings.values["confirm"]:
+        raise FlowError(
+            f"the {len(jobs):,} jobs have {sizes['runs']:,} runs and up to "
+            f"{sizes['bytes'] / 1e9:,.1f} GB of results, above {' and '.join(above)}; "
+            "confirm=true starts them"
+        )
+
+
+def _place(root: Location) -> str:
+    """Return where the store is, as short as it can be said."""
+    return root.name if root.folder is None else shown(root.folder)
 
 
 @contextmanager
@@ -133,7 +170,7 @@ def _finally_written(table: Table, folder: Path) -> Iterator[None]:
     except (KeyboardInterrupt, Stopped):
         table.write(finished=True)
         print(
-            f"what was solved is kept in {shown(folder / RESULTS)}; python -m cubie_flow "
+            f"what was solved is kept in {_place(table.root)}; python -m cubie_flow "
             f"resume={shown(folder)} does the rest",
             file=sys.stderr,
         )
@@ -149,8 +186,8 @@ def _run_here(
     """Run the jobs one after the other in this process."""
     from cubie_flow.progress import progress
 
-    settings = next(job.settings for job in jobs if job.settings is not None)
-    engine = settings.values["engine"]
+    given = [job.settings.values["engine"] for job in jobs if job.settings is not None]
+    engine: dict[str, Any] = given[0] if given else {"time_limit": None, "progress": False}
     watch = Watch(engine["time_limit"])
     total = sum(job.study.design.size for job in jobs if job.study is not None)
     before = [0, 0]
@@ -240,12 +277,15 @@ def launched(config: DictConfig) -> index.Row:
     """Run one job in a process that a launcher started."""
     composed = HydraConfig.get()
     folder = Path(composed.sweep.dir)
-    overrides = filter_overrides(list(composed.overrides.task))
+    overrides = filter_overrides(credentials.as_given(composed.overrides.task))
     job = Reader().job(int(composed.job.num), (), overrides, config)
     watch = Watch(job.settings.values["engine"]["time_limit"] if job.settings else None)
+    if job.settings is None:
+        return {"job_status": index.FAILED, "error": job.error}
+    root = new_location(job.settings.values["storage"], folder)
     with logged(folder / LOG), watch.listening():
         try:
-            return run_job(job, Location.of(folder / RESULTS), between_shards=watch.check)
+            return run_job(job, root, between_shards=watch.check)
         except (KeyboardInterrupt, Stopped) as error:
             return {"job_status": index.STOPPED, "error": str(error) or "interrupted"}
 
@@ -263,7 +303,7 @@ def _report(table: Table, folder: Path, jobs: Sequence[Job]) -> None:
     """
     well = table.count(index.SUCCESS)
     rows = [("jobs", f"{well:,} of {len(table.rows):,} ended well")]
-    rows.append(("result", shown(folder / RESULTS)))
+    rows.append(("result", _place(table.root)))
     wanted = [job for job in jobs if job.settings and job.settings.values["storage"]["picture"]]
     done = {row["group"] for row in table.rows if row["job_status"] == index.SUCCESS}
     drawn = [job for job in wanted if job.group in done]
@@ -272,8 +312,10 @@ def _report(table: Table, folder: Path, jobs: Sequence[Job]) -> None:
     elif drawn:
         from cubie_flow.analysis.pictures.overview import draw
 
+        root = table.root
+        source = root.store(read_only=True) if root.folder is None else root.folder
         for job in drawn:
-            draw(folder / RESULTS / job.group, folder / f"{job.group}.png")
+            draw(source, folder / f"{job.group}.png", job.group)
         rows.append(("pictures", shown(folder / "job_*.png")))
     notes = dict.fromkeys(note for job in jobs if job.settings for note in job.settings.notes)
     rows += [("note", note) for note in notes]
@@ -287,13 +329,15 @@ def _report(table: Table, folder: Path, jobs: Sequence[Job]) -> None:
         )
 
 
-def resume_multirun(folder: Path, overrides: Sequence[str], recheck: bool) -> None:
+def resume_multirun(folder: Path, root: Location, overrides: Sequence[str], recheck: bool) -> None:
     """Finish the jobs that a multirun lacks.
 
     Parameters
     ----------
     folder
         Of the multirun.
+    root
+        Its store.
     overrides
         What may differ from then, see `cubie_flow.resume`.
     recheck
@@ -304,7 +348,6 @@ def resume_multirun(folder: Path, overrides: Sequence[str], recheck: bool) -> No
     FlowError
         If an override changes the science of a job, or, once all have run, a job failed.
     """
-    root = Location.of(folder / RESULTS)
     with locked(folder), logged(folder / LOG):
         rows, attrs = index.read_index(root)
         log.info("resumed %s", " ".join(overrides))
@@ -351,11 +394,10 @@ def _again(number: int, row: index.Row, root: Location, overrides: Sequence[str]
     return evolve(job, settings=settings, study=study, overrides=tuple(attrs["overrides"]))
 
 
-def verify_multirun(folder: Path) -> int:
+def verify_multirun(folder: Path, root: Location) -> int:
     """Compare every complete shard of every job with its checksum and return the exit code."""
     from cubie_flow.storage import ResultStore
 
-    root = Location.of(folder / RESULTS)
     rows, _ = index.read_index(root)
     missing = damaged = 0
     for row in rows:

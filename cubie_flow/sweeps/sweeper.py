@@ -56,7 +56,8 @@ class FlowSweeper(Sweeper):  # type: ignore[misc]
         jobs = self._read(axes)
         for line in axes.lines():
             print(line)
-        if jobs[0].settings is not None and jobs[0].settings.task != "run":
+        first = jobs[0].settings
+        if first is not None and (first.task != "run" or first.values["dry_run"]):
             self._other_task(axes)
             return
         from cubie_flow.sweeps.multirun import run_multirun

@@ -65,7 +65,8 @@ def with_sensitivities(system: OdeSystem, names: tuple[str, ...]) -> OdeSystem:
     Raises
     ------
     FlowError
-        If a name is no state or parameter, given twice, or makes a name that is taken.
+        If a name is no state or parameter, given twice, or makes a name that is taken, or an
+        event happens at a time that depends on the run.
     """
     if not names:
         return system

@@ -10,7 +10,7 @@ import xarray as xr
 from settling import study, written
 
 import cubie_flow
-from cubie_flow.analysis import runs
+from cubie_flow.analysis import opening, runs
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.systems import OdeSystem
@@ -66,6 +66,8 @@ def test_a_grid_unfolds_lazily_to_the_same_values(data: xr.Dataset) -> None:
     np.testing.assert_array_equal(unfolded.z[3, 1:3, ::-2], z[3, 1:3, ::-2])
     np.testing.assert_array_equal(unfolded.z.isel(rho=[7, 2], x_initial=-1), z[[7, 2], -1])
     np.testing.assert_array_equal(unfolded.z.isel(time=4, rho=slice(2, 9, 3)), z[2:9:3, :, 4])
+    shuffled = unfolded.z.isel(rho=9, x_initial=[0, 2, 1, 3])
+    np.testing.assert_array_equal(shuffled, z[9, [0, 2, 1, 3]])
     points = xr.DataArray([0, 3, 1], dims="point")
     np.testing.assert_array_equal(
         unfolded.z_max.isel(rho=points, x_initial=points), data.z_max.values[[0, 15, 5]]
@@ -151,6 +153,13 @@ def test_datasets_of_solve_run_again(lorenz: OdeSystem) -> None:
     np.testing.assert_array_equal(again.z_final, made.z_final[1:])
     with pytest.raises(FlowError, match="not opened from a store"):
         made.flow.memory()
+
+
+def test_the_example_of_the_readme_runs(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = readme.split("from cubie_flow import open_results\n")[1].split("```")[0]
+    monkeypatch.setattr("cubie_flow.open_results", lambda _: opening.open_results(kept))
+    exec("from cubie_flow import open_results\n" + example.replace("24.74", "2.0"), {})
 
 
 def test_runs_of_varying_duration_keep_the_times_they_reach(

@@ -20,6 +20,8 @@ from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.restate import restated
 from cubie_flow.solve import run_study
+from cubie_flow.storage import Location
+from cubie_flow.storage.folders import note_location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
 from cubie_flow.systems import OdeSystem
 
@@ -111,7 +113,7 @@ def test_an_interrupted_study_opens_and_says_what_is_missing(folder: Path) -> No
     assert "resume=" in told
 
 
-def test_a_url_opens_too(lorenz: OdeSystem) -> None:
+def test_a_url_opens_too(lorenz: OdeSystem, tmp_path: Path) -> None:
     pytest.importorskip("fsspec")
     url = "memory://analysis/results.zarr"
     made = study(lorenz, design=make_design("grid", {"rho": [3.0, 5.0, 7.0]}))
@@ -123,6 +125,9 @@ def test_a_url_opens_too(lorenz: OdeSystem) -> None:
     assert "bytes" in data.flow.memory()
     assert audit(url).sizes["audited"] == 3
     assert "of 3 runs" in str(cubie_flow.open_results(url).flow.summary())
+    # The folder of such a run says where it is.
+    note_location(tmp_path, Location(url))
+    assert cubie_flow.open_results(tmp_path).flow.path == url
     with pytest.raises(FlowError, match="cannot be opened") as caught:
         cubie_flow.open_results("memory://analysis/nowhere.zarr")
     assert "\n" not in str(caught.value)

@@ -170,7 +170,7 @@ def test_every_kind_is_drawn_from_a_store_by_the_command(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    kinds = ["overview", "trajectories", "bands", "phase", "heatmap"]
+    kinds = ["overview", "trajectories", "bands", "phase", "heatmap", "stalls"]
     for kind in kinds:
         assert cli.main(["plot", kind, str(store)]) == 0
     assert cli.main(["plot", "bifurcation", str(store), "--variable", "prey", "-o", "b.svg"]) == 0
@@ -200,6 +200,23 @@ def test_selected_runs_keep_their_numbers(store: Path) -> None:
     picture = part.flow.plot.trajectories(runs=[0, 1])
     texts = [text.get_text() for text in picture.legends[0].get_texts()]
     assert texts[1].startswith(f"run {number}:")
+
+
+def test_the_timeline_is_that_of_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["system=lotka_volterra", "batch=sobol", "batch.size=96", "storage.shard_runs=32"]
+    assert main([*words, "engine.progress=false", "storage.picture=false"]) == 0
+    (store,) = tmp_path.glob("outputs/**/results.zarr")
+    data = open_results(store)
+    memory = data.flow.memory()
+    assert (memory.write_began >= memory.solve_began + memory.kernel_seconds - 1e-3).all()
+    picture = data.flow.plot.stalls()
+    solving, *_ = picture.axes[0].containers
+    assert [bar.get_width() for bar in solving] == pytest.approx(memory.kernel_seconds.values)
+    with pytest.raises(FlowError, match="kept no times"):
+        drawer("stalls")(data.flow.memory().drop_vars("solve_began").assign_attrs(title="old"))
 
 
 @pytest.mark.parametrize(

@@ -184,8 +184,6 @@ def test_an_error_in_the_console_would_be_seen(html: str, tmp_path: Path) -> Non
 
 
 def test_a_result_made_in_python_has_a_report(lorenz: OdeSystem, tmp_path: Path) -> None:
-    import cubie_flow.analysis.accessor  # noqa: F401
-
     data = solve(lorenz, parameters={"rho": [20.0, 28.0]}, duration=1.0)
     text = write_report(data, tmp_path / "made.html").read_text(encoding="utf-8")
     assert "no command line is known" in text

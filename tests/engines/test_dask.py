@@ -20,7 +20,7 @@ from cubie_flow.errors import FlowError
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
-SHARDS, SHARD = 12, 2000
+SHARDS, SHARD = 12, 1000
 #: Long enough a shard that a kill finds one in flight.
 STUDY = [
     "study=spread", f"batch.values={{rho: {{linspace: [0, 40, {SHARDS * SHARD}]}}}}",

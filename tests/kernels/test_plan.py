@@ -1,6 +1,7 @@
 """The plan of a study: what it says, and what it refuses."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from attrs import evolve
 from cubie_flow import planning
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
+from cubie_flow.integrators.run import RunSettings
 from cubie_flow.kernels import plan as kernel_plan
+from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.detect import toolkit_installed
 from cubie_flow.memory.occupancy import occupancy
 from cubie_flow.planning import process_memory
@@ -90,10 +93,10 @@ def test_figures_and_occupancy_come_from_the_compiler() -> None:
 
 @needs_toolkit
 def test_the_code_size_is_that_of_the_machine_code() -> None:
-    from cubie_flow.kernels.targets.cuda_compile import section_sizes
+    from cubie_flow.kernels.targets.cuda_compile import sections
 
     code = build_kernel(STUDY).compile_cuda("sm_90")
-    sizes = section_sizes(code.cubin)
+    sizes = {name: len(part) for name, part in sections(code.cubin).items()}
     assert sizes[f".text.{code.entry}"] <= code.figures.code
     assert code.figures.code < len(code.cubin)
     assert code.figures.code % 16 == 0  # an instruction is 16 bytes since Volta
@@ -232,3 +235,32 @@ def test_a_store_holds_predicted_beside_measured(tmp_path: Path) -> None:
     )
     assert attrs["solver_waited_seconds"] >= 0
     assert attrs["writer_waited_seconds"] > 0
+
+
+@needs_toolkit
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_registers_and_stack_are_what_the_assembler_says(precision: str) -> None:
+    """They are read from the machine code, and the log, where it is whole, says the same."""
+    from cuda.bindings import nvjitlink
+
+    # Eight states in memory: there is a stack.
+    system = OdeSystem.from_equations(
+        "\n".join(f"dx{i}/dt = -x{(i + 1) % 12}*x{i}" for i in range(12)),
+        states={f"x{i}": 1.0 for i in range(12)},
+        parameters={},
+    )
+    run = RunSettings(system, precision=precision, duration=1.0)
+    code = BatchSolverKernel(run, BatchSolverConfig("cuda", precision)).compile_cuda("sm_90")
+    handle = nvjitlink.create(2, ["-arch=sm_90", "-verbose"])
+    source = code.ptx.encode()
+    nvjitlink.add_data(handle, nvjitlink.InputType.PTX, source, len(source), "kernel")
+    nvjitlink.complete(handle)
+    log = bytearray(nvjitlink.get_info_log_size(handle))
+    nvjitlink.get_info_log(handle, log)
+    nvjitlink.destroy(handle)
+    said = [int(n) for n in re.findall(r"Used (\d+) registers", log.decode())]
+    stack = [int(n) for n in re.findall(r"(\d+) bytes stack frame", log.decode())]
+    assert said
+    assert code.figures.registers == max(said)
+    assert stack
+    assert code.figures.stack == max(stack) > 0

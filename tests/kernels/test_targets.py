@@ -237,7 +237,7 @@ def test_predicted_occupancy_is_that_of_the_driver(lorenz: OdeSystem, block_size
         program, fit = kernel.product.program, kernel.fit_block()
         registers = kernel.compile_cuda(device.arch).figures.registers
         predicted = occupancy(device.arch, registers, fit.shared_bytes, fit.block_size)
-        assert predicted.blocks == program.resident_blocks(), places
+        assert predicted.active_blocks == program.resident_blocks(), places
 
 
 @pytest.mark.gpu

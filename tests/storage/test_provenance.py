@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +49,8 @@ def test_the_commit_is_recorded_only_in_a_checkout(tmp_path: Path) -> None:
 
 
 def test_no_git_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("cubie_flow.storage.provenance._CHECKOUTS", {})
+    module = sys.modules["cubie_flow.storage.provenance"]
+    monkeypatch.setattr(module, "_CHECKOUTS", {})
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "git_commit" not in provenance()
 

@@ -85,6 +85,7 @@ def _open(kind: str, paths: tuple[str, ...], where: str | None) -> tuple[list[An
     """Return the results to draw, and whether the picture takes several."""
     import xarray
 
+    from cubie_flow.analysis import jobs
     from cubie_flow.analysis.opening import open_results, open_runs
 
     several = kind == "work_precision"
@@ -94,8 +95,10 @@ def _open(kind: str, paths: tuple[str, ...], where: str | None) -> tuple[list[An
     for path in paths:
         if several and "::" not in path:
             opened = open_results(path)
-            jobs = isinstance(opened, xarray.DataTree)
-            found += [node.to_dataset() for node in opened.children.values()] if jobs else [opened]
+            if isinstance(opened, xarray.DataTree):
+                found += jobs.datasets(opened).values()
+            else:
+                found.append(opened)
         else:
             found.append(open_results(path) if kind == "placements" else open_runs(path))
     if where is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,8 +37,14 @@ if TYPE_CHECKING:
 COLUMNS = 600
 
 
-def draw(store: Path, target: Path) -> Path:
-    """Draw the overview of a store and return the PNG file.
+def draw(store: Any, target: Path, group: str | None = None) -> Path:
+    """Draw the overview of a store, or of a group of it, and return the PNG file.
+
+    Parameters
+    ----------
+    store : Path or zarr store
+    target : Path
+    group : str, optional
 
     Raises
     ------
@@ -47,7 +53,10 @@ def draw(store: Path, target: Path) -> Path:
     """
     import xarray
 
-    with xarray.open_dataset(store, engine="zarr", chunks=None, decode_times=False) as data:
+    how: dict[str, Any] = {"engine": "zarr", "chunks": None, "decode_times": False}
+    if group is not None:
+        how |= {"group": group, "consolidated": False}
+    with xarray.open_dataset(store, **how) as data:
         return overview(data).save(target, DPI)
 
 

@@ -81,7 +81,7 @@ class Picture(Figure):  # type: ignore[misc]
 
     def _repr_png_(self) -> bytes:
         """Show it in a notebook."""
-        return self.png(90)
+        return self.png(72)
 
 
 def _metadata(kind: str, description: str) -> dict[str, Any]:

@@ -146,34 +146,62 @@ def link(ptx: str, arch: str) -> tuple[bytes, CompilerFigures]:
         raise FlowError(f"the assembler refuses the kernel for {arch}: {reason}") from error
     finally:
         nvjitlink.destroy(handle)
-    return bytes(cubin), _figures(log.decode(), section_sizes(bytes(cubin)))
+    return bytes(cubin), _figures(log.decode(errors="replace"), bytes(cubin))
 
 
-def section_sizes(cubin: bytes) -> dict[str, int]:
-    """Return the bytes of every section of a cubin, which is a 64-bit ELF file, by name."""
+def sections(cubin: bytes) -> dict[str, bytes]:
+    """Return the sections of a cubin, which is a 64-bit ELF file, by name.
+
+    Sections without contents, such as reserved shared memory, are empty here.
+    """
     (table,) = struct.unpack_from("<Q", cubin, 0x28)
     size, count, names = struct.unpack_from("<3H", cubin, 0x3A)
     headers = [struct.unpack_from("<IIQQQQ", cubin, table + i * size) for i in range(count)]
-    text = headers[names][4]
-    return {
-        cubin[text + header[0] : cubin.index(b"\0", text + header[0])].decode(): header[5]
-        for header in headers
-    }
+    text, found = headers[names][4], {}
+    for name, kind, _, _, start, length in headers:
+        end = cubin.index(b"\0", text + name)
+        held = b"" if kind == _NO_BITS else cubin[start : start + length]
+        found[cubin[text + name : end].decode()] = held
+    return found
 
 
-def _figures(log: str, sections: Mapping[str, int]) -> CompilerFigures:
-    def number(pattern: str) -> int:
-        found = [int(value) for value in re.findall(pattern, log)]
-        return max(found, default=0)
+_NO_BITS = 8
+# Attributes of ``.nv.info``, each of a symbol and a number, as cuobjdump names them.
+_EIFMT_SVAL, _EIATTR_REGCOUNT, _EIATTR_MIN_STACK_SIZE = 0x04, 0x2F, 0x12
+
+
+def _attribute(info: bytes, wanted: int) -> int:
+    """Return the largest value of an attribute among the functions of a cubin."""
+    largest = place = 0
+    while place + 4 <= len(info):
+        form, attribute, size = struct.unpack_from("<BBH", info, place)
+        place += 4
+        if form == _EIFMT_SVAL:
+            if attribute == wanted and size == 8:
+                largest = max(largest, struct.unpack_from("<2I", info, place)[1])
+            place += size
+    return largest
+
+
+def _figures(log: str, cubin: bytes) -> CompilerFigures:
+    held = sections(cubin)
+    info = held.get(".nv.info", b"")
+    stack = _attribute(info, _EIATTR_MIN_STACK_SIZE)
+
+    def spilled(what: str) -> int:
+        # The log is not always whole; without a stack there are no spills, and with one it
+        # bounds them.
+        found = [int(value) for value in re.findall(rf"(\d+) bytes spill {what}", log)]
+        return max(found, default=stack)
 
     def total(prefix: str) -> int:
-        return sum(size for name, size in sections.items() if name.startswith(prefix))
+        return sum(len(part) for name, part in held.items() if name.startswith(prefix))
 
     return CompilerFigures(
-        registers=number(r"Used (\d+) registers"),
-        stack=number(r"(\d+) bytes stack frame"),
-        spill_stores=number(r"(\d+) bytes spill stores"),
-        spill_loads=number(r"(\d+) bytes spill loads"),
+        registers=_attribute(info, _EIATTR_REGCOUNT),
+        stack=stack,
+        spill_stores=spilled("stores"),
+        spill_loads=spilled("loads"),
         constant=total(".nv.constant"),
         code=total(".text"),
     )

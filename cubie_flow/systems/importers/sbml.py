@@ -21,6 +21,7 @@ from cubie_flow.errors import FlowError
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.systems.events import Event
 from cubie_flow.systems.importers import vocabulary
 from cubie_flow.systems.importers.formula import Builder, Formula, Function, without_rates
 from cubie_flow.systems.importers.markup import Markup
@@ -61,7 +62,7 @@ class SbmlModel:
 
 
 @frozen
-class Event:
+class Written:
     """An event as the model writes it.
 
     Parameters
@@ -72,20 +73,19 @@ class Event:
         Happens when this becomes true.
     assignments : mapping
         New value by identifier.
-    delay, priority : Formula or None
+    priority : Formula or None
     initial_value : bool
         Value of the trigger before the start.
     persistent : bool
-        Whether it still happens if the trigger becomes false during the delay.
+        Whether it still happens if another one at the same time made the trigger false.
     values_of_trigger : bool
-        Whether the assignments use the values of the time when the trigger became true.
+        Whether the assignments use the values from before others at the same time happened.
     """
 
     name: str
     where: str
     trigger: Formula
     assignments: Mapping[str, Formula]
-    delay: Formula | None = None
     priority: Formula | None = None
     initial_value: bool = True
     persistent: bool = True
@@ -231,6 +231,7 @@ class _Reader:
         self.initial: dict[str, Formula] = {}
         self.wheres: dict[str, str] = {}
         self.builder = Builder()
+        self.events: list[Written] = []
 
     def read(self) -> SbmlModel:
         self._check_supported()
@@ -240,9 +241,7 @@ class _Reader:
         self._parameters()
         self._species()
         self._reactions()
-        events = self._events()
-        for event in events:
-            self._refuse(event.where, "events are not supported yet")
+        self.events = self._events()
         self._initial_values()
         return self._system()
 
@@ -419,8 +418,8 @@ class _Reader:
             self._refuse(where, f"its stoichiometry is {value}, which is not finite")
         return Effect(item.getSpecies(), sign, Formula("number", value), where)
 
-    def _events(self) -> list[Event]:
-        """Return the events. What they change is a state; `read` refuses them for now."""
+    def _events(self) -> list[Written]:
+        """Return the events. What they change is a state."""
         found = []
         for number, item in enumerate(self.model.getListOfEvents(), 1):
             key = item.getId() or item.getName()
@@ -433,6 +432,9 @@ class _Reader:
                 has = owner is not None and owner.getMath() is not None
                 return self._formula(owner.getMath(), where) if has else None
 
+            delay = part(item.getDelay())
+            if delay is not None and not (delay.op == "number" and delay.value == 0.0):
+                self._refuse(where, "delays of events are not supported")
             assignments = {
                 a.getVariable(): self._formula(a.getMath(), where)
                 for a in item.getListOfEventAssignments()
@@ -440,12 +442,11 @@ class _Reader:
             }
             new = self.level == 3
             found.append(
-                Event(
-                    name=item.getId(),
+                Written(
+                    name=key or "event",
                     where=where,
                     trigger=self._formula(trigger.getMath(), where),
                     assignments=assignments,
-                    delay=part(item.getDelay()),
                     priority=part(item.getPriority()) if new else None,
                     initial_value=trigger.getInitialValue() if new else True,
                     persistent=trigger.getPersistent() if new else True,
@@ -558,8 +559,13 @@ class _Reader:
         return _Equations(self).model()
 
     def moves(self, name: str) -> bool:
-        """Tell whether a rule gives `name` its value over time."""
-        return name in self.assigned or name in self.rates
+        """Tell whether a rule or an event gives `name` its value over time."""
+        return name in self.assigned or name in self.rates or name in self.set_by_events
+
+    @property
+    def set_by_events(self) -> set[str]:
+        """Everything that some event assigns."""
+        return {name for event in self.events for name in event.assignments}
 
     def fixed_formulas(self) -> dict[str, Formula]:
         """Return the initial assignments of constants that only use constants.
@@ -613,7 +619,7 @@ class _Equations:
                 derived[name] = (formula.names, self._later(name, formula))
                 self._observe(name)
                 continue
-            changes = name in r.rates
+            changes = name in r.rates or name in r.set_by_events
             if item.kind == "species":
                 own = r.species[name]
                 changes = changes or (own.changed_by_reactions and name in reacting)
@@ -687,14 +693,18 @@ class _Equations:
             if name in r.rates:
                 found.append(r._built(r.rates[name], self.names, r._where(name)))
                 continue
-            own = r.species[name]
             total = graph.ZERO
-            for effect, reaction in effects[name]:
+            reacts = name in r.species and r.species[name].changed_by_reactions
+            for effect, reaction in effects.get(name, ()) if reacts else ():
                 if reaction not in self.names:
                     r._refuse(r.reactions[reaction].where, "it has no kinetic law")
                 times = r._built(effect.coefficient, self.names, effect.where)
                 part = graph.mul(times, self.names[reaction])
                 total = graph.add(total, part) if effect.sign > 0 else graph.sub(total, part)
+            if name not in r.species:
+                found.append(total)
+                continue
+            own = r.species[name]
             if own.conversion:
                 total = graph.mul(self.names[own.conversion], total)
             if name not in self.amounts and not own.as_amount:
@@ -705,7 +715,17 @@ class _Equations:
     def _finished(self, derivatives: list[Node]) -> SbmlModel:
         r = self.read
         where = f"'{r.file}'"
-        derivatives, self.names = without_rates(self.states, derivatives, self.names, where)
+        events = self._events()
+        # What events use is written out together with everything else.
+        parts = {
+            f"{number} of event {event.name}": node
+            for event in events
+            for number, node in enumerate(event.nodes)
+        }
+        derivatives, names = without_rates(self.states, derivatives, {**self.names, **parts}, where)
+        self.names = {name: names[name] for name in self.names}
+        written = iter([names[name] for name in parts])
+        events = [event.replaced(lambda nodes: [next(written) for _ in nodes]) for event in events]
         model = r.model
         system = OdeSystem(
             name=r.name,
@@ -718,6 +738,7 @@ class _Equations:
                 Observable(called, self.names[name], unit, label)
                 for name, (called, unit, label) in self.observables.items()
             ),
+            events=tuple(events),
             time_unit=self._time_unit(),
         )
         amounts, concentrations = {}, {}
@@ -730,6 +751,45 @@ class _Equations:
             elif name not in self.amounts and size is not None:
                 amounts[name] = graph.mul(node, size)
         return SbmlModel(system, self.names, amounts, concentrations)
+
+    def _events(self) -> list[Event]:
+        """Return the events, setting the states that stand for what they assign."""
+        r = self.read
+        found = []
+        for event in r.events:
+            values = {
+                name: r._built(formula, self.names, event.where)
+                for name, formula in event.assignments.items()
+            }
+            resets = []
+            for name, value in values.items():
+                if name not in r.symbols:
+                    r._refuse(event.where, f"it sets '{name}', which is not defined")
+                target = self.amounts.get(name, self.names[name])
+                if name in self.amounts:
+                    # In substance at once: a new size of its place set at the same time is later.
+                    value = graph.mul(value, self.names[r.species[name].compartment])
+                if target.op != "symbol":
+                    r._refuse(event.where, f"it sets '{name}', which a rule computes")
+                resets.append((str(target.value), value))
+            priority = graph.ZERO
+            if event.priority is not None:
+                priority = r._built(event.priority, self.names, event.where)
+            trigger = r._built(event.trigger, self.names, event.where)
+            if trigger.kind != "bool":
+                trigger = graph.compare("!=", trigger, 0.0)
+            found.append(
+                Event(
+                    name=self.called.new(event.name),
+                    condition=trigger,
+                    resets=tuple(resets),
+                    priority=priority,
+                    initially=event.initial_value,
+                    persistent=event.persistent,
+                    early=event.values_of_trigger,
+                )
+            )
+        return found
 
     def _time_unit(self) -> str:
         r = self.read

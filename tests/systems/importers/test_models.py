@@ -57,10 +57,9 @@ def noble(t: float, y: Any) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("algorithm", ["tsit5", "rodas5p"])
-def test_a_cardiac_cell_beats_as_in_scipy(heart: OdeSystem, algorithm: str) -> None:
+def test_a_cardiac_cell_beats_as_in_scipy(heart: OdeSystem) -> None:
     data = solve(
-        heart, algorithm=algorithm, duration=1500.0, save_every=25.0, rtol=1e-10, atol=1e-10,
+        heart, algorithm="rodas5p", duration=1500.0, save_every=25.0, rtol=1e-10, atol=1e-10,
         target="cpu",
     )  # fmt: skip
     names = ["V", "m", "h", "n"]
@@ -77,7 +76,7 @@ def test_a_cardiac_cell_beats_as_in_scipy(heart: OdeSystem, algorithm: str) -> N
 
 
 def test_the_cell_on_the_simulator_and_for_cuda(heart: OdeSystem) -> None:
-    options: dict[str, Any] = {"duration": 1.0, "rtol": 1e-3, "parameters": {"E_Na": [38.0, 42.0]}}
+    options: dict[str, Any] = {"duration": 0.5, "rtol": 1e-3, "parameters": {"E_Na": [38.0, 42.0]}}
     cpu, simulated = (solve(heart, target=target, **options) for target in ("cpu", "simulator"))
     for name in cpu.data_vars:
         np.testing.assert_array_equal(cpu[name].values, simulated[name].values, err_msg=name)

@@ -69,6 +69,13 @@ def hide(config: DictConfig) -> None:
         _hide(options, OPTIONS)
 
 
+def as_given(words: Any) -> list[str]:
+    """Return the overrides that Hydra kept, with nothing in them resolved."""
+    from omegaconf import OmegaConf
+
+    return list(OmegaConf.to_container(words, resolve=False))  # type: ignore[arg-type]
+
+
 def register() -> None:
     """Make ``${secret:key}`` mean the value that was taken out."""
     from omegaconf import OmegaConf
@@ -176,8 +183,4 @@ def _hide(options: DictConfig, key: str) -> None:
         if isinstance(node, DictConfig):
             _hide(node, where)
         elif not OmegaConf.is_interpolation(options, name):
-            options[name] = _plain(_hidden(where, options[name], ""), options[name])
-
-
-def _plain(shown: str, value: Any) -> Any:
-    return shown if shown else value
+            options[name] = _hidden(where, options[name], "") or options[name]

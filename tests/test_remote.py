@@ -1,0 +1,229 @@
+"""Results in object stores, by the public command, and what must never be written there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+
+from cubie_flow import credentials
+from cubie_flow.app import main
+from cubie_flow.storage import Location, ResultStore
+
+SECRET, KEY = "hunter22/secret+==", "AKIAHUNTER22"
+STUDY = [
+    "study=far", "batch=sobol", "batch.values={rho: {uniform: [0, 40]}}", "batch.size=1024",
+    "duration=1", "output.save_every=0.5", "storage.shard_runs=512", "engine.progress=false",
+    "target.threads=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """An S3-compatible server of this process, with the bucket ``results``."""
+    moto = pytest.importorskip("moto.server", reason="needs moto's server")
+    boto3 = pytest.importorskip("boto3", reason="needs boto3")
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    endpoint = f"http://127.0.0.1:{running.get_host_and_port()[1]}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket="results")
+    yield endpoint
+    running.stop()
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, with no credentials of the machine."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(credentials, "_values", {})
+    return tmp_path
+
+
+def options(client: str, endpoint: str, secret: str = SECRET) -> list[str]:
+    if client == "fsspec":
+        given = {"endpoint_url": endpoint, "key": KEY, "secret": secret}
+    else:
+        given = {
+            "endpoint": endpoint, "access_key_id": KEY, "secret_access_key": secret,
+            "region": "us-east-1", "client_options.allow_http": "true",
+        }  # fmt: skip
+    return [
+        f"storage.client={client}",
+        *(f"storage.options.{name}={value}" for name, value in given.items()),
+    ]
+
+
+def place(client: str, address: str, endpoint: str) -> Location:
+    words = [word.split("=", 1) for word in options(client, endpoint)[1:]]
+    given: dict[str, Any] = {}
+    for name, value in words:
+        name = name.removeprefix("storage.options.")
+        if name == "client_options.allow_http":
+            given["client_options"] = {"allow_http": True}
+        else:
+            given[name] = value
+    return Location(address, client=client, options=given)
+
+
+def written(folder: Path, store: Location) -> str:
+    """Return every byte that was written, here and there."""
+    from zarr.core.sync import sync
+
+    here = [p.read_bytes() for p in folder.rglob("*") if p.is_file()]
+    there = store.store(read_only=True)
+
+    async def all_of_it() -> list[bytes]:
+        prototype = zarr.core.buffer.default_buffer_prototype()
+        keys = [key async for key in there.list() if key.endswith("zarr.json")]
+        return [(await there.get(key, prototype)).to_bytes() for key in keys]
+
+    metadata = sync(all_of_it())
+    assert metadata, "the store has its metadata"
+    return b"".join((*here, *metadata)).decode("latin-1")
+
+
+def run_folder() -> Path:
+    (found,) = Path("outputs/far").glob("*/*")
+    return found
+
+
+@pytest.mark.parametrize("client", ["fsspec", "obstore"])
+def test_a_study_in_an_object_store(
+    client: str, server: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = options(client, server)
+    assert main([*STUDY, f"storage.url=s3://results/{client}", *given]) == 0
+    said = "".join(capsys.readouterr())
+    folder = run_folder()
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml", "location.json", "run.log", "far.png",
+    }  # fmt: skip
+    address = json.loads((folder / "location.json").read_text())["address"]
+    assert address == f"s3://results/{client}/{'/'.join(folder.parts[1:])}/results.zarr"
+    assert f"result   {address}" in said
+    there = place(client, address, server)
+    data = xarray.open_zarr(there.store(read_only=True), chunks=None)
+    assert data.sizes == {"run": 1024, "time": 3}
+    assert not data.status.any()
+    # A shard that is lost is found, and solved again in the same bytes.
+    before = data.z.values
+    group = zarr.open_group(there.store(), mode="r+")
+    group["z"][600] += 1.0
+    credentials._values.clear()
+    assert main([f"verify={folder}", *given[1:]]) == 1
+    said += "".join(capsys.readouterr())
+    assert "damaged: shard 1, runs 512 to 1,023" in said
+    assert main([f"resume={folder}", "recheck=true", *given[1:]]) == 0
+    # It grows, and only the new runs are solved.
+    assert main([f"resume={folder}", "batch.size=2048", *given[1:]]) == 0
+    said += "".join(capsys.readouterr())
+    assert re.findall(r"resumed +([\d,]+) runs were missing", said) == ["512", "1,024"]
+    store = ResultStore.open(there)
+    assert store.plan.runs == 2048
+    assert store.completed() == {0, 1, 2, 3}
+    assert store.damaged() == []
+    after = xarray.open_zarr(there.store(read_only=True), chunks=None).z.values
+    np.testing.assert_array_equal(after[:1024], before)
+    everything = said + written(elsewhere, there)
+    assert SECRET not in everything
+    assert KEY not in everything
+
+
+def test_credentials_of_the_environment_and_of_files_stay_there(
+    server: str,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    conf = elsewhere / "mine" / "storage"
+    conf.mkdir(parents=True)
+    shipped = (Path(__file__).parents[1] / "conf" / "storage" / "local.yaml").read_text()
+    own = f"{{endpoint_url: '{server}', key: {KEY}, secret: '${{oc.env:MY_SECRET}}'}}"
+    lines = [
+        f"options: {own}" if line.startswith("options:") else line for line in shipped.splitlines()
+    ]
+    (conf / "lab.yaml").write_text("\n".join(lines))
+    monkeypatch.setenv("MY_SECRET", SECRET)
+    words = ["storage=lab", "storage.url=s3://results/env", "storage.picture=false"]
+    assert main([*STUDY, "--config-dir", "mine", *words]) == 0
+    folder = run_folder()
+    address = json.loads((folder / "location.json").read_text())["address"]
+    (conf / "lab.yaml").unlink()
+    said = "".join(capsys.readouterr())
+    assert (folder / "config.yaml").read_text().count("${oc.env:MY_SECRET}") == 1
+    everything = said + written(elsewhere, place("fsspec", address, server))
+    assert SECRET not in everything
+    assert KEY not in everything
+    # What came by value is needed again, what came by the environment is not.
+    credentials._values.clear()
+    assert main([f"verify={folder}"]) == 1
+    assert "storage.options.key was given as a value, which is kept nowhere" in (
+        capsys.readouterr().err
+    )
+    assert main([f"verify={folder}", f"storage.options.key={KEY}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["storage.url=s3://me:hunter22@results/x"], "s3://***@results/x holds a user"),
+        (["-m", "storage.url=s3://me:hunter22@results/x,s3://y"], "s3://***@results/x"),
+        (["storage.url=results/x"], "it must be a URL such as s3://bucket/results"),
+        (["storage.url=s3:///x", "storage.client=hunter"], "one of fsspec, obstore"),
+        (["storage.options=hunter22"], "storage.options must be a mapping"),
+        (["storage.url=memory://m", "storage.client=obstore"], "use storage.client=fsspec"),
+        (["storage.url=what://m"], "cannot be opened"),
+    ],
+)
+def test_wrong_places_are_told_without_their_secrets(
+    words: list[str], told: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*STUDY, *words]) == 1
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+    assert "hunter22" not in said
+    assert not any(p.is_file() for p in elsewhere.rglob("*"))
+
+
+def test_a_bucket_that_is_not_there(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*STUDY, "storage.url=s3://nowhere/x", *options("fsspec", server)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cannot be written" in said
+    assert SECRET not in said
+    assert not Path("outputs").exists()
+
+
+def test_in_memory_plan_overwrite_and_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "storage.url=memory://lab/fixed.zarr"
+    words = [*STUDY, url, "storage.picture=false"]
+    assert main([*words, "task=plan"]) == 0
+    assert "before compression, in memory://lab/fixed.zarr" in capsys.readouterr().out
+    assert main([*words, "dry_run=true"]) == 0
+    assert "nothing was solved or written" in capsys.readouterr().out
+    there = Location("memory://lab/fixed.zarr")
+    assert not there.holds_something()
+    assert not Path("outputs").exists()
+    assert main(words) == 0
+    assert main(words) == 1
+    assert "already exists and is not empty" in capsys.readouterr().err
+    assert len(list(Path("outputs/far").glob("*/*"))) == 1, "the refused run left nothing"
+    assert main([*words, "storage.overwrite=true", "batch.size=512"]) == 0
+    assert ResultStore.open(there).plan.runs == 512
