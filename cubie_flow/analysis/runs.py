@@ -75,14 +75,14 @@ def numbers(data: xr.Dataset, positions: Any = None) -> NDArray[np.int64]:
     return every if positions is None else every[positions]
 
 
-def blocks(data: xr.Dataset, runs: int = BLOCK) -> Iterator[slice]:
+def blocks(data: xr.Dataset, runs: int | None = None) -> Iterator[slice]:
     """Yield slices of the runs, whole shards where the store says how large they are."""
     total = length(data)
     shard = 1
     if STATUS in data:
         encoding = data[STATUS].encoding
         shard = int((encoding.get("shards") or encoding.get("chunks") or (1,))[0])
-    step = max(runs // shard, 1) * shard
+    step = max((BLOCK if runs is None else runs) // shard, 1) * shard
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
 

@@ -65,17 +65,11 @@ def with_sensitivities(system: OdeSystem, names: tuple[str, ...]) -> OdeSystem:
     Raises
     ------
     FlowError
-        If the system has events, or a name is no state or parameter, given twice, or makes a
-        name that is taken.
+        If a name is no state or parameter, given twice, or makes a name that is taken, or an
+        event happens at a time that depends on the run.
     """
     if not names:
         return system
-    if system.events:
-        raise FlowError(
-            f"output.sensitivities: system {system.name} has events (such as "
-            f"'{system.events[0].name}'), at which sensitivities jump; they are not supported "
-            "together"
-        )
     states = {state.name: state for state in system.states}
     known = {**states, **{one.name: one for one in system.parameters}}
     for name in names:

@@ -66,6 +66,8 @@ def test_a_grid_unfolds_lazily_to_the_same_values(data: xr.Dataset) -> None:
     np.testing.assert_array_equal(unfolded.z[3, 1:3, ::-2], z[3, 1:3, ::-2])
     np.testing.assert_array_equal(unfolded.z.isel(rho=[7, 2], x_initial=-1), z[[7, 2], -1])
     np.testing.assert_array_equal(unfolded.z.isel(time=4, rho=slice(2, 9, 3)), z[2:9:3, :, 4])
+    shuffled = unfolded.z.isel(rho=9, x_initial=[0, 2, 1, 3])
+    np.testing.assert_array_equal(shuffled, z[9, [0, 2, 1, 3]])
     points = xr.DataArray([0, 3, 1], dims="point")
     np.testing.assert_array_equal(
         unfolded.z_max.isel(rho=points, x_initial=points), data.z_max.values[[0, 15, 5]]

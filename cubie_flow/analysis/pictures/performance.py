@@ -230,7 +230,13 @@ def stalls(data: Dataset) -> Picture:
     panel = picture.subplots()
     bars: list[tuple[str, Array, Array, str, str]] = [
         ("solving", began - zero, solved, BLUE, ""),
-        ("waiting to be written", began - zero + solved, wrote - began - solved, GREY, "...."),
+        (
+            "getting ready, waiting for the writer",
+            began - zero + solved,
+            wrote - began - solved,
+            GREY,
+            "....",
+        ),
         ("encoding", wrote - zero, encoded, ORANGE, "////"),
         ("writing", wrote - zero + encoded, written, RED, "xxxx"),
     ]
@@ -238,16 +244,17 @@ def stalls(data: Dataset) -> Picture:
         panel.barh(rows, np.maximum(width, 0), left=left, color=colour, label=text, height=0.8,
                    hatch=hatch, edgecolor="white", lw=0)  # fmt: skip
     panel.set_ylim(len(rows) - 0.4, -0.6)
-    panel.yaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_ylabel("shard, in the order they were solved")
+    panel.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    panel.set_ylabel("shard, as solved")
     panel.set_xlabel("time since the first shard was begun (s)")
     tidy(panel)
     picture.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4,
                    frameon=False, fontsize=9)  # fmt: skip
     waits = _waits(memory)
-    picture.headed(f"{len(rows)} shards{waits}")
+    counted = f"{len(rows)} shards" if len(rows) > 1 else "one shard"
+    picture.headed(f"{counted}{waits}")
     picture.description = (
-        f"Timeline of {len(rows)} shards over {(wrote + encoded + written).max() - zero:.2f} s: "
+        f"Timeline of {counted} over {(wrote + encoded + written).max() - zero:.2f} s: "
         f"{solved.sum():.2f} s solving, {encoded.sum():.2f} s encoding, {written.sum():.2f} s "
         f"writing{waits}"
     )

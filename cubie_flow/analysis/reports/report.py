@@ -371,8 +371,10 @@ def _figures(data: Dataset) -> list[Figure]:
     if len(varied) >= 2 and many:
         caption = f"Over {varied[0]} and {varied[1]}; the mean where several runs meet"
         found.append(_figure(drawer("heatmap"), data, caption))
-    with suppress(FlowError):  # made in memory, or before shards were timed
-        found.append(_figure(drawer("stalls"), data, "When the shards were solved and written"))
+    # One shard has no timeline, and results made in memory or before shards were timed have none.
+    with suppress(FlowError):
+        if describe.group(data, "memory").sizes.get("shard", 0) > 1:
+            found.append(_figure(drawer("stalls"), data, "When the shards were solved and written"))
     return found
 
 
