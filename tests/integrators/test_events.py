@@ -179,6 +179,7 @@ def test_infusions_against_their_closed_form(target: str, conf) -> None:
         parameters={"number": number, "length": length, "interval": interval},
         duration=span,
         save_every=1.0,
+        target=target,
         **CLOSE,
     )
     k10, k12, k21 = 0.5, 0.8, 0.4
