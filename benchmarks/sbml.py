@@ -125,7 +125,7 @@ def _model_of(folder: Path) -> Path:
 
 def _tags(path: Path) -> str:
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    lines = re.findall(r"^(?:componentTags|testTags):(.*)$", text, re.MULTILINE)
+    lines = re.findall(r"^\s*(?:componentTags|testTags):(.*)$", text, re.MULTILINE)
     return ", ".join(word.strip() for line in lines for word in line.split(",") if word.strip())
 
 
