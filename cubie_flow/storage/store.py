@@ -416,7 +416,12 @@ def _make_memory(store: Any, schema: StoreSchema) -> None:
 def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
     import xarray as xr
 
-    codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+    # The checksum makes every reader notice a chunk that was cut short: blosc would read on into
+    # whatever memory follows it.
+    codecs = (
+        zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
+        zarr.codecs.Crc32cCodec(),
+    )
     times = 0 if schema.time is None else schema.time.size
     chunk_bytes = plan.chunk_runs * schema.bytes_per_run_largest_variable
     encoding: dict[str, dict[str, Any]] = {}
@@ -426,7 +431,7 @@ def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
         if variable.dims == PER_RUN_AND_OCCURRENCE:
             inner = (variable.length,)
         chunk_runs = plan.chunk_runs_for(schema.bytes_per_run(variable), chunk_bytes)
-        layout: dict[str, Any] = {"chunks": (chunk_runs, *inner), "compressors": (codec,)}
+        layout: dict[str, Any] = {"chunks": (chunk_runs, *inner), "compressors": codecs}
         if chunk_runs < plan.shard_runs:
             layout["shards"] = (plan.shard_runs, *inner)
         if variable.dtype.kind == "f":
@@ -454,7 +459,7 @@ def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
     # A status chunk is a whole shard, so that completing a shard is the writing of one file.
     encoding[STATUS] = {
         "chunks": (plan.shard_runs,),
-        "compressors": (codec,),
+        "compressors": codecs,
         "fill_value": UNWRITTEN,
     }
     root = xr.Dataset(data, coordinates)

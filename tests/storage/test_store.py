@@ -137,13 +137,27 @@ def test_the_layout_on_disk_is_the_planned_one(store: ResultStore) -> None:
     assert isinstance(x, zarr.Array)
     assert (x.shards, x.chunks) == ((150, TIMES), (50, TIMES))
     assert np.isnan(x.fill_value)
-    (codec,) = x.compressors
+    codec, checksum = x.compressors
+    assert checksum.to_dict() == {"name": "crc32c"}
     told = codec.to_dict()["configuration"]
     assert (told["cname"], told["shuffle"]) == ("lz4", "bitshuffle")
     for name in ("rho", "steps", "status"):
         array = group[name]
         assert isinstance(array, zarr.Array)
         assert (array.shards or array.chunks) == (150,)
+
+
+@pytest.mark.parametrize("bytes_lost", [1, 4, 9, 30])
+def test_a_chunk_that_was_cut_short_is_noticed_by_every_reader(
+    store: ResultStore, bytes_lost: int
+) -> None:
+    """A small chunk is stored as it is, and blosc would read on into other memory."""
+    fill(store)
+    path = Path(str(store.path)) / "rho" / "c" / "0"
+    path.write_bytes(path.read_bytes()[:-bytes_lost])
+    with pytest.raises(ValueError, match="checksum|zarr|index"):
+        xr.open_zarr(store.path, chunks=None)["rho"].load()
+    assert store.damaged() == [0]
 
 
 def test_the_metadata_is_what_xarray_itself_writes(store: ResultStore) -> None:
