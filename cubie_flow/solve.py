@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +37,7 @@ from cubie_flow.kernels.kernel import (
     Tolerances,
 )
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
+from cubie_flow.memory.factory import stable_hash
 from cubie_flow.ordering import cost_order
 from cubie_flow.planning import Plan, make_plan
 from cubie_flow.profiling import stopwatch
@@ -327,10 +328,33 @@ def build_kernel(study: Study) -> BatchSolverKernel:
     FlowError
         If the study asks for what its system, method or target does not have.
     """
+    _check_kernel(study)
+    return BatchSolverKernel(*compiled_in(study), study.locations)
+
+
+def _check_kernel(study: Study) -> None:
     _check_study(study)
     for columns in _parts(study.design, {driver.series for driver in study.system.drivers}):
         check_choices(study.system.drivers, columns)
-    return BatchSolverKernel(*compiled_in(study), study.locations)
+
+
+#: Kernels that `solve` used last: a notebook calls it again and again with other values.
+_recent: dict[object, BatchSolverKernel] = {}
+_RECENT = 4
+
+
+@contextmanager
+def _lent_kernel(study: Study) -> Iterator[BatchSolverKernel]:
+    """Lend the kernel of a study, which an earlier call may have built; nobody else has it."""
+    _check_kernel(study)
+    run, config = compiled_in(study)
+    places = tuple(sorted(study.locations.items()))
+    key = stable_hash(run), stable_hash(config), config.resolved_target(), places
+    kernel = _recent.pop(key, None) or BatchSolverKernel(run, config, study.locations)
+    yield kernel
+    _recent[key] = kernel
+    for oldest in list(_recent)[:-_RECENT]:
+        _recent.pop(oldest, None)
 
 
 def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
@@ -1199,12 +1223,12 @@ def solve(
             if array.ndim == 0:
                 fixed[group][name] = float(array)
             else:
-                varied[name] = array.tolist()
+                varied[name] = array
     if duration is not None:
         spans = _numbers("duration", duration)
         duration = float(spans) if spans.ndim == 0 else None
         if duration is None:
-            varied[DURATION] = spans.tolist()
+            varied[DURATION] = spans
     varied.update({} if isinstance(batch, Design) else choices)
     if times is not None:
         times = np.atleast_1d(_numbers("times", times)).tolist()
@@ -1260,11 +1284,11 @@ def solve_study(study: Study) -> xarray.Dataset:
     import xarray
 
     study, _ = settled(study)
-    kernel = build_kernel(study)
-    held = schema(study, kernel, {"config": restated(study)})
-    shards = plan(study, held).shards
-    solver = ShardSolver(study, kernel, shards, _threads(study))
-    parts = [solver.solve(index)[0] for index in range(len(shards))]
+    with _lent_kernel(study) as kernel:
+        held = schema(study, kernel, {"config": restated(study)})
+        shards = plan(study, held).shards
+        solver = ShardSolver(study, kernel, shards, _threads(study))
+        parts = [solver.solve(index)[0] for index in range(len(shards))]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     described = {v.name: v for v in held.arrays}
     data = {}

@@ -75,7 +75,8 @@ class Listed(ValueList):
 
     @property
     def spec(self) -> list[float]:
-        return [float(value) for value in self.values]
+        numbers: list[float] = self.values.tolist()
+        return numbers
 
 
 @frozen
@@ -205,6 +206,8 @@ def parse_value(name: str, spec: Any) -> ValueList | Distribution:
     if isinstance(spec, Mapping):
         return _parse_mapping(key, spec)
     if isinstance(spec, np.ndarray):
+        if spec.ndim == 1 and spec.size and spec.dtype.kind in "iuf" and np.isfinite(spec).all():
+            return Listed(spec.astype(np.float64))
         spec = spec.tolist()
     if isinstance(spec, Sequence) and not isinstance(spec, str | bytes):
         if not spec:

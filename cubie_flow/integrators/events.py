@@ -282,7 +282,7 @@ class Events:
 
     def watch(
         self, block: BlockBuilder, end: tuple[str, int], h: Node, t: Node, t_end: Node, good: Node
-    ) -> tuple[Node, Node]:
+    ) -> tuple[Node, Node, Node]:
         """Look for events in a step that is good otherwise.
 
         Parameters
@@ -295,11 +295,12 @@ class Events:
 
         Returns
         -------
-        Node, Node
-            Whether the step is cut, and whether something happens at its end.
+        Node, Node, Node
+            Whether the step is cut, whether something happens at its end, and whether what
+            happens in it cannot be located.
         """
         if not self.watched:
-            return FALSE, FALSE
+            return FALSE, FALSE, FALSE
         truths = [self.truths[i] for i in self.watched]
         states = self._states_in(truths)
         # y = y0 + theta*(a + theta*(b + theta*c)), the cubic through both ends and slopes.
@@ -368,10 +369,12 @@ class Events:
         close = logical_or(compare("<=", remains, near), spent)
         happens = block.let("happens", logical_and(crossing, logical_and(close, at_end)))
         cut = block.let("cut", logical_and(crossing, logical_not(happens)))
+        # Seen inside steps only, again and again, and never at their end: it cannot be located.
+        lost = block.let("lost", logical_and(cut, spent))
         place = maximum(high * h + t, t + near)
         cuts = where(cut, _agenda(CUTS) + 1.0, _agenda(CUTS))
         block.assign([("agenda", CUT), ("agenda", CUTS)], [where(cut, place, _agenda(CUT)), cuts])
-        return cut, happens
+        return cut, happens, lost
 
     def _locate(
         self,

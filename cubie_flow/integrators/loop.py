@@ -496,7 +496,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         cut = happens = FALSE
         if events is not None:
             t_end = block.let("t_end", where(last, stop, (h + _clock(T_LOW)) + t))
-            cut, happens = events.watch(block, step.end_place, h, t, t_end, accept)
+            cut, happens, lost = events.watch(block, step.end_place, h, t, t_end, accept)
+            failed.append((lost, "event_limit"))
             accept = block.let("accept", logical_and(accept, logical_not(cut)))
         if controller.adaptive:
             held = controller.hold(block) if cut is not FALSE else []

@@ -80,10 +80,11 @@ def test_float32(conf) -> None:
     assert np.abs(data.bounce_times.values[:, :4] - impacts(elasticity)).max() < 1e-4
 
 
-def test_bounces_without_end_stop(conf) -> None:
+@pytest.mark.parametrize("algorithm", ["tsit5", "bdf"])
+def test_bounces_without_end_stop(algorithm: str, conf) -> None:
     data = solve(
         model("bouncing_ball", conf), parameters={"elasticity": [0.5, 0.9]}, duration=20.0,
-        save_every=5.0, **CLOSE,
+        save_every=5.0, algorithm=algorithm, **CLOSE,
     )  # fmt: skip
     assert data.status.values.tolist() == [STATUS["event_limit"], 0]
     assert data.steps.values[0] < 5000

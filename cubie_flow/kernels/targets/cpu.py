@@ -38,11 +38,13 @@ def usable_threads(limit: int | None = None) -> int:
     return max(1, min(cores, limit) if limit else cores)
 
 
+@cache
 def processor() -> tuple[str, str]:
     """Return LLVM's name and features of this processor."""
     return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
+@cache
 def vector_bits() -> int:
     """Return the width of this processor's widest vector registers."""
     features = llvm.get_host_cpu_features()
