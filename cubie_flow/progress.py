@@ -47,7 +47,7 @@ def _bar(name: str) -> Iterator[Show]:
         task = bar.add_task(f"{name}: compiling", total=None, count="")
 
         def show(state: Progress) -> None:
-            count = f"{state.done:,} of {state.total:,} runs{_failed(state)}"
+            count = f"{state.done:,} of {state.total:,} runs{_failed(state)}{_rate(state)}"
             bar.update(task, description=name, completed=state.done, total=state.total, count=count)
 
         yield show
@@ -65,11 +65,15 @@ def _lines(name: str) -> Show:
         if state.done:
             seconds = state.seconds * (state.total - state.done) / state.done
             left = f", about {seconds:.0f} s to go"
-        line = f"{name}: {state.done:,} of {state.total:,} runs{_failed(state)}{left}"
+        line = f"{name}: {state.done:,} of {state.total:,} runs{_failed(state)}{_rate(state)}{left}"
         log.info(line)
         print(line, file=sys.stderr, flush=True)
 
     return show
+
+
+def _rate(state: Progress) -> str:
+    return f", {state.done / state.seconds:,.0f} runs/s" if state.done and state.seconds else ""
 
 
 def _failed(state: Progress) -> str:

@@ -16,7 +16,7 @@ def test_lines_without_a_terminal(
         show(Progress(1000, 4000, 2, 10.0))
     assert capsys.readouterr().err.splitlines() == [
         "study: 0 of 4,000 runs",
-        "study: 1,000 of 4,000 runs, 2 failed, about 30 s to go",
+        "study: 1,000 of 4,000 runs, 2 failed, 100 runs/s, about 30 s to go",
     ]
 
 
