@@ -155,7 +155,7 @@ def test_a_chunk_that_was_cut_short_is_noticed_by_every_reader(
     fill(store)
     path = Path(str(store.path)) / "rho" / "c" / "0"
     path.write_bytes(path.read_bytes()[:-bytes_lost])
-    with pytest.raises(ValueError, match="checksum|zarr|index"):
+    with pytest.raises(ValueError, match="checksum"):
         xr.open_zarr(store.path, chunks=None)["rho"].load()
     assert store.damaged() == [0]
 
