@@ -47,7 +47,9 @@ def arguments(given: Sequence[str]) -> list[str]:
             if argument.startswith("system.file=") and "system" not in chosen:
                 found.append("system=file")
             if argument.startswith("batch.values={"):
-                found += ["batch.size=null", "~batch.values"]
+                # The size of the default study gives way, one that is given does not.
+                found += [] if "batch.size" in chosen else ["batch.size=null"]
+                found += ["~batch.values"]
                 argument = f"+{argument}"
             if re.fullmatch(r"target\.arch=\w+(,\w+)+", argument) and not parsed.multirun:
                 argument = argument.replace("=", "='") + "'"

@@ -32,6 +32,8 @@ LATER: dict[str, Any] = {
     "storage.overwrite": False, "engine.confirm_runs": 100_000_000,
     "engine.confirm_bytes": 100_000_000_000, "engine.workers": None, "engine.scheduler": None,
     "engine.cluster": None, "engine.options": {}, "engine.retries": 3,
+    "batch.sweep": [], "batch.order": "given", "output.sensitivities": None,
+    "output.compare": None, "output.trajectories": {"where": None}, "output.event_times": 0,
     "confirm": False, "dry_run": False,
 }  # fmt: skip
 

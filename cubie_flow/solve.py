@@ -708,6 +708,12 @@ def _plan(study: Study, kernel: BatchSolverKernel, place: Location, compiling: b
 
 # running --------------------------------------------------------------------------------------
 
+#: Said of a store that another version began.
+OTHER_NUMERICS = (
+    "another version of cubie_flow began this study: runs solved now may differ from what it would "
+    "have given in their last digits"
+)
+
 
 @frozen
 class Progress:
@@ -949,6 +955,7 @@ class ShardWork:
 
 
 def _digest(kernel: BatchSolverKernel) -> str:
+    """Return a hash of the operations that a kernel is made of, wherever its buffers lie."""
     blocks = [f"{name} {block.digest}" for name, block in sorted(kernel.run.product.items())]
     return sha256("\n".join([source_digest(), *blocks]).encode()).hexdigest()
 
@@ -1015,9 +1022,12 @@ def run_study(
         built = kernel.product
     origin = provenance(overrides)
     device = _device(kernel, _threads(study))
-    attrs = {**origin, "config": config_yaml, "device": device}
+    numerics, notes = _digest(kernel), list(_notes(study))
+    attrs = {**origin, "config": config_yaml, "device": device, "numerics": numerics}
     if resume:
         store = ResultStore.open(place)
+        if store.attrs.get("numerics") != numerics:
+            notes.append(OTHER_NUMERICS)
         if study.design.size != store.plan.runs:
             store = store.grown(study.design.size)
     else:
@@ -1106,7 +1116,7 @@ def run_study(
         store_bytes=place.size(),
         device=device if account.workers == 1 else f"{account.workers} workers: {device}",
         rescued=tuple(account.rescued(len(study.rescue))),
-        notes=_notes(study),
+        notes=tuple(notes),
     )
 
 

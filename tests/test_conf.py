@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cubie_flow import studies
+from cubie_flow.command_line import arguments
 from cubie_flow.config import SCHEMA, Settings, shipped
 from cubie_flow.errors import FlowError
 
@@ -158,3 +159,12 @@ def test_a_value_that_was_given_is_not_left_behind() -> None:
 def test_ranges_suit_the_kind_of_batch(overrides: list[str], names: list[str], runs: int) -> None:
     design = Settings.from_container(composed(*overrides), overrides).study().design
     assert (list(design.names), design.size) == (names, runs)
+
+
+@pytest.mark.parametrize("size_first", [True, False])
+def test_a_size_that_is_given_holds_wherever_it_stands(size_first: bool) -> None:
+    words = ["batch.size=8", "batch.values={rho: {uniform: [1, 2]}}"]
+    written = arguments(words if size_first else words[::-1])
+    assert "batch.size=null" not in written
+    assert "batch.size=8" in written
+    assert "batch.size=null" in arguments(words[1:])

@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from omegaconf import OmegaConf
+
+from cubie_flow.resume import LATER
+from cubie_flow.solve import OTHER_NUMERICS
 
 SHARD, RUNS = 2000, 40_000
 #: Long enough a shard that a kill finds one in flight.
@@ -204,3 +208,27 @@ def test_damage_is_found_and_mended(tmp_path: Path) -> None:
     assert "resumed  3,000 runs were missing" in mended.stdout
     for name, values in arrays(store).items():
         assert values.tobytes() == whole[name].tobytes(), name
+
+
+def test_folders_of_an_earlier_version_are_finished(tmp_path: Path) -> None:
+    """Keys that came later are filled in, and other numerics are said."""
+    small = ["batch.values={rho: {linspace: [0, 9, 40]}}", "study=killed", "storage.shard_runs=20"]
+    quick = ["duration=0.1", "output.save_every=0.05", "storage.picture=false"]
+    assert run(tmp_path, *small, *quick).returncode == 0
+    folder = only_run(tmp_path)
+    config = folder / "config.yaml"
+    kept = OmegaConf.load(config)
+    OmegaConf.set_struct(kept, False)
+    for key in LATER:
+        parent, _, name = key.rpartition(".")
+        del (OmegaConf.select(kept, parent) if parent else kept)[name]
+    config.write_text(OmegaConf.to_yaml(kept))
+    done = run(tmp_path, f"resume={folder}")
+    assert done.returncode == 0, done.stderr
+    assert OTHER_NUMERICS not in done.stdout
+    root = zarr.open_group(folder / "results.zarr", mode="r+", use_consolidated=False)
+    root.attrs["numerics"] = "of another version"
+    (folder / "results.zarr" / "status" / "c" / "1").unlink()
+    done = run(tmp_path, f"resume={folder}")
+    assert done.returncode == 0, done.stderr
+    assert OTHER_NUMERICS in done.stdout

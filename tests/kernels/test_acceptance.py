@@ -1,4 +1,4 @@
-"""The acceptance of issue 3, one test a bullet.
+"""What a plan and a placement study must show.
 
 More of it is held by `tests/memory` (the registry's traps, padding and its property tests) and by
 `test_targets.py` (what is rebuilt, padded sizes of a kernel).
