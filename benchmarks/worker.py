@@ -37,6 +37,8 @@ def serve(pipe: Connection, case: Case, entry: Entry, probes: Array) -> None:
     # Our own kernels are compiled anew: a warm cache would hide what a first result costs.
     cache = tempfile.TemporaryDirectory()
     os.environ["CUBIE_FLOW_CACHE"] = cache.name
+    # OpenMP's threads would spin for a while after a round, on the cores of whoever is next.
+    os.environ.update(KMP_BLOCKTIME="0", OMP_WAIT_POLICY="PASSIVE")
     started = perf_counter()
     try:
         from benchmarks.peers import Unsupported, load
