@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -161,29 +161,41 @@ def _finish(
     recheck: bool,
 ) -> None:
     """Solve what a store lacks."""
-    from cubie_flow.progress import progress
-    from cubie_flow.report import summary
-    from cubie_flow.solve import run_study
-    from cubie_flow.sweeps.decided import engine_of
-
     with logged(folder / LOG):
         log.info("%s resumed %s", study.name, " ".join(others))
-        watch, told = _watch(settings), settings.values["engine"]["progress"]
-        _keep_dask_out()
-        with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
-            report = run_study(
-                study,
-                place,
-                overrides=others,
-                on_progress=show,
-                resume=True,
-                between_shards=watch.check,
-                engine=engine_of(settings),
-                recheck=recheck,
-            )
-        text = summary(study, report, _picture(settings, study, place, folder), settings.notes)
-        log.info("finished\n%s", text)
-        print(text)
+        _solve(settings, study, place, folder, others, resume=True, recheck=recheck)
+
+
+def _solve(
+    settings: Settings,
+    study: Study,
+    place: Location,
+    folder: Path,
+    overrides: list[str],
+    **how: Any,
+) -> None:
+    """Solve what is to be solved, `how` as `run_study` has it, and tell what it came to."""
+    with stopwatch.phase("start-up"):
+        from cubie_flow.progress import progress
+        from cubie_flow.report import summary
+        from cubie_flow.solve import run_study
+        from cubie_flow.sweeps.decided import engine_of
+
+    watch, told = _watch(settings), settings.values["engine"]["progress"]
+    _keep_dask_out()
+    with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
+        report = run_study(
+            study,
+            place,
+            overrides=overrides,
+            on_progress=show,
+            between_shards=watch.check,
+            engine=engine_of(settings),
+            **how,
+        )
+    text = summary(study, report, _picture(settings, study, place, folder), settings.notes)
+    log.info("finished\n%s", text)
+    print(text)
 
 
 def _verify(given: list[str]) -> int:
@@ -431,11 +443,8 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
         environment variable is never stored.
     """
     with stopwatch.phase("start-up"):
-        from cubie_flow.progress import progress
-        from cubie_flow.report import summary
-        from cubie_flow.solve import run_study
         from cubie_flow.storage import found_location, locked, new_location, note_location
-        from cubie_flow.sweeps.decided import engine_of, placed
+        from cubie_flow.sweeps.decided import placed
 
     with stopwatch.phase("configure"):
         study = placed(settings)
@@ -452,23 +461,16 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
         with logged(folder / LOG):
             (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
             log.info("%s %s", study.name, " ".join(overrides))
-            watch, told = _watch(settings), settings.values["engine"]["progress"]
-            _keep_dask_out()
-            with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
-                report = run_study(
-                    study,
-                    place,
-                    config_yaml=config_yaml,
-                    overrides=overrides,
-                    on_progress=show,
-                    between_shards=watch.check,
-                    engine=engine_of(settings),
-                    overwrite=storage["overwrite"],
-                    on_created=lambda: note_location(folder, place),
-                )
-            text = summary(study, report, _picture(settings, study, place, folder), settings.notes)
-            log.info("finished\n%s", text)
-            print(text)
+            _solve(
+                settings,
+                study,
+                place,
+                folder,
+                overrides,
+                config_yaml=config_yaml,
+                overwrite=storage["overwrite"],
+                on_created=lambda: note_location(folder, place),
+            )
 
 
 def _forget(job: Path, root: Path) -> None:
