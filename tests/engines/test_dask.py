@@ -209,8 +209,9 @@ def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(FlowError) as caught:
         make_engine("dask", workers=2, retries=1).run(work, range(6), account)
     assert "shard 2 (runs 4 to 5) ended its worker process 2 times" in str(caught.value)
-    assert store.completed() == set(account.records)
-    assert 2 not in account.records
+    # A worker that dies may take the record of a shard with it that it wrote just before.
+    assert set(account.records) <= store.completed()
+    assert 2 not in store.completed()
 
 
 def test_stores_in_memory_are_refused(tmp_path: Path) -> None:
