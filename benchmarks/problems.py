@@ -48,7 +48,7 @@ class Problem:
         would write by hand for array peers where single components are too many.
     loops : str, optional
         The same as the body of a numba function of ``(t, u, du, p)``, where `n` is the number
-        of states.
+        of states; they are bare pointers, which know no negative index.
     """
 
     name: str
@@ -123,9 +123,11 @@ def _lorenz96(m: Any, u: Any, p: Any) -> Any:
 
 
 _LORENZ96_LOOPS = """
-    for i in range(n):
-        after = i + 1 if i + 1 < n else 0
-        du[i] = (u[after] - u[i - 2]) * u[i - 1] - u[i] + p[0]
+    du[0] = (u[1] - u[n - 2]) * u[n - 1] - u[0] + p[0]
+    du[1] = (u[2] - u[n - 1]) * u[0] - u[1] + p[0]
+    for i in range(2, n - 1):
+        du[i] = (u[i + 1] - u[i - 2]) * u[i - 1] - u[i] + p[0]
+    du[n - 1] = (u[0] - u[n - 3]) * u[n - 2] - u[n - 1] + p[0]
 """
 
 _KNOWN = (
