@@ -12,7 +12,7 @@ from cubie_flow.expressions.block import Evaluate, Repeat, Statement, When
 from cubie_flow.expressions.graph import topological
 from cubie_flow.integrators.equations import mass_pattern
 from cubie_flow.integrators.loop import STATUS
-from cubie_flow.kernels.kernel import BatchResult
+from cubie_flow.kernels.launch import BatchResult
 
 #: The name that asks for the choice.
 AUTO = "auto"

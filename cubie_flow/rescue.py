@@ -12,7 +12,8 @@ from cubie_flow.errors import FlowError, nearest, one_of
 from cubie_flow.integrators.loop import STATUS
 from cubie_flow.integrators.steps import LINEAR_SOLVERS
 from cubie_flow.integrators.tableaus import method
-from cubie_flow.kernels.kernel import BatchResult, BatchSolverKernel, Tolerances
+from cubie_flow.kernels.kernel import BatchSolverKernel, Tolerances
+from cubie_flow.kernels.launch import BatchResult
 
 Array = Any
 #: Ends that are no failures.

@@ -30,12 +30,12 @@ from cubie_flow.integrators.loop import METRICS, STATUS
 from cubie_flow.integrators.run import DURATION, RunSettings
 from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import (
-    BatchResult,
     BatchSolverConfig,
     BatchSolverKernel,
     Built,
     Tolerances,
 )
+from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.memory.factory import stable_hash
 from cubie_flow.ordering import cost_order

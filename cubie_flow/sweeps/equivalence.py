@@ -16,7 +16,8 @@ from cubie_flow.kernels.targets.cpu import CpuProgram, vector_lanes
 from cubie_flow.solve import Study, build_kernel, shard_arrays, tolerances, variables
 
 if TYPE_CHECKING:
-    from cubie_flow.kernels.kernel import BatchResult, BatchSolverKernel
+    from cubie_flow.kernels.kernel import BatchSolverKernel
+    from cubie_flow.kernels.launch import BatchResult
 
 Array = Any
 #: Verdicts of the gate; a placement that differs has none, because it raises.
