@@ -14,14 +14,15 @@ from attrs import evolve
 from cubie_flow.batches import Design, make_design
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.run import DURATION
-from cubie_flow.rescue import read_rescue
-from cubie_flow.restate import restated
 from cubie_flow.storage.schema import PER_RUN
+from cubie_flow.study.attempts import read_rescue
 from cubie_flow.study.choices import ControllerChoice, OutputChoice, TargetChoice
+from cubie_flow.study.choosing import settled
 from cubie_flow.study.contents import schema
 from cubie_flow.study.definition import Study
-from cubie_flow.study.kernel import lent_kernel, settled, threads_of
+from cubie_flow.study.kernel import lent_kernel, threads_of
 from cubie_flow.study.plan import plan_study, shard_plan
+from cubie_flow.study.restate import restated
 from cubie_flow.study.running import run_study
 from cubie_flow.study.shards import ShardSolver
 from cubie_flow.systems import OdeSystem
@@ -101,7 +102,7 @@ def solve(
     linear_solver : {"auto", "sparse", "pivoted", "bicgstab"}
         Of an implicit method.
     rescue : "off", "default" or list
-        How failed runs are solved again, see `cubie_flow.rescue`.
+        How failed runs are solved again, see `cubie_flow.study.attempts`.
 
     Returns
     -------
