@@ -161,10 +161,6 @@ RESET = (
     '<math xmlns="http://www.w3.org/1998/Math/MathML"><cn '
     'xmlns:cellml="http://www.cellml.org/cellml/2.0#" cellml:units="dimensionless">1</cn></math>'
 )
-OTHER = (
-    '<import xmlns:xlink="http://www.w3.org/1999/xlink" xlink:href="other.cellml">'
-    '<component name="k" component_ref="k"/></import>'
-)
 DECAYS = "d(x)/d(t) = -x"
 REFUSED = {
     "factorial.cellml": (
@@ -182,10 +178,6 @@ REFUSED = {
     "reaction.cellml": (
         cellml("1.1", component("c", XY, DECAYS, "y = x") + "<reaction/>"),
         "line 6: reaction elements are not supported",
-    ),
-    "import.cellml": (
-        cellml("1.1", OTHER, component("c", XY, DECAYS, "y = x")),
-        "line 4, component 'k': it is imported from 'other.cellml'",
     ),
     "reset.cellml": (
         cellml("2.0", component("c", XY + RESET, DECAYS, "y = x")),
