@@ -67,7 +67,7 @@ def serve(pipe: Connection, case: Case, entry: Entry, probes: Array) -> None:
         repeats = max(1, round(LEAST / max(once, 1e-7)))
         while pipe.recv() == "round":
             pipe.send(_round(prepared, repeats))
-        from cubie_flow.solve import peak_memory
+        from cubie_flow.profiling import peak_memory
 
         pipe.send(peak_memory())
     except (EOFError, KeyboardInterrupt):

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from cubie_flow import maths
     from cubie_flow.analysis.opening import open_results
     from cubie_flow.errors import FlowError
-    from cubie_flow.solve import ControllerChoice, TargetChoice, solve
+    from cubie_flow.solve import solve
+    from cubie_flow.study.choices import ControllerChoice, TargetChoice
     from cubie_flow.systems import OdeSystem
 
 __version__ = "0.1.0"
@@ -29,10 +30,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ControllerChoice": "cubie_flow.solve",
+    "ControllerChoice": "cubie_flow.study.choices",
     "FlowError": "cubie_flow.errors",
     "OdeSystem": "cubie_flow.systems",
-    "TargetChoice": "cubie_flow.solve",
+    "TargetChoice": "cubie_flow.study.choices",
     "open_results": "cubie_flow.analysis.opening",
 }
 

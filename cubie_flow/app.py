@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from cubie_flow.planning import Plan
-    from cubie_flow.solve import Study
     from cubie_flow.storage import Location
+    from cubie_flow.study.definition import Study
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 # Words that name the folder of a run instead of composing a config.
@@ -178,7 +178,7 @@ def _solve(
     with stopwatch.phase("start-up"):
         from cubie_flow.progress import progress
         from cubie_flow.report import summary
-        from cubie_flow.solve import run_study
+        from cubie_flow.study.running import run_study
         from cubie_flow.sweeps.decided import engine_of
 
     watch, told = _watch(settings), settings.values["engine"]["progress"]
@@ -251,7 +251,7 @@ def _kept(folder: Path, place: Location) -> Iterator[None]:
 
 def _confirm(settings: Settings, study: Study, place: Location, new: bool = True) -> None:
     """Refuse a study that is larger than one starts by mistake, unless it is confirmed."""
-    from cubie_flow.solve import plan_study, result_bytes
+    from cubie_flow.study.plan import plan_study, result_bytes
 
     v = settings.values
     limits = {"runs": v["engine"]["confirm_runs"], "bytes": v["engine"]["confirm_bytes"]}
@@ -371,7 +371,7 @@ def _import(settings: Settings) -> None:
 
 def _plan(settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]] | None) -> None:
     """Print the plan of a study, or keep it for the table of a multirun."""
-    from cubie_flow.solve import plan_study
+    from cubie_flow.study.plan import plan_study
     from cubie_flow.sweeps.decided import placed
 
     composed = HydraConfig.get()

@@ -15,7 +15,7 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.stopping import read_limit
 
 if TYPE_CHECKING:
-    from cubie_flow.solve import Study
+    from cubie_flow.study.definition import Study
     from cubie_flow.systems import OdeSystem
 
 Check = Callable[[str, Any], Any]
@@ -422,8 +422,9 @@ class Settings:
             For a mistake in the model or the batch.
         """
         from cubie_flow.defaults import batch_design, load_system
-        from cubie_flow.rescue import read_rescue
-        from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice
+        from cubie_flow.study.attempts import read_rescue
+        from cubie_flow.study.choices import ControllerChoice, OutputChoice, TargetChoice
+        from cubie_flow.study.definition import Study
         from cubie_flow.systems.sensitivities import with_sensitivities
 
         v = self.values

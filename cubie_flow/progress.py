@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cubie_flow.solve import Progress
+    from cubie_flow.study.running import Progress
 
 Show = Callable[["Progress"], None]
 #: Seconds between two lines where there is no terminal.

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cubie_flow.solve import RunReport, Study
+    from cubie_flow.study.definition import Study
+    from cubie_flow.study.running import RunReport
 
 MEGABYTE = 1e6
 

@@ -16,8 +16,8 @@ from cubie_flow.errors import FlowError
 from cubie_flow.storage.folders import RESULTS, found_location
 
 if TYPE_CHECKING:
-    from cubie_flow.solve import Study
     from cubie_flow.storage import Location, ResultStore
+    from cubie_flow.study.definition import Study
 
 CONFIG = "config.yaml"
 #: Keys that say how a study is computed and not what: they may differ from run to run.

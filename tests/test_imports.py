@@ -25,25 +25,21 @@ ROOMS: dict[str, set[str]] = {
 }
 ROOMS["profiling"] = set()
 ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
-ROOMS["rescue"] = {"kernels", "integrators", "errors"}
-ROOMS["choosing"] = {"kernels", "integrators", "expressions"}
-ROOMS["ordering"] = set()
-ROOMS["screening"] = {"integrators", "systems", "expressions", "errors"}
-ROOMS["restate"] = {"solve"}
-ROOMS["solve"] = set(ROOMS)
-ROOMS["report"] = {"solve", "errors"}
-ROOMS["progress"] = {"solve", "errors"}
+ROOMS["study"] = set(ROOMS)
+ROOMS["solve"] = {"study", "integrators", "systems", "batches", "storage", "errors"}
+ROOMS["report"] = {"study", "errors"}
+ROOMS["progress"] = {"study", "errors"}
 ROOMS["defaults"] = {"systems", "batches", "errors"}
-ROOMS["config"] = {"engines", "solve", "rescue", "stopping", "systems", "defaults", "batches"}
+ROOMS["config"] = {"engines", "study", "stopping", "systems", "defaults", "batches"}
 ROOMS["config"] |= {"credentials", "errors"}
-ROOMS["resume"] = {"config", "solve", "storage", "credentials", "systems", "errors"}
+ROOMS["resume"] = {"config", "study", "storage", "credentials", "systems", "errors"}
 ROOMS["stopping"] = {"errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "credentials", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["logs"] = {"credentials", "errors"}
 ROOMS["sweeps"] = {
-    "config", "command_line", "credentials", "defaults", "batches", "integrators", "solve",
+    "config", "command_line", "credentials", "defaults", "batches", "integrators", "study",
     "kernels", "systems", "memory", "storage", "engines", "analysis", "logs", "progress", "report",
     "resume", "stopping", "errors",
 }  # fmt: skip
@@ -51,6 +47,7 @@ ROOMS["predicates"] = {"errors"}
 ROOMS["analysis"] = {
     "predicates",
     "solve",
+    "study",
     "studies",
     "config",
     "batches",

@@ -15,7 +15,8 @@ from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.emit import Place
 from cubie_flow.kernels.kernel import BatchSolverKernel
-from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel
+from cubie_flow.solve import OutputChoice, Study, TargetChoice
+from cubie_flow.study.kernel import build_kernel
 from cubie_flow.sweeps import equivalence, placement, search
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from cubie_flow import progress as shown
 from cubie_flow.progress import progress
-from cubie_flow.solve import Progress
+from cubie_flow.study.running import Progress
 
 
 def test_lines_without_a_terminal(

@@ -15,7 +15,7 @@ import zarr
 from omegaconf import OmegaConf
 
 from cubie_flow.resume import LATER
-from cubie_flow.solve import OTHER_NUMERICS
+from cubie_flow.study.running import OTHER_NUMERICS
 
 SHARD, RUNS = 2000, 40_000
 #: Long enough a shard that a kill finds one in flight.

@@ -27,7 +27,7 @@ from cubie_flow.errors import FlowError
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from cubie_flow.solve import Study
+    from cubie_flow.study.definition import Study
 
 GROUP = "audit"
 FRACTION, TIGHTER, LEAST = 0.001, 1000.0, 8

@@ -18,7 +18,7 @@ from cubie_flow.storage.schema import RUN
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from cubie_flow.solve import Study
+    from cubie_flow.study.definition import Study
     from cubie_flow.systems import OdeSystem
 
 #: What may be changed, and the key of the configuration that it stands for.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cubie_flow.config import Settings
     from cubie_flow.engines import Engine
-    from cubie_flow.solve import Study
+    from cubie_flow.study.definition import Study
 
 
 def settled(settings: Settings, study: Study | None = None) -> Study:
@@ -20,7 +20,7 @@ def settled(settings: Settings, study: Study | None = None) -> Study:
     study
         That of `settings`, where it is made already.
     """
-    from cubie_flow.solve import settled as decide
+    from cubie_flow.study.choosing import settled as decide
 
     chosen, reason = decide(settings.study() if study is None else study)
     if reason:

@@ -13,7 +13,9 @@ from attrs import evolve, frozen
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.run import DURATION
 from cubie_flow.kernels.targets.cpu import CpuProgram, vector_lanes
-from cubie_flow.solve import Study, build_kernel, shard_arrays, tolerances, variables
+from cubie_flow.study.contents import shard_arrays, variables
+from cubie_flow.study.definition import Study
+from cubie_flow.study.kernel import build_kernel, tolerances
 
 if TYPE_CHECKING:
     from cubie_flow.kernels.kernel import BatchSolverKernel

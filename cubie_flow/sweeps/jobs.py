@@ -20,8 +20,9 @@ from cubie_flow.errors import FlowError
 from cubie_flow.storage import index
 
 if TYPE_CHECKING:
-    from cubie_flow.solve import Progress, RunReport, Study
     from cubie_flow.storage.location import Location
+    from cubie_flow.study.definition import Study
+    from cubie_flow.study.running import Progress, RunReport
     from cubie_flow.systems import OdeSystem
 
 log = logging.getLogger("cubie_flow")
@@ -145,7 +146,8 @@ def said(error: BaseException) -> str:
 
 def size(jobs: Sequence[Job]) -> str:
     """Return how large a multirun is: ``3 kernels x 10 shards, 1,000,000 runs``."""
-    from cubie_flow.solve import compiled_in, shards_of
+    from cubie_flow.study.kernel import compiled_in
+    from cubie_flow.study.plan import shards_of
 
     good = [job.study for job in jobs if job.study is not None]
     kernels: list[Any] = []
@@ -191,8 +193,8 @@ def run_job(
     Stopped, KeyboardInterrupt
         What stops the whole multirun.
     """
-    from cubie_flow.solve import run_study
     from cubie_flow.storage import locked
+    from cubie_flow.study.running import run_study
     from cubie_flow.sweeps.decided import engine_of, placed
 
     if job.settings is None or job.study is None:

@@ -31,7 +31,7 @@ from cubie_flow.sweeps.jobs import Job, Reader, config_yaml, run_job
 if TYPE_CHECKING:
     from cubie_flow.config import Settings
     from cubie_flow.progress import Show
-    from cubie_flow.solve import Progress
+    from cubie_flow.study.running import Progress
 
 CONFIG, LOG = "config.yaml", "run.log"
 #: Pictures of so many jobs are drawn, one each.
@@ -136,7 +136,7 @@ def _folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
 
 def _confirm(jobs: Sequence[Job], settings: Settings) -> None:
     """Refuse a multirun that is larger than one starts by mistake, unless it is confirmed."""
-    from cubie_flow.solve import result_bytes
+    from cubie_flow.study.plan import result_bytes
 
     studies = [job.study for job in jobs if job.study is not None]
     sizes = {

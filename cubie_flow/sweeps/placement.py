@@ -23,8 +23,9 @@ from cubie_flow.kernels.targets.cpu import usable_threads
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.memory import LOCATIONS, fit_block
 from cubie_flow.memory.occupancy import limits, occupancy
-from cubie_flow.solve import Study, build_kernel, tolerances
 from cubie_flow.storage.provenance import provenance
+from cubie_flow.study.definition import Study
+from cubie_flow.study.kernel import build_kernel, tolerances
 from cubie_flow.sweeps import equivalence
 from cubie_flow.sweeps.search import (
     Placement,

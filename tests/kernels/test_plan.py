@@ -18,14 +18,8 @@ from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.detect import toolkit_installed
 from cubie_flow.memory.occupancy import occupancy
 from cubie_flow.planning import process_memory
-from cubie_flow.solve import (
-    OutputChoice,
-    Study,
-    TargetChoice,
-    build_kernel,
-    plan_study,
-    run_study,
-)
+from cubie_flow.solve import OutputChoice, Study, TargetChoice, plan_study, run_study
+from cubie_flow.study.kernel import build_kernel
 from cubie_flow.systems import OdeSystem
 
 SYSTEM = OdeSystem.from_equations(

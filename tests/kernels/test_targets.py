@@ -25,7 +25,8 @@ from cubie_flow.kernels.targets.cuda import piece_runs
 from cubie_flow.kernels.targets.cuda_kernel import make_turner
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.memory.occupancy import occupancy
-from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel, plan_study
+from cubie_flow.solve import OutputChoice, Study, TargetChoice, plan_study
+from cubie_flow.study.kernel import build_kernel
 
 needs_gpu = pytest.mark.skipif(not cuda_devices(), reason="no NVIDIA GPU here")
 

@@ -18,7 +18,8 @@ from cubie_flow.batches import make_design
 from cubie_flow.defaults import load_system
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.targets.detect import cuda_devices
-from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel
+from cubie_flow.solve import OutputChoice, Study, TargetChoice
+from cubie_flow.study.kernel import build_kernel
 
 KNOTS = [0.0, 1.0, 2.5, 3.0]
 LEVELS = [1.0, 3.0, -1.0, 1.0]

@@ -13,7 +13,8 @@ from cubie_flow import ControllerChoice, OdeSystem, solve
 from cubie_flow.analysis import accessor  # noqa: F401
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel
+from cubie_flow.solve import OutputChoice, Study, TargetChoice
+from cubie_flow.study.kernel import build_kernel
 
 DECAY = OdeSystem.from_equations(
     "x' = -k*x\nhalf = x/2\nodd = log(x - 0.5)", {"x": 1.0}, {"k": 0.5}, units={"x": "mg"}

@@ -7,29 +7,24 @@ computed from others, and converts units where connected variables have differen
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 from typing import Any, NoReturn
 
 from attrs import define
 
-from cubie_flow.errors import FlowError
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.systems.importers.cellml_files import CellmlFile, components_of, whole_model
 from cubie_flow.systems.importers.formula import Builder, Formula, without_rates
 from cubie_flow.systems.importers.markup import Markup
-from cubie_flow.systems.importers.names import Names, package, sentence, system_name
+from cubie_flow.systems.importers.names import Names, package, system_name
 from cubie_flow.systems.importers.units import symbol_of
 from cubie_flow.systems.quantities import Observable, Quantity
 from cubie_flow.systems.system import OdeSystem
 
-_VERSIONS = {
-    "http://www.cellml.org/cellml/1.0#": "1.0",
-    "http://www.cellml.org/cellml/1.1#": "1.1",
-    "http://www.cellml.org/cellml/2.0#": "2.0",
-}
 #: Operations of libcellml by the names of MathML.
 _FUNCTIONS = {
     "PLUS": "plus", "MINUS": "minus", "TIMES": "times", "DIVIDE": "divide", "POWER": "power",
@@ -48,8 +43,6 @@ _FUNCTIONS = {
     },
 }  # fmt: skip
 _CONSTANTS = {"TRUE": "true", "FALSE": "false", "E": "exponentiale", "PI": "pi"}
-_ELEMENT = re.compile(r"'(\w+)' element")
-_COMPONENT = re.compile(r"component '(\w+)'")
 _NUMBERS = {"INF": math.inf, "NAN": math.nan}
 #: Any number of operands, read by libcellml two at a time.
 _LONG = ("PLUS", "TIMES", "AND", "OR")
@@ -78,27 +71,23 @@ def read(name: str, markup: Markup, file: str) -> OdeSystem:
         Of the system where the model has none.
     markup : Markup
     file : str
-        Names the file in errors.
+        Path of the file, whose folder may hold others that it imports.
 
     Raises
     ------
     FlowError
         For a mistake, or the first thing used that is not supported, with its place.
     """
-    if markup.namespace not in _VERSIONS:
-        raise FlowError(f"'{file}': its namespace '{markup.namespace}' is none of CellML's")
     libcellml = package("libcellml", "cellml", "CellML models")
-    return _Reader(libcellml, markup, name, file).read()
+    return _Reader(libcellml, CellmlFile(Path(file), markup), name).read()
 
 
 class _Reader:
     """Reads one model."""
 
-    def __init__(self, libcellml: Any, markup: Markup, name: str, file: str) -> None:
+    def __init__(self, libcellml: Any, file: CellmlFile, name: str) -> None:
         self.libcellml = libcellml
-        self.markup = markup
         self.file = file
-        self.version = _VERSIONS[markup.namespace]
         self.fallback = name
         self.builder = Builder()
         types = vars(libcellml.AnalyserEquationAst.Type)
@@ -106,66 +95,27 @@ class _Reader:
         self.kinds: dict[int, str] = {n: k for k, n in types.items() if isinstance(n, int)}
 
     def read(self) -> OdeSystem:
-        model = self._parsed()
+        model = whole_model(self.libcellml, self.file)
+        for component in components_of(model):
+            if component.resetCount():
+                self._refuse(self._place(component.name()), "resets are not supported")
         self.analysed = self._analysed(model)
         self._variables()
         self._equations()
         return self._system(model)
 
-    # what is written ----------------------------------------------------------------------------
-
     def _refuse(self, where: str, reason: str) -> NoReturn:
-        place = f", {where}" if where else ""
-        raise FlowError(f"'{self.file}'{place}: {reason}")
+        self.file.refuse(where, reason)
 
     def _place(self, component: str, variable: str = "") -> str:
-        place = self.markup.place("component", component)
-        return f"{place}, variable '{variable}'" if variable else place
+        return self.file.place(component, variable)
 
-    def _refuse_issues(self, logger: Any, what: str) -> None:
-        for number in range(logger.errorCount()):
-            issue = logger.error(number)
-            text = sentence(issue.description()).rstrip(".")
-            self._refuse(self._issue_place(text), f"{what}: {text}")
-
-    def _issue_place(self, text: str) -> str:
-        """Return where an issue is, as near as libcellml's text tells."""
-        element, component = _ELEMENT.search(text), _COMPONENT.search(text)
-        if element and element[1] in self.markup.first:
-            return f"line {self.markup.first[element[1]]}"
-        return self._place(component[1]) if component else ""
-
-    def _parsed(self) -> Any:
-        if self.version != "2.0" and "reaction" in self.markup.first:
-            # libcellml passes over what the newest version no longer has.
-            self._refuse(
-                f"line {self.markup.first['reaction']}", "reaction elements are not supported"
-            )
-        # Not strict: reads the older versions as the newest.
-        parser = self.libcellml.Parser(self.version == "2.0")
-        model = parser.parseModel(self.markup.text)
-        self._refuse_issues(parser, f"it is no valid CellML {self.version}")
-        for component in _components(model):
-            if component.isImport():
-                self._refuse(
-                    self._place(component.name()),
-                    f"it is imported from '{component.importSource().url()}'; imports of other "
-                    "files are not supported",
-                )
-            if component.resetCount():
-                self._refuse(self._place(component.name()), "resets are not supported")
-        for number in range(model.unitsCount()):
-            if model.units(number).isImport():
-                self._refuse(
-                    self.markup.place("units", model.units(number).name()),
-                    "imports of other files are not supported",
-                )
-        return model
+    # what is written ----------------------------------------------------------------------------
 
     def _analysed(self, model: Any) -> Any:
         analyser = self.libcellml.Analyser()
         analyser.analyseModel(model)
-        self._refuse_issues(analyser, "its equations cannot be used")
+        self.file.refuse_issues(analyser, "its equations cannot be used")
         found = analyser.analyserModel()
         kinds = self.libcellml.AnalyserModel.Type
         if found.type() in (kinds.DAE, kinds.NLA):
@@ -348,7 +298,7 @@ class _Reader:
         for name in self._ordered({n: uses[n] for n in needed}):
             variable = by_name[name]
             if variable.kind == "computed":
-                node = self.builder.build(self.computed[name], values, f"'{self.file}'")
+                node = self.builder.build(self.computed[name], values, f"'{self.file.path}'")
                 values[name] = graph.substitute([node], {symbol("t"): graph.ZERO})[0]
             else:
                 values[name] = self._start(variable, values)
@@ -378,7 +328,7 @@ class _Reader:
             )
             (states if variable.kind == "state" else parameters).append(quantity)
             names[name] = symbol(name)
-        where = f"'{self.file}'"
+        where = f"'{self.file.path}'"
         for name in self._ordered({n: f.names for n, f in self.computed.items()}):
             names[name] = self.builder.build(self.computed[name], names, where)
         if not states:
@@ -387,7 +337,7 @@ class _Reader:
         derivatives, names = without_rates(states, derivatives, names, where)
         return OdeSystem(
             name=system_name(model.name(), self.fallback),
-            source=f"CellML {self.version}",
+            source=f"CellML {self.file.version}",
             states=tuple(states),
             parameters=tuple(parameters),
             derivatives=tuple(derivatives),
@@ -406,15 +356,6 @@ class _Reader:
 
     def _label(self, variable: Variable, name: str) -> str:
         return f"{variable.name} of {variable.component}"
-
-
-def _components(owner: Any) -> Iterator[Any]:
-    """Yield every component, those encapsulated in others too."""
-    stack = [owner.component(n) for n in range(owner.componentCount())][::-1]
-    while stack:
-        component = stack.pop()
-        yield component
-        stack.extend(component.component(n) for n in range(component.componentCount()))
 
 
 def _equivalent(variable: Any) -> Iterator[Any]:

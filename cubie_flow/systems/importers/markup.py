@@ -26,7 +26,7 @@ MATHML = "http://www.w3.org/1998/Math/MathML"
 #: Characters of a name or value.
 MAX_ATTRIBUTE = 65_536
 #: Attributes that say which element it is.
-_KEYS = ("id", "variable", "symbol", "name")
+_KEYS = ("http://www.w3.org/1999/xlink href", "id", "variable", "symbol", "name")
 
 
 @frozen

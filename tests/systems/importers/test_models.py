@@ -27,7 +27,8 @@ from cubie_flow.app import main
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.evaluate import evaluate
-from cubie_flow.solve import OutputChoice, Study, TargetChoice, build_kernel
+from cubie_flow.solve import OutputChoice, Study, TargetChoice
+from cubie_flow.study.kernel import build_kernel
 
 HEART = Path(__file__).parent / "noble_1962.cellml"
 
@@ -160,10 +161,6 @@ RESET = (
     '<math xmlns="http://www.w3.org/1998/Math/MathML"><cn '
     'xmlns:cellml="http://www.cellml.org/cellml/2.0#" cellml:units="dimensionless">1</cn></math>'
 )
-OTHER = (
-    '<import xmlns:xlink="http://www.w3.org/1999/xlink" xlink:href="other.cellml">'
-    '<component name="k" component_ref="k"/></import>'
-)
 DECAYS = "d(x)/d(t) = -x"
 REFUSED = {
     "factorial.cellml": (
@@ -181,10 +178,6 @@ REFUSED = {
     "reaction.cellml": (
         cellml("1.1", component("c", XY, DECAYS, "y = x") + "<reaction/>"),
         "line 6: reaction elements are not supported",
-    ),
-    "import.cellml": (
-        cellml("1.1", OTHER, component("c", XY, DECAYS, "y = x")),
-        "line 4, component 'k': it is imported from 'other.cellml'",
     ),
     "reset.cellml": (
         cellml("2.0", component("c", XY + RESET, DECAYS, "y = x")),

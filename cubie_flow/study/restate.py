@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cubie_flow.solve import Study
+    from cubie_flow.study.definition import Study
 
 
 def restated(study: Study) -> str:

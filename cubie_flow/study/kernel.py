@@ -1,0 +1,154 @@
+"""The kernel of a study: checked, built, and its method chosen where that is left open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from cubie_flow.errors import FlowError
+from cubie_flow.integrators.drivers import check_choices
+from cubie_flow.integrators.run import RunSettings
+from cubie_flow.kernels.cache import source_digest
+from cubie_flow.kernels.kernel import (
+    BatchSolverConfig,
+    BatchSolverKernel,
+    Tolerances,
+)
+from cubie_flow.memory.factory import stable_hash
+from cubie_flow.study.choices import ControllerChoice
+from cubie_flow.study.contents import screen
+from cubie_flow.study.definition import Study, parts
+
+Array = Any
+
+
+def build_kernel(study: Study) -> BatchSolverKernel:
+    """Return the kernel of a study, not yet compiled.
+
+    Raises
+    ------
+    FlowError
+        If the study asks for what its system, method or target does not have.
+    """
+    _check_kernel(study)
+    return BatchSolverKernel(*compiled_in(study), study.locations)
+
+
+def _check_kernel(study: Study) -> None:
+    _check_study(study)
+    for columns in parts(study.design, {driver.series for driver in study.system.drivers}):
+        check_choices(study.system.drivers, columns)
+
+
+#: Kernels that `solve` used last: a notebook calls it again and again with other values.
+_recent: dict[object, BatchSolverKernel] = {}
+_RECENT = 4
+
+
+@contextmanager
+def lent_kernel(study: Study) -> Iterator[BatchSolverKernel]:
+    """Lend the kernel of a study, which an earlier call may have built; nobody else has it."""
+    _check_kernel(study)
+    run, config = compiled_in(study)
+    places = tuple(sorted(study.locations.items()))
+    key = stable_hash(run), stable_hash(config), config.resolved_target(), places
+    kernel = _recent.pop(key, None) or BatchSolverKernel(run, config, study.locations)
+    yield kernel
+    _recent[key] = kernel
+    for oldest in list(_recent)[:-_RECENT]:
+        _recent.pop(oldest, None)
+
+
+def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
+    """Return what is compiled into the kernel of a study, besides the locations of buffers."""
+    c, t = study.controller, study.target
+    saved = study.saved
+    run = RunSettings(
+        system=study.integrated,
+        varied=study.design.names,
+        algorithm=study.algorithm,
+        linear_solver=study.linear_solver,
+        precision=study.precision,
+        controller=c.kind,
+        safety=c.safety,
+        min_factor=c.min_factor,
+        max_factor=c.max_factor,
+        saved=saved,
+        summarised=study.summarised,
+        sampling=study.sampled is not None,
+        measured=study.measured,
+        t_start=study.t_start,
+        duration=study.span,
+        event_times=study.output.event_times,
+    )
+    config = BatchSolverConfig(
+        target=t.kind,
+        lanes=t.lanes,
+        math=t.math,
+        arch=t.arch,
+        block_size=t.block_size,
+        device=t.first_device,
+    )
+    return run, config
+
+
+def _check_study(study: Study) -> None:
+    """Refuse a condition that reads nothing, and times that are no times or not told apart."""
+    condition = screen(study)
+    if condition is not None and not condition.names:
+        raise FlowError(
+            f"output.trajectories.where is '{study.output.where}', which is the same for all runs"
+        )
+    if not isinstance(study.t_start, int | float) or not np.isfinite(study.t_start):
+        raise FlowError(f"t_start is {study.t_start!r}; it must be a finite number")
+    shortest, span = study.spans
+    if not (shortest >= 0 and np.isfinite(span)):
+        wrong = span if shortest >= 0 else shortest
+        raise FlowError(f"duration is {wrong}; it must be a finite number of at least 0")
+    resolution = float(np.finfo(study.precision).eps) * max(abs(study.t_start), span)
+    if 0 < span < 1000 * resolution:
+        raise FlowError(
+            f"t_start={study.t_start:g} with duration={span:g} leaves times that "
+            f"{study.precision} cannot tell apart; start nearer to 0 or use precision=float64"
+        )
+
+
+def tolerances(choice: ControllerChoice) -> Tolerances:
+    """Return the run-time settings of a controller, checked.
+
+    Raises
+    ------
+    FlowError
+        If a bound is not positive or the step limit is below 1.
+    """
+    for key, value in (("dt", choice.dt), ("dt_max", choice.dt_max)):
+        if value is not None and not value > 0:
+            raise FlowError(f"controller.{key} is {value}; it must be positive, or null")
+    if not choice.dt_min >= 0:
+        raise FlowError(f"controller.dt_min is {choice.dt_min}; it must be at least 0")
+    if choice.dt_max is not None and choice.dt_min > choice.dt_max:
+        raise FlowError(
+            f"controller.dt_min={choice.dt_min:g} is above controller.dt_max={choice.dt_max:g}"
+        )
+    if choice.max_steps < 1:
+        raise FlowError(f"controller.max_steps is {choice.max_steps}; it must be at least 1")
+    return Tolerances(
+        choice.rtol, choice.atol, choice.dt, choice.dt_min, choice.dt_max, choice.max_steps
+    )
+
+
+def threads_of(study: Study) -> int:
+    """Return how many CPU threads the study may use here."""
+    from cubie_flow.kernels.targets.cpu import usable_threads
+
+    return usable_threads(study.target.threads)
+
+
+def kernel_digest(kernel: BatchSolverKernel) -> str:
+    """Return a hash of the operations that a kernel is made of, wherever its buffers lie."""
+    blocks = [f"{name} {block.digest}" for name, block in sorted(kernel.run.product.items())]
+    return sha256("\n".join([source_digest(), *blocks]).encode()).hexdigest()

@@ -1,0 +1,209 @@
+"""The shards of a study: solved one by one, here or in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from time import time as wall_time
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from attrs import evolve, field, frozen
+
+from cubie_flow.engines import Record, Seat, pick_devices
+from cubie_flow.errors import FlowError
+from cubie_flow.kernels.kernel import BatchSolverKernel
+from cubie_flow.kernels.launch import BatchResult
+from cubie_flow.kernels.targets.detect import cuda_devices
+from cubie_flow.storage import Location, ResultStore
+from cubie_flow.storage.layout import ShardPlan
+from cubie_flow.study.contents import KEPT, screen, shard_arrays
+from cubie_flow.study.definition import Study
+from cubie_flow.study.kernel import build_kernel, kernel_digest, threads_of, tolerances
+from cubie_flow.study.ordering import cost_order
+from cubie_flow.study.rescue import Rescue
+from cubie_flow.study.screening import Screen
+
+Array = Any
+
+
+@frozen(eq=False)
+class _Pass:
+    """Solves batches of a study with one kernel."""
+
+    study: Study
+    kernel: BatchSolverKernel
+    threads: int
+
+    @cached_property
+    def _rescue(self) -> Rescue | None:
+        return Rescue(self.study) if self.study.rescue else None
+
+    def solve(
+        self, columns: Mapping[str, Array], count: int, tick: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Array], BatchResult]:
+        """Return the arrays of a batch by the names of the store, and its result."""
+        times, limits = self.study.sampled, tolerances(self.study.controller)
+        order, seconds = self._order(columns, count)
+        given = columns if order is None else {n: v[order] for n, v in columns.items()}
+        result = self.kernel.solve(given, count, limits, times, self.threads, tick)
+        if order is not None:
+            result = evolve(result.put_back(order), seconds=result.seconds + seconds)
+        if self._rescue is not None:
+            result = self._rescue.apply(columns, result, times, self.threads)
+        return shard_arrays(self.study, columns, result), result
+
+    def _order(self, columns: Mapping[str, Array], count: int) -> tuple[Array | None, float]:
+        """Return the order in which runs are solved, and the seconds of the pilot."""
+        if self.study.order != "cost":
+            return None, 0.0
+        limits, seconds = tolerances(self.study.controller), 0.0
+
+        def attempts(runs: Array) -> Array:
+            nonlocal seconds
+            chosen = {name: values[runs] for name, values in columns.items()}
+            found = self.kernel.solve(chosen, len(runs), limits, None, self.threads)
+            seconds += found.seconds
+            return found.steps + found.rejected
+
+        return cost_order(columns, count, attempts), seconds
+
+    def chosen(self, columns: Mapping[str, Array], chosen: Array) -> tuple[dict[str, Array], float]:
+        """Return trajectories, those of runs that are not chosen NaN, and the seconds it took."""
+        study, count = self.study, int(chosen.sum())
+        shape = (len(chosen), len(study.times))
+        kept = {name: np.full(shape, np.nan, study.precision) for name in study.saved}
+        if not count:
+            return kept, 0.0
+        arrays, result = self.solve({n: v[chosen] for n, v in columns.items()}, count)
+        for name, values in kept.items():
+            values[chosen] = arrays[name]
+        return kept, result.seconds
+
+
+@frozen(eq=False)
+class ShardSolver:
+    """Solves the shards of a study with one kernel; see `cubie_flow.engines.base.Solver`.
+
+    Parameters
+    ----------
+    study : Study
+    kernel : BatchSolverKernel
+    shards : sequence of (int, int)
+        First run and the one after the last, by shard.
+    threads : int
+        CPU threads.
+    """
+
+    study: Study
+    kernel: BatchSolverKernel
+    shards: Sequence[tuple[int, int]]
+    threads: int
+
+    @cached_property
+    def _screen(self) -> Screen | None:
+        return screen(self.study)
+
+    @cached_property
+    def _passes(self) -> list[_Pass]:
+        """What solves every run, and what saves the trajectories of those that are chosen."""
+        whole = _Pass(self.study, self.kernel, self.threads)
+        if self._screen is None:
+            return [whole]
+        first = self.study.screened
+        return [_Pass(first, build_kernel(first), self.threads), whole]
+
+    def solve(
+        self, index: int, tick: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Array], Record]:
+        """Return the arrays of a shard, by the names of the store, and what is told of it."""
+        began = wall_time()
+        study, (start, stop) = self.study, self.shards[index]
+        columns = study.design.columns(start, stop)
+        first, *second = self._passes
+        arrays, result = first.solve(columns, stop - start, tick)
+        if self._screen is not None:
+            chosen = self._screen.holds(arrays, stop - start)
+            kept, more = second[0].chosen(columns, chosen)
+            arrays = {**kept, **arrays, KEPT.name: chosen.astype(np.uint8)}
+            result = evolve(result, seconds=result.seconds + more)
+        measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
+        transfer = measured.pop("transfer_seconds", 0.0)
+        codes, counts = np.unique(result.status, return_counts=True)
+        record = Record(
+            index=index,
+            runs=stop - start,
+            statuses={int(code): int(n) for code, n in zip(codes, counts, strict=True)},
+            steps=int(result.steps.sum(dtype=np.int64)),
+            rejected=int(result.rejected.sum(dtype=np.int64)),
+            rescued=()
+            if result.attempts is None
+            else tuple(np.bincount(result.attempts, minlength=len(study.rescue) + 1).tolist()),
+            seconds=result.seconds,
+            measured=measured,
+            row={
+                "start": start,
+                "runs": stop - start,
+                "transfer_seconds": transfer,
+                "kernel_seconds": result.seconds - transfer,
+                "solve_began": began,
+            },
+        )
+        return arrays, record
+
+
+@frozen(eq=False)
+class ShardWork:
+    """The shards of a study and the store they go to; see `cubie_flow.engines.base.Work`.
+
+    Where it travels its kernel stays: it is built there, from the cache if it is there. Only
+    what computes the same is let in: `digest` tells the blocks of the kernel.
+    """
+
+    study: Study
+    location: Location
+    cut: ShardPlan
+    kernel: BatchSolverKernel | None = None
+    token: str = field(factory=lambda: uuid4().hex)
+    digest: str = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        here = kernel_digest(self.kernel) if self.kernel is not None else self.digest
+        return ShardWork, (self.study, self.location, self.cut, None, self.token, here)
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """Numbers of the GPUs of this machine that the study may use."""
+        if self.study.target.kind != "cuda":
+            return ()
+        return pick_devices(self.study.target.device, len(cuda_devices()))
+
+    @property
+    def where(self) -> str:
+        """Where the store is."""
+        return self.location.name
+
+    def solver(self, seat: Seat) -> ShardSolver:
+        """Return a solver for a seat."""
+        study, kernel = self.study, self.kernel
+        if seat.device is not None:
+            study = evolve(study, target=evolve(study.target, device=seat.device))
+        if kernel is None or kernel.settings.device != study.target.first_device:
+            kernel = build_kernel(study)
+        if self.digest and self.digest != kernel_digest(kernel):
+            raise FlowError(
+                "a worker would compute something else than the command: their versions of "
+                "cubie_flow differ; install the same on both"
+            )
+        threads = max(1, threads_of(study) // seat.share)
+        threads = threads if seat.limit is None else min(threads, seat.limit)
+        return ShardSolver(study, kernel, self.cut.shards, threads)
+
+    def store(self) -> ResultStore:
+        """Return the store, open."""
+        return ResultStore.open(self.location)
+
+    def runs(self, index: int) -> tuple[int, int]:
+        """Return the first run of a shard and the one after its last."""
+        return self.cut.shards[index]

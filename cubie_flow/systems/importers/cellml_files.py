@@ -1,0 +1,319 @@
+"""Files of CellML: one parsed, and those that it imports components and units from put in place.
+
+libcellml would open whatever a model names. Here every imported file is found inside the folder of
+the model, bounded and checked as the model itself is, and handed to libcellml, which opens none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+from urllib.parse import unquote, urlsplit
+
+from attrs import define, field, frozen
+
+from cubie_flow.errors import FlowError, nearest
+from cubie_flow.systems.importers.markup import MAX_BYTES, Markup
+from cubie_flow.systems.importers.names import sentence
+
+VERSIONS = {
+    "http://www.cellml.org/cellml/1.0#": "1.0",
+    "http://www.cellml.org/cellml/1.1#": "1.1",
+    "http://www.cellml.org/cellml/2.0#": "2.0",
+}
+#: Files that one model may import, each counted once.
+MAX_FILES = 100
+#: Files of one chain of imports, the model itself included.
+MAX_DEPTH = 16
+#: Components of a model with all that it imports; an import may be imported many times over.
+MAX_COMPONENTS = 5_000
+_ELEMENT = re.compile(r"'(\w+)' element")
+_COMPONENT = re.compile(r"component '(\w+)'")
+
+
+@frozen
+class CellmlFile:
+    """One file of CellML, and the places in it.
+
+    Parameters
+    ----------
+    path : Path
+        Names it in errors.
+    markup : Markup
+    """
+
+    path: Path
+    markup: Markup
+
+    @property
+    def version(self) -> str:
+        """The version of CellML.
+
+        Raises
+        ------
+        FlowError
+            If it is none.
+        """
+        space = self.markup.namespace
+        if self.markup.root != "model" or space not in VERSIONS:
+            self.refuse("", f"its namespace '{space}' is none of CellML's")
+        return VERSIONS[space]
+
+    def refuse(self, where: str, reason: str) -> NoReturn:
+        """Raise an error that names the file and a place in it."""
+        place = f", {where}" if where else ""
+        raise FlowError(f"'{self.path}'{place}: {reason}")
+
+    def place(self, component: str, variable: str = "") -> str:
+        """Return where a component or its variable is."""
+        place = self.markup.place("component", component)
+        return f"{place}, variable '{variable}'" if variable else place
+
+    def refuse_issues(self, logger: Any, what: str) -> None:
+        """Raise the first error that a part of libcellml found."""
+        if logger.errorCount():
+            text = sentence(logger.error(0).description()).rstrip(".")
+            self.refuse(self._issue_place(text), f"{what}: {text}")
+
+    def _issue_place(self, text: str) -> str:
+        """Return where an issue is, as near as libcellml's text tells."""
+        element, component = _ELEMENT.search(text), _COMPONENT.search(text)
+        lines = self.markup.first
+        if element and element[1] in lines and "import" not in lines:
+            return f"line {self.markup.first[element[1]]}"
+        return self.place(component[1]) if component else ""
+
+    def parsed(self, libcellml: Any) -> Any:
+        """Return libcellml's model of the file alone.
+
+        Raises
+        ------
+        FlowError
+            If it is no valid CellML, or uses elements that are not supported.
+        """
+        if self.version != "2.0" and "reaction" in self.markup.first:
+            # libcellml passes over what the newest version no longer has.
+            self.refuse(
+                f"line {self.markup.first['reaction']}", "reaction elements are not supported"
+            )
+        # Not strict: reads the older versions as the newest.
+        parser = libcellml.Parser(self.version == "2.0")
+        model = parser.parseModel(self.markup.text)
+        self.refuse_issues(parser, f"it is no valid CellML {self.version}")
+        return model
+
+
+def whole_model(libcellml: Any, file: CellmlFile) -> Any:
+    """Return libcellml's model of a file, everything that it imports put in its place.
+
+    Parameters
+    ----------
+    libcellml : module
+    file : CellmlFile
+        Imports are read from files inside its folder only.
+
+    Raises
+    ------
+    FlowError
+        For a mistake in one of the files, or an import that is refused, naming file and import.
+    """
+    return _Linker(libcellml, file.path.parent).linked(file)
+
+
+@define
+class _Linker:
+    """Puts imports in their places, the innermost first, so that nothing is flattened twice."""
+
+    libcellml: Any
+    folder: Path
+    #: Every imported file.
+    files: dict[Path, CellmlFile] = field(factory=dict)
+    #: Flat models of imported files by path and what is wanted of them.
+    flat: dict[tuple[Path, frozenset[str]], Any] = field(factory=dict)
+    #: Characters parsed so far.
+    size: int = 0
+
+    def linked(
+        self, file: CellmlFile, above: tuple[Path, ...] = (), wanted: frozenset[str] | None = None
+    ) -> Any:
+        """Return a file's model with its imports in place.
+
+        Parameters
+        ----------
+        file : CellmlFile
+        above : tuple of Path
+            The files through which it is imported.
+        wanted : frozenset of str, optional
+            Components that are imported from it. Others are left out, so that what only they
+            import need not be there.
+        """
+        model = file.parsed(self.libcellml)
+        if wanted is not None:
+            _keep(model, wanted)
+        imported = [item for item in _importable(model) if item.isImport()]
+        if not imported:
+            return model
+        importer = self.libcellml.Importer(file.version == "2.0")
+        groups: dict[str, list[Any]] = {}
+        for item in imported:
+            groups.setdefault(item.importSource().url(), []).append(item)
+        extent = _Extent.of(components_of(model))
+        taken = {component.name() for component in components_of(model)}
+        for url, items in groups.items():
+            where = file.markup.place("import", url)
+            source = self._source(file, where, url, (*above, file.path), items)
+            for item in items:
+                if isinstance(item, self.libcellml.Component):
+                    own, size = self._component(item, source, taken)
+                    importer.addModel(own, item.name())  # a source only knows of it
+                    extent += size
+                else:
+                    item.importSource().setModel(source)
+            if extent.components > MAX_COMPONENTS or extent.formulas > MAX_BYTES:
+                file.refuse(
+                    where,
+                    f"with what it imports the model has more than {MAX_COMPONENTS} components or "
+                    f"{MAX_BYTES} characters of formulas",
+                )
+        flat = importer.flattenModel(model)
+        file.refuse_issues(importer, "what it imports cannot be put in its place")
+        return flat
+
+    def _component(self, item: Any, source: Any, taken: set[str]) -> tuple[Any, _Extent]:
+        """Give an imported component its own source, in which no name is one of `taken`."""
+        # libcellml renames what two imports bring, but not so that a name of its own is free.
+        own = source.clone()
+        tree = list(_below(own.component(item.importReference(), True)))
+        for part in tree[1:]:
+            name, number = part.name(), 1
+            while name in taken:
+                name = f"{item.name()}_{part.name()}" + (f"_{number}" if number > 1 else "")
+                number += 1
+            taken.add(name)
+            part.setName(name)
+        origin = self.libcellml.ImportSource()
+        origin.setUrl(item.importSource().url())
+        origin.setModel(own)
+        item.setImportSource(origin)
+        return own, _Extent.of(tree)
+
+    def _source(
+        self, file: CellmlFile, where: str, url: str, chain: tuple[Path, ...], items: list[Any]
+    ) -> Any:
+        """Return the flat model of an imported file, which has all of `items`."""
+        path = self._path(file, where, url)
+        if path in chain:
+            circle = " -> ".join(str(step) for step in (*chain[chain.index(path) :], path))
+            file.refuse(where, f"the files import each other in a circle: {circle}")
+        if len(chain) == MAX_DEPTH:
+            file.refuse(where, f"imports go more than {MAX_DEPTH} files deep")
+        components = [item for item in items if isinstance(item, self.libcellml.Component)]
+        key = (path, frozenset(item.importReference() for item in components))
+        if key not in self.flat:
+            source = self._read(file, where, path)
+            self.flat[key] = self.linked(source, chain, key[1])
+            # Once it is part of another model, of two units of one name the first would be taken.
+            validator = self.libcellml.Validator()
+            validator.validateModel(self.flat[key])
+            source.refuse_issues(validator, f"it is no valid CellML {source.version}")
+        flat = self.flat[key]
+        for item in items:
+            kind, names = "units", [part.name() for part in _units(flat)]
+            if item in components:
+                kind, names = "component", [part.name() for part in components_of(flat)]
+            name = item.importReference()
+            if name not in names:
+                file.refuse(where, f"'{path}' has no {kind} '{name}'{nearest(name, names)}")
+        return flat
+
+    def _read(self, file: CellmlFile, where: str, path: Path) -> CellmlFile:
+        """Return an imported file."""
+        if path not in self.files:
+            if len(self.files) == MAX_FILES:
+                file.refuse(where, f"the model imports more than {MAX_FILES} files")
+            self.files[path] = CellmlFile(path, Markup.read(path))
+        self.size += len(self.files[path].markup.text)
+        if self.size > MAX_BYTES:
+            file.refuse(where, f"the imported files have more than {MAX_BYTES} characters")
+        return self.files[path]
+
+    def _path(self, file: CellmlFile, where: str, url: str) -> Path:
+        """Return the path of an imported file, which is inside the folder of the model."""
+        allowed = f"imports are read from files inside '{self.folder}', named without '..'"
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            file.refuse(where, f"it is no address; {allowed}")
+        name = unquote(parts.path)
+        relative = PurePosixPath(name)
+        if url != parts.path or not name.isprintable() or "\\" in name or ":" in name:
+            file.refuse(where, f"it is not the name of a file; {allowed}")
+        if relative.is_absolute() or ".." in relative.parts or not relative.parts:
+            file.refuse(where, allowed)
+        path = file.path.parent / relative
+        try:
+            inside = path.resolve().is_relative_to(self.folder.resolve())
+            found = path.is_file()
+        except (OSError, RuntimeError):  # a name too long, links in a circle
+            inside, found = True, False
+        if not inside:
+            file.refuse(where, f"a link leads out of the folder; {allowed}")
+        if not found:
+            file.refuse(where, f"there is no file '{path}'; {allowed}")
+        return path
+
+
+@frozen
+class _Extent:
+    """How large a part of a model is."""
+
+    components: int = 0
+    #: Characters.
+    formulas: int = 0
+
+    @classmethod
+    def of(cls, components: Iterable[Any]) -> _Extent:
+        """Return the extent of components."""
+        lengths = [len(component.math()) for component in components]
+        return cls(len(lengths), sum(lengths))
+
+    def __add__(self, other: _Extent) -> _Extent:
+        return _Extent(self.components + other.components, self.formulas + other.formulas)
+
+
+def _keep(model: Any, wanted: frozenset[str]) -> None:
+    """Remove from a model every tree of components in which none is wanted."""
+    for component in [model.component(number) for number in range(model.componentCount())]:
+        tree = list(_below(component))
+        if not any(part.name() in wanted for part in tree):
+            for part in tree:
+                for number in range(part.variableCount()):
+                    part.variable(number).removeAllEquivalences()
+            model.removeComponent(component)
+
+
+def _importable(model: Any) -> Iterator[Any]:
+    """Yield all that may be imported: units and components."""
+    yield from _units(model)
+    yield from components_of(model)
+
+
+def _units(model: Any) -> Iterator[Any]:
+    yield from (model.units(number) for number in range(model.unitsCount()))
+
+
+def components_of(model: Any) -> Iterator[Any]:
+    """Yield every component of a model, those encapsulated in others too."""
+    for number in range(model.componentCount()):
+        yield from _below(model.component(number))
+
+
+def _below(component: Any) -> Iterator[Any]:
+    """Yield a component and all that are encapsulated in it."""
+    stack = [component]
+    while stack:
+        found = stack.pop()
+        yield found
+        stack.extend(found.component(number) for number in range(found.componentCount()))
