@@ -742,6 +742,19 @@ def _derivative(node: Node, d: tuple[Node, ...]) -> Node:
     raise FlowError(f"'{node.op}' has no derivative")
 
 
+def partials(node: Node) -> list[Node]:
+    """Return the derivative of a call of an elementary function by each of its arguments.
+
+    Raises
+    ------
+    FlowError
+        If the function has no derivative.
+    """
+    if node.value not in _PARTIALS:
+        raise FlowError(f"'{node.value}' has no derivative")
+    return [term() for term in _PARTIALS[node.value](node, *node.args)]
+
+
 _TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
 _Partial = Callable[..., tuple[Callable[[], Node], ...]]
 _PARTIALS: dict[str, _Partial] = {

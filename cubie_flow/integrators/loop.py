@@ -530,7 +530,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         moving = accept if controller.adaptive or events is not None else active
         moves = [
             ("state", 0, 1, where(moving, load("proposed_state", 0, 1), load("state", 0, 1))),
-            ("derivative", 0, 1, where(moving, step.end_derivative, load("derivative", 0, 1))),
+            ("derivative", 0, 1, where(moving, step.next_derivative, load("derivative", 0, 1))),
         ]
         if s.sampling:
             kept = where(moving, load("state", 0, 1), load("previous_state", 0, 1))

@@ -26,7 +26,7 @@ from cubie_flow.integrators.steps import (
     solves_algebraic,
     step_class,
 )
-from cubie_flow.integrators.tableaus import Multistep, Tableau, method
+from cubie_flow.integrators.tableaus import Multistep, Tableau, Taylor, method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.measurements import Measurements
@@ -129,7 +129,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                 f"controller.kind is 'fixed', but algorithm '{s.algorithm}' changes its order with "
                 "its step; use controller.kind=default, or a one-step method such as rodas5p"
             )
-        if isinstance(chosen, Tableau) and s.linear_solver != "auto":
+        if isinstance(chosen, Tableau | Taylor) and s.linear_solver != "auto":
             raise FlowError(
                 f"algorithm.linear_solver is '{s.linear_solver}', but algorithm '{s.algorithm}' is "
                 "explicit and solves no linear systems; leave it at auto"
@@ -143,7 +143,6 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                 "radau_iia_5"
             )
         loop = self._loop_settings()
-        dense = isinstance(chosen, Multistep) or getattr(chosen, "dense", None) is not None
         wanted: dict[str, tuple[type[CUDAFactory[Any]], Any]] = {
             "loop": (IVPLoop, loop),
             "step": (
@@ -154,8 +153,8 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     states=len(s.system.states),
                     mass=mass,
                     precision=s.precision,
-                    dense=s.sampling and dense,
-                    metrics=bool(s.summarised),
+                    dense=s.sampling and chosen.continuous,
+                    ends=bool(s.summarised or s.system.events),
                     linear_solver=s.linear_solver,
                 ),
             ),

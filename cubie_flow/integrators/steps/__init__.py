@@ -8,6 +8,7 @@ from cubie_flow.integrators.steps.diagonal import DiagonalStep
 from cubie_flow.integrators.steps.explicit import ExplicitStep
 from cubie_flow.integrators.steps.multistep import MultistepStep
 from cubie_flow.integrators.steps.rosenbrock import RosenbrockStep
+from cubie_flow.integrators.steps.taylor import TaylorStep
 from cubie_flow.integrators.tableaus import (
     Collocation,
     DiagonallyImplicit,
@@ -15,12 +16,14 @@ from cubie_flow.integrators.tableaus import (
     Multistep,
     Rosenbrock,
     Tableau,
+    Taylor,
 )
 
 __all__ = ["LINEAR_SOLVERS", "Step", "StepSettings", "solves_algebraic", "step_class"]
 
 _STEPS: dict[type[Method], type[Step]] = {
     Tableau: ExplicitStep,
+    Taylor: TaylorStep,
     Rosenbrock: RosenbrockStep,
     DiagonallyImplicit: DiagonalStep,
     Collocation: CollocationStep,

@@ -34,8 +34,8 @@ class StepSettings:
     precision : {"float32", "float64"}
     dense : bool
         Whether the step is interpolated.
-    metrics : bool
-        Whether the derivative at the end of a step is used for summaries.
+    ends : bool
+        Whether the derivative at the end of a step is read, by summaries or events.
     linear_solver : {"auto", "sparse", "pivoted", "bicgstab"}
         Of an implicit method.
     """
@@ -46,7 +46,7 @@ class StepSettings:
     mass: tuple[int, ...] = ()
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
     dense: bool = False
-    metrics: bool = False
+    ends: bool = False
     linear_solver: str = field(default="auto", validator=one_of(*LINEAR_SOLVERS))
 
     def is_algebraic(self, state: int) -> bool:
@@ -88,6 +88,11 @@ class Step(CUDAFactory[StepSettings]):
     def end_derivative(self) -> Node:
         """Derivative at the proposed state, at the element of a sweep."""
         return load(*self.end_place, 1)
+
+    @property
+    def next_derivative(self) -> Node:
+        """What becomes the derivative at the state when a step is accepted."""
+        return self.end_derivative
 
     @abstractmethod
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:

@@ -78,7 +78,7 @@ class DiagonalStep(ImplicitStep):
     def _evaluates_end(self) -> bool:
         """Whether the derivative at the end is that of the model, not of the last stage."""
         method = self.method
-        return not method.stiffly_accurate and (method.explicit_first or self.settings.metrics)
+        return not method.stiffly_accurate and (method.explicit_first or self.settings.ends)
 
     def _solve_stage(
         self, block: BlockBuilder, newton: Newton, time: Node, t: Node, c: Node

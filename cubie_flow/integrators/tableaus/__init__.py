@@ -13,12 +13,14 @@ from cubie_flow.integrators.tableaus import (
     low_order,
     multistep,
     rosenbrock,
+    taylor,
 )
 from cubie_flow.integrators.tableaus.collocation import Collocation
 from cubie_flow.integrators.tableaus.definition import Dense, Method, Tableau
 from cubie_flow.integrators.tableaus.diagonal import DiagonallyImplicit
 from cubie_flow.integrators.tableaus.multistep import Multistep
 from cubie_flow.integrators.tableaus.rosenbrock import Rosenbrock
+from cubie_flow.integrators.tableaus.taylor import Taylor
 
 __all__ = [
     "COLLOCATION",
@@ -27,6 +29,7 @@ __all__ = [
     "MULTISTEP",
     "ROSENBROCK",
     "TABLEAUS",
+    "TAYLOR",
     "Collocation",
     "Dense",
     "DiagonallyImplicit",
@@ -34,6 +37,7 @@ __all__ = [
     "Multistep",
     "Rosenbrock",
     "Tableau",
+    "Taylor",
     "method",
     "tableau",
 ]
@@ -50,9 +54,11 @@ DIAGONAL: dict[str, DiagonallyImplicit] = {known.name: known for known in diagon
 COLLOCATION: dict[str, Collocation] = {known.name: known for known in collocation.METHODS}
 #: The multistep methods.
 MULTISTEP: dict[str, Multistep] = {known.name: known for known in multistep.METHODS}
+#: The Taylor series methods.
+TAYLOR: dict[str, Taylor] = {known.name: known for known in taylor.METHODS}
 #: Every method.
 METHODS: dict[str, Method] = {
-    **TABLEAUS, **ROSENBROCK, **DIAGONAL, **COLLOCATION, **MULTISTEP
+    **TABLEAUS, **TAYLOR, **ROSENBROCK, **DIAGONAL, **COLLOCATION, **MULTISTEP
 }  # fmt: skip
 
 Kind = TypeVar("Kind", bound=Method)

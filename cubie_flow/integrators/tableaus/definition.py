@@ -81,6 +81,13 @@ class Method:
     safety: float = 0.9
     min_factor: float = 0.2
     max_factor: float = 5.0
+    #: Of methods with a continuous extension from the literature.
+    dense: Dense | None = None
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the solution is known inside a step too."""
+        return self.dense is not None
 
 
 @frozen(kw_only=True)
@@ -111,7 +118,6 @@ class Tableau(Method):
     c: Row
     error: Row | None = None
     error3: Row | None = None
-    dense: Dense | None = None
 
 
 def exact(text: str) -> list[Fraction]:

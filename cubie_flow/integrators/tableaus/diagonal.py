@@ -55,7 +55,6 @@ class DiagonallyImplicit(Method):
     c: Row
     error: Row | None = None
     filtered: bool = False
-    dense: Dense | None = None
 
     @property
     def gamma(self) -> float:

@@ -28,6 +28,10 @@ class Multistep(Method):
     kappa: Row
 
     @property
+    def continuous(self) -> bool:
+        return True
+
+    @property
     def gamma(self) -> Row:
         """``gamma_0`` to ``gamma_k`` of the highest order."""
         sums = [Fraction(0)]

@@ -66,7 +66,6 @@ class Rosenbrock(Method):
     c: Row
     time_weights: Row
     error: Row
-    dense: Dense | None = None
     w_method: bool = False
 
 

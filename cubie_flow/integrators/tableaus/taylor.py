@@ -1,0 +1,43 @@
+"""Taylor series methods."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from cubie_flow.integrators.tableaus.definition import Method
+
+
+@frozen(kw_only=True)
+class Taylor(Method):
+    """The Taylor polynomial of the solution, its coefficients from the equations themselves.
+
+    The last term estimates the error, as if the polynomial without it were compared with it; a
+    twentieth of the term before is added, so that a term that happens to vanish does not make a
+    step look free of error.
+    """
+
+    #: Weight of the last but one term in the error estimate.
+    guard: float = 0.05
+
+    @property
+    def continuous(self) -> bool:
+        return True
+
+
+_SOURCE = (
+    "A. Jorba and M. Zou, A software package for the numerical integration of ODEs by means of "
+    "high-order Taylor methods, Experimental Mathematics 14, 99-117 (2005)"
+)
+
+METHODS = tuple(
+    Taylor(
+        name=f"taylor_{order}",
+        title=f"Taylor series of order {order}",
+        order=order,
+        embedded_order=order - 1,
+        controller="i",
+        safety=0.8,
+        source=_SOURCE,
+    )
+    for order in (8, 12, 16, 20)
+)
