@@ -26,7 +26,7 @@ from benchmarks.operations import operations
 from benchmarks.peers.kernel import limits, make_kernel
 from benchmarks.problems import problem
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.integrators.tableaus import METHODS, TABLEAUS
+from cubie_flow.integrators.tableaus import EXPLICIT, METHODS
 from cubie_flow.kernels.targets.detect import cuda_devices, toolkit_installed
 
 ARCH = "sm_90"
@@ -54,7 +54,7 @@ def correctness(dry: bool) -> Iterator[Work]:
 
 def compared(method: str, precision: str, target: str, runs: int) -> Row:
     """Return how a method's numbers on `target` differ from the CPU's."""
-    explicit = method in TABLEAUS
+    explicit = method in EXPLICIT
     about = problem("lorenz")
     if not explicit and problem("robertson").available:
         about = problem("robertson")

@@ -66,16 +66,21 @@ def coefficients(
 class _Jets:
     """Coefficients of all that some nodes are made of, grown by one order at a time."""
 
-    def __init__(self, nodes: Sequence[Node], time: Node, step: Node, states: Sequence[Node]) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], time: Node, step: Node, states: Sequence[Node]
+    ) -> None:
         self.inner: dict[Node, list[tuple[Node, Node]]] = {}
         order = self._ordered(nodes)
         # Orders 1, 2, .. of what depends on time; order 0 is the node itself.
         self.rows: dict[Node, list[Node]] = {time: [step], **{state: [] for state in states}}
         self.moving: list[Node] = []
+        reached = set(self.rows)
         for node in order:
-            if node.kind == "float" and any(arg in self.rows for arg in node.args):
-                self.rows[node] = []
-                self.moving.append(node)
+            if any(arg in reached for arg in node.args):
+                reached.add(node)
+                if node.kind == "float":
+                    self.rows[node] = []
+                    self.moving.append(node)
         self.grown = 0
 
     def _ordered(self, nodes: Sequence[Node]) -> list[Node]:
@@ -166,13 +171,12 @@ class _Jets:
 
 def _chain(node: Node) -> Iterator[tuple[Node, Node]]:
     """Yield (factor, argument) pairs, ``sum(factor*argument')`` being the derivative of a call."""
-    if node.value == "pow":
+    if node.value != "pow":
+        yield from zip(partials(node), node.args, strict=True)
+    elif not is_const(node.args[1]):
         base, exponent = node.args
-        if not is_const(exponent):
-            yield node, exponent * call("log", base)
-        return
-    for factor, argument in zip(partials(node), node.args, strict=True):
-        yield factor, argument
+        yield node * exponent / base, base
+        yield where(base > 0.0, node * call("log", base), ZERO), exponent
 
 
 def _total(terms: Sequence[Node]) -> Node:

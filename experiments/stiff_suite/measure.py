@@ -19,7 +19,7 @@ from cubie_flow import OdeSystem
 from cubie_flow.analysis.pictures.performance import Work, draw_work
 from cubie_flow.analysis.pictures.style import Picture
 from cubie_flow.integrators.run import RunSettings
-from cubie_flow.integrators.tableaus import METHODS, TABLEAUS
+from cubie_flow.integrators.tableaus import EXPLICIT, METHODS
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
 
 #: Duration, values, absolute tolerance at rtol = 1, and the published end values: IVP Test Set
@@ -56,7 +56,7 @@ PROBLEMS: dict[str, tuple[float, dict[str, float], float, list[float]]] = {
         ],
     ),
 }  # fmt: skip
-STIFF = [n for n, m in METHODS.items() if n not in TABLEAUS and m.embedded_order is not None]
+STIFF = [n for n, m in METHODS.items() if n not in EXPLICIT and m.embedded_order is not None]
 TOLERANCES = [10.0**-k for k in range(4, 11)]
 #: Runs side by side, all alike, and how often they are timed.
 RUNS, ROUNDS = 64, 3

@@ -11,11 +11,11 @@ from cubie_flow import OdeSystem, solve
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.steps import solves_algebraic
-from cubie_flow.integrators.tableaus import METHODS, TABLEAUS, Collocation, Rosenbrock
+from cubie_flow.integrators.tableaus import EXPLICIT, METHODS, Collocation, Rosenbrock
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
 from cubie_flow.solve import ControllerChoice
 
-IMPLICIT = [name for name in METHODS if name not in TABLEAUS]
+IMPLICIT = [name for name in METHODS if name not in EXPLICIT]
 ONE_STEP = [name for name in IMPLICIT if name != "bdf"]
 DENSE = [name for name in ONE_STEP if METHODS[name].dense is not None]  # type: ignore[attr-defined]
 #: Methods of order three and more: those the published references are asked of.

@@ -20,6 +20,7 @@ from cubie_flow.integrators.tableaus import (
     MULTISTEP,
     ROSENBROCK,
     TABLEAUS,
+    TAYLOR,
     Collocation,
     DiagonallyImplicit,
     Rosenbrock,
@@ -603,9 +604,9 @@ def test_dense_convergence(name: str) -> None:
 
 def test_lookup() -> None:
     assert list(METHODS) == [
-        *TABLEAUS, *ROSENBROCK, *DIAGONAL, *COLLOCATION, *MULTISTEP,
+        *TABLEAUS, *TAYLOR, *ROSENBROCK, *DIAGONAL, *COLLOCATION, *MULTISTEP,
     ]  # fmt: skip
-    assert len(METHODS) == 34
+    assert len(METHODS) == 38
     assert all(method(name) is known for name, known in METHODS.items())
     with pytest.raises(FlowError, match=r"algorithm is 'rodas5'; .*did you mean 'rodas5p'\?"):
         method("rodas5")

@@ -31,8 +31,8 @@ def series(rhs: Function, states: int, algorithm: str, order: int) -> Function:
     if operations > LARGEST:
         raise FlowError(
             f"algorithm is '{algorithm}', whose coefficients take {operations} operations for this "
-            f"system, and it is meant for at most {LARGEST}; use a lower order such as taylor_8, or "
-            "vern7 or tsit5"
+            f"system; at most {LARGEST} are allowed: use a lower order such as taylor_8, or vern7 "
+            "or tsit5"
         )
     outputs = tuple(("c", i) for i in range(len(nodes)))
     # Right-hand sides that are functions of their own have terms that are.
@@ -89,7 +89,8 @@ class TaylorStep(Step):
 
     def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
         order = self.method.order
-        return self.method.guard * fabs(self._term(order - 1)) + fabs(self._term(order))
+        guard: float = self.method.guard
+        return guard * fabs(self._term(order - 1)) + fabs(self._term(order))
 
     def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:
         total = self._term(self.method.order)

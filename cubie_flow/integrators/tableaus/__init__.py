@@ -25,6 +25,7 @@ from cubie_flow.integrators.tableaus.taylor import Taylor
 __all__ = [
     "COLLOCATION",
     "DIAGONAL",
+    "EXPLICIT",
     "METHODS",
     "MULTISTEP",
     "ROSENBROCK",
@@ -56,9 +57,11 @@ COLLOCATION: dict[str, Collocation] = {known.name: known for known in collocatio
 MULTISTEP: dict[str, Multistep] = {known.name: known for known in multistep.METHODS}
 #: The Taylor series methods.
 TAYLOR: dict[str, Taylor] = {known.name: known for known in taylor.METHODS}
+#: The methods that solve no equations in a step.
+EXPLICIT: dict[str, Method] = {**TABLEAUS, **TAYLOR}
 #: Every method.
 METHODS: dict[str, Method] = {
-    **TABLEAUS, **TAYLOR, **ROSENBROCK, **DIAGONAL, **COLLOCATION, **MULTISTEP
+    **EXPLICIT, **ROSENBROCK, **DIAGONAL, **COLLOCATION, **MULTISTEP
 }  # fmt: skip
 
 Kind = TypeVar("Kind", bound=Method)
