@@ -21,9 +21,10 @@ ROOMS: dict[str, set[str]] = {
     "batches": {"errors"},
     "credentials": {"errors"},
     "storage": {"credentials", "errors"},
-    "engines": {"storage", "errors"},
+    "engines": {"storage", "stopping", "errors"},
 }
 ROOMS["profiling"] = set()
+ROOMS["stopping"] = {"errors"}
 ROOMS["planning"] = {"kernels", "memory", "storage", "errors"}
 ROOMS["rescue"] = {"kernels", "integrators", "errors"}
 ROOMS["choosing"] = {"kernels", "integrators", "expressions"}
@@ -34,20 +35,21 @@ ROOMS["restate"] = {"study"}
 ROOMS["solve"] = {"study", "restate", "rescue", "integrators", "systems", "batches", "storage"}
 ROOMS["solve"] |= {"errors"}
 ROOMS["report"] = {"study", "errors"}
-ROOMS["progress"] = {"study", "errors"}
+ROOMS["progress"] = {"study", "engines", "errors"}
 ROOMS["defaults"] = {"systems", "batches", "errors"}
 ROOMS["config"] = {"engines", "study", "rescue", "stopping", "systems", "defaults", "batches"}
 ROOMS["config"] |= {"credentials", "errors"}
 ROOMS["resume"] = {"config", "study", "storage", "credentials", "systems", "errors"}
-ROOMS["stopping"] = {"errors"}
 ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "credentials", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["logs"] = {"credentials", "errors"}
+ROOMS["startup"] = set()
+ROOMS["importing"] = {"config", "defaults", "systems", "errors"}
 ROOMS["sweeps"] = {
     "config", "command_line", "credentials", "defaults", "batches", "integrators", "study",
     "kernels", "systems", "memory", "storage", "engines", "analysis", "logs", "progress", "report",
-    "resume", "stopping", "errors",
+    "resume", "stopping", "errors", "planning", "startup", "importing", "studies",
 }  # fmt: skip
 ROOMS["predicates"] = {"errors"}
 ROOMS["analysis"] = {

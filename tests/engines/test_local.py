@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_work import FakeWork, make_store
 
-from cubie_flow.engines import Account, LocalEngine, Seat, make_engine, pick_devices
+from cubie_flow.engines import Account, LocalEngine, Record, Seat, make_engine, pick_devices
 from cubie_flow.engines.seats import local_seats, worker_seat
 from cubie_flow.errors import FlowError
 
@@ -110,6 +110,22 @@ def test_an_account_adds_up(tmp_path: Path) -> None:
     assert shown[0] == (8, 2)
     assert [row["start"] for row in account.rows()] == [0, 4]
     assert np.isfinite([row["write_seconds"] for row in account.rows()]).all()
+
+
+def test_an_account_tells_workers_apart(tmp_path: Path) -> None:
+    make_store(tmp_path / "a.zarr", SHARDS)
+    account = Account({})
+    LocalEngine().run(FakeWork(str(tmp_path / "a.zarr"), (0, 1)), range(SHARDS), account)
+    parts = {part.name: part for part in account.parts}
+    assert set(parts) == {"seat-0", "seat-1"}
+    assert sum(part.shards or 0 for part in parts.values()) == SHARDS
+    assert sum(part.runs for part in parts.values()) == 2 * SHARDS
+    # An event that stops a run is no failure.
+    account = Account({}, well=(0, 5))
+    for status in (0, 5, 1):
+        account.finished(Record(status, 10, {status: 10}, 0, 0, (), 0.5, worker="a"))
+    (part,) = account.parts
+    assert (part.runs, part.failures, part.seconds) == (30, 10, 1.5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+"""``task=import``: a model of any format becomes a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:
+    from cubie_flow.config import Settings
+
+
+def import_model(settings: Settings) -> str:
+    """Write the model of a config as YAML and return what is said of it.
+
+    Raises
+    ------
+    FlowError
+        If the model cannot be read, or the file is there already or cannot be written.
+    """
+    from cubie_flow.defaults import load_system
+    from cubie_flow.systems.files import write_yaml
+
+    system = load_system(settings.values["system"])
+    path = Path(settings.values["to"] or f"{system.name}.yaml").expanduser()
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise FlowError(f"to is '{path}'; it must end in .yaml or .yml")
+    write_yaml(system.to_mapping(), path)
+    counts = f"{len(system.states)} states, {len(system.parameters)} parameters"
+    return f"wrote {path}: {counts}; run it with system.file={path}"
