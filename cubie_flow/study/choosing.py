@@ -12,7 +12,7 @@ from cubie_flow.expressions.block import Evaluate, Repeat, Statement, When
 from cubie_flow.expressions.graph import topological
 from cubie_flow.integrators.equations import mass_pattern
 from cubie_flow.integrators.loop import STATUS
-from cubie_flow.kernels.kernel import BatchResult
+from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.study.choices import OutputChoice
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, threads_of, tolerances

@@ -11,7 +11,8 @@ import numpy as np
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.comparison import residuals
 from cubie_flow.integrators.loop import METRICS, STATUS
-from cubie_flow.kernels.kernel import BatchResult, BatchSolverKernel, Built
+from cubie_flow.kernels.kernel import BatchSolverKernel, Built
+from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.storage import StoreSchema, Variable
 from cubie_flow.storage.schema import (
     PER_RUN,

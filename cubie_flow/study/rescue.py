@@ -9,7 +9,8 @@ import numpy as np
 from attrs import evolve
 
 from cubie_flow.integrators.loop import STATUS
-from cubie_flow.kernels.kernel import BatchResult, BatchSolverKernel
+from cubie_flow.kernels.kernel import BatchSolverKernel
+from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, tolerances
 

@@ -13,7 +13,8 @@ from attrs import evolve, field, frozen
 
 from cubie_flow.engines import Record, Seat, pick_devices
 from cubie_flow.errors import FlowError
-from cubie_flow.kernels.kernel import BatchResult, BatchSolverKernel
+from cubie_flow.kernels.kernel import BatchSolverKernel
+from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.layout import ShardPlan
