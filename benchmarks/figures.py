@@ -32,9 +32,9 @@ ROUNDS = 7
 
 def _solver(case: Case, threads: int) -> Callable[[], Any]:
     entry = case.entries[0]
-    kernel, tolerances = make_kernel(case, entry), limits(entry)
+    launch = make_kernel(case, entry).launch(limits(entry), threads=threads)
     values = {case.problem.varied: case.problem.values(case.runs)}
-    return lambda: kernel.solve(values, case.runs, tolerances, None, threads)
+    return lambda: launch.solve(values, case.runs)
 
 
 def _alternate(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
@@ -93,12 +93,18 @@ def scaling() -> Figures:
 
 
 def small_batches() -> Figures:
-    """Return the time a run of 64 beside that of 16,384, in one batch each."""
-    threads = usable_threads()
-    small, large = (_solver(adaptive("lorenz", runs), threads) for runs in (64, 16_384))
-    times = _alternate({"small": lambda: [small() for _ in range(64)], "large": large})
-    small_us, large_us = times["small"] / 64**2 * 1e6, times["large"] / 16_384 * 1e6
-    return {"us_64": small_us, "us_16384": large_us, "ratio": small_us / large_us}
+    """Return the time a run in batches of 64 to 16,384, and that of 64 beside the largest."""
+    threads, sizes = usable_threads(), (64, 256, 1024, 4096, 16_384)
+    repeats = {runs: max(1, 4096 // runs) for runs in sizes}
+
+    def several(runs: int) -> Callable[[], Any]:
+        solve = _solver(adaptive("lorenz", runs), threads)
+        return lambda: [solve() for _ in range(repeats[runs])]
+
+    times = _alternate({str(runs): several(runs) for runs in sizes}, 2 * ROUNDS)
+    each = {runs: 1e6 * times[str(runs)] / (runs * repeats[runs]) for runs in sizes}
+    found: Figures = {f"us_{runs}": us for runs, us in each.items()}
+    return found | {"ratio": each[64] / each[sizes[-1]]}
 
 
 def solve_overhead() -> Figures:
@@ -110,9 +116,8 @@ def solve_overhead() -> Figures:
     times = _alternate(
         {"kernel": _solver(case, usable_threads()), "solve": prepare(case, entry).run}, 15
     )
-    return {name: 1e3 * seconds for name, seconds in times.items()} | {
-        "added_ms": 1e3 * (times["solve"] - times["kernel"])
-    }
+    added = {"added_ms": 1e3 * (times["solve"] - times["kernel"])}
+    return {**{name: 1e3 * seconds for name, seconds in times.items()}, **added}
 
 
 def sizes() -> Figures:

@@ -422,7 +422,7 @@ class Settings:
             For a mistake in the model or the batch.
         """
         from cubie_flow.defaults import batch_design, load_system
-        from cubie_flow.rescue import read_rescue
+        from cubie_flow.study.attempts import read_rescue
         from cubie_flow.study.choices import ControllerChoice, OutputChoice, TargetChoice
         from cubie_flow.study.definition import Study
         from cubie_flow.systems.sensitivities import with_sensitivities

@@ -14,14 +14,15 @@ from attrs import evolve
 from cubie_flow.batches import Design, make_design
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.run import DURATION
-from cubie_flow.rescue import read_rescue
-from cubie_flow.restate import restated
 from cubie_flow.storage.schema import PER_RUN
+from cubie_flow.study.attempts import read_rescue
 from cubie_flow.study.choices import ControllerChoice, OutputChoice, TargetChoice
+from cubie_flow.study.choosing import settled
 from cubie_flow.study.contents import schema
 from cubie_flow.study.definition import Study
-from cubie_flow.study.kernel import lent_kernel, settled, threads_of
+from cubie_flow.study.kernel import lent_kernel, threads_of
 from cubie_flow.study.plan import plan_study, shard_plan
+from cubie_flow.study.restate import restated
 from cubie_flow.study.running import run_study
 from cubie_flow.study.shards import ShardSolver
 from cubie_flow.systems import OdeSystem
@@ -101,7 +102,7 @@ def solve(
     linear_solver : {"auto", "sparse", "pivoted", "bicgstab"}
         Of an implicit method.
     rescue : "off", "default" or list
-        How failed runs are solved again, see `cubie_flow.rescue`.
+        How failed runs are solved again, see `cubie_flow.study.attempts`.
 
     Returns
     -------
@@ -117,18 +118,64 @@ def solve(
         raise FlowError(f"solve needs an OdeSystem, not {type(system).__name__}")
     if controller is not None and not isinstance(controller, ControllerChoice):
         raise FlowError(f"controller must be a ControllerChoice, not {type(controller).__name__}")
-    if isinstance(batch, str):
-        make_design(batch, {"check": [0.0]} if batch in ("grid", "zip") else {})
-    choices: dict[str, list[float]] = {}
-    if drivers is not None:
-        system = system.with_drivers(drivers)
-        choices = {
-            one.series: [float(i) for i in range(len(one.values))]
-            for one in system.drivers
-            if one.name in drivers and one.series and one.series not in (parameters or {})
-        }
+    system, choices = _driven(system, drivers, parameters)
+    system, varied = _valued(system, parameters, initial_values)
+    spans = None if duration is None else _numbers("duration", duration)
+    if spans is not None and spans.ndim:
+        varied[DURATION] = spans
+    if times is not None:
+        times = np.atleast_1d(_numbers("times", times)).tolist()
+    changes: dict[str, Any] = {"rtol": rtol, "atol": atol, "dt": dt}
+    study = Study(
+        system=system,
+        design=batch if isinstance(batch, Design) else _design(batch, {**varied, **choices}),
+        duration=float(spans) if spans is not None and not spans.ndim else None,
+        t_start=t_start,
+        algorithm=algorithm,
+        precision=precision,
+        controller=evolve(
+            controller or ControllerChoice(rtol=1e-6, atol=1e-9),
+            **{key: value for key, value in changes.items() if value is not None},
+        ),
+        output=OutputChoice(
+            save_every,
+            times,
+            variables,
+            summaries,
+            sensitivities,
+            compare,
+            event_times=event_times,
+        ),
+        target=TargetChoice(target) if isinstance(target, str) else target,
+        locations=dict(locations or {}),
+        linear_solver=linear_solver,
+        rescue=read_rescue(rescue),
+    )
+    return solve_study(study)
+
+
+def _driven(
+    system: OdeSystem, drivers: Mapping[str, Any] | None, parameters: Mapping[str, Any] | None
+) -> tuple[OdeSystem, dict[str, list[float]]]:
+    """Return the system with its drivers, and the numbers of their series where runs choose one."""
+    if drivers is None:
+        return system, {}
+    system = system.with_drivers(drivers)
+    return system, {
+        one.series: [float(i) for i in range(len(one.values))]
+        for one in system.drivers
+        if one.name in drivers and one.series and one.series not in (parameters or {})
+    }
+
+
+def _valued(
+    system: OdeSystem,
+    parameters: Mapping[str, Any] | None,
+    initial_values: Mapping[str, Any] | None,
+) -> tuple[OdeSystem, dict[str, Array]]:
+    """Return the system with the values that all runs share, and those that vary, by name."""
     fixed: dict[str, dict[str, float]] = {"parameters": {}, "states": {}}
-    varied: dict[str, Any] = {}
+    varied: dict[str, Array] = {}
     given = (
         ("parameters", "parameters", parameters, system.parameters),
         ("states", "initial_values", initial_values, system.states),
@@ -147,44 +194,14 @@ def solve(
                 fixed[group][name] = float(array)
             else:
                 varied[name] = array
-    if duration is not None:
-        spans = _numbers("duration", duration)
-        duration = float(spans) if spans.ndim == 0 else None
-        if duration is None:
-            varied[DURATION] = spans
-    varied.update({} if isinstance(batch, Design) else choices)
-    if times is not None:
-        times = np.atleast_1d(_numbers("times", times)).tolist()
-    if isinstance(batch, Design):
-        design = batch
-    else:
-        design = make_design((batch or "zip") if varied else "single", varied)
-    chosen = controller or ControllerChoice(rtol=1e-6, atol=1e-9)
-    changes: dict[str, Any] = {"rtol": rtol, "atol": atol, "dt": dt}
-    chosen = evolve(chosen, **{key: value for key, value in changes.items() if value is not None})
-    study = Study(
-        system=system.with_values(**fixed) if any(fixed.values()) else system,
-        design=design,
-        duration=duration,
-        t_start=t_start,
-        algorithm=algorithm,
-        precision=precision,
-        controller=chosen,
-        output=OutputChoice(
-            save_every,
-            times,
-            variables,
-            summaries,
-            sensitivities,
-            compare,
-            event_times=event_times,
-        ),
-        target=TargetChoice(target) if isinstance(target, str) else target,
-        locations=dict(locations or {}),
-        linear_solver=linear_solver,
-        rescue=read_rescue(rescue),
-    )
-    return solve_study(study)
+    return system.with_values(**fixed) if any(fixed.values()) else system, varied
+
+
+def _design(batch: str | None, varied: Mapping[str, Any]) -> Design:
+    """Return the batch in which arrays combine as `batch` says; one run where nothing varies."""
+    if batch is not None:
+        make_design(batch, {"check": [0.0]} if batch in ("grid", "zip") else {})
+    return make_design((batch or "zip") if varied else "single", varied)
 
 
 def _numbers(key: str, value: Any) -> Array:

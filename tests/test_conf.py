@@ -78,8 +78,8 @@ def test_the_schema_and_the_main_config_have_the_same_keys() -> None:
 
 
 def test_every_algorithm_has_a_file() -> None:
-    from cubie_flow.choosing import AUTO
     from cubie_flow.integrators.tableaus import METHODS
+    from cubie_flow.study.choosing import AUTO
 
     assert {path.stem for path in (CONF / "algorithm").glob("*.yaml")} == {AUTO, *METHODS}
 

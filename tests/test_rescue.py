@@ -7,8 +7,8 @@ import pytest
 
 from cubie_flow import OdeSystem, solve
 from cubie_flow.errors import FlowError
-from cubie_flow.rescue import DEFAULT, read_rescue
 from cubie_flow.solve import ControllerChoice
+from cubie_flow.study.attempts import DEFAULT, read_rescue
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from cubie_flow import OdeSystem
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.ordering import LEAST, cost_order
-from cubie_flow.screening import Screen
 from cubie_flow.solve import ControllerChoice, OutputChoice, Study, run_study, solve_study
+from cubie_flow.study.ordering import LEAST, cost_order
+from cubie_flow.study.screening import Screen
 
 #: The larger mu, the stiffer, and the dearer for an explicit method.
 SYSTEM = OdeSystem.from_equations(

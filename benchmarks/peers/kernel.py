@@ -42,11 +42,11 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     kernel = make_kernel(case, entry)
     times = case.times() if case.saves else None
     values = {about.varied: about.values(entry.runs)}
-    threads, tolerances = usable_threads(), limits(entry)
     built = kernel.product
+    launch = kernel.launch(limits(entry), times, usable_threads())
 
     def run() -> Any:
-        return kernel.solve(values, entry.runs, tolerances, times, threads)
+        return launch.solve(values, entry.runs)
 
     def ends(answer: Any, probes: Any) -> Any:
         if case.saves:

@@ -17,12 +17,10 @@ from attrs import evolve, field, frozen, validators
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, flattened
 from cubie_flow.expressions.emit import ARENAS, Dialect, Place
-from cubie_flow.integrators.comparison import SUMS, table
-from cubie_flow.integrators.drivers import check_choices, tables
-from cubie_flow.integrators.loop import COUNTS, METRICS
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
 from cubie_flow.kernels.cache import KernelCache, source_digest
-from cubie_flow.kernels.targets.batch import Batch, Program
+from cubie_flow.kernels.launch import BatchResult, Launch
+from cubie_flow.kernels.targets.batch import Program
 from cubie_flow.kernels.targets.detect import (
     cuda_devices,
     install_hint,
@@ -191,64 +189,6 @@ def _per_state(
             allowed = "a number of at least 0" if zero else "a positive number"
             raise FlowError(f"controller.{key} is {number}; it must be {allowed}")
     return values
-
-
-@frozen(eq=False)
-class BatchResult:
-    """What a batch of runs gives.
-
-    Attributes
-    ----------
-    samples : ndarray, shape (saved, runs, times)
-    finals : ndarray, shape (states, runs)
-    metrics : ndarray, shape (summarised, 6, runs)
-    misfits : ndarray, shape (compared, 2, runs)
-        Sums of squared differences to data, see `cubie_flow.integrators.comparison`.
-    event_counts : ndarray, shape (recorded events, runs)
-    event_times : ndarray, shape (recorded events, times kept, runs)
-        NaN where there are no more.
-    status : ndarray of uint8, shape (runs,)
-    steps, rejected : ndarray of int32, shape (runs,)
-    evaluations : ndarray of int32, shape (runs,)
-        Right-hand sides evaluated in attempted steps.
-    seconds : float
-        Time in the kernel, with transfers.
-    measured : dict
-        What the target measured, see `Batch`.
-    attempts : ndarray of uint8, shape (runs,), optional
-        Which attempt of a rescue a run comes from, 0 for none.
-    """
-
-    samples: Array
-    finals: Array
-    metrics: Array
-    misfits: Array
-    event_counts: Array
-    event_times: Array
-    status: Array
-    steps: Array
-    rejected: Array
-    evaluations: Array
-    seconds: float
-    measured: dict[str, float] = field(factory=dict)
-    attempts: Array | None = None
-
-    def put_back(self, order: Array) -> BatchResult:
-        """Return the result with run ``i`` of it as run ``order[i]``, as it was before."""
-
-        def moved(array: Array, axis: int) -> Array:
-            found = np.empty_like(array)
-            np.moveaxis(found, axis, 0)[order] = np.moveaxis(array, axis, 0)
-            return found
-
-        return evolve(self, **{name: moved(getattr(self, name), i) for name, i in RUN_AXES})
-
-
-#: Arrays of a result and their axis of runs.
-RUN_AXES = (
-    ("samples", 1), ("finals", 1), ("metrics", 2), ("misfits", 2), ("status", 0), ("steps", 0),
-    ("rejected", 0), ("evaluations", 0),
-)  # fmt: skip
 
 
 class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
@@ -596,69 +536,28 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         FlowError
             If a fixed-step method has no step, or a setting is out of range.
         """
-        run = self.run
-        dtype = np.dtype(self.settings.precision)
+        return self.launch(tolerances, times, threads).solve(columns, count, tick)
+
+    def launch(
+        self, tolerances: Tolerances, times: Array | None = None, threads: int = 1
+    ) -> Launch:
+        """Return what solves batches of any size with these settings, built if need be.
+
+        Parameters
+        ----------
+        tolerances : Tolerances
+        times : ndarray, optional
+            Times to sample at, relative to the start, increasing; needed when the run samples.
+        threads : int
+            CPU threads.
+
+        Raises
+        ------
+        FlowError
+            If a fixed-step method has no step, or a setting is out of range.
+        """
         settings = self.run_time_settings(tolerances)
-        states = run.settings.system.states
-        sampled = run.loop.settings.sampling
-        given = np.asarray([] if times is None else times, np.float64)
-        n_saved = len(run.loop.settings.saved_numbers)
-        n_metrics = len(run.loop.settings.summarised_numbers)
-        inputs = np.empty((len(run.rows), count), dtype)
-        for row, name in enumerate(run.rows):
-            inputs[row] = columns[name]
-        drivers = run.settings.system.drivers
-        check_choices(drivers, columns)
-        values = [state.value for state in states]
-        parts = [values, tables(drivers, len(states))]
-        measured = run.settings.measured
-        if measured is not None:
-            parts.append(table(measured, given + run.settings.t_start))
-        initial = np.concatenate(parts).astype(dtype)
-        sentinel = np.concatenate([given, [np.inf]]).astype(dtype)
-        n_compared = len(run.loop.settings.compared_numbers)
-        n_kept = len(states) + len(METRICS) * n_metrics
-        first = n_kept + SUMS * n_compared
-        events = run.loop.events
-        n_final = first + (events.rows if events is not None else 0)
-        recorded = len(events.recorded) if events is not None else 0
-        program = self.product.program
-        samples = program.empty((n_saved, count, len(given)) if sampled else (1,), dtype)
-        finals = program.empty((n_final, count), dtype)
-        counts = program.empty((COUNTS, count), np.int32)
-        batch = Batch(
-            count=count,
-            inputs=inputs,
-            initial=initial,
-            settings=settings,
-            times=sentinel,
-            time_count=len(given),
-            samples=samples,
-            strides=(count * len(given), len(given), 1),
-            finals=finals,
-            counts=counts,
-            threads=threads,
-            tick=tick,
-        )
-        started = perf_counter()
-        program.run(batch)
-        seconds = perf_counter() - started
-        return BatchResult(
-            samples=samples if sampled else np.empty((0, count, 0), dtype),
-            finals=finals[: len(states)],
-            metrics=finals[len(states) : n_kept].reshape(n_metrics, len(METRICS), count),
-            misfits=finals[n_kept:first].reshape(n_compared, SUMS, count),
-            event_counts=finals[first : first + recorded],
-            event_times=finals[first + recorded :].reshape(
-                recorded, events.times_kept if events is not None else 0, count
-            ),
-            status=counts[0].astype(np.uint8),
-            steps=counts[1],
-            rejected=counts[2],
-            evaluations=counts[3],
-            seconds=seconds,
-            measured=batch.measured,
-        )
+        return Launch(self.product.program, self.run, settings, times, threads)
 
 
 def _require_toolkit(what: str) -> None:

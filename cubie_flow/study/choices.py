@@ -52,7 +52,7 @@ class OutputChoice:
     where : str, optional
         A condition on what is kept of every run, by the names of the store, such as
         ``"x_max > 20"``: a second pass saves the trajectories of the runs that satisfy it, those
-        of the others are NaN; see `cubie_flow.screening`.
+        of the others are NaN; see `cubie_flow.study.screening`.
     event_times : int
         First times that are kept of every event of the model, beside how often it happened.
     """

@@ -11,8 +11,8 @@ import numpy as np
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.comparison import residuals
 from cubie_flow.integrators.loop import METRICS, STATUS
-from cubie_flow.kernels.kernel import BatchResult, BatchSolverKernel, Built
-from cubie_flow.screening import Screen
+from cubie_flow.kernels.kernel import BatchSolverKernel, Built
+from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.storage import StoreSchema, Variable
 from cubie_flow.storage.schema import (
     PER_RUN,
@@ -22,6 +22,7 @@ from cubie_flow.storage.schema import (
     STEPS,
 )
 from cubie_flow.study.definition import Study
+from cubie_flow.study.screening import Screen
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.sensitivities import initial_name
 

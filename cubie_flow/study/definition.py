@@ -12,7 +12,7 @@ from attrs import evolve, field, frozen
 from cubie_flow.batches import Design
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.run import DURATION
-from cubie_flow.rescue import Attempt
+from cubie_flow.study.attempts import Attempt
 from cubie_flow.study.choices import ControllerChoice, OutputChoice, TargetChoice
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.events import Event
@@ -28,8 +28,8 @@ class Study:
 
     ``shard_runs`` is the number of runs a shard, the unit of writing and of resuming; None
     follows `cubie_flow.storage.plan_shards`. ``order`` is how the runs of a shard are solved:
-    ``given``, or ``cost`` for runs of like cost side by side (see `cubie_flow.ordering`); what is
-    kept does not depend on it.
+    ``given``, or ``cost`` for runs of like cost side by side (see `cubie_flow.study.ordering`);
+    what is kept does not depend on it.
     """
 
     system: OdeSystem

@@ -8,21 +8,18 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from attrs import evolve
 
-from cubie_flow.choosing import AUTO, choose
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import (
-    BatchResult,
     BatchSolverConfig,
     BatchSolverKernel,
     Tolerances,
 )
 from cubie_flow.memory.factory import stable_hash
-from cubie_flow.study.choices import ControllerChoice, OutputChoice
+from cubie_flow.study.choices import ControllerChoice
 from cubie_flow.study.contents import screen
 from cubie_flow.study.definition import Study, parts
 
@@ -97,36 +94,6 @@ def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         device=t.first_device,
     )
     return run, config
-
-
-def settled(study: Study) -> tuple[Study, str]:
-    """Return a study with ``algorithm=auto`` decided, and why; other studies as they are.
-
-    Raises
-    ------
-    FlowError
-        If the study asks for what its system or target does not have.
-    """
-    if study.algorithm != AUTO:
-        return study, ""
-
-    def pilot(algorithm: str, runs: Array, limit: int) -> tuple[BatchResult, Any]:
-        parts = [study.design.columns(int(run), int(run) + 1) for run in runs]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        trial = evolve(
-            study,
-            algorithm=algorithm,
-            controller=evolve(study.controller, kind="default", max_steps=limit),
-            output=OutputChoice(sensitivities=study.output.sensitivities),
-            locations={},
-        )
-        kernel = build_kernel(trial)
-        limits = tolerances(trial.controller)
-        result = kernel.solve(columns, len(runs), limits, threads=threads_of(trial))
-        return result, kernel.run.product["attempt"].statements
-
-    algorithm, reason = choose(study, pilot)
-    return evolve(study, algorithm=algorithm), reason
 
 
 def _check_study(study: Study) -> None:

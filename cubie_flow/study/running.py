@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
@@ -185,29 +185,18 @@ def run_study(
     # All workers use the target that is used here, whatever they have beside it.
     settled_target = evolve(study.target, kind=kernel.target)
     work = ShardWork(evolve(study, target=settled_target), place, store.plan, kernel)
-    before = np.zeros(256, np.int64)
-    for start, stop in map(work.runs, complete):
-        before += np.bincount(store.status(start, stop), minlength=256)
 
     def show(done: int, failures: int) -> None:
         if on_progress is not None:
             seconds = perf_counter() - began
             on_progress(Progress(done, study.design.size, failures, seconds, account.parts))
 
-    counts = {code: count for code, count in enumerate(before.tolist()) if count}
-    account = Account(counts, show, between_shards, [STATUS[name] for name in WELL])
+    well = [STATUS[name] for name in WELL]
+    account = Account(_statuses(store, complete), show, between_shards, well)
 
     def memory() -> dict[str, Any]:
-        """Return what was measured of the whole run, beside what was predicted."""
-        return {
-            **planned.measurable(threads_of(study)),
-            **{f"measured_{name}": int(value) for name, value in account.measured().items()},
-            "measured_host_bytes": peak_memory(),
-            "measured_store_bytes": place.size(),
-            "compile_seconds": built.seconds,
-            "solver_waited_seconds": account.solver_waited,
-            "writer_waited_seconds": account.writer_waited,
-        }
+        measurable = planned.measurable(threads_of(study))
+        return {**measurable, **_measured(account, place), "compile_seconds": built.seconds}
 
     todo = [index for index in range(len(store.plan.shards)) if index not in complete]
     engine = engine or LocalEngine()
@@ -220,48 +209,71 @@ def run_study(
             store.finalise(memory=memory(), shards=account.rows())
         raise
     _charge(account, isinstance(engine, LocalEngine) and len(work.devices) < 2)
-    kernel_seconds, solved = account.total("seconds"), int(account.total("runs"))
-    statuses = account.statuses
-    seconds = {
-        "build": built.seconds,
-        "kernel": kernel_seconds,
-        "write": account.total("encode_seconds") + account.total("write_seconds"),
-        "total": perf_counter() - began,
-        "solver_waited": account.solver_waited,
-        "writer_waited": account.writer_waited,
+    seconds = _seconds(account, built.seconds, perf_counter() - began)
+    statuses = {
+        name: account.statuses[code] for name, code in STATUS.items() if code in account.statuses
     }
     # A design that grew is the store's design from now on.
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
-    later = grown if resume else {}
-    counted = {name: statuses[code] for name, code in STATUS.items() if code in statuses}
     with stopwatch.phase("write"):
         held_memory = memory()
         store.finalise(
             {
                 "completed": utc_now(),
-                **later,
-                "statuses": json.dumps(counted),
+                **(grown if resume else {}),
+                "statuses": json.dumps(statuses),
                 **{f"seconds_{phase}": value for phase, value in seconds.items()},
             },
             memory=held_memory,
             shards=account.rows(),
         )
-    runs = study.design.size
+    solved = int(account.total("runs"))
     return RunReport(
         location=place,
-        runs=runs,
-        statuses=counted,
+        runs=study.design.size,
+        statuses=statuses,
         solved=solved,
         mean_steps=account.total("steps") / max(solved, 1),
         mean_rejected=account.total("rejected") / max(solved, 1),
         seconds=seconds,
-        runs_per_second=account.workers * solved / max(kernel_seconds, 1e-9),
+        runs_per_second=account.workers * solved / max(seconds["kernel"], 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
         store_bytes=place.size(),
         device=device if account.workers == 1 else f"{account.workers} workers: {device}",
         rescued=tuple(account.rescued(len(study.rescue))),
         notes=tuple(notes),
     )
+
+
+def _statuses(store: ResultStore, shards: Collection[int]) -> dict[int, int]:
+    """Return how many runs of some shards ended how, by status code."""
+    found = np.zeros(256, np.int64)
+    for start, stop in (store.plan.shards[index] for index in shards):
+        found += np.bincount(store.status(start, stop), minlength=256)
+    return {code: count for code, count in enumerate(found.tolist()) if count}
+
+
+def _measured(account: Account, place: Location) -> dict[str, Any]:
+    """Return what was measured of the whole run, as the store keeps it beside the plan."""
+    return {
+        **{f"measured_{name}": int(value) for name, value in account.measured().items()},
+        "measured_host_bytes": peak_memory(),
+        "measured_store_bytes": place.size(),
+        "solver_waited_seconds": account.solver_waited,
+        "writer_waited_seconds": account.writer_waited,
+    }
+
+
+def _seconds(account: Account, build: float, total: float) -> dict[str, float]:
+    """Return the seconds of every phase; see `RunReport`."""
+    return {
+        "build": build,
+        "kernel": account.total("seconds"),
+        "write": account.total("encode_seconds") + account.total("write_seconds"),
+        "total": total,
+        "solver_waited": account.solver_waited,
+        "writer_waited": account.writer_waited,
+    }
 
 
 def _charge(account: Account, alone: bool) -> None:

@@ -13,16 +13,17 @@ from attrs import evolve, field, frozen
 
 from cubie_flow.engines import Record, Seat, pick_devices
 from cubie_flow.errors import FlowError
-from cubie_flow.kernels.kernel import BatchResult, BatchSolverKernel
+from cubie_flow.kernels.kernel import BatchSolverKernel
+from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.kernels.targets.detect import cuda_devices
-from cubie_flow.ordering import cost_order
-from cubie_flow.rescue import Rescue
-from cubie_flow.screening import Screen
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.layout import ShardPlan
 from cubie_flow.study.contents import KEPT, screen, shard_arrays
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, kernel_digest, threads_of, tolerances
+from cubie_flow.study.ordering import cost_order
+from cubie_flow.study.rescue import Rescue
+from cubie_flow.study.screening import Screen
 
 Array = Any
 
@@ -37,7 +38,7 @@ class _Pass:
 
     @cached_property
     def _rescue(self) -> Rescue | None:
-        return Rescue(self.study, build_kernel, tolerances) if self.study.rescue else None
+        return Rescue(self.study) if self.study.rescue else None
 
     def solve(
         self, columns: Mapping[str, Array], count: int, tick: Callable[[int], None] | None = None

@@ -20,7 +20,7 @@ def settled(settings: Settings, study: Study | None = None) -> Study:
     study
         That of `settings`, where it is made already.
     """
-    from cubie_flow.study.kernel import settled as decide
+    from cubie_flow.study.choosing import settled as decide
 
     chosen, reason = decide(settings.study() if study is None else study)
     if reason:

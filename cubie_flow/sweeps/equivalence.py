@@ -18,7 +18,8 @@ from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, tolerances
 
 if TYPE_CHECKING:
-    from cubie_flow.kernels.kernel import BatchResult, BatchSolverKernel
+    from cubie_flow.kernels.kernel import BatchSolverKernel
+    from cubie_flow.kernels.launch import BatchResult
 
 Array = Any
 #: Verdicts of the gate; a placement that differs has none, because it raises.

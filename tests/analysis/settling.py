@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cubie_flow.batches import make_design
-from cubie_flow.restate import restated
 from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice, run_study
+from cubie_flow.study.restate import restated
 from cubie_flow.systems import OdeSystem
 
 RHO = {"rho": {"linspace": [0.0, 14.0, 15]}, "x": [1.0, -1.0, 2.0, 3.0]}

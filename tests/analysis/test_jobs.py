@@ -16,10 +16,10 @@ from cubie_flow.analysis.opening import open_runs
 from cubie_flow.batches import make_design
 from cubie_flow.batches.swept import SEED, swept_design
 from cubie_flow.errors import FlowError
-from cubie_flow.restate import restated
 from cubie_flow.solve import run_study
 from cubie_flow.storage import Location, provenance
 from cubie_flow.storage.index import FAILED, SUCCESS, write_index
+from cubie_flow.study.restate import restated
 from cubie_flow.systems import OdeSystem
 
 

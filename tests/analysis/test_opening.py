@@ -18,11 +18,11 @@ import cubie_flow
 from cubie_flow.analysis.audit import audit
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.restate import restated
 from cubie_flow.solve import run_study
 from cubie_flow.storage import Location
 from cubie_flow.storage.folders import note_location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
+from cubie_flow.study.restate import restated
 from cubie_flow.systems import OdeSystem
 
 

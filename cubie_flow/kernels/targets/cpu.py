@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
+from time import perf_counter
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -20,6 +20,12 @@ from cubie_flow.kernels.targets.batch import Batch
 
 #: Bytes by which a thread's arena is larger than its buffers, so that they can be aligned.
 ALIGNMENT = 128
+#: Seconds after which a thread that integrates looks whether it is to stop, roughly.
+SLICE_SECONDS = 0.05
+#: Seconds that the calling thread integrates alone: to wake another one costs nearly as much.
+ALONE_SECONDS = 40e-6
+#: Attempts of the first slice, when nothing is known of their cost, and growth to the next.
+FIRST_SLICE, GROWTH = 32, 16.0
 
 
 def usable_threads(limit: int | None = None) -> int:
@@ -119,7 +125,9 @@ class CpuProgram:
     def __init__(self, code: CpuCode, dialect: Dialect, arena_bytes: tuple[int, int, int]) -> None:
         self.code = code
         self.dialect = dialect
-        self.arena_bytes = arena_bytes
+        padded = [-(-arena * dialect.lanes // 64) * 64 for arena in arena_bytes]
+        self._offsets = [sum(padded[:number]) for number in range(len(padded))]
+        self._store_bytes = sum(padded) + ALIGNMENT
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
@@ -132,8 +140,9 @@ class CpuProgram:
         pointer, size = ctypes.c_void_p, ctypes.c_int64
         # Numba's own convention: two out-pointers (result, exception), then the arguments.
         self._call = ctypes.CFUNCTYPE(
-            ctypes.c_int32, pointer, pointer, pointer, pointer, pointer, pointer, size, pointer,
-            pointer, pointer, pointer, pointer, size, pointer, size, size, size, pointer, pointer,
+            ctypes.c_int32, pointer, pointer, pointer, pointer, pointer, pointer, size, size,
+            pointer, pointer, pointer, pointer, pointer, size, pointer, size, size, size, pointer,
+            pointer,
         )(address)  # fmt: skip
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
@@ -141,49 +150,101 @@ class CpuProgram:
         return np.empty(shape, dtype)
 
     def run(self, batch: Batch) -> None:
-        """Integrate every run of the batch."""
-        count, tick = batch.count, batch.tick
-        counter = np.zeros(8, np.int64)
-        lanes = self.dialect.lanes
-        errors: list[int] = []
-        stores: list[int] = []
+        """Integrate every run of the batch.
 
-        def work() -> None:
-            offsets, total = [], 0
-            for size in self.arena_bytes:
-                offsets.append(total)
-                total += -(-size * lanes // 64) * 64
-            store = np.zeros(total + ALIGNMENT, np.uint8)
-            stores.append(store.nbytes)
-            base = -(-store.ctypes.data // 64) * 64
-            runs = np.zeros(lanes, np.int64)
-            result, error = ctypes.c_void_p(), ctypes.c_void_p()
-            code = self._call(
-                ctypes.addressof(result), ctypes.addressof(error),
-                *(base + offset for offset in offsets), runs.ctypes.data, count,
-                counter.ctypes.data, batch.inputs.ctypes.data, batch.initial.ctypes.data,
-                batch.settings.ctypes.data, batch.times.ctypes.data, batch.time_count,
-                batch.samples.ctypes.data,
-                *batch.strides, batch.finals.ctypes.data, batch.counts.ctypes.data,
-            )  # fmt: skip
-            if code:
-                errors.append(code)
-
-        workers = [
-            _pool().submit(work) for _ in range(max(1, min(batch.threads, -(-count // lanes))))
-        ]
+        The calling thread takes part, and calls others if there is work for them. It returns to
+        Python many times a second, for signals and `Batch.tick`.
+        """
+        count, lanes, tick = batch.count, self.dialect.lanes, batch.tick
+        work = _Work(self, batch)
+        others = min(batch.threads, -(-count // lanes)) - 1
+        helpers: list[Future[None]] = []
+        told = perf_counter()
         try:
-            for worker in workers:
-                while not worker.done():
-                    with suppress(TimeoutError):
-                        worker.result(0.1)
-                    if tick is not None:
-                        tick(min(int(counter[0]), count))
-                worker.result()
+            for spent in work.slices():
+                if not helpers and spent > ALONE_SECONDS and work.taken < count:
+                    helpers = [_pool().submit(work.finish) for _ in range(others)]
+                if tick is not None and perf_counter() - told > SLICE_SECONDS:
+                    tick(work.taken)
+                    told = perf_counter()
+            # Whoever has not begun by now is not needed.
+            helpers = [helper for helper in helpers if not helper.cancel()]
+            for helper in helpers:
+                while tick is not None and not helper.done():
+                    wait([helper], 2 * SLICE_SECONDS)
+                    tick(work.taken)
+                helper.result()
         except BaseException:
-            counter[0] = 1 << 62
-            wait(workers)
+            work.stopped = True
+            wait([helper for helper in helpers if not helper.cancel()])
             raise
-        assert not errors, errors
-        batch.measured["buffer_bytes"] = sum(stores)
-        batch.measured["threads"] = len(stores)
+        batch.measured["buffer_bytes"] = work.threads * self._store_bytes
+        batch.measured["threads"] = work.threads
+
+
+class _Work:
+    """A batch, whose runs threads take from a counter until there are no more.
+
+    Parameters
+    ----------
+    program : CpuProgram
+    batch : Batch
+    """
+
+    def __init__(self, program: CpuProgram, batch: Batch) -> None:
+        #: Threads that took part.
+        self.threads = 0
+        self.stopped = False
+        self._program, self._count = program, batch.count
+        self._counter = (ctypes.c_int64 * 8)()
+        # The batch keeps what these addresses are of.
+        self._batch = batch
+        self._outside = (
+            batch.count, ctypes.addressof(self._counter), _address(batch.inputs),
+            _address(batch.initial), _address(batch.settings), _address(batch.times),
+            batch.time_count, _address(batch.samples), *batch.strides, _address(batch.finals),
+            _address(batch.counts),
+        )  # fmt: skip
+
+    @property
+    def taken(self) -> int:
+        """Runs that were started."""
+        return min(int(self._counter[0]), self._count)
+
+    def slices(self) -> Iterator[float]:
+        """Integrate runs until there are no more; yield the seconds spent, slice by slice."""
+        self.threads += 1
+        program = self._program
+        lanes, call = program.dialect.lanes, program._call
+        store = (ctypes.c_char * program._store_bytes)()
+        base = -(-ctypes.addressof(store) // 64) * 64
+        # The run of every lane, the lanes that are occupied, and the run that follows.
+        runs = (ctypes.c_int64 * (lanes + 2))()
+        result, error = ctypes.c_void_p(), ctypes.c_void_p()
+        inside = (
+            ctypes.addressof(result), ctypes.addressof(error),
+            *[base + offset for offset in program._offsets], ctypes.addressof(runs),
+        )  # fmt: skip
+        attempts, total = FIRST_SLICE, 0.0
+        while True:
+            began = perf_counter()
+            code = call(*inside, attempts, *self._outside)
+            assert not code, code
+            if not runs[lanes]:
+                return
+            spent = perf_counter() - began
+            total += spent
+            yield total
+            goal = SLICE_SECONDS if total > ALONE_SECONDS else ALONE_SECONDS
+            attempts = max(1, int(attempts * min(GROWTH, goal / max(spent, 1e-9))))
+
+    def finish(self) -> None:
+        """Integrate runs until there are no more, or the batch is stopped."""
+        for _ in self.slices():
+            if self.stopped:
+                return
+
+
+def _address(array: Any) -> int:
+    """Return where an array's values are; several times quicker than ``array.ctypes.data``."""
+    return ctypes.addressof((ctypes.c_char * 0).from_buffer(array))

@@ -72,23 +72,23 @@ def _driver_module(
         name: block_intrinsic(block, dialect, places, intrinsic, types, bodies)
         for name, block in blocks.items()
     }
-    driver = make_driver(compiled, _take, dialect.lanes, compile_function)
+    driver = make_driver(compiled, _take, dialect.lanes, compile_function, pausing=True)
 
     def entry(
-        shared: Any, local: Any, persistent: Any, runs: Any, count: int, counter: Any,
-        inputs: Any, initial: Any, settings: Any, times: Any, time_count: int, samples: Any,
-        rows: int, run_stride: int, time_stride: int, finals: Any, counts: Any,
+        shared: Any, local: Any, persistent: Any, runs: Any, attempts: int, count: int,
+        counter: Any, inputs: Any, initial: Any, settings: Any, times: Any, time_count: int,
+        samples: Any, rows: int, run_stride: int, time_stride: int, finals: Any, counts: Any,
     ) -> None:  # fmt: skip
         driver(
-            (shared, local, persistent), runs, 0, count, 1, counter, inputs, initial, settings,
-            times, time_count, samples, rows, run_stride, time_stride, finals, counts,
+            (shared, local, persistent), runs, attempts, 0, count, 1, counter, inputs, initial,
+            settings, times, time_count, samples, rows, run_stride, time_stride, finals, counts,
         )  # fmt: skip
 
     real = types.CPointer(types.float64 if dialect.real == "float64" else types.float32)
     whole, size = types.CPointer(types.int64), types.int64
     signature = types.void(
-        types.voidptr, types.voidptr, types.voidptr, whole, size, whole, real, real, real, real,
-        size, real, size, size, size, real, types.CPointer(types.int32),
+        types.voidptr, types.voidptr, types.voidptr, whole, size, size, whole, real, real, real,
+        real, size, real, size, size, size, real, types.CPointer(types.int32),
     )  # fmt: skip
     module, name = _lowered(entry, signature)
     _optimise(module, 3, processor)

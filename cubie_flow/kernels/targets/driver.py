@@ -15,8 +15,9 @@ def make_driver(
     take: Callable[..., Any],
     lanes: int,
     compile_function: Callable[[Any], Any],
+    pausing: bool = False,
 ) -> Callable[..., Any]:
-    """Return ``driver(memory, first, count, stride, counter, ...)``.
+    """Return ``driver(memory, runs, attempts, first, count, stride, counter, ...)``.
 
     Parameters
     ----------
@@ -28,6 +29,10 @@ def make_driver(
         Lanes a group of memory holds, at most 64.
     compile_function : callable
         Turns a Python function into one that the target can call.
+    pausing : bool
+        Whether the driver returns after `attempts` attempts, to be called again: ``runs`` then
+        has two elements more, the occupied lanes (none at first, none at the end) and the run
+        that follows.
     """
     start, park, begin = blocks["start"], blocks["park"], blocks["begin"]
     attempt, finished, finish = blocks["attempt"], blocks["finished"], blocks["finish"]
@@ -128,13 +133,16 @@ def make_driver(
     clear_events = blocks.get("clear_events", idle)
 
     def driver(
-        memory: Any, runs: Any, first: int, count: int, stride: int, counter: Any, inputs: Any,
-        initial: Any, settings: Any, times: Any, time_count: int, samples: Any, rows: int,
-        run_stride: int, time_stride: int, finals: Any, counts: Any,
+        memory: Any, runs: Any, attempts: int, first: int, count: int, stride: int, counter: Any,
+        inputs: Any, initial: Any, settings: Any, times: Any, time_count: int, samples: Any,
+        rows: int, run_stride: int, time_stride: int, finals: Any, counts: Any,
     ) -> None:  # fmt: skip
-        following = take(counter, first - stride, stride)
-        vacant = everything
-        occupied = 0
+        occupied = following = 0
+        if pausing:
+            occupied, following = runs[lanes], runs[lanes + 1]
+        if occupied == 0:
+            following = take(counter, first - stride, stride)
+        vacant = everything & ~occupied
         while True:
             for lane in range(lanes):
                 if (vacant >> lane) & 1:
@@ -152,6 +160,8 @@ def make_driver(
                     else:
                         park(memory, lane)
                         occupied &= ~(1 << lane)
+            if pausing:
+                runs[lanes] = occupied
             if occupied == 0:
                 break
             vacant = 0
@@ -171,8 +181,13 @@ def make_driver(
                 vacant = finished(memory, 0)
                 if vacant == 0:
                     marks = 0
-                    while marks == 0:
+                    while marks == 0 and attempts != 0:
                         marks = attempt(memory, 0, (settings, 1, 0))
+                        if pausing:
+                            attempts -= 1
+                    if pausing and marks == 0:
+                        runs[lanes + 1] = following
+                        return
             for lane in range(lanes):
                 if (vacant >> lane) & 1:
                     run = runs[lane]

@@ -2,96 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from attrs import evolve, field, frozen
+from attrs import evolve
 
-from cubie_flow.errors import FlowError, nearest, one_of
 from cubie_flow.integrators.loop import STATUS
-from cubie_flow.integrators.steps import LINEAR_SOLVERS
-from cubie_flow.integrators.tableaus import method
-from cubie_flow.kernels.kernel import BatchResult, BatchSolverKernel, Tolerances
+from cubie_flow.kernels.kernel import BatchSolverKernel
+from cubie_flow.kernels.launch import BatchResult
+from cubie_flow.study.definition import Study
+from cubie_flow.study.kernel import build_kernel, tolerances
 
 Array = Any
 #: Ends that are no failures.
 _ENDED = (STATUS["success"], STATUS["event_stop"])
-
-
-@frozen
-class Attempt:
-    """Settings of one attempt; what is None stays as it was.
-
-    Parameters
-    ----------
-    algorithm : str, optional
-    precision : {"float32", "float64"}, optional
-        Of the integration; results are stored in the study's own.
-    linear_solver : str, optional
-    tolerance_factor : float
-        Multiplies rtol and atol.
-    max_steps_factor : float
-        Multiplies the step limit.
-    """
-
-    algorithm: str | None = None
-    precision: str | None = field(default=None, validator=one_of("float32", "float64", None))
-    linear_solver: str | None = field(default=None, validator=one_of(*LINEAR_SOLVERS, None))
-    tolerance_factor: float = 1.0
-    max_steps_factor: float = 10.0
-
-
-#: A stiff method in double precision; then a fully implicit one, pivoted, at a tenth of the
-#: tolerance, which starts every Newton iteration nearer to its end.
-DEFAULT = (
-    Attempt(algorithm="rodas5p", precision="float64"),
-    Attempt(
-        algorithm="radau_iia_5",
-        precision="float64",
-        linear_solver="pivoted",
-        tolerance_factor=0.1,
-    ),
-)
-
-
-def read_rescue(given: Any) -> tuple[Attempt, ...]:
-    """Return the attempts that ``rescue`` asks for: off, default, or a list of settings.
-
-    Raises
-    ------
-    FlowError
-        Naming the key that is wrong.
-    """
-    # YAML reads a plain `off` as false.
-    if given is False or given is None or given == "off":
-        return ()
-    if given == "default":
-        return DEFAULT
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        raise FlowError(
-            f"rescue is {given!r}; it must be off, default, or a list of settings such as "
-            "[{algorithm: rodas5p, precision: float64}]"
-        )
-    return tuple(_read_attempt(f"rescue[{i}]", item) for i, item in enumerate(given))
-
-
-def _read_attempt(key: str, given: Any) -> Attempt:
-    known = ("algorithm", "precision", "linear_solver", "tolerance_factor", "max_steps_factor")
-    if isinstance(given, str):
-        given = {"algorithm": given}
-    if not isinstance(given, Mapping):
-        raise FlowError(f"{key} is {given!r}; it must be a mapping of {', '.join(known)}")
-    for name, value in given.items():
-        if name not in known:
-            raise FlowError(f"{key} has no key '{name}'{nearest(str(name), known)}")
-        if name.endswith("_factor") and not (
-            isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e12
-        ):
-            raise FlowError(f"{key}.{name} is {value!r}; it must be a positive number")
-    if given.get("algorithm") is not None:
-        method(str(given["algorithm"]))
-    return Attempt(**given)
 
 
 class Rescue:
@@ -100,21 +25,10 @@ class Rescue:
     Parameters
     ----------
     study : Study
-    build : callable
-        ``build(study)``: the kernel of a study.
-    limits : callable
-        ``limits(controller)``: its run-time settings.
     """
 
-    def __init__(
-        self,
-        study: Any,
-        build: Callable[[Any], BatchSolverKernel],
-        limits: Callable[[Any], Tolerances],
-    ) -> None:
+    def __init__(self, study: Study) -> None:
         self.study = study
-        self._build = build
-        self._limits = limits
         self._kernels: dict[int, BatchSolverKernel] = {}
 
     def apply(
@@ -151,11 +65,11 @@ class Rescue:
     ) -> BatchResult:  # fmt: skip
         study = self._study(number)
         if number not in self._kernels:
-            self._kernels[number] = self._build(study)
-        limits = self._limits(study.controller)
+            self._kernels[number] = build_kernel(study)
+        limits = tolerances(study.controller)
         return self._kernels[number].solve(columns, count, limits, times, threads)
 
-    def _study(self, number: int) -> Any:
+    def _study(self, number: int) -> Study:
         """Return the study as an attempt solves it."""
         study, attempt = self.study, self.study.rescue[number - 1]
         c = study.controller

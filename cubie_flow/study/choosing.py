@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cubie_flow.expressions.block import Evaluate, Repeat, Statement, When
 from cubie_flow.expressions.graph import topological
 from cubie_flow.integrators.equations import mass_pattern
 from cubie_flow.integrators.loop import STATUS
-from cubie_flow.kernels.kernel import BatchResult
+from cubie_flow.kernels.launch import BatchResult
+from cubie_flow.study.choices import OutputChoice
+from cubie_flow.study.definition import Study
+from cubie_flow.study.kernel import build_kernel, threads_of, tolerances
 
+Array = Any
 #: The name that asks for the choice.
 AUTO = "auto"
 #: Runs of the pilot; of models with more states than the second number, a quarter of them.
@@ -23,9 +27,6 @@ PATIENCE = 20_000
 STIFF = "rodas5p"
 #: Iterations that a loop in a block is counted for.
 _PASSES = 3
-
-
-Pilot = Callable[[str, Any, int], tuple[BatchResult, tuple[Statement, ...]]]
 
 
 @frozen
@@ -48,20 +49,27 @@ class Trial:
         return f"{told}, {self.failed} of {self.runs} runs failed" if self.failed else told
 
 
-def choose(study: Any, pilot: Pilot) -> tuple[str, str]:
+def settled(study: Study) -> tuple[Study, str]:
+    """Return a study with ``algorithm=auto`` decided, and why; other studies as they are.
+
+    Raises
+    ------
+    FlowError
+        If the study asks for what its system or target does not have.
+    """
+    if study.algorithm != AUTO:
+        return study, ""
+    algorithm, reason = _choose(study)
+    return evolve(study, algorithm=algorithm), reason
+
+
+def _choose(study: Study) -> tuple[str, str]:
     """Return the algorithm for a study and the sentence that says why.
 
     A pilot of at most 64 runs, spread over the design, is integrated with an explicit method and
     with rodas5p at the study's tolerances. The one with fewer arithmetic operations a run is
     taken: its attempted steps times the operations of one step, both counted, not timed, so that
     the choice is the same on every machine.
-
-    Parameters
-    ----------
-    study : Study
-    pilot : callable
-        ``pilot(algorithm, runs, max_steps)``: result of integrating some runs of the study, and
-        the statements of one attempted step.
     """
     if mass_pattern(study.system):
         reason = "the model has algebraic equations, which explicit methods cannot solve"
@@ -72,7 +80,7 @@ def choose(study: Any, pilot: Pilot) -> tuple[str, str]:
     limit = min(study.controller.max_steps, PATIENCE)
     trials = []
     for algorithm in (_explicit(study), STIFF):
-        result, statements = pilot(algorithm, runs, limit)
+        result, statements = _pilot(study, algorithm, runs, limit)
         attempts = float((result.steps + result.rejected).mean())
         failed = int((result.status != STATUS["success"]).sum())
         trials.append(Trial(algorithm, attempts, operations(statements), failed, len(runs)))
@@ -85,7 +93,26 @@ def choose(study: Any, pilot: Pilot) -> tuple[str, str]:
     )
 
 
-def _explicit(study: Any) -> str:
+def _pilot(
+    study: Study, algorithm: str, runs: Array, limit: int
+) -> tuple[BatchResult, tuple[Statement, ...]]:
+    """Return the result of integrating some runs, and the statements of one attempted step."""
+    parts = [study.design.columns(int(run), int(run) + 1) for run in runs]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    trial = evolve(
+        study,
+        algorithm=algorithm,
+        controller=evolve(study.controller, kind="default", max_steps=limit),
+        output=OutputChoice(sensitivities=study.output.sensitivities),
+        locations={},
+    )
+    kernel = build_kernel(trial)
+    limits = tolerances(trial.controller)
+    result = kernel.solve(columns, len(runs), limits, threads=threads_of(trial))
+    return result, kernel.run.product["attempt"].statements
+
+
+def _explicit(study: Study) -> str:
     given = study.controller.rtol
     rtol = min(given.values(), default=1e-6) if isinstance(given, Mapping) else given
     return "tsit5" if rtol >= 1e-8 or study.precision == "float32" else "vern7"
