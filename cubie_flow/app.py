@@ -359,13 +359,10 @@ def run(config: DictConfig, plans: list[tuple[str, Plan]] | None = None) -> None
 def _import(settings: Settings) -> None:
     """Write the model as YAML, whatever format it came in."""
     from cubie_flow.defaults import load_system
-    from cubie_flow.systems.files import write_yaml
 
     system = load_system(settings.values["system"])
     path = Path(settings.values["to"] or f"{system.name}.yaml").expanduser()
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        raise FlowError(f"to is '{path}'; it must end in .yaml or .yml")
-    write_yaml(system.to_mapping(), path)
+    system.to_file(path)
     counts = f"{len(system.states)} states, {len(system.parameters)} parameters"
     print(f"wrote {path}: {counts}; run it with system.file={path}")
 

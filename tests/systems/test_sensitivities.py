@@ -127,18 +127,220 @@ def test_doses_at_given_times_are_known_to_sensitivities() -> None:
         np.testing.assert_allclose(data[f"dx_d{name}"].values[0], difference, rtol=1e-5, atol=1e-6)
 
 
-def test_events_that_move_with_a_quantity_are_refused() -> None:
-    with pytest.raises(FlowError, match=r"event '\w+' of system 'model' happens at a time that"):
-        solve(DOSED, sensitivities=["T"])
-    ball = OdeSystem.from_mapping(
-        {
-            "states": {"h": 1.0, "v": 0.0},
-            "equations": {"h": "v", "v": "-9.81"},
-            "events": {"bounce": {"root": "h", "direction": "falling", "set": {"v": "-0.9*v"}}},
-        }
+def test_a_bouncing_ball_against_its_closed_form(conf: Path) -> None:
+    ball = OdeSystem.from_file(conf / "system" / "bouncing_ball.yaml")
+    times = np.linspace(0.0, 8.0, 81)  # three impacts
+    data = solve(
+        ball, duration=8.0, times=list(times), rtol=1e-10, atol=1e-12, target="cpu",
+        sensitivities=["elasticity", "g", "height", "speed"],
+    )  # fmt: skip
+    assert data.bounce_count.values.tolist() == [3]
+
+    def closed(t: float, g: complex, e: complex, h: complex, v: complex) -> list[complex]:
+        start = (v + np.sqrt(v * v + 2 * g * h)) / g
+        if t < start.real:
+            return [h + v * t - g * t * t / 2, v - g * t]
+        up = e * (g * start - v)
+        while t >= (start + 2 * up / g).real:
+            start, up = start + 2 * up / g, e * (up)
+        return [up * (t - start) - g * (t - start) ** 2 / 2, up - g * (t - start)]
+
+    given = {"g": 9.81, "elasticity": 0.9, "height_initial": 10.0, "speed_initial": 0.0}
+    for name in given:
+        values = [value + 1e-30j * (key == name) for key, value in given.items()]
+        slopes = np.array([closed(t, *values) for t in times]).imag / 1e-30
+        for state, slope in zip(("height", "speed"), slopes.T, strict=True):
+            found = data[f"d{state}_d{name}"].values[0]
+            np.testing.assert_allclose(found, slope, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def model(**sections: dict[str, object]) -> OdeSystem:
+    return OdeSystem.from_mapping(sections)
+
+
+#: Systems whose events happen at times that depend on what is differentiated by, and by what.
+MOVING = {
+    "reset by the state": (
+        model(
+            states={"x": 0.5, "y": 0.0},
+            parameters={"a": 1.3, "level": 2.0, "back": 0.4},
+            equations={"x": "a*(1 + 0.3*sin(3*t))", "y": "x*y - y + a"},
+            events={"jump": {"root": "x - level", "set": {"x": "back*x", "y": "y/2 + back*t"}}},
+        ),
+        ["level", "x"],
+    ),
+    "conditions joined": (
+        model(
+            states={"x": 0.0, "y": 1.0, "z": 1.0},
+            parameters={"a": 1.3, "level": 1.0, "T": 0.5, "on": 1.0},
+            equations={"x": "a", "y": "-a*y", "z": "-z"},
+            events={
+                "up": {"when": "on == 1 and x > level and t > T", "set": {"z": "z + x"}},
+                "low": {"when": "not (y >= 0.3 or x < 2*level)", "set": {"y": "y + 0.5"}},
+            },
+        ),
+        ["a", "level"],
+    ),
+    "a switch": (
+        model(
+            states={"temperature": 18.0},
+            parameters={"heater": 1.0, "low": 18.0, "high": 21.0, "k": 0.5},
+            equations={"temperature": "12*heater - k*(temperature - 10)"},
+            events={
+                "off": {"when": "temperature > high", "set": {"heater": 0}},
+                "on": {"when": "temperature < low", "set": {"heater": 1}},
+            },
+        ),
+        ["low", "temperature"],
+    ),
+    "two at one time": (
+        model(
+            states={"h": 1.0, "v": 0.0, "hh": 1.0, "vv": 0.0},
+            parameters={"e": 0.8, "ee": 0.8, "g": 9.81},
+            equations={"h": "v", "v": "-g", "hh": "vv", "vv": "-g"},
+            events={
+                "one": {"root": "h", "direction": "falling", "set": {"v": "-e*v"}},
+                "two": {"root": "hh", "direction": "falling", "set": {"vv": "-ee*vv"}},
+            },
+        ),
+        ["e", "vv"],
+    ),
+    "schedules": (
+        model(
+            states={"x": 1.0},
+            parameters={"k": 0.5, "D": 2.0, "T": 0.45, "start": 0.3, "every": 0.7, "one": 1.9},
+            equations={"x": "-k*x"},
+            events={"kick": {"at": ["start/2", "one"], "set": {"x": "1.5*x + t"}}},
+            doses=[  # type: ignore[arg-type]
+                {"into": "x", "amount": "D", "start": "start", "every": "every", "count": 3},
+                {
+                    "name": "drip",
+                    "into": "x",
+                    "amount": "D",
+                    "start": 0.2,
+                    "duration": "T",
+                    "every": "every",
+                    "count": 2,
+                },
+            ],
+        ),
+        ["T", "every", "one"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MOVING)
+def test_events_that_move_with_a_quantity_are_those_of_finite_differences(case: str) -> None:
+    system, names = MOVING[case]
+    known = {item.name: item.value for item in (*system.states, *system.parameters)}
+    options = {
+        "duration": 2.33, "save_every": 0.233, "rtol": 1e-11, "atol": 1e-13, "target": "cpu",
+    }  # fmt: skip
+    beside = {name: [known[name]] * (1 + 2 * len(names)) for name in names}
+    for number, name in enumerate(names):
+        step = 1e-5 * (known[name] or 1.0)
+        beside[name][2 * number + 1] -= step
+        beside[name][2 * number + 2] += step
+    states = {state.name for state in system.states}
+    data = solve(
+        system,
+        parameters={name: values for name, values in beside.items() if name not in states},
+        initial_values={name: values for name, values in beside.items() if name in states},
+        sensitivities=names,
+        **options,
     )
-    with pytest.raises(FlowError, match=r"event 'bounce'.* sets values at a time that depends on"):
-        solve(ball, sensitivities=["h"])
+    assert sum(int(data[name][0]) for name in data if str(name).endswith("_count")) >= 1
+    for number, name in enumerate(names):
+        own = f"{name}_initial" if name in states else name
+        low, high = 2 * number + 1, 2 * number + 2
+        step = beside[name][high] - beside[name][low]
+        for state in states:
+            difference = (data[state].values[high] - data[state].values[low]) / step
+            found = data[f"d{state}_d{own}"].values[0]
+            np.testing.assert_allclose(
+                found, difference, rtol=1e-5, atol=2e-6, err_msg=f"{state}, {name}"
+            )
+
+
+def test_spikes_of_a_neuron_move_with_its_current(conf: Path) -> None:
+    neuron = OdeSystem.from_file(conf / "system" / "izhikevich.yaml")
+    options = {"duration": 150.0, "rtol": 1e-11, "atol": 1e-11, "target": "cpu"}
+    step = 1e-5
+    currents = {"I": [10.0, 10.0 - step, 10.0 + step]}
+    data = solve(neuron, parameters=currents, sensitivities=["I"], **options)
+    assert int(data.spike_count[0]) >= 3
+    for state in ("v", "u"):
+        _, low, high = data[f"{state}_final"].values
+        found = float(data[f"d{state}_dI_final"][0])
+        np.testing.assert_allclose(found, (high - low) / (2 * step), rtol=1e-4)
+
+
+JUMPING = {
+    "states": {"x": 1.0, "y": 0.0},
+    "parameters": {"k": 0.5, "m": 0.0},
+    "equations": {"x": "-k*x", "y": "x"},
+    "unused": ["m"],
+}
+LATE = {"when": "y > 0.5", "set": {"x": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"events": {"a": LATE, "b": {"when": "x > 0.9", "set": {"y": "0"}}}},
+            "event 'a' of system 'model' depends on 'y', which 'b' sets; sensitivities do not go",
+        ),
+        (
+            {"events": {"a": {"when": "y > 0.5", "set": {"m": "t"}}}},
+            "event 'a'.* sets the parameter 'm', which then depends on 'k'; make it a state",
+        ),
+        ({"events": {"a": {"when": "y != x", "set": {"x": 1}}}}, "a condition without a crossing"),
+        (
+            {"events": {"a": {**LATE, "initially": False}}},
+            r"may happen at the start \(initially: false\)",
+        ),
+        (
+            {"events": {"a": LATE}, "equations": {"x": "-k*x", "y": "y - k*x"}, "mass": {"y": 0}},
+            "sets values of a system with algebraic equations at a time that depends on the run",
+        ),
+        (
+            {
+                "events": {"a": {"root": "y - u", "set": {"x": 1}}},
+                "drivers": {"u": {"times": [0, 1], "values": [1, 2]}},
+            },
+            "event 'a'.* uses the driver 'u' at a time that depends on the run",
+        ),
+        (
+            {
+                "events": {
+                    "a": {"when": "y > 0.5", "set": {"y": "x"}, "values": "trigger"},
+                    "b": {"at": 2, "set": {"x": "1"}},
+                }
+            },
+            "event 'a'.* uses values from before 'b' at a time that depends on the run",
+        ),
+    ],
+)
+def test_events_without_a_known_derivative_are_refused(more: dict[str, object], said: str) -> None:
+    with pytest.raises(FlowError, match=said):
+        solve(OdeSystem.from_mapping({**JUMPING, **more}), sensitivities=["k"])
+
+
+def test_jumps_in_the_simulator_and_for_cuda(conf: Path) -> None:
+    ball = OdeSystem.from_file(conf / "system" / "bouncing_ball.yaml")
+    options = {
+        "sensitivities": ["elasticity"], "duration": 1.6, "precision": "float64",
+        "rtol": 1e-4, "parameters": {"elasticity": [0.8, 0.9]},
+    }  # fmt: skip
+    cpu, simulated = (solve(ball, target=target, **options) for target in ("cpu", "simulator"))
+    for name in cpu.data_vars:
+        np.testing.assert_array_equal(cpu[name].values, simulated[name].values, err_msg=name)
+    study = Study(
+        ball, make_design("single", {}), precision="float32", target=TargetChoice("cuda"),
+        output=OutputChoice(sensitivities=["elasticity", "height"]),
+    )  # fmt: skip
+    assert build_kernel(study).compile_cuda("sm_90").figures.registers > 0
 
 
 def test_the_simulator_gives_the_bits_of_the_cpu(lorenz: OdeSystem) -> None:
