@@ -154,7 +154,7 @@ def quantiles(values: Array, at: Sequence[float]) -> Array:
     place = np.asarray(at) * (finite.size - 1)
     below = place.astype(int)
     low, high = finite[below], finite[np.minimum(below + 1, finite.size - 1)]
-    return low + (place - below) * (high - low)
+    return np.asarray(low + (place - below) * (high - low))
 
 
 def bins(values: Array, most: int) -> list[Array]:
