@@ -52,6 +52,27 @@ def read_model_file(path: Path) -> dict[str, Any]:
     return model
 
 
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return what is in a model file.
+
+    Raises
+    ------
+    FlowError
+        If it is no file, cannot be read, or has more than `limit` bytes.
+    """
+    try:
+        if path.exists() and not path.is_file():  # reading from a pipe might never end
+            raise FlowError(f"model file '{path}' cannot be read: it is no regular file")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FlowError(f"model file '{path}' cannot be read: {reason}") from error
+    if len(content) > limit:
+        raise FlowError(f"model file '{path}' has more than {limit} bytes")
+    return content
+
+
 def write_yaml(model: Mapping[str, Any], path: Path) -> None:
     """Write a mapping that `read_yaml` reads; a file that exists is never replaced.
 
@@ -103,14 +124,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         If the file is missing, too large, no YAML, no mapping, or has a key twice.
     """
     _check_ending(path, SUFFIXES)
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FlowError(f"model file '{path}' cannot be read: {reason}") from error
-    if len(content) > MAX_BYTES:
-        raise FlowError(f"model file '{path}' has more than {MAX_BYTES} bytes")
+    content = read_bytes(path, MAX_BYTES)
     try:
         model = yaml.load(content.decode("utf-8"), _StrictLoader)  # a SafeLoader, made stricter
     except UnicodeDecodeError:
