@@ -62,9 +62,10 @@ class FakeSolver:
                 assert tick is not None
                 tick(1)
                 time.sleep(0.01)
-        time.sleep(self.work.seconds)
+        # A slow GPU and a fast one.
+        time.sleep(self.work.seconds * (4 if self.seat.device == 1 else 1))
         if self.work.slow:
-            # The fast GPU waits for the slow one to begin, the slow one for eight shards to end.
+            # The fast one waits for the slow one to begin, the slow one for eight shards to end.
             begun = Path(f"{self.work.path}.begun")
             if self.seat.device == 1:
                 begun.touch()
