@@ -107,16 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _keep_dask_out() -> None:
     """Spare this process dask, which xarray imports to ask whether arrays are made of it.
 
-    That takes longer than solving does, and no array here is. xarray asks once and remembers.
+    That takes as long as solving does, and no array here is. xarray asks once and remembers.
     """
     if not _process.owned or "dask" in sys.modules:
         return
-    from xarray.namedarray import pycompat
-
     sys.modules["dask"] = None  # type: ignore[assignment]
     try:
+        from xarray.namedarray import pycompat, utils
+
         # Where a later xarray asks in another way, dask is imported as before.
         getattr(pycompat, "array_type", len)("dask")
+        getattr(utils, "module_available", len)("dask")
     finally:
         del sys.modules["dask"]
 
