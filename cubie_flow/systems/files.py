@@ -14,6 +14,7 @@ import yaml
 
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.quantities import shortened
+from cubie_flow.systems.reading import read_bytes
 
 #: Bytes of a model file.
 MAX_BYTES = 2_000_000
@@ -103,14 +104,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         If the file is missing, too large, no YAML, no mapping, or has a key twice.
     """
     _check_ending(path, SUFFIXES)
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FlowError(f"model file '{path}' cannot be read: {reason}") from error
-    if len(content) > MAX_BYTES:
-        raise FlowError(f"model file '{path}' has more than {MAX_BYTES} bytes")
+    content = read_bytes(path, MAX_BYTES)
     try:
         model = yaml.load(content.decode("utf-8"), _StrictLoader)  # a SafeLoader, made stricter
     except UnicodeDecodeError:

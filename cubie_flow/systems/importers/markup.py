@@ -13,6 +13,7 @@ from xml.parsers import expat
 from attrs import field, frozen
 
 from cubie_flow.errors import FlowError
+from cubie_flow.systems.reading import read_bytes
 
 #: Bytes of a model file.
 MAX_BYTES = 20_000_000
@@ -61,7 +62,7 @@ class Markup:
         FlowError
             If it cannot be read or is refused.
         """
-        return cls.check(_bytes(path), str(path))
+        return cls.check(read_bytes(path, MAX_BYTES), str(path))
 
     @classmethod
     def check(cls, content: bytes, where: str) -> Markup:
@@ -92,19 +93,7 @@ def read_text(path: Path) -> str:
     FlowError
         If it cannot be read, is too large or no UTF-8.
     """
-    return _decoded(_bytes(path), "utf-8", str(path))
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FlowError(f"model file '{path}' cannot be read: {reason}") from error
-    if len(content) > MAX_BYTES:
-        raise FlowError(f"model file '{path}' has more than {MAX_BYTES} bytes")
-    return content
+    return _decoded(read_bytes(path, MAX_BYTES), "utf-8", str(path))
 
 
 def _decoded(content: bytes, encoding: str, where: str) -> str:

@@ -1,0 +1,26 @@
+"""Reading a file that a user names, as far as it may be large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cubie_flow.errors import FlowError
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return the bytes of a model file.
+
+    Raises
+    ------
+    FlowError
+        If it cannot be read, or has more than `most` bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FlowError(f"model file '{path}' cannot be read: {reason}") from error
+    if len(content) > most:
+        raise FlowError(f"model file '{path}' has more than {most} bytes")
+    return content
