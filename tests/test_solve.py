@@ -123,11 +123,13 @@ run_study(study, sys.argv[1], on_progress=say)
 
 def test_ctrl_c_leaves_a_readable_store(tmp_path: Path) -> None:
     path = tmp_path / "results.zarr"
-    # It waits for the signal before it ends, however late that comes.
+    # It waits for the signal before it ends, however late that comes, and it hears it even if
+    # whatever began the tests does not.
     wait = "\n    import time\n    time.sleep(60 if progress.done > 300_000 else 0)"
     said = "print(progress.done, flush=True)"
+    hear = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     with subprocess.Popen(
-        [sys.executable, "-c", LONG.replace(said, said + wait), str(path)],
+        [sys.executable, "-c", hear + LONG.replace(said, said + wait), str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
