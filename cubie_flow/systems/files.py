@@ -14,6 +14,7 @@ import yaml
 
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.quantities import shortened
+from cubie_flow.systems.reading import read_bytes
 
 #: Bytes of a model file.
 MAX_BYTES = 2_000_000
@@ -50,27 +51,6 @@ def read_model_file(path: Path) -> dict[str, Any]:
             if isinstance(entry, dict) and isinstance(entry.get("file"), str):
                 entry["file"] = str(path.parent / Path(entry["file"]).expanduser())
     return model
-
-
-def read_bytes(path: Path, limit: int) -> bytes:
-    """Return what is in a model file.
-
-    Raises
-    ------
-    FlowError
-        If it is no file, cannot be read, or has more than `limit` bytes.
-    """
-    try:
-        if path.exists() and not path.is_file():  # reading from a pipe might never end
-            raise FlowError(f"model file '{path}' cannot be read: it is no regular file")
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FlowError(f"model file '{path}' cannot be read: {reason}") from error
-    if len(content) > limit:
-        raise FlowError(f"model file '{path}' has more than {limit} bytes")
-    return content
 
 
 def write_yaml(model: Mapping[str, Any], path: Path) -> None:
