@@ -203,6 +203,8 @@ def first_result() -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         environment = os.environ | {FOLDER_VARIABLE: str(place / "kernels")}
+        # Where this is set our modules would be compiled anew in every process.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
         def command(number: int) -> float:
             began = perf_counter()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cubie_flow.errors import FlowError
-
 if TYPE_CHECKING:
     from cubie_flow.config import Settings
 
@@ -20,12 +18,9 @@ def import_model(settings: Settings) -> str:
         If the model cannot be read, or the file is there already or cannot be written.
     """
     from cubie_flow.defaults import load_system
-    from cubie_flow.systems.files import write_yaml
 
     system = load_system(settings.values["system"])
     path = Path(settings.values["to"] or f"{system.name}.yaml").expanduser()
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        raise FlowError(f"to is '{path}'; it must end in .yaml or .yml")
-    write_yaml(system.to_mapping(), path)
+    system.to_file(path)
     counts = f"{len(system.states)} states, {len(system.parameters)} parameters"
     return f"wrote {path}: {counts}; run it with system.file={path}"

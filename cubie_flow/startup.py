@@ -17,15 +17,16 @@ process = _Process()
 def keep_dask_out() -> None:
     """Spare this process dask, which xarray imports to ask whether arrays are made of it.
 
-    That takes longer than solving does, and no array here is. xarray asks once and remembers.
+    That takes as long as solving does, and no array here is. xarray asks once and remembers.
     """
     if not process.owned or "dask" in sys.modules:
         return
-    from xarray.namedarray import pycompat
-
     sys.modules["dask"] = None  # type: ignore[assignment]
     try:
+        from xarray.namedarray import pycompat, utils
+
         # Where a later xarray asks in another way, dask is imported as before.
         getattr(pycompat, "array_type", len)("dask")
+        getattr(utils, "module_available", len)("dask")
     finally:
         del sys.modules["dask"]

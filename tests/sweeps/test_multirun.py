@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import xarray
+from held import held
 
 from cubie_flow.app import main
 from cubie_flow.sweeps import shares
@@ -215,15 +216,16 @@ def test_a_damaged_shard_is_found_and_solved_again(
 
 def test_a_killed_multirun_is_finished_in_the_same_bytes(elsewhere: Path) -> None:
     words = [f"{K}=range(0,2000)", "controller.rtol=1e-3,1e-4,1e-5,1e-6", "storage.shard_runs=20"]
-    command = [sys.executable, "-m", "cubie_flow", "-m", *MINE, *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(elsewhere.glob("outputs/**/job_1/status/c/*")):
+    # The third job is held, so that the last one cannot begin before the kill.
+    how = held(0, elsewhere / "never", "-m", *MINE, *words, status="/job_2/status")
+    process = subprocess.Popen(**how, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(elsewhere.glob("outputs/**/job_1/status/c/*")):
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     killed = store(elsewhere)
-    assert not (killed / "job_3" / "status" / "c").exists(), "killed too late to mean anything"
+    assert not (killed / "job_3" / "status" / "c").exists()
     assert main([f"resume={killed.parent}"]) == 0
     shutil.move("outputs", "killed")
     assert main(["-m", *MINE, *words]) == 0
