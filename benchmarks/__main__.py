@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from benchmarks.record import RESULTS, is_record, read, write
 from cubie_flow.errors import FlowError
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +95,7 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from benchmarks.report import is_record, markdown, pictures, read
+    from benchmarks.report import markdown, pictures
 
     paths = given.records or sorted(RESULTS.glob("*.json"))
     shown = 0
@@ -144,14 +142,6 @@ def _gpu(given: argparse.Namespace) -> int:
     from benchmarks import gpu
 
     return gpu.command(given.parts, given.out, given.dry)
-
-
-def write(record: dict[str, Any], path: Path) -> None:
-    """Write a record, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1, default=float) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 if __name__ == "__main__":

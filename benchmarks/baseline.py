@@ -9,7 +9,7 @@ from cubie_flow.errors import FlowError
 from cubie_flow.integrators.tableaus import tableau
 
 if TYPE_CHECKING:
-    from cubie_flow.kernels.targets.cuda_compile import CudaCode
+    from cubie_flow.kernels.targets.cuda import CudaCode
 
 SOURCE = Path(__file__).with_name("lorenz.cu")
 
@@ -42,7 +42,8 @@ def compile_baseline(kernel: str, precision: str, arch: str) -> CudaCode:
     FlowError
         With the compiler's first line, if it refuses the source.
     """
-    from cubie_flow.kernels.targets.cuda_compile import CudaCode, link
+    from cubie_flow.kernels.targets.cuda import CudaCode
+    from cubie_flow.kernels.targets.cuda_compile import link
 
     real = "float" if precision == "float32" else "double"
     ptx = _ptx(source(), [f"-DREAL={real}", f"-D{kernel.upper()}"], arch)
@@ -62,9 +63,9 @@ def _ptx(text: str, definitions: list[str], arch: str) -> str:
     architecture = f"--gpu-architecture={arch.replace('sm', 'compute')}"
     options = [option.encode() for option in (architecture, *definitions)]
     if nvrtc.nvrtcCompileProgram(program, len(options), options)[0] != 0:
-        log = b" " * check(nvrtc.nvrtcGetProgramLogSize(program))
+        log: bytes = b" " * check(nvrtc.nvrtcGetProgramLogSize(program))
         check(nvrtc.nvrtcGetProgramLog(program, log))
         raise FlowError(f"NVRTC: {log.decode().splitlines()[0]}")
-    ptx = b" " * check(nvrtc.nvrtcGetPTXSize(program))
+    ptx: bytes = b" " * check(nvrtc.nvrtcGetPTXSize(program))
     check(nvrtc.nvrtcGetPTX(program, ptx))
     return ptx.rstrip(b"\0 ").decode()

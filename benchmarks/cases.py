@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import asdict, field, frozen
@@ -48,6 +49,10 @@ class Entry:
         return f"{self.peer} {self.method} {setting}{single}"
 
 
+def _as_tuple(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(entries)
+
+
 @frozen
 class Case:
     """A problem, a number of runs, what is kept, and who takes part.
@@ -70,7 +75,7 @@ class Case:
     runs: int
     precision: str
     saves: int
-    entries: tuple[Entry, ...] = field(converter=tuple)
+    entries: tuple[Entry, ...] = field(converter=_as_tuple)
 
     @property
     def problem(self) -> Problem:

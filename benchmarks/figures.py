@@ -116,9 +116,8 @@ def solve_overhead() -> Figures:
     times = _alternate(
         {"kernel": _solver(case, usable_threads()), "solve": prepare(case, entry).run}, 15
     )
-    return {name: 1e3 * seconds for name, seconds in times.items()} | {
-        "added_ms": 1e3 * (times["solve"] - times["kernel"])
-    }
+    added = {"added_ms": 1e3 * (times["solve"] - times["kernel"])}
+    return {**{name: 1e3 * seconds for name, seconds in times.items()}, **added}
 
 
 def sizes() -> Figures:
@@ -204,6 +203,8 @@ def first_result() -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         environment = os.environ | {FOLDER_VARIABLE: str(place / "kernels")}
+        # Where this is set our modules would be compiled anew in every process.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
         def command(number: int) -> float:
             began = perf_counter()

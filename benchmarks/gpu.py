@@ -25,6 +25,7 @@ from benchmarks.measure import Effort, measure
 from benchmarks.operations import operations
 from benchmarks.peers.kernel import limits, make_kernel
 from benchmarks.problems import problem
+from benchmarks.record import write
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.tableaus import EXPLICIT, METHODS
 from cubie_flow.kernels.targets.detect import cuda_devices, toolkit_installed
@@ -367,7 +368,7 @@ def command(parts: Sequence[str], out: Path, dry: bool, minutes: float = 8.0) ->
             except Exception as error:
                 done[name] = {"failed_with": f"{type(error).__name__}: {error}"[:300]}
             print(f"{part}, {name}: {_short(done[name])}", flush=True)
-            _write(record, out)
+            write(record, out)
     return 0
 
 
@@ -395,9 +396,3 @@ def _short(row: Row) -> str:
         f"{each['entry']} {each.get('device_us', each.get('us', each.get('missing')))}"
         for each in row["rows"]
     )
-
-
-def _write(record: dict[str, Any], out: Path) -> None:
-    from benchmarks.__main__ import write
-
-    write(record, out)

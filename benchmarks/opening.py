@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.record import write
+from cubie_flow.analysis.opening import open_runs
+
 LARGE, MIDDLE = 10_000_000, 1_000_000
 TIMES = 10
 ROUNDS = 7
@@ -106,7 +109,6 @@ def _medians(code: str, *words: str) -> dict[str, float]:
 
 def command(out: Path, say: Callable[[str], None] = print) -> None:
     """Measure, print and write a record."""
-    from benchmarks.__main__ import write
     from benchmarks.machine import machine
 
     record: dict[str, Any] = {"machine": machine(), "opening": {}}
@@ -117,9 +119,7 @@ def command(out: Path, say: Callable[[str], None] = print) -> None:
             record["opening"][str(runs)] = _medians(_OPEN, str(path))
             say(f"{runs:,} runs: {record['opening'][str(runs)]}")
         path = Path(folder) / f"{MIDDLE}.zarr"
-        import cubie_flow
-
-        data = cubie_flow.open_results(path)
+        data = open_runs(path)
         good = data["z_max"].values[(data["status"].values == 0) & (data["rho"].values > 1)]
         limit = str(float(np.sort(good)[-1001]))
         record["selecting"] = _medians(_SELECT, str(path), limit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,17 +22,6 @@ NAMES = {
     "kernel": "cubie_flow, kernel", "solve": "cubie_flow, solve()",
     "command": "cubie_flow, whole command", "jax_loop": "JAX loop", "numba_loop": "numba loop",
 }  # fmt: skip
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return a record."""
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
-
-
-def is_record(record: Any) -> bool:
-    """Whether it is a record of this harness; older files of results are not."""
-    return isinstance(record, dict) and {"machine", "cases", "figures"} <= record.keys()
 
 
 def markdown(record: Record) -> str:
@@ -116,9 +104,10 @@ def _case(case: Record) -> str:
         if "missing" in row:
             rows.append([row["entry"], row["missing"], *[""] * 8])
             continue
+        bold = "**" if best.get(row["peer"]) is row else ""
         rows.append(
             [
-                f"**{row['entry']}**" if row is best.get(row["peer"]) else row["entry"],
+                f"{bold}{row['entry']}{bold}",
                 number(row["us"]),
                 " to ".join(number(value) for value in row["us_spread"]),
                 number(row["core_us"]),

@@ -25,13 +25,13 @@ from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.profiling import process_age, stopwatch
+from cubie_flow.startup import keep_dask_out, process
 from cubie_flow.stopping import Stopped, Watch
 from cubie_flow.sweeps import sweeper
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from cubie_flow.planning import Plan
     from cubie_flow.storage import Location
     from cubie_flow.study.definition import Study
 
@@ -40,17 +40,9 @@ RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 PROFILE = "--profile"
 RESUME, VERIFY, RECHECK = "resume=", "verify=", "recheck=true"
 MULTIRUN = ("-m", "--multirun")
+LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
 INTERRUPTED = 130
 log = logging.getLogger("cubie_flow")
-
-
-class _Process:
-    """What is known of the process: whether it was started for this command alone."""
-
-    owned = False
-
-
-_process = _Process()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,12 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Instead of those of the process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    _process.owned = arguments is None
+    process.owned = arguments is None
     profiled = PROFILE in given
     if profiled:
         given = [word for word in given if word != PROFILE]
         # Only a process that was started for this command began with it.
-        stopwatch.start(process_age() if _process.owned else 0.0)
+        stopwatch.start(process_age() if process.owned else 0.0)
     traceback = "HYDRA_FULL_ERROR" in os.environ
     # Hydra then raises its errors instead of printing them over several lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -104,23 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(stopwatch.stop(), file=sys.stderr)
 
 
-def _keep_dask_out() -> None:
-    """Spare this process dask, which xarray imports to ask whether arrays are made of it.
-
-    That takes longer than solving does, and no array here is. xarray asks once and remembers.
-    """
-    if not _process.owned or "dask" in sys.modules:
-        return
-    from xarray.namedarray import pycompat
-
-    sys.modules["dask"] = None  # type: ignore[assignment]
-    try:
-        # Where a later xarray asks in another way, dask is imported as before.
-        getattr(pycompat, "array_type", len)("dask")
-    finally:
-        del sys.modules["dask"]
-
-
 def _resume(given: list[str]) -> int:
     """Finish the study of a folder: no config is composed, that of the folder holds."""
     from cubie_flow import resume
@@ -132,14 +107,24 @@ def _resume(given: list[str]) -> int:
         raise FlowError("resume= is given twice; resume one study at a time")
     folder = resume.folder_of(folder_word.removeprefix(RESUME))
     recheck = RECHECK in given
-    others = [word for word in given if not word.startswith(RESUME) and word != RECHECK]
-    place = resume.location_of(folder, [word for word in others if word not in MULTIRUN])
+    # -m may be there: whether the folder is that of a multirun, it says itself.
+    others = [
+        word for word in given
+        if not word.startswith(RESUME) and word != RECHECK and word not in MULTIRUN
+    ]  # fmt: skip
+    launching = [word for word in others if word.startswith(LAUNCHER)]
+    others = [word for word in others if word not in launching]
+    place = resume.location_of(folder, others)
     if is_multirun(place):
-        from cubie_flow.sweeps.multirun import resume_multirun
+        from cubie_flow.sweeps.resuming import resume_multirun
 
-        kept = [word for word in others if word not in MULTIRUN]
-        resume_multirun(folder, place, kept, recheck)
+        resume_multirun(folder, place, others, recheck, launching)
         return 0
+    if launching:
+        raise FlowError(
+            f"{launching[0]} is for the jobs of a multirun, but '{folder}' holds one study; leave "
+            "it out, or use engine=dask to spread its shards"
+        )
     with locked(folder):
         store = ResultStore.open(place)
         settings = resume.stored_settings(resume.stored_config(folder), others, store.attrs)
@@ -182,7 +167,7 @@ def _solve(
         from cubie_flow.sweeps.decided import engine_of
 
     watch, told = _watch(settings), settings.values["engine"]["progress"]
-    _keep_dask_out()
+    keep_dask_out()
     with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
         report = run_study(
             study,
@@ -211,7 +196,7 @@ def _verify(given: list[str]) -> int:
     folder = resume.folder_of(folder_word.removeprefix(VERIFY), VERIFY)
     place = resume.location_of(folder, others)
     if is_multirun(place):
-        from cubie_flow.sweeps.multirun import verify_multirun
+        from cubie_flow.sweeps.resuming import verify_multirun
 
         return verify_multirun(folder, place)
     store = ResultStore.open(place)
@@ -251,21 +236,15 @@ def _kept(folder: Path, place: Location) -> Iterator[None]:
 
 def _confirm(settings: Settings, study: Study, place: Location, new: bool = True) -> None:
     """Refuse a study that is larger than one starts by mistake, unless it is confirmed."""
-    from cubie_flow.study.plan import plan_study, result_bytes
+    from cubie_flow.study.plan import amount_of, plan_study
 
-    v = settings.values
-    limits = {"runs": v["engine"]["confirm_runs"], "bytes": v["engine"]["confirm_bytes"]}
-    sizes = {"runs": study.design.size, "bytes": result_bytes(study)}
-    above = [f"engine.confirm_{name}={limits[name]:,}" for name in sizes
-             if sizes[name] > limits[name]]  # fmt: skip
-    if above and not (v["confirm"] or v["dry_run"]):
-        planned = plan_study(study, place, compiling=False)
+    amount = amount_of(study)
+    above = amount.above(settings.values["engine"])
+    if above and not (settings.values["confirm"] or settings.values["dry_run"]):
         if new:
             # What cannot be done need not be confirmed.
-            planned.refuse()
-        raise FlowError(
-            f"{study.name} is {planned.amount}, above {' and '.join(above)}; confirm=true starts it"
-        )
+            plan_study(study, place, compiling=False).refuse()
+        raise FlowError(f"{study.name} is {amount}, above {above}; confirm=true starts it")
 
 
 def _picture(settings: Settings, study: Study, place: Location, folder: Path) -> Path | None:
@@ -282,26 +261,21 @@ def _picture(settings: Settings, study: Study, place: Location, folder: Path) ->
 def _compose_and_run() -> int:
     """Let Hydra compose, and run the job, or each job of a multirun."""
     codes = [0]
-    plans: list[tuple[str, Plan]] = []
 
     def job(config: DictConfig) -> None:
         with stopwatch.phase("rest"):
-            codes.append(_attempt(config, plans))
+            codes.append(_attempt(config))
 
     entry = hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")
     with stopwatch.phase("configure"):
         entry(job)()
-    if plans:
-        from cubie_flow.planning import table
-
-        print(table(plans))
     return max(codes)
 
 
-def _attempt(config: DictConfig, plans: list[tuple[str, Plan]]) -> int:
+def _attempt(config: DictConfig) -> int:
     """Run one job; its failure is said and does not stop the other jobs of a multirun."""
     try:
-        run(config, plans)
+        run(config)
     except FlowError as error:
         return _complain(str(error))
     except (OmegaConfBaseException, OSError) as error:
@@ -314,15 +288,13 @@ def _complain(message: str, code: int = 1) -> int:
     return code
 
 
-def run(config: DictConfig, plans: list[tuple[str, Plan]] | None = None) -> None:
+def run(config: DictConfig) -> None:
     """Do the task of a composed config.
 
     Parameters
     ----------
     config
         The composed config.
-    plans
-        Where the jobs of a multirun leave their plans, for one table at the end.
 
     Raises
     ------
@@ -344,51 +316,33 @@ def run(config: DictConfig, plans: list[tuple[str, Plan]] | None = None) -> None
         kernels, size = cache.clear()
         print(f"deleted {kernels} kernels ({size / 1e6:.1f} MB) from {cache.folder}")
     elif settings.task == "import":
-        _import(settings)
+        from cubie_flow.importing import import_model
+
+        print(import_model(settings))
     elif settings.values["dry_run"] and settings.task not in ("plan", "run"):
         raise FlowError(f"dry_run=true is for task=run, not task={settings.task}")
     elif settings.task == "plan" or settings.values["dry_run"]:
-        _plan(settings, overrides, plans)
+        _plan(settings)
     elif settings.task == "placement":
         _placement(settings, overrides, OmegaConf.to_yaml(config))
     else:
         run_settings(settings, OmegaConf.to_yaml(config))
 
 
-def _import(settings: Settings) -> None:
-    """Write the model as YAML, whatever format it came in."""
-    from cubie_flow.defaults import load_system
-    from cubie_flow.systems.files import write_yaml
-
-    system = load_system(settings.values["system"])
-    path = Path(settings.values["to"] or f"{system.name}.yaml").expanduser()
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        raise FlowError(f"to is '{path}'; it must end in .yaml or .yml")
-    write_yaml(system.to_mapping(), path)
-    counts = f"{len(system.states)} states, {len(system.parameters)} parameters"
-    print(f"wrote {path}: {counts}; run it with system.file={path}")
-
-
-def _plan(settings: Settings, overrides: list[str], plans: list[tuple[str, Plan]] | None) -> None:
-    """Print the plan of a study, or keep it for the table of a multirun."""
+def _plan(settings: Settings) -> None:
+    """Print the plan of a study."""
     from cubie_flow.study.plan import plan_study
     from cubie_flow.sweeps.decided import placed
 
-    composed = HydraConfig.get()
     study = placed(settings)
     storage = settings.values["storage"]
     dry = settings.values["dry_run"]
     plan = plan_study(study, storage["url"] or storage["folder"], compiling=not dry)
-    if composed.mode == RunMode.MULTIRUN and plans is not None:
-        kept = [word for word in overrides if not word.startswith("task=")]
-        plans.append((" ".join(kept), plan))
-        _forget(Path(composed.runtime.output_dir), Path(settings.values["storage"]["folder"]))
-    else:
-        print(plan.text())
-        for note in settings.notes:
-            print(f"{'note':<8} {note}")
-        if dry:
-            print(f"{'dry run':<8} nothing was solved or written")
+    print(plan.text())
+    for note in settings.notes:
+        print(f"{'note':<8} {note}")
+    if dry:
+        print(f"{'dry run':<8} nothing was solved or written")
     plan.refuse()
 
 
@@ -471,15 +425,6 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
                 overwrite=storage["overwrite"],
                 on_created=lambda: note_location(folder, place),
             )
-
-
-def _forget(job: Path, root: Path) -> None:
-    """Remove the folders that Hydra made for a job of a multirun, as far as they are empty."""
-    with suppress(OSError):
-        job.rmdir()
-        (job.parent / "multirun.yaml").unlink(missing_ok=True)
-        for folder in (*job.parents[:3], root):
-            folder.rmdir()
 
 
 @contextmanager

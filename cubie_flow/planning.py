@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from attrs import evolve, frozen
@@ -26,6 +27,34 @@ Cut = Callable[[StoreSchema], ShardPlan]
 HELD = 4
 #: What building a kernel and the libraries of a run add to a process that has only planned.
 WORKING = 260_000_000
+
+
+@frozen
+class Amount:
+    """How much a study, or several together, come to: runs, shards, bytes before compression."""
+
+    runs: int = 0
+    shards: int = 0
+    store_bytes: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(
+            self.runs + other.runs,
+            self.shards + other.shards,
+            self.store_bytes + other.store_bytes,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{_count(self.runs, 'run')} in {_count(self.shards, 'shard')}, with results of at "
+            f"most {_size(self.store_bytes)} before compression"
+        )
+
+    def above(self, engine: Mapping[str, Any]) -> str:
+        """Return the limits of ``engine`` that ask for ``confirm=true`` and are exceeded."""
+        sizes = {"confirm_runs": self.runs, "confirm_bytes": self.store_bytes}
+        over = [f"engine.{k}={engine[k]:,}" for k, size in sizes.items() if size > engine[k]]
+        return " and ".join(over)
 
 
 @frozen
@@ -79,12 +108,9 @@ class Plan:
         return "://" not in self.place
 
     @property
-    def amount(self) -> str:
-        """Runs, bytes and shards, in words."""
-        return (
-            f"{self.runs:,} runs in {self.shards:,} shards, with results of at most "
-            f"{_size(self.store_bytes)} before compression"
-        )
+    def amount(self) -> Amount:
+        """Runs, shards and bytes."""
+        return Amount(self.runs, self.shards, self.store_bytes)
 
     def refuse(self) -> None:
         """Raise what cannot fit.
@@ -406,6 +432,10 @@ def process_memory() -> int:
 # text -----------------------------------------------------------------------------------------
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _size(count: int) -> str:
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
@@ -472,12 +502,29 @@ def _table(rows: Sequence[dict[str, str]]) -> list[str]:
     return shown
 
 
-def table(plans: Sequence[tuple[str, Plan]]) -> str:
-    """Return several plans as a table, one row each.
+def table(plans: Sequence[tuple[Mapping[str, str], Plan]]) -> str:
+    """Return several plans as a table, one row each; columns that say nothing are left out.
 
     Parameters
     ----------
-    plans : sequence of (str, Plan)
-        What tells each from the others, and the plan.
+    plans : sequence of (mapping, Plan)
+        Columns that tell each from the others, and the plan.
     """
-    return "\n".join(_table([{"job": name, **plan.row()} for name, plan in plans]))
+    rows = [{**told, **plan.row()} for told, plan in plans]
+    empty = {name for name in rows[0] if all(row.get(name, "-") == "-" for row in rows)}
+    return "\n".join(_table([{n: c for n, c in row.items() if n not in empty} for row in rows]))
+
+
+def refuse_disk(needed: int, place: Location) -> None:
+    """Refuse results that several studies together cannot store.
+
+    Raises
+    ------
+    FlowError
+        If the disk has not so many bytes free.
+    """
+    if place.folder is not None and needed > (free := free_disk(place.folder)):
+        raise FlowError(
+            f"the results of all jobs need up to {_size(needed)} of disk, but '{place.name}' has "
+            f"{_size(free)} free; a storage.folder on a larger disk would fit"
+        )

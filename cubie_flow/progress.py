@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cubie_flow.engines import Part
     from cubie_flow.study.running import Progress
 
 Show = Callable[["Progress"], None]
 #: Seconds between two lines where there is no terminal.
 INTERVAL = 5.0
+#: Workers or jobs side by side that have a line of their own.
+PARTS = 16
 log = logging.getLogger("cubie_flow")
 
 
@@ -33,7 +36,7 @@ def progress(name: str, enabled: bool = True) -> Iterator[Show]:
 @contextmanager
 def _bar(name: str) -> Iterator[Show]:
     from rich.console import Console
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     columns = (
@@ -43,12 +46,35 @@ def _bar(name: str) -> Iterator[Show]:
         TextColumn("{task.fields[count]}"),
         TimeRemainingColumn(compact=True),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        # What goes to a file stays out of the terminal.
+        redirect_stdout=sys.stdout.isatty(),
+    ) as bar:
         task = bar.add_task(f"{name}: compiling", total=None, count="")
+        lines: dict[str, TaskID] = {}
 
         def show(state: Progress) -> None:
-            count = f"{state.done:,} of {state.total:,} runs{_failed(state)}{_rate(state)}"
-            bar.update(task, description=name, completed=state.done, total=state.total, count=count)
+            bar.update(
+                task,
+                description=name,
+                completed=state.done,
+                total=state.total,
+                count=_told(state),
+            )
+            parts = _shown(state.parts)
+            for gone in lines.keys() - {part.name for part in parts}:
+                bar.remove_task(lines.pop(gone))
+            for part in parts:
+                if part.name not in lines:
+                    lines[part.name] = bar.add_task(f"  {part.name}", total=None, count="")
+                # Of a worker nobody knows how much it will do: its bar is a part of all.
+                whole = state.total if part.total is None else part.total
+                bar.update(
+                    lines[part.name], completed=part.runs, total=whole, count=_told_part(part)
+                )
 
         yield show
 
@@ -65,16 +91,37 @@ def _lines(name: str) -> Show:
         if state.done:
             seconds = state.seconds * (state.total - state.done) / state.done
             left = f", about {seconds:.0f} s to go"
-        line = f"{name}: {state.done:,} of {state.total:,} runs{_failed(state)}{_rate(state)}{left}"
-        log.info(line)
-        print(line, file=sys.stderr, flush=True)
+        lines = [f"{name}: {_told(state)}{left}"]
+        lines += [f"  {part.name}: {_told_part(part)}" for part in _shown(state.parts)]
+        if len(state.parts) > PARTS:
+            lines.append(f"  and {len(state.parts) - PARTS:,} more")
+        for line in lines:
+            log.info(line)
+            print(line, file=sys.stderr, flush=True)
 
     return show
 
 
-def _rate(state: Progress) -> str:
-    return f", {state.done / state.seconds:,.0f} runs/s" if state.done and state.seconds else ""
+def _shown(parts: Sequence[Part]) -> Sequence[Part]:
+    return parts[:PARTS]
 
 
-def _failed(state: Progress) -> str:
-    return f", {state.failures:,} failed" if state.failures else ""
+def _told(state: Progress) -> str:
+    count = f"{state.done:,} of {state.total:,} runs"
+    told = f"; {state.told}" if state.told else ""
+    return f"{count}{_failed(state.failures)}{_rate(state.done, state.seconds)}{told}"
+
+
+def _told_part(part: Part) -> str:
+    shards = "" if part.shards is None else f"{part.shards:,} shards, "
+    whole = "" if part.total is None else f" of {part.total:,}"
+    rate = _rate(part.runs, part.seconds)
+    return f"{shards}{part.runs:,}{whole} runs{_failed(part.failures)}{rate}"
+
+
+def _rate(runs: int, seconds: float) -> str:
+    return f", {runs / seconds:,.0f} runs/s" if runs and seconds else ""
+
+
+def _failed(failures: int) -> str:
+    return f", {failures:,} failed" if failures else ""

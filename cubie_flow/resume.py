@@ -145,16 +145,22 @@ def _refuse(config: Any, key: str, value: Any) -> None:
         )
 
 
-def missing(store: ResultStore, study: Study, recheck: bool) -> str:
-    """Return in words what a resume would solve; nothing is written."""
+def missing_runs(store: ResultStore, study: Study, recheck: bool) -> tuple[int, int]:
+    """Return how many runs, and in how many shards, a resume would solve; nothing is written."""
     complete = store.completed() - set(store.damaged() if recheck else ())
-    runs = study.design.size
-    if runs > store.plan.runs and store.plan.runs % store.plan.shard_runs:
+    runs, shard = study.design.size, store.plan.shard_runs
+    if runs > store.plan.runs and store.plan.runs % shard:
         complete.discard(len(store.plan.shards) - 1)
     done = sum(stop - start for start, stop in (store.plan.shards[i] for i in complete))
+    return runs - done, -(-runs // shard) - len(complete)
+
+
+def missing(store: ResultStore, study: Study, recheck: bool) -> str:
+    """Return in words what a resume would solve."""
+    absent, shards = missing_runs(store, study, recheck)
     return (
-        f"{'dry run':<8} {runs - done:,} of {runs:,} runs of {study.name} are missing in "
-        f"{store.location.name}; nothing was solved or written"
+        f"{'dry run':<8} {absent:,} of {study.design.size:,} runs of {study.name} are missing in "
+        f"{store.location.name}, in {shards:,} shards; nothing was solved or written"
     )
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from time import monotonic
 from types import FrameType
 
@@ -92,8 +93,14 @@ class Watch:
             )
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the first SIGINT, SIGTERM or SIGUSR1 as a wish to stop soon, the second as now."""
+    def listening(self, told: bool = True) -> Iterator[None]:
+        """Take the first SIGINT, SIGTERM or SIGUSR1 as a wish to stop soon, the second as now.
+
+        Parameters
+        ----------
+        told : bool
+            Whether the first one is answered; of many processes one is enough.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -103,8 +110,9 @@ class Watch:
             if self.signal is not None:
                 raise KeyboardInterrupt
             self.signal = number
-            text = "finishing the shard in flight; once more stops now"
-            print(f"cubie-flow: {text}", file=sys.stderr, flush=True)
+            if told:
+                text = "finishing the shard in flight; once more stops now"
+                print(f"cubie-flow: {text}", file=sys.stderr, flush=True)
 
         before = {number: signal.signal(number, hear) for number in heard}
         try:
@@ -112,3 +120,22 @@ class Watch:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Block signals while threads and processes are started, which then never hear them.
+
+    A terminal sends Ctrl-C to every process of the group, and a batch system its warning; the
+    command alone is to answer.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It would unblock them in the thread that starts it, so it must be there before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

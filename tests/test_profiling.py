@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import pytest
 
-from cubie_flow import profiling
+from cubie_flow import app, profiling
 from cubie_flow.app import main
 from cubie_flow.kernels.cache import FOLDER_VARIABLE
 from cubie_flow.profiling import Stopwatch
@@ -49,15 +50,25 @@ def test_a_stopwatch_that_was_not_started_counts_nothing() -> None:
 
 
 def test_the_profile_adds_up_to_the_wall_time(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    inside = []
+    run = app.run
+
+    def timed(*given: Any) -> None:
+        began = perf_counter()
+        run(*given)
+        inside.append(perf_counter() - began)
+
+    monkeypatch.setattr(app, "run", timed)
     began = perf_counter()
     assert main(["--profile", *SMALL, f"storage.folder={tmp_path}"]) == 0
     wall = perf_counter() - began
     found = phases(capsys.readouterr().err)
     total = found.pop("total")
-    assert sum(found.values()) == pytest.approx(total, abs=0.01)
-    assert total == pytest.approx(wall, rel=0.05, abs=0.05)
+    rounding = 0.01
+    assert sum(found.values()) == pytest.approx(total, abs=rounding)
+    assert inside[0] - rounding < total < wall + rounding
     assert {"configure", "plan", "compile", "solve", "write"} <= set(found)
     assert main([*SMALL, f"storage.folder={tmp_path}"]) == 0
     assert "meanwhile" not in capsys.readouterr().err
@@ -84,6 +95,6 @@ def test_a_warm_command_loads_no_compiler(tmp_path: Path) -> None:
         assert status == 0
         return set(modules)
 
-    unwanted = {"numba", "numba.cuda", "numba_cuda", "dask.array", "scipy", "matplotlib"}
+    unwanted = {"numba", "numba.cuda", "numba_cuda", "dask", "scipy", "matplotlib"}
     assert "numba" in command()
     assert not command() & unwanted

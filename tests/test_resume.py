@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from held import held
 from omegaconf import OmegaConf
 
 from cubie_flow.resume import LATER
 from cubie_flow.study.running import OTHER_NUMERICS
 
 SHARD, RUNS = 2000, 40_000
-#: Long enough a shard that a kill finds one in flight.
 STUDY = [
     "study=killed", "batch.values={rho: {linspace: [0, 40, 40000]}}", "duration=60",
     "output.save_every=20", "engine.progress=false", "storage.picture=false",
@@ -50,6 +50,12 @@ def only_run(folder: Path) -> Path:
     return found
 
 
+def wait_for_shards(folder: Path, process: subprocess.Popen[str], count: int) -> None:
+    while finished_shards(folder) < count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -59,13 +65,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarra
 
 
 def killed(folder: Path, after: int) -> tuple[Path, int]:
-    """Start the study, kill it once `after` shards are complete, return folder and shards done."""
-    process = subprocess.Popen(command(*STUDY), cwd=folder, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while finished_shards(folder) < after:
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    """Start the study, kill it once `after` shards are complete, return folder and runs done."""
+    # The last shard is held, so that the study cannot end before it is killed.
+    how = held(RUNS - SHARD, folder / "never", *STUDY)
+    process = subprocess.Popen(**how, cwd=folder, stdout=subprocess.DEVNULL)
+    wait_for_shards(folder, process, after)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     found = only_run(folder)
@@ -78,7 +82,7 @@ def test_a_killed_run_is_finished_in_the_same_bytes(
     tmp_path: Path, undisturbed: dict[str, np.ndarray], after: int
 ) -> None:
     found, done = killed(tmp_path, after)
-    assert 0 < done < RUNS, "something was complete and something was in flight"
+    assert after * SHARD <= done < RUNS
     # A new policy is welcome: other threads, other lanes.
     resumed = run(tmp_path, f"resume={found}", "target.threads=2", "target.lanes=16")
     assert resumed.returncode == 0, resumed.stderr
@@ -138,12 +142,10 @@ def test_a_sobol_study_grows(tmp_path: Path) -> None:
 
 
 def test_two_processes_on_one_folder(tmp_path: Path) -> None:
-    process = subprocess.Popen(command(*STUDY), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    how = held(SHARD, tmp_path / "never", *STUDY)
+    process = subprocess.Popen(**how, cwd=tmp_path, stdout=subprocess.DEVNULL)
     try:
-        while finished_shards(tmp_path) < 1:
-            assert process.poll() is None
-            time.sleep(0.002)
-        process.send_signal(signal.SIGSTOP)  # so that it cannot end meanwhile
+        wait_for_shards(tmp_path, process, 1)
         refused = run(tmp_path, f"resume={only_run(tmp_path)}")
         assert refused.returncode == 1
         assert "is being written by another process" in refused.stderr
@@ -157,16 +159,18 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 128 + signal.SIGUSR1)],
 )
 def test_a_signal_finishes_the_shard_in_flight(tmp_path: Path, sent: int, code: int) -> None:
+    gate = tmp_path / "go"
     process = subprocess.Popen(
-        command(*STUDY), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while finished_shards(tmp_path) < 1:
-        assert process.poll() is None
-        time.sleep(0.002)
+        **held(3 * SHARD, gate, *STUDY), cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for_shards(tmp_path, process, 1)
     process.send_signal(sent)
+    assert process.stderr is not None
+    assert "finishing the shard in flight" in process.stderr.readline()
+    gate.touch()
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert "finishing the shard in flight" in said
     found = only_run(tmp_path)
     assert f"resume={found.relative_to(tmp_path)}" in said
     assert "Traceback" not in said
@@ -177,9 +181,9 @@ def test_a_signal_finishes_the_shard_in_flight(tmp_path: Path, sent: int, code: 
 
 
 def test_a_limit_of_time(tmp_path: Path) -> None:
-    stopped = run(tmp_path, *STUDY, "engine.time_limit=0.5s", "duration=200")
+    stopped = run(tmp_path, *STUDY, "engine.time_limit=0.01s")
     assert stopped.returncode == 124, stopped.stdout
-    assert "stopped before engine.time_limit (0.5 s)" in stopped.stderr
+    assert "stopped before engine.time_limit (0.01 s)" in stopped.stderr
     wrong = run(tmp_path, *STUDY, "engine.time_limit=soon")
     assert "engine.time_limit is 'soon'; it must be seconds, or such as 90s" in wrong.stderr
 

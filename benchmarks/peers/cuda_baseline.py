@@ -32,6 +32,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     rho = to_device(about.values(count).astype(entry.precision))
     finals = np.zeros((3, count), entry.precision)
     pointer = to_device(finals)
+    values: tuple[Any, ...]
     real: Any = c_float if entry.precision == "float32" else c_double
     if entry.dt:
         values = (count, rho, entry.dt, round(about.duration / entry.dt), pointer)
@@ -43,7 +44,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
 
     def launch() -> None:
         shape = (grid, 1, 1, BLOCK, 1, 1)
-        check(driver.cuLaunchKernel(program.function, *shape, 0, 0, (values, kinds), 0))
+        check(driver.cuLaunchKernel(program.kernel.function, *shape, 0, 0, (values, kinds), 0))
 
     def ends(answer: Any, probes: Any) -> Any:
         return to_host(pointer, finals)[:, probes].T[:, None, :]

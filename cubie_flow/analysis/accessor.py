@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from cubie_flow.analysis import describe, jobs, runs
+from cubie_flow.analysis import describe, groups, jobs, runs
 from cubie_flow.analysis.notebook import described
 from cubie_flow.analysis.pictures.plots import Plots
 from cubie_flow.analysis.unfold import unfold
@@ -156,7 +156,7 @@ class FlowAccessor:
         FlowError
             If the dataset comes from no store.
         """
-        return describe.group(self._data, "memory")
+        return groups.group(self._data, "memory")
 
 
 @xr.register_datatree_accessor("flow")  # type: ignore[no-untyped-call]

@@ -20,7 +20,9 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cubie_flow.analysis import describe, runs
+from cubie_flow.analysis import runs
+from cubie_flow.analysis.audited import GROUP, PARTED
+from cubie_flow.analysis.groups import location
 from cubie_flow.analysis.rerun import stored_study
 from cubie_flow.errors import FlowError
 
@@ -29,12 +31,9 @@ if TYPE_CHECKING:
 
     from cubie_flow.study.definition import Study
 
-GROUP = "audit"
 FRACTION, TIGHTER, LEAST = 0.001, 1000.0, 8
 #: No tolerance below this means anything in float64.
 FLOOR = 1e-13
-#: Where a run has parted from its reference.
-PARTED = 0.01
 #: Bytes of saved trajectories integrated at once.
 PIECE = 200_000_000
 Array = NDArray[Any]
@@ -93,7 +92,7 @@ def audit(
     if not 1 < tighter <= 1e9:
         raise FlowError(f"tighter is {tighter}; it must be above 1 and at most 1e9")
     data = open_runs(path)
-    place = describe.location(data)
+    place = location(data)
     assert place is not None
     chosen = sample(data, fraction, seed)
     with locked(place.folder.parent) if place.folder is not None else nullcontext():
@@ -307,49 +306,3 @@ def _table(
         "created": utc_now(),
     }
     return xr.Dataset(made, attrs=told)
-
-
-def stored(data: Dataset) -> Dataset | None:
-    """Return what the last audit of a result found, or None if there was none."""
-    place = describe.location(data)
-    if place is None:
-        return None
-    try:
-        if place.folder is not None and not (place.folder / place.group / GROUP).is_dir():
-            return None
-        return describe.group(data, GROUP).load()
-    except FlowError:
-        return None
-
-
-def sentences(table: Dataset) -> list[str]:
-    """Say in words what an audit found."""
-    error = table["error"].values
-    known = np.isfinite(error)
-    sure = known & (table["resolved"].values == 1)
-    # An error as small as the reference's own is small, whatever it is exactly.
-    small = known & ~sure & (error <= PARTED)
-    lost = known & ~sure & ~small
-    told = []
-    judged = sure | small
-    if judged.any():
-        worst = int(np.flatnonzero(judged)[error[judged].argmax()])
-        median = float(np.median(error[judged]))
-        told.append(
-            f"median {median:.0e}, worst {error[worst]:.0e} (run {int(table['run'].values[worst])})"
-            f", of {int(judged.sum()):,} runs"
-        )
-    if lost.any():
-        text = (
-            f"{int(lost.sum()):,} of {len(error):,} runs have no reference at their end: two "
-            "tighter integrations differ there as well, as those of a chaotic system do"
-        )
-        if "parted_at" in table:
-            at = table["parted_at"].values[lost]
-            if np.isfinite(at).any():
-                text += f"; they part from it by 1 % at a time of {np.nanmedian(at):.3g} (median)"
-        told.append(text)
-    failed = int((~known).sum())
-    if failed:
-        told.append(f"the reference of {failed:,} runs failed")
-    return told

@@ -8,16 +8,15 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from attrs import evolve, frozen
+from attrs import frozen
 
 from cubie_flow.analysis import runs
+from cubie_flow.analysis.audited import sentences, stored
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.schema import RUN
 
 if TYPE_CHECKING:
     from xarray import Dataset
-
-    from cubie_flow.storage.location import Location
 
 #: What to do about runs that did not end well.
 REMEDIES: Mapping[str, str] = {
@@ -130,8 +129,6 @@ def _facts(v: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _audited(data: Dataset) -> list[str]:
     """Say what the last audit of a whole result found."""
-    from cubie_flow.analysis.audit import sentences, stored
-
     # Of a selection it would say something about other runs.
     table = None if RUN in data.coords else stored(data)
     return [] if table is None else sentences(table)
@@ -166,31 +163,3 @@ def config(data: Dataset) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise FlowError("the configuration in this dataset cannot be read as YAML") from error
     return dict(found or {})
-
-
-def group(data: Dataset, name: str) -> Dataset:
-    """Open a group of the store that a dataset comes from.
-
-    Raises
-    ------
-    FlowError
-        If the dataset comes from no store, or its store has no such group.
-    """
-    from cubie_flow.analysis.opening import open_group
-
-    place = location(data)
-    if place is None:
-        raise FlowError(f"this dataset was not opened from a store, so it has no group '/{name}'")
-    return open_group(evolve(place, group=""), f"{place.group}/{name}".strip("/"))
-
-
-def location(data: Dataset) -> Location | None:
-    """Return the group of a store that a dataset was opened from, or None."""
-    from cubie_flow.storage.location import Location
-
-    place = data.encoding.get("location")
-    if isinstance(place, Location):
-        return place
-    # What xarray opened itself says its path, and no group.
-    source = data.encoding.get("source")
-    return None if source is None else Location(str(source))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cubie_flow.analysis import folders
+from cubie_flow.analysis.groups import open_group, open_tree
 from cubie_flow.errors import FlowError, nearest
 
 if TYPE_CHECKING:
@@ -61,44 +61,6 @@ def open_results(
     return open_group(place, "", chunks)
 
 
-def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
-    """Open one group of a store, lazily.
-
-    Raises
-    ------
-    FlowError
-        If it is not there or cannot be read.
-    """
-    import xarray
-
-    try:
-        store = place.address if _plain(place) else place.store(read_only=True)
-        with warnings.catch_warnings():
-            # A store that is still written has no gathered metadata, which is no news.
-            warnings.filterwarnings("ignore", message=".*consolidated.*", category=RuntimeWarning)
-            # Times of an ODE are numbers, whatever their unit is called.
-            data: Dataset = xarray.open_zarr(
-                store, group=group or None, chunks=chunks, decode_times=False
-            )
-    except FlowError:
-        raise
-    except Exception as error:
-        # Clients of object stores have errors of their own, and what they say may hold secrets.
-        if not _plain(place):
-            raise place.error(error, "opened") from None
-        where = f"the group '{group}' of '{place.name}'" if group else f"'{place.name}'"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FlowError(f"{where} cannot be opened: {reason}") from error
-    data.encoding["source"] = place.name
-    # Other groups of the store are opened from here; it knows the options of a URL.
-    data.encoding["location"] = place.child(group) if group else place
-    return data
-
-
-def _plain(place: Location) -> bool:
-    return place.folder is not None
-
-
 def open_runs(path: str | Path) -> Dataset:
     """Open a result that is one dataset of runs: what most commands work on.
 
@@ -133,17 +95,6 @@ def open_runs(path: str | Path) -> Dataset:
             f"'{path}' holds no runs, but {', '.join(map(str, opened.sizes)) or 'nothing'}"
         )
     return opened
-
-
-def open_tree(place: Location, jobs: list[str], chunks: Any = None) -> DataTree:
-    """Open a store of several jobs as a tree, whose nodes are the jobs."""
-    import xarray
-
-    nodes = {"/": open_group(place, "", chunks)}
-    nodes.update({f"/{job}": open_group(place, job, chunks) for job in jobs})
-    tree: DataTree = xarray.DataTree.from_dict(nodes)
-    tree.encoding["source"] = place.name
-    return tree
 
 
 def _remote(place: Location, chunks: Any) -> Dataset | DataTree:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cubie_flow.engines.account import Account
-from cubie_flow.engines.base import Engine, Listener, Record, Seat, Solver, Work
+from cubie_flow.engines.base import Engine, Listener, Part, Record, Seat, Solver, Work
 from cubie_flow.engines.clusters import check_options
 from cubie_flow.engines.local import LocalEngine
 from cubie_flow.engines.seats import pick_devices
@@ -21,6 +21,7 @@ __all__ = [
     "Engine",
     "Listener",
     "LocalEngine",
+    "Part",
     "Record",
     "Seat",
     "Solver",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from cubie_flow.engines.base import Record
+from attrs import evolve
+
+from cubie_flow.engines.base import Part, Record
 
 
 class Account:
@@ -20,6 +22,8 @@ class Account:
     check : callable, optional
         Called between two shards with the seconds the last one took; what it raises stops the
         study.
+    well : collection of int
+        Status codes of runs that have not failed.
 
     Attributes
     ----------
@@ -36,12 +40,14 @@ class Account:
         statuses: Mapping[int, int],
         show: Callable[[int, int], None] | None = None,
         check: Callable[[float], None] | None = None,
+        well: Collection[int] = (0,),
     ) -> None:
         self.statuses = dict(statuses)
         self.records: dict[int, Record] = {}
         self.solver_waited = self.writer_waited = 0.0
         self._begun: dict[int, int] = {}
-        self._show, self._check = show, check
+        self._parts: dict[str, Part] = {}
+        self._show, self._check, self._well = show, check, well
 
     def ticked(self, index: int | None = None, begun: int = 0) -> None:
         """Note how far a shard in flight is."""
@@ -49,7 +55,7 @@ class Account:
             self._begun[index] = begun
         if self._show is not None:
             ended = sum(self.statuses.values())
-            self._show(ended + sum(list(self._begun.values())), ended - self.statuses.get(0, 0))
+            self._show(ended + sum(list(self._begun.values())), self._failed(self.statuses))
 
     def finished(self, record: Record) -> None:
         """Add a shard that is in the store."""
@@ -57,6 +63,18 @@ class Account:
         self._begun.pop(record.index, None)
         for code, count in record.statuses.items():
             self.statuses[code] = self.statuses.get(code, 0) + count
+        if record.worker:
+            part = self._parts.get(record.worker, Part(record.worker, 0, 0, 0.0, 0))
+            self._parts[record.worker] = evolve(
+                part,
+                runs=part.runs + record.runs,
+                failures=part.failures + self._failed(record.statuses),
+                seconds=part.seconds + record.row.get("task_seconds", record.seconds),
+                shards=(part.shards or 0) + 1,
+            )
+
+    def _failed(self, statuses: Mapping[int, int]) -> int:
+        return sum(count for code, count in statuses.items() if code not in self._well)
 
     def between(self, seconds: float) -> None:
         """Ask whether to go on."""
@@ -79,6 +97,11 @@ class Account:
             for number, count in enumerate(record.rescued):
                 found[number] += count
         return found[1:]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What each worker has done, where they are told apart."""
+        return tuple(self._parts.values())
 
     @property
     def workers(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen
@@ -69,6 +70,30 @@ class Record:
     measured: dict[str, float] = field(factory=dict)
     row: dict[str, float] = field(factory=dict)
     worker: str = ""
+
+
+@frozen
+class Part:
+    """What one of several that work side by side has done so far: a worker, or a job.
+
+    Attributes
+    ----------
+    name : str
+    runs, failures : int
+        Runs done, and those of them that failed.
+    seconds : float
+        Spent on them.
+    shards : int, optional
+    total : int, optional
+        Runs it will have done in the end, where that is known.
+    """
+
+    name: str
+    runs: int
+    failures: int
+    seconds: float
+    shards: int | None = None
+    total: int | None = None
 
 
 class Solver(Protocol):
@@ -139,6 +164,10 @@ class Listener(Protocol):
 
 class Engine(Protocol):
     """Has shards solved and written. Executors stay thin: they account and print nothing."""
+
+    def open(self) -> AbstractContextManager[Engine]:
+        """Return an engine for several studies: what is started for one serves the next."""
+        ...
 
     def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
         """Solve and write the shards `todo`, each of them once.

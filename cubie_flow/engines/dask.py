@@ -15,8 +15,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic, perf_counter, time
 from typing import Any
 
@@ -28,6 +27,7 @@ from cubie_flow.engines.base import Listener, Record, Seat, Solver, Work
 from cubie_flow.engines.clusters import CUDA, make_cluster
 from cubie_flow.engines.seats import worker_seat
 from cubie_flow.errors import FlowError
+from cubie_flow.stopping import deaf
 from cubie_flow.storage.writer import write_timed
 
 #: Seconds between two looks at signals and progress while nothing comes in.
@@ -66,18 +66,24 @@ class DaskEngine:
 
     def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
         """Solve and write the shards `todo`; see `Engine.run`."""
-        if work.where.startswith("memory:"):
-            raise FlowError(
-                f"'{work.where}' is in the memory of this process, where workers of engine=dask "
-                "cannot write; use engine=local, or a folder or URL"
-            )
-        if todo:
-            with self._client(work) as client:
-                _Conversation(self, client, work, todo, listener).hold()
+        with self.open() as engine:
+            engine.run(work, todo, listener)
 
     @contextmanager
-    def _client(self, work: Work) -> Iterator[Client]:
-        """Yield a client of the scheduler; what was started for it ends with it."""
+    def open(self) -> Iterator[_Open]:
+        """Yield an engine whose workers stay from study to study, and end with this."""
+        with ExitStack() as held:
+            yield _Open(self, held)
+
+    @contextmanager
+    def client(self, workers: int) -> Iterator[Client]:
+        """Yield a client of the scheduler; what was started for it ends with it.
+
+        Parameters
+        ----------
+        workers : int
+            Worker processes, where they are started on this machine.
+        """
         # Dask's own lines about workers that come and go say nothing that is not said here.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         allowed = {"distributed.scheduler.allowed-failures": self.retries}
@@ -99,9 +105,10 @@ class DaskEngine:
             if self.cluster is not None:
                 cluster = make_cluster(self.cluster, self.options, self.workers)
             else:
-                with _deaf():
+                # The threads that start workers, also later ones, are made here.
+                with deaf():
                     cluster = LocalCluster(
-                        n_workers=self.workers or len(work.devices) or _cores(),
+                        n_workers=workers,
                         threads_per_worker=1,
                         host="127.0.0.1",
                         dashboard_address=None,
@@ -125,30 +132,44 @@ class DaskEngine:
                     cluster.close(timeout=10)
 
 
+class _Open:
+    """The engine with its client, which is made for the first study and kept for the next."""
+
+    def __init__(self, engine: DaskEngine, held: ExitStack) -> None:
+        self._engine, self._held = engine, held
+        self._client: Client | None = None
+        self._workers = 0
+
+    @contextmanager
+    def open(self) -> Iterator[_Open]:
+        """Yield this engine; it is open already."""
+        yield self
+
+    def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
+        """Solve and write the shards `todo`; see `Engine.run`."""
+        if work.where.startswith("memory:"):
+            raise FlowError(
+                f"'{work.where}' is in the memory of this process, where workers of engine=dask "
+                "cannot write; use engine=local, or a folder or URL"
+            )
+        if todo:
+            _Conversation(self._engine, self._client_for(work), work, todo, listener).hold()
+
+    def _client_for(self, work: Work) -> Client:
+        workers = self._engine.workers or len(work.devices) or _cores()
+        client = self._client
+        if client is None or workers != self._workers or client.status != "running":
+            self._held.close()
+            client = self._held.enter_context(self._engine.client(workers))
+            self._client, self._workers = client, workers
+        return client
+
+
 def _cores() -> int:
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Block signals while threads and processes are started, which then never hear them.
-
-    A terminal sends Ctrl-C to every process of the group, and a batch system its warning; the
-    command alone is to answer. The threads that start workers, also later ones, are made here.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # It would unblock them in the thread that starts it, so it must be there before.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill(cluster: Any) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import time
 
 from attrs import evolve, frozen
@@ -30,6 +31,11 @@ class LocalEngine:
         One solves in the calling thread; several, one a GPU, each in a thread of its own, and
         whichever is free takes the next shard.
     """
+
+    @contextmanager
+    def open(self) -> Iterator[LocalEngine]:
+        """Yield this engine: it starts nothing that could be kept."""
+        yield self
 
     def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
         """Solve and write the shards `todo`; see `Engine.run`."""

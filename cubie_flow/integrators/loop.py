@@ -57,6 +57,8 @@ STATUS = {
     "event_stop": 5,
     "event_limit": 6,
 }
+#: How a run may end that has not failed.
+WELL = ("success", "event_stop")
 RUNNING, IDLE = 100, 101
 # Error of a step whose equations were not solved: the step is cut as far as allowed.
 _UNSOLVED = 1e19

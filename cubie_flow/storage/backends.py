@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zarr.storage import LocalStore, WrapperStore
 
-from cubie_flow.credentials import redacted
 from cubie_flow.errors import FlowError
-
-if TYPE_CHECKING:
-    from cubie_flow.storage.location import Location
 
 
 class Timed:
@@ -34,43 +31,42 @@ class Remote(Timed, WrapperStore):  # type: ignore[misc]
     """An object store: every object is whole or not there."""
 
 
-def open_backend(location: Location, read_only: bool) -> Folder | Remote:
-    """Return the zarr store of a location.
+def open_remote(
+    address: str, client: str, options: Mapping[str, Any], *, read_only: bool
+) -> Remote:
+    """Return the zarr store at a URL; what the client raises is not caught.
+
+    Parameters
+    ----------
+    address : str
+    client : {"fsspec", "obstore"}
+    options : mapping
+        Of the client.
+    read_only : bool
 
     Raises
     ------
     FlowError
-        If a package is missing, or the URL is none that the client knows.
+        If the client does not keep such URLs.
+    ImportError
+        If a package is missing.
     """
-    if location.folder is not None:
-        return Folder(location.folder, read_only=read_only)
-    maker = {"fsspec": _fsspec, "obstore": _obstore}[location.client]
-    try:
-        return Remote(maker(location, read_only))
-    except ImportError as error:
-        raise FlowError(
-            f"'{location.name}' needs a package that is not installed ({redacted(str(error))}); "
-            "pip install 'cubie-flow[remote]' brings what s3:// needs"
-        ) from None
-    except FlowError:
-        raise
-    except Exception as error:
-        raise location.error(error, "opened") from None
+    return Remote({"fsspec": _fsspec, "obstore": _obstore}[client](address, options, read_only))
 
 
-def _fsspec(location: Location, read_only: bool) -> Any:
+def _fsspec(address: str, options: Mapping[str, Any], read_only: bool) -> Any:
     import fsspec  # noqa: F401  zarr's own message would not say what is missing
     from zarr.storage import FsspecStore
 
     # Other processes write too: what was listed a moment ago may no longer be true.
-    options = {"use_listings_cache": False, **location.options}
-    return FsspecStore.from_url(location.address, storage_options=options, read_only=read_only)
+    options = {"use_listings_cache": False, **options}
+    return FsspecStore.from_url(address, storage_options=options, read_only=read_only)
 
 
-def _obstore(location: Location, read_only: bool) -> Any:
+def _obstore(address: str, options: Mapping[str, Any], read_only: bool) -> Any:
     from obstore.store import from_url
     from zarr.storage import ObjectStore
 
-    if location.address.startswith("memory:"):
+    if address.startswith("memory:"):
         raise FlowError("memory:// is kept by fsspec; use storage.client=fsspec")
-    return ObjectStore(from_url(location.address, **location.options), read_only=read_only)
+    return ObjectStore(from_url(address, **options), read_only=read_only)

@@ -78,9 +78,21 @@ class Location:
         FlowError
             If the URL's package is missing, or the URL is none that the client knows.
         """
-        from cubie_flow.storage.backends import open_backend
+        from cubie_flow.storage.backends import Folder, open_remote
 
-        return open_backend(self, read_only)
+        if self.folder is not None:
+            return Folder(self.folder, read_only=read_only)
+        try:
+            return open_remote(self.address, self.client, self.options, read_only=read_only)
+        except ImportError as error:
+            raise FlowError(
+                f"'{self.name}' needs a package that is not installed ({redacted(str(error))}); "
+                "pip install 'cubie-flow[remote]' brings what s3:// needs"
+            ) from None
+        except FlowError:
+            raise
+        except Exception as error:
+            raise self.error(error, "opened") from None
 
     def holds_something(self) -> bool:
         """Return whether there is anything at this place.

@@ -124,6 +124,11 @@ def screen(study: Study) -> Screen | None:
     return Screen.read(study.output.where, known)
 
 
+def counters(study: Study) -> tuple[Variable, ...]:
+    """Return what is counted of every run."""
+    return (STEPS, REJECTED, ATTEMPT) if study.rescue else (STEPS, REJECTED)
+
+
 def schema(
     study: Study,
     kernel: BatchSolverKernel,
@@ -162,7 +167,7 @@ def schema(
         status_flags={code: name for name, code in STATUS.items()},
         time=study.t_start + times if times.size else None,
         coordinates=tuple(coordinates),
-        counters=(STEPS, REJECTED, ATTEMPT) if study.rescue else (STEPS, REJECTED),
+        counters=counters(study),
         time_unit=study.system.time_unit,
         attrs={
             "title": study.system.title or study.system.name,

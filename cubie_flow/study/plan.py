@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from cubie_flow.integrators.loop import METRICS
 from cubie_flow.kernels.kernel import BatchSolverKernel
-from cubie_flow.planning import Plan, make_plan
+from cubie_flow.planning import Amount, Plan, make_plan
 from cubie_flow.storage import Location, StoreSchema, Variable, plan_shards
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.schema import PER_RUN
-from cubie_flow.study.contents import coordinate_name, schema, variables
+from cubie_flow.study.contents import coordinate_name, counters, schema, variables
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, tolerances
 
@@ -28,17 +25,8 @@ def shard_plan(study: Study, held: StoreSchema) -> ShardPlan:
     return plan_shards(held.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
 
 
-def result_bytes(study: Study) -> int:
-    """Return the bytes of a study's results before compression; no kernel is made for it."""
-    numbers = study.times.size * len(study.saved) + len(study.system.states)
-    numbers += len(METRICS) * len(study.summarised)
-    design = study.design
-    counted = 9 + bool(study.rescue) + 8 * (len(design.names) + len(design.labels))
-    return design.size * int(counted + numbers * np.dtype(study.precision).itemsize)
-
-
-def shards_of(study: Study) -> int:
-    """Return into how many shards a study is cut; no kernel is made for it."""
+def amount_of(study: Study) -> Amount:
+    """Return what a study comes to; no kernel is made for it."""
     names = (*study.design.names, *study.design.labels)
     held = StoreSchema(
         runs=study.design.size,
@@ -46,8 +34,9 @@ def shards_of(study: Study) -> int:
         status_flags={},
         time=study.times if study.times.size else None,
         coordinates=tuple(Variable(coordinate_name(study, name), PER_RUN) for name in names),
+        counters=counters(study),
     )
-    return len(shard_plan(study, held).shards)
+    return Amount(held.runs, len(shard_plan(study, held).shards), held.total_bytes)
 
 
 def plan_study(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from attrs import evolve, frozen
 
-from cubie_flow.engines import Account, Engine, LocalEngine
+from cubie_flow.engines import Account, Engine, LocalEngine, Part
 from cubie_flow.errors import FlowError
-from cubie_flow.integrators.loop import STATUS
+from cubie_flow.integrators.loop import STATUS, WELL
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.profiling import peak_memory, stopwatch
@@ -35,12 +35,26 @@ OTHER_NUMERICS = (
 
 @frozen
 class Progress:
-    """How far a study is: runs done and in all, runs that failed so far, seconds since start."""
+    """How far a study is.
+
+    Attributes
+    ----------
+    done, total, failures : int
+        Runs done and in all, and those that failed so far.
+    seconds : float
+        Since the start.
+    parts : tuple of Part
+        What each of those that work side by side has done.
+    told : str
+        What else there is to say.
+    """
 
     done: int
     total: int
     failures: int
     seconds: float
+    parts: tuple[Part, ...] = ()
+    told: str = ""
 
 
 @frozen
@@ -174,9 +188,11 @@ def run_study(
 
     def show(done: int, failures: int) -> None:
         if on_progress is not None:
-            on_progress(Progress(done, study.design.size, failures, perf_counter() - began))
+            seconds = perf_counter() - began
+            on_progress(Progress(done, study.design.size, failures, seconds, account.parts))
 
-    account = Account(_statuses(store, complete), show, between_shards)
+    well = [STATUS[name] for name in WELL]
+    account = Account(_statuses(store, complete), show, between_shards, well)
 
     def memory() -> dict[str, Any]:
         measurable = planned.measurable(threads_of(study))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -20,14 +21,14 @@ from cubie_flow.errors import FlowError
 from cubie_flow.storage import index
 
 if TYPE_CHECKING:
+    from cubie_flow.engines import Engine
+    from cubie_flow.planning import Amount
     from cubie_flow.storage.location import Location
     from cubie_flow.study.definition import Study
     from cubie_flow.study.running import Progress, RunReport
     from cubie_flow.systems import OdeSystem
 
 log = logging.getLogger("cubie_flow")
-#: How a run may end that has not failed.
-WELL = ("success", "event_stop")
 #: Phases of a job whose seconds its row tells.
 PHASES = ("total", "build", "kernel", "write")
 #: What ends a job and not the multirun.
@@ -67,6 +68,13 @@ class Job:
         """Its group in the store."""
         return index.group_name(self.number)
 
+    @cached_property
+    def amount(self) -> Amount | None:
+        """What it comes to, if it can run."""
+        from cubie_flow.study.plan import amount_of
+
+        return None if self.study is None else amount_of(self.study)
+
     def row(self, swept: Sequence[str]) -> index.Row:
         """Return its row before it has run."""
         values = dict(override.lstrip("+").split("=", 1) for override in self.own)
@@ -95,7 +103,9 @@ class Reader:
         try:
             container = OmegaConf.to_container(config, resolve=True)
             settings = Settings.from_container(container, job.overrides)
-            return evolve(job, settings=settings, study=self._study(settings))
+            read = evolve(job, settings=settings, study=self._study(settings))
+            _ = read.amount  # what is wrong with its output is said of the job too
+            return read
         except MISTAKES as error:
             return evolve(job, error=said(error))
 
@@ -146,26 +156,41 @@ def said(error: BaseException) -> str:
 
 def size(jobs: Sequence[Job]) -> str:
     """Return how large a multirun is: ``3 kernels x 10 shards, 1,000,000 runs``."""
-    from cubie_flow.study.kernel import compiled_in
-    from cubie_flow.study.plan import shards_of
-
-    good = [job.study for job in jobs if job.study is not None]
-    kernels: list[Any] = []
-    shards = [shards_of(study) for study in good]
-    for study in good:
-        compiled = (*compiled_in(study), dict(study.locations))
-        if compiled not in kernels:
-            kernels.append(compiled)
-    runs = sum(study.design.size for study in good)
-    counted = _count(len(kernels), "kernel")
-    if len(kernels) != len(jobs):
-        counted = f"{_count(len(jobs), 'job')} of {counted}"
+    amounts = [amount for job in jobs if (amount := job.amount) is not None]
+    different = len({*kernels(jobs).values()})
+    told = counted(different, "kernel")
+    if different != len(jobs):
+        told = f"{counted(len(jobs), 'job')} of {told}"
+    shards = [amount.shards for amount in amounts]
     low, high = min(shards, default=0), max(shards, default=0)
-    each = _count(high, "shard") if low == high else f"{low:,} to {high:,} shards"
-    return f"{counted} x {each}, {_count(runs, 'run')}"
+    each = counted(high, "shard") if low == high else f"{low:,} to {high:,} shards"
+    return f"{told} x {each}, {counted(sum(amount.runs for amount in amounts), 'run')}"
 
 
-def _count(number: int, what: str) -> str:
+def kernels(jobs: Sequence[Job]) -> dict[int, int]:
+    """Return the number of the kernel of each job that can run; several jobs may share one."""
+    from cubie_flow.study.kernel import compiled_in
+
+    found: list[Any] = []
+    numbers = {}
+    for job in jobs:
+        if job.study is not None:
+            compiled = (*compiled_in(job.study), dict(job.study.locations))
+            if compiled not in found:
+                found.append(compiled)
+            numbers[job.number] = found.index(compiled)
+    return numbers
+
+
+def total(jobs: Sequence[Job]) -> Amount:
+    """Return what the jobs that can run come to together."""
+    from cubie_flow.planning import Amount
+
+    return sum((job.amount for job in jobs if job.amount is not None), Amount())
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
@@ -175,6 +200,7 @@ def run_job(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     between_shards: Callable[[float], None] | None = None,
+    engine: Callable[[Settings], Engine] | None = None,
     resume: bool = False,
     recheck: bool = False,
 ) -> index.Row:
@@ -186,7 +212,7 @@ def run_job(
     root
         The store of the multirun.
     on_progress, between_shards, resume, recheck
-        See `cubie_flow.solve.run_study`.
+        See `cubie_flow.study.running.run_study`.
 
     Raises
     ------
@@ -200,9 +226,9 @@ def run_job(
     if job.settings is None or job.study is None:
         return {"job_status": index.FAILED, "error": job.error}
     place = root.child(job.group)
+    folder = None if place.folder is None else place.folder / place.group
     try:
         study = job.study if resume else placed(job.settings, job.study)
-        folder = None if place.folder is None else place.folder / place.group
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         # Jobs of a launcher may live longer than the process that waits for them.
@@ -214,72 +240,23 @@ def run_job(
                 overrides=job.overrides,
                 on_progress=on_progress,
                 between_shards=between_shards,
-                engine=engine_of(job.settings),
+                engine=(engine or engine_of)(job.settings),
                 resume=resume,
                 recheck=recheck,
             )
     except MISTAKES as error:
         if not isinstance(error, FlowError):
             log.exception("job %d", job.number)
+        if folder is not None:
+            with suppress(OSError):
+                folder.rmdir()  # of a job that never came to have a store
         return {"job_status": index.FAILED, "error": said(error)}
     return _row(report)
 
 
-def is_begun(place: Location) -> bool:
-    """Return whether a job's group can be resumed; what was left while it was made is deleted."""
-    from cubie_flow.storage import ResultStore
-
-    if not place.holds_something():
-        return False
-    try:
-        ResultStore.open(place)
-    except FlowError:
-        place.delete()
-        return False
-    return True
-
-
-def stored_row(place: Location, study: Study | None = None) -> index.Row | None:
-    """Return the row of a job as its group tells it, or None unless the group is complete.
-
-    Parameters
-    ----------
-    place
-        The group.
-    study
-        What it must hold; one with more runs is not complete.
-    """
-    import numpy as np
-
-    from cubie_flow.integrators.loop import STATUS
-    from cubie_flow.storage import ResultStore
-
-    try:
-        store = ResultStore.open(place)
-    except FlowError:
-        return None
-    attrs, runs = store.attrs, store.plan.runs
-    if "completed" not in attrs or len(store.completed()) < len(store.plan.shards):
-        return None
-    if study is not None and study.design.size != runs:
-        return None
-    codes = store.status_counts()
-    well = sum(codes.get(code, 0) for name, code in STATUS.items() if name in WELL)
-    kernel = float(attrs["seconds_kernel"])
-    return {
-        "job_status": index.SUCCESS,
-        "error": "",
-        "runs": runs,
-        "runs_failed": runs - well,
-        "mean_steps": float(np.mean(store.array("steps")[:])),
-        "mean_rejected": float(np.mean(store.array("rejected")[:])),
-        "runs_per_second": runs / kernel if kernel else None,
-        "store_bytes": place.size(),
-        **{f"seconds_{phase}": float(attrs[f"seconds_{phase}"]) for phase in PHASES},
-    }
-
-
 def _row(report: RunReport) -> index.Row:
+    from cubie_flow.integrators.loop import WELL
+
     well = sum(report.statuses.get(name, 0) for name in WELL)
     return {
         "job_status": index.SUCCESS,

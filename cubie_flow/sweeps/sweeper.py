@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NAME = "hydra_plugins.cubie_flow.FlowSweeper"
 BASIC = "basic"
+#: Tasks that are not about a study.
+ONCE = ("doctor", "clear_cache")
 
 
 class FlowSweeper(Sweeper):  # type: ignore[misc]
@@ -54,17 +56,34 @@ class FlowSweeper(Sweeper):  # type: ignore[misc]
         parser = OverridesParser.create(config_loader=self._context.config_loader)
         axes = read_axes(parser.parse_overrides(arguments), self._zip, self._jobs)
         jobs = self._read(axes)
+        settings = next((job.settings for job in jobs if job.settings is not None), None)
+        task = "run" if settings is None else settings.task
+        dry = settings is not None and settings.values["dry_run"]
+        if task in ONCE:
+            raise FlowError(f"task={task} does the same whatever is swept; leave out -m")
+        if dry and task not in ("run", "plan"):
+            raise FlowError(f"dry_run=true is for task=run, not task={task}")
+        launcher = self._config.hydra.runtime.choices["hydra/launcher"]
+        if task != "run" and launcher != BASIC:
+            raise FlowError(f"hydra/launcher={launcher} runs jobs of task=run alone; leave it out")
         for line in axes.lines():
             print(line)
-        first = jobs[0].settings
-        if first is not None and (first.task != "run" or first.values["dry_run"]):
-            self._other_task(axes)
-            return
-        from cubie_flow.sweeps.multirun import run_multirun
+        if task == "plan" or dry:
+            from cubie_flow.sweeps.plans import plan_jobs
 
-        launcher = self._config.hydra.runtime.choices["hydra/launcher"]
-        launching = None if launcher == BASIC else self._context
-        run_multirun(jobs, axes, self._config, launching)
+            plan_jobs(jobs, compiling=not dry)
+        elif task == "import":
+            self._import(jobs)
+        elif task == "placement":
+            self._each(axes)
+        else:
+            from cubie_flow.sweeps.launching import Launcher
+            from cubie_flow.sweeps.multirun import run_multirun
+
+            launching = None
+            if launcher != BASIC:
+                launching = Launcher(launcher, self._config, self._context)
+            run_multirun(jobs, axes, self._config, launching)
 
     def _read(self, axes: Axes) -> list[Job]:
         """Compose and read every job, so that a mistake is found before anything starts."""
@@ -76,16 +95,28 @@ class FlowSweeper(Sweeper):  # type: ignore[misc]
         jobs = []
         for number, own in enumerate(axes.jobs):
             jobs.append(reader.job(number, own, (*axes.common, *own), composer.compose(own)))
-        tasks = {job.settings.task for job in jobs if job.settings is not None}
-        if len(tasks) > 1:
-            raise FlowError(f"task cannot be swept, but the jobs have {', '.join(sorted(tasks))}")
+        read = [job.settings for job in jobs if job.settings is not None]
+        for key, found in (
+            ("task", {settings.task for settings in read}),
+            ("dry_run", {str(settings.values["dry_run"]).lower() for settings in read}),
+        ):
+            if len(found) > 1:
+                raise FlowError(
+                    f"{key} cannot be swept, but the jobs have {', '.join(sorted(found))}"
+                )
         return jobs
 
-    def _other_task(self, axes: Axes) -> None:
-        """Do a task that writes no store of runs, job by job as Hydra does."""
-        chosen = self._config.hydra.runtime.choices["hydra/launcher"]
-        if chosen != BASIC:
-            raise FlowError(f"hydra/launcher={chosen} runs jobs of task=run alone; leave it out")
+    def _import(self, jobs: list[Job]) -> None:
+        """Write the model of each job."""
+        from cubie_flow.importing import import_model
+
+        for job in jobs:
+            if job.settings is None:
+                raise FlowError(job.error)
+            print(import_model(job.settings))
+
+    def _each(self, axes: Axes) -> None:
+        """Do the task job by job in folders of their own, as Hydra does."""
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=self._task, config=self._config
         )

@@ -6,7 +6,7 @@ Strictly means plain values only, no key twice, and nothing that grows when read
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.quantities import shortened
+from cubie_flow.systems.reading import read_bytes
 
 #: Bytes of a model file.
 MAX_BYTES = 2_000_000
@@ -36,7 +37,12 @@ def read_model_file(path: Path) -> dict[str, Any]:
     if imports(path):
         return import_model(path).to_mapping()
     if path.suffix.lower() not in SUFFIXES:
-        raise FlowError(f"model file '{path}' must end in {', '.join((*SUFFIXES, *FORMATS))}")
+        if path.suffix == ".py":
+            raise FlowError(
+                f"model file '{path}' is a program, which is not run; write the model in Python: "
+                "OdeSystem.from_function(...).to_file('model.yaml')"
+            )
+        _check_ending(path, (*SUFFIXES, *FORMATS))
     model = {"name": path.stem, **read_yaml(path)}
     drivers = model.get("drivers")
     if isinstance(drivers, dict):
@@ -53,8 +59,10 @@ def write_yaml(model: Mapping[str, Any], path: Path) -> None:
     Raises
     ------
     FlowError
-        If the file exists, cannot be written, or would be too large to be read.
+        If the file exists, has another ending, cannot be written, or would be too large to be
+        read.
     """
+    _check_ending(path, SUFFIXES)
     text = yaml.dump(
         dict(model), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=96
     )
@@ -71,6 +79,11 @@ def write_yaml(model: Mapping[str, Any], path: Path) -> None:
         raise FlowError(f"'{path}' exists and is not replaced; name another file") from None
     except OSError as error:
         raise FlowError(f"'{path}' cannot be written: {error.strerror or error}") from error
+
+
+def _check_ending(path: Path, endings: Sequence[str]) -> None:
+    if path.suffix.lower() not in endings:
+        raise FlowError(f"model file '{path}' must end in one of {', '.join(endings)}")
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -90,16 +103,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     FlowError
         If the file is missing, too large, no YAML, no mapping, or has a key twice.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise FlowError(f"model file '{path}' must end in {' or '.join(SUFFIXES)}")
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FlowError(f"model file '{path}' cannot be read: {reason}") from error
-    if len(content) > MAX_BYTES:
-        raise FlowError(f"model file '{path}' has more than {MAX_BYTES} bytes")
+    _check_ending(path, SUFFIXES)
+    content = read_bytes(path, MAX_BYTES)
     try:
         model = yaml.load(content.decode("utf-8"), _StrictLoader)  # a SafeLoader, made stricter
     except UnicodeDecodeError:

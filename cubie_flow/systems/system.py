@@ -341,6 +341,23 @@ class OdeSystem:
         """Return the model as plain values, from which `from_mapping` makes an equal one."""
         return write_model(self)
 
+    def to_file(self, path: str | Path) -> None:
+        """Write the model as YAML, from which `from_file` makes an equal one.
+
+        Parameters
+        ----------
+        path : str or Path
+            Ends in ``.yaml`` or ``.yml``; a file that exists is never replaced.
+
+        Raises
+        ------
+        FlowError
+            If the file exists, has another ending, cannot be written, or would be too large.
+        """
+        from cubie_flow.systems.files import write_yaml
+
+        write_yaml(self.to_mapping(), Path(path))
+
     @property
     def content_hash(self) -> str:
         """SHA-256 digest of what decides the numbers: equations, names and values."""

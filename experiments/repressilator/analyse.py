@@ -20,7 +20,7 @@ def swings(data: Dataset) -> DataArray:
     """Return how far the protein swings late in a run: 0 at rest, 1 if down to nothing."""
     late = data.p_cI.load()
     low, high = late.min("time"), late.max("time")
-    found = (high - low) / (high + low)
+    found: DataArray = (high - low) / (high + low)
     return found.rename("swing").assign_attrs(
         long_name="(highest - lowest)/(highest + lowest) CI repressor", units="1"
     )

@@ -21,7 +21,7 @@ def main(data: Dataset) -> Picture:
     steps = data.steps + data.rejected
     print(f"{data.sizes['run']:,} runs, {int((data.status == 0).sum()):,} successful")
     print(f"steps of a run: {int(steps.min()):,} to {int(steps.max()):,}")
-    total = sum(data[f"{name}_final"] for name in ("y1", "y2", "y3"))
+    total = data.y1_final + data.y2_final + data.y3_final
     print(f"the fractions add up to 1 within {float(abs(total - 1).max()):.1e}")
     which = np.unique(np.linspace(0, data.sizes["run"] - 1, RUNS).astype(int))
     results = [data.flow.rerun(which, **TRUTH)]

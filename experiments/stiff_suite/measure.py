@@ -7,6 +7,7 @@ steps, right-hand sides and time, for tolerances from 1e-4 to 1e-10.
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,40 +23,9 @@ from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tableaus import EXPLICIT, METHODS
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
 
-#: Duration, values, absolute tolerance at rtol = 1, and the published end values: IVP Test Set
-#: (Bari/CWI); E. Hairer and G. Wanner, Solving ODEs II.
-PROBLEMS: dict[str, tuple[float, dict[str, float], float, list[float]]] = {
-    "robertson": (
-        1e11, {}, 1e-12, [0.2083340149701255e-7, 0.8333360770334713e-13, 0.9999999791665050],
-    ),
-    "hires": (
-        321.8122, {}, 1e-4,
-        [
-            0.7371312573325668e-3, 0.1442485726316185e-3, 0.5888729740967575e-4,
-            0.1175651343283149e-2, 0.2386356198831331e-2, 0.6238968252742796e-2,
-            0.2849998395185769e-2, 0.2850001604814231e-2,
-        ],
-    ),
-    "oregonator": (
-        360.0, {}, 1e-4,
-        [0.1000814870318523e1, 0.1228178521549917e4, 0.1320554942846706e3],
-    ),
-    "van_der_pol": (
-        2000.0, {"mu": 1000.0}, 1e-2, [0.1706167732170469e1, -0.8928097010248125e-3],
-    ),
-    "pollu": (
-        60.0, {}, 1e-12,
-        [
-            0.5646255480022769e-1, 0.1342484130422339, 0.4139734331099427e-8,
-            0.5523140207484359e-2, 0.2018977262302196e-6, 0.1464541863493966e-6,
-            0.7784249118997964e-1, 0.3245075353396018, 0.7494013383880406e-2,
-            0.1622293157301561e-7, 0.1135863833257075e-7, 0.2230505975721359e-2,
-            0.2087162882798630e-3, 0.1396921016840158e-4, 0.8964884856898295e-2,
-            0.4352846369330103e-17, 0.6899219696263405e-2, 0.1007803037365946e-3,
-            0.1772146513969984e-5, 0.5682943292316392e-4,
-        ],
-    ),
-}  # fmt: skip
+#: End values of the literature, and how they are asked for.
+PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+PROBLEMS: dict[str, Any] = PUBLISHED["problems"]
 STIFF = [n for n, m in METHODS.items() if n not in EXPLICIT and m.embedded_order is not None]
 TOLERANCES = [10.0**-k for k in range(4, 11)]
 #: Runs side by side, all alike, and how often they are timed.
@@ -66,7 +36,6 @@ COLUMNS = (
     "problem", "algorithm", "rtol", "status", "error", "steps", "rejected", "evaluations",
     "microseconds",
 )  # fmt: skip
-#: Colours that colour-blind readers tell apart (M. Okabe and K. Ito, 2008), and markers.
 
 
 def model(name: str) -> OdeSystem:
@@ -78,18 +47,18 @@ def model(name: str) -> OdeSystem:
 
 def measure(problem: str, algorithm: str, tolerances: list[float]) -> Iterator[dict[str, Any]]:
     """Yield a row for every tolerance."""
-    duration, values, absolute, expected = PROBLEMS[problem]
-    system = model(problem).with_values(parameters=values)
+    about = PROBLEMS[problem]
+    system = model(problem).with_values(parameters=about["parameters"])
     varied = system.parameters[0]
-    run = RunSettings(system, (varied.name,), algorithm=algorithm, duration=duration)
+    run = RunSettings(system, (varied.name,), algorithm=algorithm, duration=about["duration"])
     kernel = BatchSolverKernel(run, BatchSolverConfig(target="cpu"))
     columns = {varied.name: np.full(RUNS, varied.value)}
     for rtol in tolerances:
-        limits = Tolerances(rtol, rtol * absolute, max_steps=LIMIT)
+        limits = Tolerances(rtol, rtol * about["atol_over_rtol"], max_steps=LIMIT)
         results = [kernel.solve(columns, RUNS, limits) for _ in range(ROUNDS)]
         first = results[0]
         good = int(first.status[0]) == 0
-        error = np.abs(first.finals[:, 0] / np.array(expected) - 1).max() if good else np.nan
+        error = np.abs(first.finals[:, 0] / np.array(about["finals"]) - 1).max() if good else np.nan
         yield {
             "problem": problem,
             "algorithm": algorithm,

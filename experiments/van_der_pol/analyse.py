@@ -32,7 +32,8 @@ def strong(mu: NDArray[np.float64]) -> NDArray[np.float64]:
 
     A. A. Dorodnicyn, Prikl. Mat. Mekh. 11 (1947) 313-328; 2.33811 is the first zero of Ai(-x).
     """
-    return (3 - 2 * np.log(2)) * mu + 3 * 2.33811 * mu ** (-1 / 3)
+    period: NDArray[np.float64] = (3 - 2 * np.log(2)) * mu + 3 * 2.33811 * mu ** (-1 / 3)
+    return period
 
 
 def main(data: Dataset) -> Picture:

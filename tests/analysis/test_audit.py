@@ -11,7 +11,8 @@ import xarray as xr
 from settling import study, written
 
 import cubie_flow
-from cubie_flow.analysis.audit import audit, reference_changes, sample, sentences
+from cubie_flow.analysis.audit import audit, reference_changes, sample
+from cubie_flow.analysis.audited import sentences
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.solve import ControllerChoice, OutputChoice

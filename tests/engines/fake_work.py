@@ -30,6 +30,13 @@ def make_store(path: Path, shards: int) -> ResultStore:
     return ResultStore.create(path, schema, ShardPlan(RUNS * shards, RUNS, RUNS))
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 @frozen
 class FakeSolver:
     work: FakeWork
@@ -50,8 +57,20 @@ class FakeSolver:
             raise RuntimeError("it broke")
         if trouble == "refuses":
             raise FlowError("the disk is full")
+        if trouble == "lasts":
+            for _ in range(3000):
+                assert tick is not None
+                tick(1)
+                time.sleep(0.01)
         # A slow GPU and a fast one.
         time.sleep(self.work.seconds * (4 if self.seat.device == 1 else 1))
+        if self.work.slow:
+            # The fast one waits for the slow one to begin, the slow one for eight shards to end.
+            begun = Path(f"{self.work.path}.begun")
+            if self.seat.device == 1:
+                begun.touch()
+                wait_until(lambda: len(self.work.store().completed()) >= 8)
+            wait_until(begun.exists)
         arrays = {"x": np.full(RUNS, float(index)), "status": np.zeros(RUNS, np.uint8)}
         thread = threading.current_thread().name
         row = {"start": RUNS * index, "runs": RUNS}
@@ -64,6 +83,7 @@ class FakeWork:
     devices: tuple[int, ...] = ()
     trouble: dict[int, str] = field(factory=dict)
     seconds: float = 0.002
+    slow: bool = False
     token: str = "fake"
 
     @property

@@ -1,5 +1,7 @@
 """A multirun from the command line: one store, whatever happens to its jobs."""
 
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import xarray
+from held import held
 
 from cubie_flow.app import main
 from cubie_flow.sweeps import shares
@@ -213,15 +216,16 @@ def test_a_damaged_shard_is_found_and_solved_again(
 
 def test_a_killed_multirun_is_finished_in_the_same_bytes(elsewhere: Path) -> None:
     words = [f"{K}=range(0,2000)", "controller.rtol=1e-3,1e-4,1e-5,1e-6", "storage.shard_runs=20"]
-    command = [sys.executable, "-m", "cubie_flow", "-m", *MINE, *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(elsewhere.glob("outputs/**/job_1/status/c/*")):
+    # The third job is held, so that the last one cannot begin before the kill.
+    how = held(0, elsewhere / "never", "-m", *MINE, *words, status="/job_2/status")
+    process = subprocess.Popen(**how, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(elsewhere.glob("outputs/**/job_1/status/c/*")):
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     killed = store(elsewhere)
-    assert not (killed / "job_3" / "status" / "c").exists(), "killed too late to mean anything"
+    assert not (killed / "job_3" / "status" / "c").exists()
     assert main([f"resume={killed.parent}"]) == 0
     shutil.move("outputs", "killed")
     assert main(["-m", *MINE, *words]) == 0
@@ -302,11 +306,222 @@ def test_threads_are_shared(
     assert shares.threads_of(hydra(launcher, **settings), jobs) == (threads, at_once)
 
 
-def test_other_tasks_go_job_by_job(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_plans_every_job_and_starts_nothing(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"{K}=range(0,30)", "precision=float32,float64", "controller.rtol=1e-3,1e-4"]
+    words += ["storage.shard_runs=10", "dry_run=true", "engine.confirm_runs=100"]
+    # Who would run the jobs is not asked.
+    assert main(["-m", *MINE, *words, "hydra/launcher=joblib"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3] == "sweep    4 jobs of 2 kernels x 3 shards, 120 runs"
+    columns = lines[4].split()
+    rows = [line.split() for line in lines[5:9]]
+    assert [row[columns.index("kernel")] for row in rows] == ["1", "1", "2", "2"]
+    assert "regs" not in columns
+    assert rows[3][2:4] == ["precision=float64", "controller.rtol=0.0001"]
+    # k, two final values, two counters and a status a run.
+    size = 60 * (8 + 2 * 4 + 8 + 1) + 60 * (8 + 2 * 8 + 8 + 1)
+    told = f"results of at most {size / 1e3:.1f} kB before compression"
+    assert lines[9] == f"total    120 runs in 12 shards, with {told}"
+    assert "above engine.confirm_runs=100; it starts with confirm=true" in lines[10]
+    assert lines[11] == "dry run  nothing was solved or written"
+    assert not (elsewhere / "outputs").exists()
+
+
+def test_a_dry_run_names_jobs_that_cannot_run(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", *MINE, f"{K}=1,2", "precision=float32,float31", "dry_run=true"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert "job 2/2 precision=float31" in said[0]
+    assert said[1:] == ["cubie-flow: 1 of 2 jobs cannot run"]
+    assert main(["-m", *MINE, f"{K}=1,2", "dry_run=true,false"]) == 1
+    assert "dry_run cannot be swept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "limit"),
+    [
+        (["engine.confirm_runs=70"], "120 runs in 4 shards.*engine.confirm_runs=70"),
+        (["engine.confirm_bytes=3000"], "3.* kB before.*engine.confirm_bytes=3,000"),
+    ],
+)
+def test_jobs_are_confirmed_together(
+    words: list[str], limit: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Each job alone is below the limit.
+    sweep = [f"{K}=range(0,30)", "precision=float32,float64", "controller.rtol=1e-3,1e-4"]
+    assert main(["-m", *MINE, *sweep, *words]) == 1
+    assert re.search(f"the 4 jobs are .*{limit}; confirm=true starts", capsys.readouterr().err)
+    assert not (elsewhere / "outputs").exists()
+    assert main(["-m", *MINE, *sweep, *words, "confirm=true"]) == 0
+
+
+def test_a_dry_resume_says_what_each_job_lacks(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"{K}=range(0,40)", "algorithm=tsit5,cash_karp_54,vern7", "storage.shard_runs=10"]
+    assert main(["-m", *MINE, *words]) == 0
+    path = store(elsewhere)
+    (path / "job_1" / "status" / "c" / "2").unlink()
+    shutil.rmtree(path / "job_2" / "status")  # left while it was made
+    before = {p: p.stat().st_mtime_ns for p in path.parent.rglob("*")}
+    capsys.readouterr()
+    assert main([f"resume={path.parent}", "-m", "dry_run=true"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "job      1/3 algorithm=tsit5: complete",
+        "job      2/3 algorithm=cash_karp_54: 10 of 40 runs are missing",
+        "job      3/3 algorithm=vern7: not begun, 40 runs",
+        "total    50 runs in 5 shards, with results of at most 1.2 kB before compression, of 2 "
+        "jobs",
+        "dry run  nothing was solved or written",
+    ]
+    assert {p: p.stat().st_mtime_ns for p in path.parent.rglob("*")} == before
+
+
+def test_resume_through_a_launcher(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"{K}=range(0,40)", "algorithm=tsit5,cash_karp_54,vern7", "storage.shard_runs=10"]
+    assert main(["-m", *MINE, *words, "hydra.sweep.dir=run"]) == 0
+    path = elsewhere / "run" / "results.zarr"
+    before = {group: arrays(path, group) for group in ("job_0", "job_1", "job_2")}
+    (path / "job_1" / "status" / "c" / "2").unlink()
+    shutil.rmtree(path / "job_2")
+    kept = path / "job_1" / "x_final" / "c"
+    written = {file.name: file.stat().st_mtime_ns for file in kept.iterdir()}
+    command = [sys.executable, "-m", "cubie_flow", "resume=run", "-m", "hydra/launcher=joblib"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 jobs were complete" in done.stdout
+    for group, values in before.items():
+        assert_same(arrays(path, group), values)
+    again = {file.name for file in kept.iterdir() if file.stat().st_mtime_ns != written[file.name]}
+    assert again == {"2"}
+    assert xarray.open_zarr(path, chunks=None).job_status.values.tolist() == [0] * 3
+    assert {p.name for p in path.parent.iterdir()} == {"results.zarr", "config.yaml", "run.log"}
+
+
+def test_words_that_do_not_belong_to_resume(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*MINE, "batch=single", "hydra.run.dir=run"]) == 0
+    assert main(["resume=run", "-m"]) == 0  # it is one study, and complete
+    assert main(["resume=run", "-m", "hydra/launcher=joblib"]) == 1
+    assert "'run' holds one study; leave it out" in capsys.readouterr().err
+    assert main(["-m", *MINE, f"{K}=1,2", "hydra.sweep.dir=many"]) == 0
+    assert main(["resume=many", "hydra.launcher.n_jobs=2"]) == 1
+    assert "needs hydra/launcher=" in capsys.readouterr().err
+    assert main(["resume=many", "-m", "hydra/launcher=jolib"]) == 1
+    assert "hydra/launcher is 'jolib'" in capsys.readouterr().err
+
+
+def stopped_part(folder: Path, process: subprocess.Popen[str]) -> tuple[Path, str]:
+    """Send Ctrl-C as a terminal does once two shards are there; return the store and stderr."""
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("outputs/**/job_*/status/c/*[0-9]"))) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    return store(folder), said
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_ctrl_c_finishes_shards_in_flight(launcher: str, elsewhere: Path) -> None:
+    words = [f"{K}=range(0,8000)", "algorithm=tsit5,rk4,vern7", "storage.shard_runs=500"]
+    words += ["controller.dt=1e-4", "controller.rtol=1e-12", "controller.max_steps=100000000"]
+    words += ["precision=float64", "controller.dt_max=1e-3", "target.threads=1"]
+    command = [sys.executable, "-m", "cubie_flow", "-m", *MINE, *words]
+    process = subprocess.Popen(
+        [*command, f"hydra/launcher={launcher}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    path, said = stopped_part(elsewhere, process)
+    assert said.splitlines() == [
+        "cubie-flow: finishing the shard in flight; once more stops now",
+        f"what was solved is kept in {path.relative_to(elsewhere)}; python -m cubie_flow "
+        f"resume={path.parent.relative_to(elsewhere)} does the rest",
+        "cubie-flow: interrupted: stopped by SIGINT after the shard in flight",
+    ]
+    table = xarray.open_zarr(path, chunks=None)
+    assert set(table.job_status.values.tolist()) <= {0, 2, 255}
+    assert table.job_status.values[2] == 255
+    status = arrays(path, "job_0")["status"].reshape(16, 500)
+    whole = (status != 255).all(axis=1)
+    assert whole.any()
+    assert (status[~whole] == 255).all()
+    assert main([f"resume={path.parent}"]) == 0
+    stopped = {f"job_{job}": arrays(path, f"job_{job}") for job in range(3)}
+    shutil.rmtree("outputs")
+    assert main(["-m", *MINE, *words]) == 0
+    for group, values in stopped.items():
+        assert_same(arrays(store(elsewhere), group), values)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_limit_of_time_is_that_of_all_jobs_of_a_launcher(workers: str, elsewhere: Path) -> None:
+    words = [f"{K}=range(0,40)", "precision=float32,float64", "engine.time_limit=0.001"]
+    words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={workers}"]
+    command = [sys.executable, "-m", "cubie_flow", "-m", *MINE, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 124, done.stderr
+    assert "does the rest" in done.stderr
+    assert "engine.time_limit (0.001 s)" in done.stderr
+    path = store(elsewhere)
+    assert xarray.open_zarr(path, chunks=None).job_status.values.tolist() == [255, 255]
+    assert main([f"resume={path.parent}", "engine.time_limit=null"]) == 0
+
+
+def test_two_that_divide_one_machine_are_refused(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ["hydra/launcher=joblib", "engine=dask"]
+    assert main(["-m", *MINE, f"{K}=1,2", "precision=float32,float64", *both]) == 1
+    assert "would both divide this machine" in capsys.readouterr().err
+    assert not (elsewhere / "outputs").exists()
+
+
+def test_one_cluster_for_all_jobs(elsewhere: Path) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    words = [f"{K}=range(0,40)", "precision=float32,float64", "storage.shard_runs=10"]
+    words += ["engine=dask", "engine.workers=1"]
+    command = [sys.executable, "-m", "cubie_flow", "-m", *MINE, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    path = store(elsewhere)
+    workers = [
+        set(xarray.open_zarr(path, group=f"{group}/memory", chunks=None).worker.values.tolist())
+        for group in ("job_0", "job_1")
+    ]
+    assert len(workers[0]) == 1
+    assert workers[0] == workers[1]
+
+
+def test_plans_make_one_table(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", *MINE, "task=plan", f"{K}=range(0,30)", "precision=float32,float64"]) == 0
-    said = capsys.readouterr().out
-    lines = said.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     rows = lines[next(i for i, line in enumerate(lines) if line.startswith("job ")) + 1 :]
-    assert len(rows) == 2
-    assert all("arange:[0,30,1]" in row for row in rows)
+    assert len(rows) == 3
+    assert [row.split()[2] for row in rows[:2]] == ["precision=float32", "precision=float64"]
+    assert rows[2].startswith("total    60 runs in 2 shards")
+    assert not (elsewhere / "outputs").exists()
+
+
+def test_imports_go_job_by_job(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "task=import", "system=lorenz,van_der_pol"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    found = {path.name for path in elsewhere.iterdir()}
+    assert found == {"decay.yaml", "lorenz.yaml", "van_der_pol.yaml"}
+
+
+@pytest.mark.parametrize("task", ["doctor", "clear_cache"])
+def test_tasks_that_are_about_no_study(
+    task: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", *MINE, f"task={task}", "precision=float32,float64"]) == 1
+    assert capsys.readouterr().err == (
+        f"cubie-flow: task={task} does the same whatever is swept; leave out -m\n"
+    )
     assert not (elsewhere / "outputs").exists()

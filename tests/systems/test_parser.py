@@ -190,10 +190,11 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:20])
 def test_hostile_text_is_refused_at_once(text: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(FlowError) as caught:
         parse(text)
-    assert time.perf_counter() - started < 2.0
+    # Of this thread, so that nobody else's work counts.
+    assert time.thread_time() - started < 2.0
     assert len(str(caught.value)) < 400
 
 

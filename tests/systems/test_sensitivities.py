@@ -236,42 +236,43 @@ def test_events_that_move_with_a_quantity_are_those_of_finite_differences(case: 
     options = {
         "duration": 2.33, "save_every": 0.233, "rtol": 1e-11, "atol": 1e-13, "target": "cpu",
     }  # fmt: skip
-    data = solve(system, sensitivities=names, **options)
-    beside = beside_each({name: known[name] or 1.0 for name in names}, 1e-5)
+    beside = {name: [known[name]] * (1 + 2 * len(names)) for name in names}
+    for number, name in enumerate(names):
+        step = 1e-5 * (known[name] or 1.0)
+        beside[name][2 * number + 1] -= step
+        beside[name][2 * number + 2] += step
     states = {state.name for state in system.states}
-    for name, values in beside.items():
-        if not known[name]:
-            beside[name] = [value - 1.0 for value in values]
-    pairs = solve(
+    data = solve(
         system,
         parameters={name: values for name, values in beside.items() if name not in states},
         initial_values={name: values for name, values in beside.items() if name in states},
+        sensitivities=names,
         **options,
     )
     assert sum(int(data[name][0]) for name in data if str(name).endswith("_count")) >= 1
     for number, name in enumerate(names):
         own = f"{name}_initial" if name in states else name
+        low, high = 2 * number + 1, 2 * number + 2
+        step = beside[name][high] - beside[name][low]
         for state in states:
-            low, high = pairs[state].values[2 * number : 2 * number + 2]
-            step = beside[name][2 * number + 1] - beside[name][2 * number]
+            difference = (data[state].values[high] - data[state].values[low]) / step
+            found = data[f"d{state}_d{own}"].values[0]
             np.testing.assert_allclose(
-                data[f"d{state}_d{own}"].values[0], (high - low) / step, rtol=1e-5, atol=2e-6,
-                err_msg=f"{state}, {name}",
-            )  # fmt: skip
+                found, difference, rtol=1e-5, atol=2e-6, err_msg=f"{state}, {name}"
+            )
 
 
 def test_spikes_of_a_neuron_move_with_its_current(conf: Path) -> None:
     neuron = OdeSystem.from_file(conf / "system" / "izhikevich.yaml")
     options = {"duration": 150.0, "rtol": 1e-11, "atol": 1e-11, "target": "cpu"}
-    data = solve(neuron, sensitivities=["I", "d"], **options)
+    step = 1e-5
+    currents = {"I": [10.0, 10.0 - step, 10.0 + step]}
+    data = solve(neuron, parameters=currents, sensitivities=["I"], **options)
     assert int(data.spike_count[0]) >= 3
-    beside = beside_each({"I": 10.0, "d": 8.0}, 1e-6)
-    pairs = solve(neuron, parameters=beside, **options)
-    for number, (name, value) in enumerate((("I", 10.0), ("d", 8.0))):
-        for state in ("v", "u"):
-            low, high = pairs[f"{state}_final"].values[2 * number : 2 * number + 2]
-            found = float(data[f"d{state}_d{name}_final"][0])
-            np.testing.assert_allclose(found, (high - low) / (2e-6 * value), rtol=1e-4)
+    for state in ("v", "u"):
+        _, low, high = data[f"{state}_final"].values
+        found = float(data[f"d{state}_dI_final"][0])
+        np.testing.assert_allclose(found, (high - low) / (2 * step), rtol=1e-4)
 
 
 JUMPING = {

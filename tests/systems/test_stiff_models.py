@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from cubie_flow import OdeSystem, solve
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.graph import jacobian, symbol
 
-FOLDER = Path(__file__).parents[2] / "conf" / "system"
+ROOT = Path(__file__).parents[2]
+FOLDER, SUITE = ROOT / "conf" / "system", ROOT / "experiments" / "stiff_suite"
 
 
 def load(name: str, **settings: int) -> OdeSystem:
@@ -26,18 +28,10 @@ def finals(system: OdeSystem, **settings: Any) -> np.ndarray:
 
 
 def test_pollution() -> None:
-    """End values of the IVP Test Set (Bari/CWI), problem Pollution."""
-    expected = [
-        0.5646255480022769e-1, 0.1342484130422339, 0.4139734331099427e-8,
-        0.5523140207484359e-2, 0.2018977262302196e-6, 0.1464541863493966e-6,
-        0.7784249118997964e-1, 0.3245075353396018, 0.7494013383880406e-2,
-        0.1622293157301561e-7, 0.1135863833257075e-7, 0.2230505975721359e-2,
-        0.2087162882798630e-3, 0.1396921016840158e-4, 0.8964884856898295e-2,
-        0.4352846369330103e-17, 0.6899219696263405e-2, 0.1007803037365946e-3,
-        0.1772146513969984e-5, 0.5682943292316392e-4,
-    ]  # fmt: skip
-    found = finals(load("pollu"), rtol=1e-8, atol=1e-20)
-    np.testing.assert_allclose(found, expected, rtol=1e-8)
+    published = json.loads((SUITE / "published.json").read_text(encoding="utf-8"))
+    about = published["problems"]["pollu"]
+    found = finals(load("pollu"), duration=about["duration"], rtol=1e-8, atol=1e-20)
+    np.testing.assert_allclose(found, about["finals"], rtol=1e-8)
 
 
 def test_medical_akzo_nobel() -> None:

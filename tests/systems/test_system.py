@@ -353,7 +353,7 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, content: str | bytes, said: 
 def test_a_missing_file_and_other_formats(tmp_path: Path) -> None:
     with pytest.raises(FlowError, match="cannot be read: No such file"):
         OdeSystem.from_file(tmp_path / "none.yaml")
-    with pytest.raises(FlowError, match=r"must end in \.yaml, \.yml, .*\.xml"):
+    with pytest.raises(FlowError, match=r"must end in one of \.yaml, \.yml, .*\.xml"):
         OdeSystem.from_file(tmp_path / "model.m")
     path = tmp_path / "chain.yml"
     path.write_text(json.dumps(CHAIN))

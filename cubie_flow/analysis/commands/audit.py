@@ -21,7 +21,7 @@ def audit(
 ) -> None:
     """Integrate some runs of PATH again, far more accurately; keep the errors in the store."""
     from cubie_flow.analysis.audit import audit as run_audit
-    from cubie_flow.analysis.audit import sentences
+    from cubie_flow.analysis.audited import sentences
 
     def show(done: int, total: int) -> None:
         print(f"audited {done:,} of {total:,} runs", file=sys.stderr, flush=True)

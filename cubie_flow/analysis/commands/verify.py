@@ -12,7 +12,7 @@ from cubie_flow.analysis import output
 @output.json_option
 def verify(path: str, as_json: bool) -> int:
     """Compare every complete shard of PATH with its checksum; exit 1 if one differs."""
-    from cubie_flow.analysis.describe import location
+    from cubie_flow.analysis.groups import location
     from cubie_flow.analysis.opening import open_runs
     from cubie_flow.storage import ResultStore
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import frozen
 
-from cubie_flow.analysis.describe import config, group
+from cubie_flow.analysis.describe import config
+from cubie_flow.analysis.groups import group
 from cubie_flow.analysis.pictures.reading import Array, as_float, in_order
 from cubie_flow.analysis.pictures.style import (
     BLUE,

@@ -147,8 +147,14 @@ def heading(data: Dataset, name: str = "") -> str:
 
 def quantiles(values: Array, at: Sequence[float]) -> Array:
     """Return quantiles of what is finite; NaN where nothing is."""
-    finite = values[np.isfinite(values)]
-    return np.quantile(finite, at) if finite.size else np.full(len(at), np.nan)
+    finite = np.sort(values[np.isfinite(values)])
+    if not finite.size:
+        return np.full(len(at), np.nan)
+    # As numpy.quantile, which takes three times as long where there are few values.
+    place = np.asarray(at) * (finite.size - 1)
+    below = place.astype(int)
+    low, high = finite[below], finite[np.minimum(below + 1, finite.size - 1)]
+    return np.asarray(low + (place - below) * (high - low))
 
 
 def bins(values: Array, most: int) -> list[Array]:

@@ -67,7 +67,10 @@ class Picture(Figure):  # type: ignore[misc]
         if kind not in ("png", "svg", "pdf"):
             raise FlowError(f"the picture is '{target}'; it must end in .png, .svg or .pdf")
         try:
-            self.savefig(path, dpi=dpi, metadata=_metadata(kind, self.description))
+            if kind == "png":
+                self._write_png(path, dpi)
+            else:
+                self.savefig(path, dpi=dpi, metadata=_metadata(kind, self.description))
         except OSError as error:
             reason = error.strerror or str(error)
             raise FlowError(f"the picture '{target}' cannot be written: {reason}") from error
@@ -76,8 +79,14 @@ class Picture(Figure):  # type: ignore[misc]
     def png(self, dpi: int = DPI) -> bytes:
         """Return the picture as the bytes of a PNG file."""
         file = BytesIO()
-        self.savefig(file, format="png", dpi=dpi, metadata=_metadata("png", self.description))
+        self._write_png(file, dpi)
         return file.getvalue()
+
+    def _write_png(self, target: Any, dpi: int) -> None:
+        # `savefig` would draw everything twice, the first time for the layout alone.
+        self.set_dpi(dpi)
+        canvas: Any = self.canvas
+        canvas.print_png(target, metadata=_metadata("png", self.description))
 
     def _repr_png_(self) -> bytes:
         """Show it in a notebook."""

@@ -62,17 +62,13 @@ def trajectories(
     """
     names, picked = chosen(data, variables, PANELS), run_indices(data, runs)
     picture = Picture(height=_height(len(names)))
-    panels = list(picture.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0])
+    panels = _panels(picture, data, names)
     looks = _looks(data, picked)
     part = data[names].isel(run=picked).load()
     times = as_float(data["time"])
     for name, panel in zip(names, panels, strict=True):
         for values, look in zip(as_float(part[name]), looks, strict=True):
             panel.plot(times, values, lw=1.1, **look)
-        panel.set_title(label(data[name], 100), loc="left", fontsize=9)
-        panel.set_ylabel(short(data[name]))
-        tidy(panel)
-    panels[-1].set_xlabel(label(data["time"]))
     panels[-1].set_xlim(times[0], times[-1])
     _explain(picture, panels, data, picked)
     picture.headed(heading(data))
@@ -123,7 +119,7 @@ def draw_bands(
 ) -> None:
     """Draw quantiles over the runs into a picture, a panel a variable."""
     times, half = as_float(data["time"]), len(shares) // 2
-    panels = picture.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    panels = _panels(picture, data, names)
     # Of very many runs an even part is enough, and each chunk is read once.
     part = data[names].isel(run=spread(data, SAMPLED))
     for name, panel in zip(names, panels, strict=True):
@@ -139,15 +135,11 @@ def draw_bands(
             panel.plot(times, found[:, half], color=RED, lw=1.3, label=text)
         else:
             panel.plot(times, found[:, half], color=BLUE, lw=1.3)
-        panel.set_title(label(data[name], 100), loc="left", fontsize=9)
-        panel.set_ylabel(short(data[name]))
-        tidy(panel)
         if log:
             panel.set_xscale("log")
     if part.sizes["run"] > 1:
         picture.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center",
                        ncols=half + 1, frameon=False, fontsize=9)  # fmt: skip
-    panels[-1].set_xlabel(label(data["time"], 80))
     first = times[times > 0][0] if log and (times > 0).any() else times[0]
     panels[-1].set_xlim(first, times[-1])
 
@@ -197,6 +189,17 @@ def phase(
         f"{heading(data)}: {names[1]} over {names[0]} along {len(picked)} of its runs"
     )
     return picture
+
+
+def _panels(picture: Picture, data: Dataset, names: Sequence[str]) -> list[Axes]:
+    """Return a panel a variable, one below the other, over time."""
+    panels = list(picture.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0])
+    for name, panel in zip(names, panels, strict=True):
+        panel.set_title(label(data[name], 100), loc="left", fontsize=9)
+        panel.set_ylabel(short(data[name]))
+        tidy(panel)
+    panels[-1].set_xlabel(label(data["time"], 80))
+    return panels
 
 
 def _height(panels: int) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import frozen
 
-from cubie_flow.analysis import describe
+from cubie_flow.analysis import describe, groups
 from cubie_flow.analysis.pictures import drawer
 from cubie_flow.analysis.pictures.reading import as_float, metrics, quantiles, saved, swept
 from cubie_flow.analysis.reports import charts
@@ -146,7 +146,7 @@ def content(data: Dataset) -> dict[str, Any]:
 def _memory(data: Dataset) -> Dataset | None:
     """Return the group ``/memory`` of the store, or None for a dataset made in memory."""
     try:
-        return describe.group(data, "memory").load()
+        return groups.group(data, "memory").load()
     except FlowError:
         return None
 
@@ -373,7 +373,7 @@ def _figures(data: Dataset) -> list[Figure]:
         found.append(_figure(drawer("heatmap"), data, caption))
     # One shard has no timeline, and results made in memory or before shards were timed have none.
     with suppress(FlowError):
-        if describe.group(data, "memory").sizes.get("shard", 0) > 1:
+        if groups.group(data, "memory").sizes.get("shard", 0) > 1:
             found.append(_figure(drawer("stalls"), data, "When the shards were solved and written"))
     return found
 

@@ -34,14 +34,20 @@ def usable_threads(limit: int | None = None) -> int:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:
         cores = os.cpu_count() or 1
+    cores = min(cores, _quota() or cores)
+    return max(1, min(cores, limit) if limit else cores)
+
+
+@cache
+def _quota() -> int | None:
+    """Return the cores that the process's cgroup may use, None where there is no limit."""
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:
             quota, period = file.read().split()
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
+        return max(1, int(quota) // int(period))
     except (OSError, ValueError):
-        pass
-    return max(1, min(cores, limit) if limit else cores)
+        # There is no such file, or it says "max".
+        return None
 
 
 @cache

@@ -80,8 +80,9 @@ def _driver_module(
         samples: Any, rows: int, run_stride: int, time_stride: int, finals: Any, counts: Any,
     ) -> None:  # fmt: skip
         driver(
-            (shared, local, persistent), runs, attempts, 0, count, 1, counter, inputs, initial,
-            settings, times, time_count, samples, rows, run_stride, time_stride, finals, counts,
+            (shared, local, persistent), runs, attempts, (0, count, 1, counter),
+            (inputs, initial, settings),
+            (times, time_count, samples, rows, run_stride, time_stride), (finals, counts),
         )  # fmt: skip
 
     real = types.CPointer(types.float64 if dialect.real == "float64" else types.float32)

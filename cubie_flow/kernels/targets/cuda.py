@@ -104,6 +104,10 @@ class CudaProgram:
     device : int
     turner : CudaCode, optional
         What turns samples, see `cuda_compile.compile_turner`; needed by a kernel that samples.
+
+    Attributes
+    ----------
+    kernel : LoadedKernel
     """
 
     def __init__(
@@ -117,30 +121,28 @@ class CudaProgram:
         from cuda.bindings import driver
 
         _check(driver.cuInit(0))
-        self.device = _check(driver.cuDeviceGet(device))
-        self.context = _check(driver.cuDevicePrimaryCtxRetain(self.device))
-        _check(driver.cuCtxSetCurrent(self.context))
-        self.function = _loaded_function(code)
-        self.block_size, self.shared_bytes = block_size, shared_bytes
+        context = _check(driver.cuDevicePrimaryCtxRetain(_check(driver.cuDeviceGet(device))))
+        _check(driver.cuCtxSetCurrent(context))
+        function = _loaded_function(code)
         turning = None if turner is None else _loaded_function(turner)
-        self._kernel = _Kernel(self.context, self.function, block_size, shared_bytes, turning)
+        self.kernel = LoadedKernel(context, function, block_size, shared_bytes, turning)
         if shared_bytes > 48 * 1024:
             attribute = driver.CUfunction_attribute
             _check(
                 driver.cuFuncSetAttribute(
-                    self.function,
+                    function,
                     attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                     shared_bytes,
                 )
             )
         self._resident = resident_threads(device)
-        self._slots = [_Slot(self._kernel), _Slot(self._kernel)]
+        self._slots = [_Slot(self.kernel), _Slot(self.kernel)]
         # One batch at a time: the slots are the program's own.
         self._busy = Lock()
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         """Return an array for results; a large one is in memory that the device reaches itself."""
-        self._kernel.make_current()
+        self.kernel.make_current()
         return pinned.empty(shape, dtype)
 
     @contextmanager
@@ -154,8 +156,8 @@ class CudaProgram:
             Blocks to launch; their threads then take runs a grid apart. None gives every run a
             thread of its own.
         """
-        self._kernel.make_current()
-        slot = _Slot(self._kernel)
+        self.kernel.make_current()
+        slot = _Slot(self.kernel)
         slot.put(batch, 0, batch.count)
 
         def fetch() -> None:
@@ -170,7 +172,7 @@ class CudaProgram:
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch."""
         with self._busy:
-            self._kernel.make_current()
+            self.kernel.make_current()
             began, kernel = perf_counter(), 0.0
             piece = self._piece(batch)
             starts = range(0, batch.count, piece)
@@ -202,13 +204,11 @@ class CudaProgram:
         """Return how many blocks of the kernel a multiprocessor holds, as the driver says."""
         from cuda.bindings import driver
 
-        return int(
-            _check(
-                driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(
-                    self.function, self.block_size, self.shared_bytes
-                )
-            )
+        kernel = self.kernel
+        found = driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(
+            kernel.function, kernel.block_size, kernel.shared_bytes
         )
+        return int(_check(found))
 
 
 def piece_runs(count: int, each: int, free: int, resident: int) -> int:
@@ -243,7 +243,7 @@ def piece_runs(count: int, each: int, free: int, resident: int) -> int:
 
 
 @frozen(eq=False)
-class _Kernel:
+class LoadedKernel:
     """Loaded functions of a context, and how the kernel is launched."""
 
     context: Any
@@ -281,7 +281,7 @@ def _run_bytes(batch: Batch) -> tuple[int, int, int, int]:
 class _Slot:
     """A stream and device memory for one piece of a batch at a time."""
 
-    def __init__(self, kernel: _Kernel) -> None:
+    def __init__(self, kernel: LoadedKernel) -> None:
         from cuda.bindings import driver
 
         self._kernel = kernel
@@ -406,7 +406,7 @@ class _Slot:
         return float(_check(driver.cuEventElapsedTime(*self._events))) / 1e3
 
 
-def _release(kernel: _Kernel, stream: Any, events: list[Any], slabs: list[int]) -> None:
+def _release(kernel: LoadedKernel, stream: Any, events: list[Any], slabs: list[int]) -> None:
     """Free what a slot held; at the end of the process the driver may be gone already."""
     from cuda.bindings import driver
 

@@ -53,8 +53,8 @@ def make_kernel(
         )
         if first < count:
             driver(
-                memory, run, 1, first, count, stride, 0, inputs, initial, settings, times,
-                time_count, samples, rows, run_stride, time_stride, finals, counts,
+                memory, run, 1, (first, count, stride, 0), (inputs, initial, settings),
+                (times, time_count, samples, rows, run_stride, time_stride), (finals, counts),
             )  # fmt: skip
 
     return batch_kernel

@@ -9,15 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+Function = Callable[..., Any]
+Compile = Callable[[Any], Function]
+
 
 def make_driver(
-    blocks: Mapping[str, Callable[..., Any]],
-    take: Callable[..., Any],
+    blocks: Mapping[str, Function],
+    take: Function,
     lanes: int,
-    compile_function: Callable[[Any], Any],
+    compile_function: Compile,
     pausing: bool = False,
-) -> Callable[..., Any]:
-    """Return ``driver(memory, runs, attempts, first, count, stride, counter, ...)``.
+) -> Function:
+    """Return ``driver(memory, runs, attempts, queue, given, sampling, results)``.
+
+    Most are tuples, which every target takes apart at compile time:
+
+    - ``memory``: the shared, local and persistent arena;
+    - ``runs``: the run in every lane, written by the driver;
+    - ``attempts``: after how many attempts it pauses;
+    - ``queue``: first run, number of runs, stride, and the counter that `take` is given;
+    - ``given``: inputs, initial values and settings, see `cubie_flow.kernels.targets.batch`;
+    - ``sampling``: times, their number, samples, and the three strides of samples;
+    - ``results``: finals and counts.
 
     Parameters
     ----------
@@ -36,107 +49,25 @@ def make_driver(
     """
     start, park, begin = blocks["start"], blocks["park"], blocks["begin"]
     attempt, finished, finish = blocks["attempt"], blocks["finished"], blocks["finish"]
-    sampling = "sample" in blocks
-    eventful, recording = "react" in blocks, "store_event" in blocks
-    compared = "compare" in blocks
-    everything = (1 << lanes) - 1
-    if lanes == 64:
-        everything = -1
-
-    if sampling:
-        due, sample, saved = blocks["due"], blocks["sample"], blocks["saved"]
-        store_sample, store_missing = blocks["store_sample"], blocks["store_missing"]
-        compare = blocks.get("compare") or compile_function(_nothing)
-        densify = blocks.get("densify") or compile_function(_nothing)
-        dense_stages = "densify" in blocks
-
-        @compile_function
-        def save_due(
-            memory: Any, runs: Any, times: Any, samples: Any, rows: int, run_stride: int,
-            time_stride: int, initial: Any,
-        ) -> None:  # fmt: skip
-            waiting = due(memory, 0)
-            if waiting != 0 and dense_stages:
-                densify(memory, 0)
-            while waiting != 0:
-                sample(memory, 0)
-                for lane in range(lanes):
-                    if (waiting >> lane) & 1:
-                        if compared:
-                            compare(memory, lane, (initial, 1, 0))
-                        index = saved(memory, lane)
-                        place = runs[lane] * run_stride + index * time_stride
-                        store_sample(memory, lane, (samples, rows, place), (times, 1, index + 1))
-                waiting = due(memory, 0)
-
-        @compile_function
-        def save_missing(
-            memory: Any, lane: int, run: int, time_count: int, samples: Any, rows: int,
-            run_stride: int, time_stride: int,
-        ) -> None:  # fmt: skip
-            for index in range(saved(memory, lane), time_count):
-                place = run * run_stride + index * time_stride
-                store_missing(memory, lane, (samples, rows, place))
-    else:
-        save_due = save_missing = compile_function(_nothing)
-    driving, restarting = "at_knot" in blocks, "restarting" in blocks
+    saving, driving, eventful = "sample" in blocks, "at_knot" in blocks, "react" in blocks
+    recording, compared = "store_event" in blocks, "compare" in blocks
+    everything = -1 if lanes == 64 else (1 << lanes) - 1
     idle = compile_function(_nothing)
-
+    save_due = save_missing = pass_knots = happen = idle
+    if saving:
+        save_due, save_missing = _make_saving(blocks, lanes, compile_function)
     if driving:
-        at_knot, following_segment = blocks["at_knot"], blocks["following"]
-        restart = blocks.get("restarting", idle)
-
-        @compile_function
-        def pass_knots(
-            memory: Any, runs: Any, count: int, inputs: Any, initial: Any, settings: Any
-        ) -> int:
-            busy: int = at_knot(memory, 0)
-            if busy != 0:
-                for lane in range(lanes):
-                    if (busy >> lane) & 1:
-                        following_segment(
-                            memory, lane, (inputs, count, runs[lane]), (initial, 1, 0)
-                        )
-                if restarting:
-                    again = restart(memory, 0)
-                    for lane in range(lanes):
-                        if (again >> lane) & 1:
-                            begin(memory, lane, (settings, 1, 0))
-            return busy
-    else:
-        pass_knots = idle
-
+        pass_knots = _make_knots(blocks, lanes, compile_function)
     if eventful:
-        waiting, jumping, react = blocks["waiting"], blocks["jumping"], blocks["react"]
-        event_row = blocks.get("event_row", idle)
-        store_event = blocks.get("store_event", idle)
-
-        @compile_function
-        def happen(memory: Any, runs: Any, finals: Any, count: int, settings: Any) -> int:
-            busy: int = waiting(memory, 0)
-            if busy != 0:
-                told = react(memory, 0)
-                if recording:
-                    for lane in range(lanes):
-                        if (told >> lane) & 1:
-                            row = event_row(memory, lane)
-                            store_event(memory, lane, (finals, count, runs[lane] + count * row))
-            else:
-                busy = jumping(memory, 0)
-                if busy != 0:
-                    for lane in range(lanes):
-                        if (busy >> lane) & 1:
-                            begin(memory, lane, (settings, 1, 0))
-            return busy
-    else:
-        happen = idle
+        happen = _make_events(blocks, lanes, compile_function)
     clear_events = blocks.get("clear_events", idle)
 
     def driver(
-        memory: Any, runs: Any, attempts: int, first: int, count: int, stride: int, counter: Any,
-        inputs: Any, initial: Any, settings: Any, times: Any, time_count: int, samples: Any,
-        rows: int, run_stride: int, time_stride: int, finals: Any, counts: Any,
-    ) -> None:  # fmt: skip
+        memory: Any, runs: Any, attempts: int, queue: Any, given: Any, sampling: Any, results: Any
+    ) -> None:
+        first, count, stride, counter = queue
+        inputs, initial, settings = given
+        finals, counts = results
         occupied = following = 0
         if pausing:
             occupied, following = runs[lanes], runs[lanes + 1]
@@ -149,7 +80,7 @@ def make_driver(
                     if following < count:
                         runs[lane] = following
                         start(
-                            memory, lane, (inputs, count, following), (times, 1, 0),
+                            memory, lane, (inputs, count, following), (sampling[0], 1, 0),
                             (initial, 1, 0),
                         )  # fmt: skip
                         if recording:
@@ -168,16 +99,14 @@ def make_driver(
             while vacant == 0:
                 busy = 1
                 while busy != 0:
-                    if sampling:
-                        save_due(
-                            memory, runs, times, samples, rows, run_stride, time_stride, initial
-                        )
+                    if saving:
+                        save_due(memory, runs, sampling, initial)
                     busy = 0
                     if eventful:
                         # What is saved at the time of an event is what it leaves.
-                        busy = happen(memory, runs, finals, count, settings)
+                        busy = happen(memory, runs, count, settings, finals)
                     if driving and busy == 0:
-                        busy = pass_knots(memory, runs, count, inputs, initial, settings)
+                        busy = pass_knots(memory, runs, count, given)
                 vacant = finished(memory, 0)
                 if vacant == 0:
                     marks = 0
@@ -191,10 +120,8 @@ def make_driver(
             for lane in range(lanes):
                 if (vacant >> lane) & 1:
                     run = runs[lane]
-                    if sampling:
-                        save_missing(
-                            memory, lane, run, time_count, samples, rows, run_stride, time_stride
-                        )
+                    if saving:
+                        save_missing(memory, lane, run, sampling)
                     if compared:
                         finish(
                             memory, lane, (finals, count, run), (counts, count, run),
@@ -203,8 +130,96 @@ def make_driver(
                     else:
                         finish(memory, lane, (finals, count, run), (counts, count, run))
 
-    compiled: Callable[..., Any] = compile_function(driver)
-    return compiled
+    return compile_function(driver)
+
+
+def _make_saving(
+    blocks: Mapping[str, Function], lanes: int, compile_function: Compile
+) -> tuple[Function, Function]:
+    """Return what saves the samples that are due, and what fills those that a run never had."""
+    idle = compile_function(_nothing)
+    due, sample, saved = blocks["due"], blocks["sample"], blocks["saved"]
+    store_sample, store_missing = blocks["store_sample"], blocks["store_missing"]
+    dense, compared = "densify" in blocks, "compare" in blocks
+    densify, compare = blocks.get("densify", idle), blocks.get("compare", idle)
+
+    @compile_function
+    def save_due(memory: Any, runs: Any, sampling: Any, initial: Any) -> None:
+        times, _, samples, rows, run_stride, time_stride = sampling
+        waiting = due(memory, 0)
+        if waiting != 0 and dense:
+            densify(memory, 0)
+        while waiting != 0:
+            sample(memory, 0)
+            for lane in range(lanes):
+                if (waiting >> lane) & 1:
+                    if compared:
+                        compare(memory, lane, (initial, 1, 0))
+                    index = saved(memory, lane)
+                    place = runs[lane] * run_stride + index * time_stride
+                    store_sample(memory, lane, (samples, rows, place), (times, 1, index + 1))
+            waiting = due(memory, 0)
+
+    @compile_function
+    def save_missing(memory: Any, lane: int, run: int, sampling: Any) -> None:
+        _, time_count, samples, rows, run_stride, time_stride = sampling
+        for index in range(saved(memory, lane), time_count):
+            place = run * run_stride + index * time_stride
+            store_missing(memory, lane, (samples, rows, place))
+
+    return save_due, save_missing
+
+
+def _make_knots(blocks: Mapping[str, Function], lanes: int, compile_function: Compile) -> Function:
+    """Return what takes lanes at a knot of a driver into the next segment; it tells which."""
+    at_knot, following_segment = blocks["at_knot"], blocks["following"]
+    begin, restarting = blocks["begin"], "restarting" in blocks
+    restart = blocks.get("restarting") or compile_function(_nothing)
+
+    @compile_function
+    def pass_knots(memory: Any, runs: Any, count: int, given: Any) -> int:
+        inputs, initial, settings = given
+        busy: int = at_knot(memory, 0)
+        if busy != 0:
+            for lane in range(lanes):
+                if (busy >> lane) & 1:
+                    following_segment(memory, lane, (inputs, count, runs[lane]), (initial, 1, 0))
+            if restarting:
+                again = restart(memory, 0)
+                for lane in range(lanes):
+                    if (again >> lane) & 1:
+                        begin(memory, lane, (settings, 1, 0))
+        return busy
+
+    return pass_knots
+
+
+def _make_events(blocks: Mapping[str, Function], lanes: int, compile_function: Compile) -> Function:
+    """Return what lets events happen in lanes that wait for them; it tells which."""
+    idle = compile_function(_nothing)
+    waiting, jumping, react = blocks["waiting"], blocks["jumping"], blocks["react"]
+    begin, recording = blocks["begin"], "store_event" in blocks
+    event_row, store_event = blocks.get("event_row", idle), blocks.get("store_event", idle)
+
+    @compile_function
+    def happen(memory: Any, runs: Any, count: int, settings: Any, finals: Any) -> int:
+        busy: int = waiting(memory, 0)
+        if busy != 0:
+            told = react(memory, 0)
+            if recording:
+                for lane in range(lanes):
+                    if (told >> lane) & 1:
+                        row = event_row(memory, lane)
+                        store_event(memory, lane, (finals, count, runs[lane] + count * row))
+        else:
+            busy = jumping(memory, 0)
+            if busy != 0:
+                for lane in range(lanes):
+                    if (busy >> lane) & 1:
+                        begin(memory, lane, (settings, 1, 0))
+        return busy
+
+    return happen
 
 
 def _nothing(*_: Any) -> None:

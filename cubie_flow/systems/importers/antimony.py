@@ -1,22 +1,54 @@
 """Antimony, through its package, which writes a model as SBML.
 
-Places in errors are names only: lines are those of SBML that nobody sees.
+The package runs in a process of its own: what it cannot bear, formulas and submodels that grow
+without end, ends that process and not the study. Places in errors are names only: lines are those
+of SBML that nobody sees.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from typing import NoReturn
 
 from attrs import evolve
 
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.importers import sbml
 from cubie_flow.systems.importers.markup import Markup
-from cubie_flow.systems.importers.names import package, sentence
+from cubie_flow.systems.importers.names import missing
 from cubie_flow.systems.system import OdeSystem
 
-_COMMENT = re.compile(r"//[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
-_IMPORT = re.compile(r"^[ \t]*import\b.*$", re.MULTILINE)
+_NO_PACKAGE, _NO_LIMITS = "no package", "no limits"
+#: Seconds and bytes of memory that reading one model may take.
+MAX_SECONDS, MAX_MEMORY = 30, 4_000_000_000
+#: Reads a model, and writes SBML after a plus or what is wrong after a minus. It can open no file:
+#: the package would read whatever a model imports.
+_PROGRAM = f"""
+import contextlib, sys
+try:
+    import antimony
+except ImportError:
+    sys.exit({_NO_PACKAGE!r})
+try:
+    import resource
+except ImportError:
+    sys.exit({_NO_LIMITS!r})
+text = sys.stdin.buffer.read().decode()
+with contextlib.suppress(OSError, ValueError):  # macOS may refuse
+    resource.setrlimit(resource.RLIMIT_AS, ({MAX_MEMORY}, {MAX_MEMORY}))
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+try:
+    if antimony.loadAntimonyString(text) < 0:
+        found = "-" + antimony.getLastError()
+    else:
+        found = "+" + antimony.getSBMLString(antimony.getMainModuleName())
+except UnicodeDecodeError:
+    found = "-names and formulas are of basic Latin letters"
+sys.stdout.buffer.write(found.encode())
+"""
 
 
 def read(name: str, text: str, file: str) -> OdeSystem:
@@ -35,23 +67,43 @@ def read(name: str, text: str, file: str) -> OdeSystem:
     FlowError
         For a mistake, or the first thing used that is not supported.
     """
-    antimony = package("antimony", "antimony", "Antimony models")
-    other = _IMPORT.search(_COMMENT.sub(_blanked, text))
-    if other:
-        line = text.count("\n", 0, other.start()) + 1
-        raise FlowError(f"'{file}', line {line}: imports of other files are not supported")
-    antimony.clearPreviousLoads()
+    # The package is found where this process would find it.
+    known = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
-        if antimony.loadAntimonyString(text) < 0:
-            reason = sentence(antimony.getLastError()).rstrip(".")
-            raise FlowError(f"'{file}': it is no valid Antimony: {reason}")
-        content = antimony.getSBMLString(antimony.getMainModuleName())
-    finally:
-        antimony.clearPreviousLoads()
-    markup = evolve(Markup.check(content.encode(), file), lines={})
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM],
+            input=text.encode(), capture_output=True, timeout=MAX_SECONDS, env=known, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise FlowError(
+            f"'{file}': antimony did not read it within {MAX_SECONDS} s; formulas and submodels "
+            "must be smaller"
+        ) from None
+    found = done.stdout.decode()
+    said = done.stderr.decode(errors="replace").strip()
+    if said == _NO_PACKAGE:
+        raise missing("antimony", "Antimony models")
+    if said == _NO_LIMITS:
+        raise FlowError(f"'{file}': Antimony models are read on Linux and macOS only")
+    if done.returncode or not found:
+        raise FlowError(
+            f"'{file}': antimony ended while reading it, in at most {MAX_MEMORY // 10**9} GB of "
+            "memory; formulas and submodels must be smaller"
+        )
+    if found[0] == "-":
+        _refuse(found[1:], file)
+    markup = evolve(Markup.check(found[1:].encode(), file), lines={})
     return evolve(sbml.read(name, markup, file), source="Antimony")
 
 
-def _blanked(match: re.Match[str]) -> str:
-    """Return a comment's place with nothing in it, its lines kept."""
-    return re.sub(r"[^\n]", " ", match[0])
+def _refuse(message: str, file: str) -> NoReturn:
+    """Raise the error that says what the package found."""
+    place = re.search(r"line (\d+)", message)
+    where = f"'{file}', line {place[1]}" if place else f"'{file}'"
+    if "Could not open" in message or "cannot be read from" in message:
+        raise FlowError(f"{where}: imports of other files are not supported")
+    # What libsbml finds in the result comes after what antimony finds, more than once.
+    own, _, inner = message.partition("Error message(s) from libSBML:")
+    inner = inner.partition("The interpretation the Hierarchical Model")[0]
+    reason = sbml.reason(inner or re.sub(r"^Error in model string, line \d+:", "", own))
+    raise FlowError(f"{where}: it is no valid Antimony: {reason}")

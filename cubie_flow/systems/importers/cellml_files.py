@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
@@ -16,7 +17,7 @@ from attrs import define, field, frozen
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.systems.importers.markup import MAX_BYTES, Markup
-from cubie_flow.systems.importers.names import sentence
+from cubie_flow.systems.importers.names import MAX_REASON, sentence
 
 VERSIONS = {
     "http://www.cellml.org/cellml/1.0#": "1.0",
@@ -29,6 +30,8 @@ MAX_FILES = 100
 MAX_DEPTH = 16
 #: Components of a model with all that it imports; an import may be imported many times over.
 MAX_COMPONENTS = 5_000
+#: Units that one is built on; libcellml takes a time that grows with the cube.
+MAX_UNITS = 200
 _ELEMENT = re.compile(r"'(\w+)' element")
 _COMPONENT = re.compile(r"component '(\w+)'")
 
@@ -74,7 +77,7 @@ class CellmlFile:
     def refuse_issues(self, logger: Any, what: str) -> None:
         """Raise the first error that a part of libcellml found."""
         if logger.errorCount():
-            text = sentence(logger.error(0).description()).rstrip(".")
+            text = sentence(logger.error(0).description()).rstrip(".")[:MAX_REASON]
             self.refuse(self._issue_place(text), f"{what}: {text}")
 
     def _issue_place(self, text: str) -> str:
@@ -102,7 +105,30 @@ class CellmlFile:
         parser = libcellml.Parser(self.version == "2.0")
         model = parser.parseModel(self.markup.text)
         self.refuse_issues(parser, f"it is no valid CellML {self.version}")
+        self.check_units(model)
         return model
+
+    def check_units(self, model: Any) -> None:
+        """Refuse units that are built on too many others: libcellml writes each of them out."""
+        uses = {
+            units.name(): [
+                units.unitAttributeReference(number) for number in range(units.unitCount())
+            ]
+            for units in units_of(model)
+        }
+        try:
+            order = list(TopologicalSorter(uses).static_order())
+        except CycleError as error:
+            circle = sentence(" -> ".join(reversed(error.args[1])))[:MAX_REASON]
+            self.refuse("", f"units are built on each other in a circle: {circle}")
+        parts: dict[str, int] = {}
+        for name in order:
+            parts[name] = 1 + sum(parts[used] for used in uses.get(name, ()))
+            if parts[name] > MAX_UNITS:
+                self.refuse(
+                    self.markup.place("units", name),
+                    f"it is built on more than {MAX_UNITS} others, those of others included",
+                )
 
 
 def whole_model(libcellml: Any, file: CellmlFile) -> Any:
@@ -179,6 +205,7 @@ class _Linker:
                 )
         flat = importer.flattenModel(model)
         file.refuse_issues(importer, "what it imports cannot be put in its place")
+        file.check_units(flat)
         return flat
 
     def _component(self, item: Any, source: Any, taken: set[str]) -> tuple[Any, _Extent]:
@@ -220,7 +247,7 @@ class _Linker:
             source.refuse_issues(validator, f"it is no valid CellML {source.version}")
         flat = self.flat[key]
         for item in items:
-            kind, names = "units", [part.name() for part in _units(flat)]
+            kind, names = "units", [part.name() for part in units_of(flat)]
             if item in components:
                 kind, names = "component", [part.name() for part in components_of(flat)]
             name = item.importReference()
@@ -296,11 +323,12 @@ def _keep(model: Any, wanted: frozenset[str]) -> None:
 
 def _importable(model: Any) -> Iterator[Any]:
     """Yield all that may be imported: units and components."""
-    yield from _units(model)
+    yield from units_of(model)
     yield from components_of(model)
 
 
-def _units(model: Any) -> Iterator[Any]:
+def units_of(model: Any) -> Iterator[Any]:
+    """Yield all units of a model."""
     yield from (model.units(number) for number in range(model.unitsCount()))
 
 

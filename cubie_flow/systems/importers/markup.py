@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from cubie_flow.errors import FlowError
+from cubie_flow.systems.reading import read_bytes
 
-#: Bytes of a model file.
-MAX_BYTES = 20_000_000
+#: Bytes of a model file, of XML and of plain text.
+MAX_BYTES, MAX_TEXT = 20_000_000, 2_000_000
 #: Elements within each other. The libraries walk formulas recursively.
 MAX_DEPTH = 256
 #: Elements of one file.
 MAX_ELEMENTS = 1_000_000
 #: Elements directly within one of a formula: a library makes a sum of n terms n levels deep.
 MAX_CHILDREN = 5_000
+#: Elements of one formula: the libraries take a time that grows with the square.
+MAX_FORMULA = 50_000
 MATHML = "http://www.w3.org/1998/Math/MathML"
+XINCLUDE = "http://www.w3.org/2001/XInclude"
 #: Characters of a name or value.
 MAX_ATTRIBUTE = 65_536
 #: Attributes that say which element it is.
@@ -61,7 +65,7 @@ class Markup:
         FlowError
             If it cannot be read or is refused.
         """
-        return cls.check(_bytes(path), str(path))
+        return cls.check(read_bytes(path, MAX_BYTES), str(path))
 
     @classmethod
     def check(cls, content: bytes, where: str) -> Markup:
@@ -92,19 +96,7 @@ def read_text(path: Path) -> str:
     FlowError
         If it cannot be read, is too large or no UTF-8.
     """
-    return _decoded(_bytes(path), "utf-8", str(path))
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FlowError(f"model file '{path}' cannot be read: {reason}") from error
-    if len(content) > MAX_BYTES:
-        raise FlowError(f"model file '{path}' has more than {MAX_BYTES} bytes")
-    return content
+    return _decoded(read_bytes(path, MAX_TEXT), "utf-8", str(path))
 
 
 def _decoded(content: bytes, encoding: str, where: str) -> str:
@@ -114,6 +106,15 @@ def _decoded(content: bytes, encoding: str, where: str) -> str:
         raise FlowError(f"model file '{where}' is not {encoding.upper()} text") from None
 
 
+@define
+class _Open:
+    """An element that is not closed yet: whether it is of a formula, and how many it holds."""
+
+    kind: str
+    formula: bool
+    children: int = 0
+
+
 class _Watcher:
     """Looks at every element once, and builds nothing."""
 
@@ -121,8 +122,9 @@ class _Watcher:
         self.where = where
         self.root = ""
         self.count = 0
-        #: Children so far of every open element, and whether there may be any number.
-        self.open: list[tuple[int, bool]] = []
+        #: Elements since the last formula began.
+        self.formula = 0
+        self.open: list[_Open] = []
         self.lines: dict[tuple[str, str], int] = {}
         self.first: dict[str, int] = {}
         self.encoding = "utf-8"
@@ -138,6 +140,12 @@ class _Watcher:
         self.parser.EndElementHandler = self.end
         try:
             self.parser.Parse(content, True)
+        except FlowError:
+            raise
+        except (LookupError, ValueError):
+            raise FlowError(
+                f"'{self.where}': its encoding '{self.encoding}' is not supported; save it as UTF-8"
+            ) from None
         except expat.ExpatError as error:
             reason = expat.ErrorString(error.code)
             raise FlowError(
@@ -163,13 +171,20 @@ class _Watcher:
             self.refuse(f"the file has more than {MAX_ELEMENTS} elements")
         kind = name.rpartition(" ")[2]
         self.first.setdefault(kind, self.parser.CurrentLineNumber)
+        if name.startswith(XINCLUDE):
+            self.refuse("including other files (XInclude) is refused")
         if self.open:
-            children, unbounded = self.open[-1]
-            if children == MAX_CHILDREN and not unbounded:
+            parent = self.open[-1]
+            parent.children += 1
+            if parent.children > MAX_CHILDREN and parent.formula:
                 self.refuse(f"an element of a formula holds more than {MAX_CHILDREN} others")
-            self.open[-1] = (children + 1, unbounded)
+            if parent.kind == "math":
+                self.formula = 0  # each equation of CellML, and the one formula of SBML
         # A list of a model, and the model itself, may be long; a formula may not.
-        self.open.append((0, not name.startswith(MATHML)))
+        self.open.append(_Open(kind, name.startswith(MATHML)))
+        self.formula += 1
+        if self.formula > MAX_FORMULA and self.open[-1].formula:
+            self.refuse(f"a formula has more than {MAX_FORMULA} elements")
         if len(self.open) > MAX_DEPTH:
             self.refuse(f"elements are nested more than {MAX_DEPTH} deep")
         if any(len(value) > MAX_ATTRIBUTE for value in attributes.values()):

@@ -94,6 +94,8 @@ def formula_of(libsbml: Any, node: Any, where: str, local: Mapping[str, str]) ->
         return Formula("rate", target.value)
     if kind == "FUNCTION_DELAY":
         raise FlowError(f"{where}: delays are not supported")
+    if kind == "UNKNOWN":
+        raise FlowError(f"{where}: an element of its formula is empty")
     said = node.getName() or kind.lower() or "what it holds"
     raise FlowError(f"{where}: '{said}' in a formula is not supported")
 

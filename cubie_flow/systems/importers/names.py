@@ -13,6 +13,9 @@ from attrs import define, field
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.quantities import MAX_NAME, check_name
 
+#: Characters that errors quote of a message of a library.
+MAX_REASON = 400
+
 
 def package(module: str, extra: str, what: str) -> Any:
     """Return an optional package that reads a format.
@@ -25,10 +28,15 @@ def package(module: str, extra: str, what: str) -> Any:
     try:
         found: ModuleType = import_module(module)
     except ImportError:
-        raise FlowError(
-            f'{what} are read by a package that is not installed; pip install "cubie-flow[{extra}]"'
-        ) from None
+        raise missing(extra, what) from None
     return found
+
+
+def missing(extra: str, what: str) -> FlowError:
+    """Return the error that says which extra reads a format."""
+    return FlowError(
+        f'{what} are read by a package that is not installed; pip install "cubie-flow[{extra}]"'
+    )
 
 
 def system_name(*wanted: str) -> str:

@@ -11,6 +11,7 @@ state is the amount, named ``<species>_amount``, and the concentration is an obs
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NoReturn
@@ -26,13 +27,17 @@ from cubie_flow.systems.importers import vocabulary
 from cubie_flow.systems.importers.formula import Builder, Formula, Function, without_rates
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.mathml import formula_of
-from cubie_flow.systems.importers.names import Names, package, sentence, system_name
+from cubie_flow.systems.importers.names import MAX_REASON, Names, package, sentence, system_name
 from cubie_flow.systems.importers.units import unit_text
 from cubie_flow.systems.quantities import Observable, Quantity
 from cubie_flow.systems.system import OdeSystem
 
 #: Name of the state of a model in which nothing else changes by itself.
 CLOCK = "clock"
+_REFERENCE = re.compile(
+    r"\(?References?: [^()]*?(?:Sections?|Appendix) [\w.]+(?: and [\d.]+\d)?\)?"
+)
+_PACKAGE = re.compile(r"Package ('\w+') is a required package")
 #: Categories of libsbml's checks that find what cannot be imported; units and style do not.
 _IGNORED_CHECKS = (
     "UNITS_CONSISTENCY",
@@ -183,25 +188,34 @@ def _is_point(compartment: Any) -> bool:
     return bool(set_ and compartment.getSpatialDimensionsAsDouble() == 0)
 
 
+def reason(message: str) -> str:
+    """Return what a message of libsbml says of the model, in one line.
+
+    It quotes a rule at length, its reference, and then says what was found; not always the last.
+    """
+    required = _PACKAGE.search(message)
+    if required:
+        return f"the SBML package {required[1]} is not supported"
+    parts = [part.strip(" .[]\n") for part in _REFERENCE.split(sentence(message))]
+    text = parts[1] if len(parts) > 1 and parts[1] else parts[0]
+    text = text.partition(" For more information, see")[0].strip(" .")
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
+
+
 def _check_document(libsbml: Any, document: Any, file: str) -> None:
     def refuse_first() -> None:
         for number in range(document.getNumErrors()):
             error = document.getError(number)
             if error.getSeverity() >= libsbml.LIBSBML_SEV_ERROR:
-                message = sentence(error.getMessage())
-                # What was expected comes first and at length, what was found last.
-                found = message.rpartition("Reference: ")[2] if "Reference: " in message else ""
-                found = found.partition(" The ")[2] and "The " + found.partition(" The ")[2]
                 raise FlowError(
                     f"'{file}', line {error.getLine()}: it is no valid SBML: "
-                    f"{(found or message).rstrip('.')}"
+                    f"{reason(error.getMessage())}"
                 )
 
+    if document.getLevel() == 1:
+        raise FlowError(f"'{file}': SBML level 1 is not supported; convert it to level 3")
     refuse_first()
-    level = document.getLevel()
-    if level not in (2, 3):
-        raise FlowError(f"'{file}': SBML level {level} is not supported; convert it to level 3")
-    for number in range(document.getNumPlugins() if level == 3 else 0):
+    for number in range(document.getNumPlugins() if document.getLevel() == 3 else 0):
         prefix = document.getPlugin(number).getPrefix()
         if document.getPackageRequired(prefix):
             raise FlowError(f"'{file}': the SBML package '{prefix}' is not supported")

@@ -115,6 +115,27 @@ def rule(kind: str, variable: str, text: str, functions: tuple[str, ...] = ()) -
     return f'<{kind}Rule variable="{variable}">{math(text, functions)}</{kind}Rule>'
 
 
+def function(name: str, arguments: str, text: str) -> str:
+    """Return the definition of a function; arguments are words."""
+    bound = "".join(f"<bvar><ci>{one}</ci></bvar>" for one in arguments.split())
+    inner = f"<lambda>{bound}{mathml(text)}</lambda>"
+    inner = f'<math xmlns="{MATHML}">{inner}</math>'
+    return f'<functionDefinition id="{name}">{inner}</functionDefinition>'
+
+
+def event(name: str, trigger: str, **assigned: str) -> str:
+    """Return an event that sets `assigned`."""
+    sets = "".join(
+        f'<eventAssignment variable="{one}">{math(text)}</eventAssignment>'
+        for one, text in assigned.items()
+    )
+    return (
+        f'<event id="{name}" useValuesFromTriggerTime="true">'
+        f'<trigger initialValue="true" persistent="true">{math(trigger)}</trigger>'
+        f"{listed('EventAssignments', sets)}</event>"
+    )
+
+
 def initial(variable: str, text: str) -> str:
     return f'<initialAssignment symbol="{variable}">{math(text)}</initialAssignment>'
 

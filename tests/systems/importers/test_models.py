@@ -11,6 +11,9 @@ from markup_text import (
     cellml,
     compartment,
     component,
+    event,
+    function,
+    initial,
     listed,
     math,
     parameter,
@@ -22,7 +25,7 @@ from markup_text import (
 )  # fmt: skip
 from scipy.integrate import solve_ivp
 
-from cubie_flow import OdeSystem, solve
+from cubie_flow import OdeSystem, maths, solve
 from cubie_flow.app import main
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
@@ -151,6 +154,75 @@ def test_every_format_becomes_yaml_and_runs_the_same(
     assert "exists and is not replaced" in capsys.readouterr().err
 
 
+#: Every format with what is more than equations: functions, rules, events, conditions, units.
+RICH = {
+    "rich.xml": sbml(
+        listed("FunctionDefinitions", function("f", "x y", "x*y/(1 + y)")),
+        listed("Compartments", compartment("c", 2.0, False)),
+        listed(
+            "Species",
+            species("A", "c", 'initialAmount="3"'),
+            species("B", "c", 'initialAmount="0"'),
+        ),
+        listed(
+            "Parameters",
+            parameter("k", 0.5),
+            parameter("w", None, False),
+            parameter("n", 0, False),
+        ),
+        listed("InitialAssignments", initial("c", "2*k + 1")),
+        listed("Rules", rule("assignment", "w", "piecewise(k, time < 1, f(k, A))", ("f",))),
+        listed("Reactions", reaction("r", "w*A*c", "A", "2*B")),
+        listed("Events", event("more", "B > 0.5", n="n + 1", A="A + 0.3")),
+    ),
+    "rich.ant": (
+        "function f(x, y)\n x*y/(1 + y)\nend\n"
+        "model m\n compartment c = 2; species A in c, B in c\n A -> 2 B; f(k, A)*c\n"
+        " k = 0.5; A = 3; B = 0; n = 0; total := A + B\n"
+        " at B > 1: n = n + 1, A = A + 0.3\nend\n"
+    ),
+    "rich.cellml": HEART.read_text(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RICH)
+def test_runs_of_the_yaml_are_those_of_the_original(name: str, tmp_path: Path) -> None:
+    path, written = tmp_path / name, tmp_path / "written.yaml"
+    path.write_text(RICH[name])
+    original = OdeSystem.from_file(path)
+    original.to_file(written)
+    again = OdeSystem.from_file(written)
+    assert again.to_mapping() == original.to_mapping()
+    assert (again.content_hash, len(again.events)) == (original.content_hash, len(original.events))
+    one, other = (
+        solve(system, duration=4.0, save_every=0.5, algorithm="rodas5p", target="cpu")
+        for system in (original, again)
+    )
+    assert (one.status.values == 0).all()
+    assert [str(item) for item in one.data_vars] == [str(item) for item in other.data_vars]
+    for item in one.data_vars:
+        np.testing.assert_array_equal(one[item].values, other[item].values, err_msg=str(item))
+    counts = [one[f"{event.name}_count"].item() for event in original.events]
+    assert counts == [1] * len(counts)
+
+
+def test_a_function_becomes_yaml(tmp_path: Path) -> None:
+    def spring(t: Any, y: Any, p: Any) -> list[Any]:
+        return [y.v, -p.k * maths.sin(y.x) + maths.where(t > 1, 1.0, 0.5)]
+
+    system = OdeSystem.from_function(spring, {"x": 1.0, "v": 0.0}, {"k": 2.0}, units={"x": "m"})
+    system.to_file(tmp_path / "spring.yaml")
+    again = OdeSystem.from_file(tmp_path / "spring.yaml")
+    assert again.to_mapping() == system.to_mapping()
+    assert again.content_hash == system.content_hash
+    with pytest.raises(FlowError, match=r"spring.yaml' exists and is not replaced"):
+        system.to_file(tmp_path / "spring.yaml")
+    with pytest.raises(FlowError, match=r"'spring.xml' must end in one of .yaml, .yml"):
+        system.to_file("spring.xml")
+    with pytest.raises(FlowError, match=r"'spring.py' is a program, which is not run; write"):
+        OdeSystem.from_file("spring.py")
+
+
 # what is refused ----------------------------------------------------------------------------------
 
 XY = variable("t") + variable("x", more='initial_value="1"') + variable("y")
@@ -209,7 +281,7 @@ REFUSED = {
         ),
         "line 7, reaction 'r': fast reactions are not supported",
     ),
-    "syntax.ant": ("model m\n A -> B; k*foo(\nend\n", "it is no valid Antimony: .*line 2"),
+    "syntax.ant": ("model m\n A -> B; k*foo(\nend\n", "line 2: it is no valid Antimony: synt"),
     "import.ant": ('# first\nimport "other.ant"\nmodel m\nend\n', "line 2: imports of other files"),
     "entity.xml": (
         '<!DOCTYPE sbml [<!ENTITY a SYSTEM "file:///etc/passwd">]>\n<sbml>&a;</sbml>',

@@ -1,0 +1,87 @@
+"""The groups of a store as xarray objects."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+
+from cubie_flow.errors import FlowError
+from cubie_flow.storage.location import Location
+
+if TYPE_CHECKING:
+    from xarray import Dataset, DataTree
+
+
+def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
+    """Open one group of a store, lazily.
+
+    Raises
+    ------
+    FlowError
+        If it is not there or cannot be read.
+    """
+    import xarray
+
+    try:
+        store = place.address if _plain(place) else place.store(read_only=True)
+        with warnings.catch_warnings():
+            # A store that is still written has no gathered metadata, which is no news.
+            warnings.filterwarnings("ignore", message=".*consolidated.*", category=RuntimeWarning)
+            # Times of an ODE are numbers, whatever their unit is called.
+            data: Dataset = xarray.open_zarr(
+                store, group=group or None, chunks=chunks, decode_times=False
+            )
+    except FlowError:
+        raise
+    except Exception as error:
+        # Clients of object stores have errors of their own, and what they say may hold secrets.
+        if not _plain(place):
+            raise place.error(error, "opened") from None
+        where = f"the group '{group}' of '{place.name}'" if group else f"'{place.name}'"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FlowError(f"{where} cannot be opened: {reason}") from error
+    data.encoding["source"] = place.name
+    # Other groups of the store are opened from here; it knows the options of a URL.
+    data.encoding["location"] = place.child(group) if group else place
+    return data
+
+
+def _plain(place: Location) -> bool:
+    return place.folder is not None
+
+
+def open_tree(place: Location, jobs: list[str], chunks: Any = None) -> DataTree:
+    """Open a store of several jobs as a tree, whose nodes are the jobs."""
+    import xarray
+
+    nodes = {"/": open_group(place, "", chunks)}
+    nodes.update({f"/{job}": open_group(place, job, chunks) for job in jobs})
+    tree: DataTree = xarray.DataTree.from_dict(nodes)
+    tree.encoding["source"] = place.name
+    return tree
+
+
+def group(data: Dataset, name: str) -> Dataset:
+    """Open a group of the store that a dataset comes from.
+
+    Raises
+    ------
+    FlowError
+        If the dataset comes from no store, or its store has no such group.
+    """
+    place = location(data)
+    if place is None:
+        raise FlowError(f"this dataset was not opened from a store, so it has no group '/{name}'")
+    return open_group(evolve(place, group=""), f"{place.group}/{name}".strip("/"))
+
+
+def location(data: Dataset) -> Location | None:
+    """Return the group of a store that a dataset was opened from, or None."""
+    place = data.encoding.get("location")
+    if isinstance(place, Location):
+        return place
+    # What xarray opened itself says its path, and no group.
+    source = data.encoding.get("source")
+    return None if source is None else Location(str(source))

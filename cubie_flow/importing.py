@@ -1,0 +1,26 @@
+"""``task=import``: a model of any format becomes a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cubie_flow.config import Settings
+
+
+def import_model(settings: Settings) -> str:
+    """Write the model of a config as YAML and return what is said of it.
+
+    Raises
+    ------
+    FlowError
+        If the model cannot be read, or the file is there already or cannot be written.
+    """
+    from cubie_flow.defaults import load_system
+
+    system = load_system(settings.values["system"])
+    path = Path(settings.values["to"] or f"{system.name}.yaml").expanduser()
+    system.to_file(path)
+    counts = f"{len(system.states)} states, {len(system.parameters)} parameters"
+    return f"wrote {path}: {counts}; run it with system.file={path}"

@@ -1,0 +1,32 @@
+"""What a process that was started for this command alone may spare itself."""
+
+from __future__ import annotations
+
+import sys
+
+
+class _Process:
+    """What is known of the process: whether it was started for this command alone."""
+
+    owned = False
+
+
+process = _Process()
+
+
+def keep_dask_out() -> None:
+    """Spare this process dask, which xarray imports to ask whether arrays are made of it.
+
+    That takes as long as solving does, and no array here is. xarray asks once and remembers.
+    """
+    if not process.owned or "dask" in sys.modules:
+        return
+    sys.modules["dask"] = None  # type: ignore[assignment]
+    try:
+        from xarray.namedarray import pycompat, utils
+
+        # Where a later xarray asks in another way, dask is imported as before.
+        getattr(pycompat, "array_type", len)("dask")
+        getattr(utils, "module_available", len)("dask")
+    finally:
+        del sys.modules["dask"]
