@@ -8,6 +8,7 @@ from typing import Any
 from attrs import asdict, field, frozen
 
 from benchmarks.problems import Problem, problem
+from cubie_flow.integrators.tableaus import TAYLOR
 
 Array = Any
 
@@ -144,7 +145,20 @@ def fixed(runs: int, precision: str = "float64", dt: float = 1e-3, saves: int = 
 
 #: By stiffness: our methods beside the nominal one, with factors of the tolerance.
 _OURS = {
-    False: [("tsit5", 1e-1), ("vern7", 1.0), ("vern7", 1e-2), ("dormand_prince_853", 1e-2)],
+    False: [
+        ("tsit5", 1e-1),
+        ("vern7", 1e1),
+        ("vern7", 1.0),
+        ("vern7", 1e-2),
+        ("dormand_prince_853", 1e-2),
+        ("taylor_8", 1e1),
+        ("taylor_8", 1.0),
+        ("taylor_8", 1e-1),
+        ("taylor_12", 1.0),
+        ("taylor_12", 1e-1),
+        ("taylor_16", 1.0),
+        ("taylor_16", 1e-1),
+    ],
     True: [("rodas5p", 1e-1), ("kvaerno5", 1.0), ("radau_iia_5", 1.0)],
 }
 #: The same of the peers.
@@ -185,7 +199,8 @@ def adaptive(
     entries += [
         entry(about, runs, precision, "kernel", method, factor * by)
         for method, by in _OURS[about.stiff]
-        if precision == "float64" and (method, by) != (about.algorithm, 1.0)
+        if (precision == "float64" or (method in TAYLOR and by >= 1.0))
+        and (method, by) != (about.algorithm, 1.0)
     ]
     entries += [entry(about, runs, precision, "solve", about.algorithm, factor)]
     if whole:
