@@ -25,7 +25,7 @@ from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.profiling import process_age, stopwatch
-from cubie_flow.startup import keep_dask_out, process
+from cubie_flow.startup import keep_dask_out, process, undisturbed
 from cubie_flow.stopping import Stopped, Watch
 from cubie_flow.sweeps import sweeper
 
@@ -160,7 +160,7 @@ def _solve(
     **how: Any,
 ) -> None:
     """Solve what is to be solved, `how` as `run_study` has it, and tell what it came to."""
-    with stopwatch.phase("start-up"):
+    with stopwatch.phase("start-up"), undisturbed():
         from cubie_flow.progress import progress
         from cubie_flow.report import summary
         from cubie_flow.study.running import run_study
@@ -252,7 +252,8 @@ def _picture(settings: Settings, study: Study, place: Location, folder: Path) ->
     if not settings.values["storage"]["picture"]:
         return None
     with stopwatch.phase("picture"):
-        from cubie_flow.analysis.pictures.overview import draw
+        with undisturbed():
+            from cubie_flow.analysis.pictures.overview import draw
 
         source = place.store(read_only=True) if place.folder is None else place.folder
         return draw(source, folder / f"{study.name}.png", place.group or None)
@@ -396,7 +397,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
         The composed config with its interpolations unresolved, so that the value of an
         environment variable is never stored.
     """
-    with stopwatch.phase("start-up"):
+    with stopwatch.phase("start-up"), undisturbed():
         from cubie_flow.storage import found_location, locked, new_location, note_location
         from cubie_flow.sweeps.decided import placed
 
