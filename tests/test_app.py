@@ -275,14 +275,15 @@ def test_plans_of_a_multirun_are_one_table(
     assert main(["task=plan", "-m", "algorithm=tsit5,rk4", "precision=float32,float64"]) == 0
     lines = capsys.readouterr().out.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("job "))
-    heading, *rows = lines[first:]
+    heading, *rows, total = lines[first:]
+    assert total.startswith("total    400,000 runs in ")
     assert {"shared", "stride", "regs", "spills", "occupancy", "store", "fits"} < set(
         heading.split()
     )
-    assert [row.split()[:2] for row in rows] == [
-        [f"algorithm={algorithm}", f"precision={precision}"]
-        for algorithm in ("tsit5", "rk4")
-        for precision in ("float32", "float64")
+    jobs = [(a, p) for a in ("tsit5", "rk4") for p in ("float32", "float64")]
+    assert [row.split()[:4] for row in rows] == [
+        [f"{i}", f"{i}", f"algorithm={algorithm}", f"precision={precision}"]
+        for i, (algorithm, precision) in enumerate(jobs, start=1)
     ]
     assert not list(elsewhere.iterdir()), "nothing is left behind"
 

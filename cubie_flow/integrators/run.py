@@ -200,12 +200,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         rows = self.rows
         states = [state.name for state in s.system.states]
         known = {item.name: item for item in s.system.observables}
-        for name in (*s.saved, *s.summarised):
-            if name not in states and name not in known:
-                raise FlowError(
-                    f"'{name}' is no state or observable of system '{s.system.name}'"
-                    f"{nearest(name, (*states, *known))}"
-                )
+        s.system.refuse_unknown_outputs((*s.saved, *s.summarised))
         compared = s.measured.names if s.measured is not None else ()
         wanted = {*s.saved, *s.summarised, *compared}
         watched = [name for name in known if name in wanted]

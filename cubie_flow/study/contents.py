@@ -51,6 +51,7 @@ def _labels(system: OdeSystem) -> dict[str, tuple[str, str]]:
 
 def variables(study: Study) -> tuple[Variable, ...]:
     """Return every data variable of the study, in the order of `shard_arrays`."""
+    study.integrated.refuse_unknown_outputs((*study.saved, *study.summarised))
     labels, real = _labels(study.integrated), study.precision
     found = []
     for name in study.saved:

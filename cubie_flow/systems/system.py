@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +316,22 @@ class OdeSystem:
             else quantity
             for quantity in quantities
         )
+
+    def refuse_unknown_outputs(self, names: Iterable[str]) -> None:
+        """Raise unless all names are states or observables.
+
+        Raises
+        ------
+        FlowError
+            With the first that is neither, and the nearest name there is.
+        """
+        known = [item.name for item in (*self.states, *self.observables)]
+        for name in names:
+            if name not in known:
+                raise FlowError(
+                    f"'{name}' is no state or observable of system '{self.name}'"
+                    f"{nearest(name, known)}"
+                )
 
     def with_drivers(self, drivers: Mapping[str, Any]) -> OdeSystem:
         """Return the same model with other series, or with series in place of parameters.
