@@ -224,7 +224,7 @@ def address(key: str, value: Any) -> str | None:
     found = text(optional=True)(key, value)
     if found is not None:
         refuse_credentials(found)
-        if "://" not in found:
+        if not found.partition("://")[2].strip("/"):
             raise FlowError(f"{key} is {value!r}; it must be a URL such as s3://bucket/results")
     return found  # type: ignore[no-any-return]
 

@@ -285,7 +285,7 @@ def make_plan(
         of_shard = plan.shard_runs * _memory_run(held, inputs)
         # Encoding copies one variable of one shard and its compressed bytes.
         encoding = 2 * plan.shard_runs * held.bytes_per_run_largest_variable
-        return base + min(HELD, len(plan.shards)) * of_shard + encoding
+        return base + min(HELD, plan.count) * of_shard + encoding
 
     def device_run(held: StoreSchema) -> int:
         # Samples are there twice: as they are written, and turned.
@@ -328,7 +328,7 @@ def make_plan(
         output_run=_memory_run(held, 0),
         store_bytes=held.total_bytes,
         disk_free=disk,
-        shards=len(shards.shards),
+        shards=shards.count,
         shard_runs=shards.shard_runs,
         shard_bytes=shards.shard_runs * _memory_run(held, inputs),
         host_bytes=host_bytes(held),

@@ -174,15 +174,25 @@ def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:
     """
     from cubie_flow.systems import OdeSystem
 
-    study = settings.study(OdeSystem.from_mapping(json.loads(attrs["system"])))
+    study = settings.study(OdeSystem.from_mapping(json.loads(_stated(attrs, "system"))))
     # A method that was chosen from a pilot is not chosen again.
-    study = evolve(study, algorithm=str(attrs["algorithm"]))
+    study = evolve(study, algorithm=_stated(attrs, "algorithm"))
     if "compare" in attrs:
         study = evolve(study, output=evolve(study.output, compare=json.loads(attrs["compare"])))
-    stored, now = json.loads(attrs["design"]), study.design.describe()
+    stored, now = json.loads(_stated(attrs, "design")), study.design.describe()
     if stored != now and not study.design.extends(stored):
         raise FlowError(
             f"the batch is not what it was when the study began (then {json.dumps(stored)}, now "
             f"{json.dumps(now)}); only a design that can grow may be larger"
         )
     return study
+
+
+def _stated(attrs: Mapping[str, Any], name: str) -> str:
+    """Return a text that every store of a study has among its attributes."""
+    if not isinstance(found := attrs.get(name), str):
+        raise FlowError(
+            f"the store has no attribute '{name}' to resume a study from; it was damaged, "
+            "or is none of cubie_flow's"
+        )
+    return found

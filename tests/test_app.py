@@ -166,6 +166,8 @@ MISTAKES = [
     (["study=a/b"], ["a/b"]),
     (["+_target_=os.system"], ["_target_", "refused"]),
     (["--config-dir", "nowhere"], ["nowhere"]),
+    (["storage.url=s3://"], ["storage.url", "s3://", "s3://bucket/results"]),
+    (["batch.size=1e30"], ["of disk", "batch.size="]),
     (["-m", "algorithm=tsit5,rk5"], ["rk5"]),
 ]
 

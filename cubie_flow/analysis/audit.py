@@ -94,6 +94,8 @@ def audit(
     data = open_runs(path)
     place = location(data)
     assert place is not None
+    if seed < 0:
+        raise FlowError(f"seed is {seed}; it must be a whole number of at least 0")
     chosen = sample(data, fraction, seed)
     with locked(place.folder.parent) if place.folder is not None else nullcontext():
         table = measure(data, chosen, tighter, target, on_progress)

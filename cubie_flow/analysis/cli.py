@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -92,6 +93,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         name = f"'{error.filename}': " if error.filename else ""
         return _complain(f"{name}{error.strerror or error}")
+    except (ValueError, RuntimeError, TypeError) as error:
+        if not _of_the_store(error):
+            raise
+        return _complain(
+            f"a chunk of the store cannot be read ({str(error).split('.')[0]}); cubie-results "
+            "verify tells which shards are damaged"
+        )
+
+
+def _of_the_store(error: BaseException) -> bool:
+    """Return whether zarr or one of its codecs raised it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    homes = {str(frame.f_globals.get("__name__", "")).split(".")[0] for frame, _ in frames}
+    return bool(homes & {"zarr", "numcodecs"})
 
 
 def _complain(message: str, code: int = 1) -> int:

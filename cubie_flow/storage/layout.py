@@ -49,6 +49,11 @@ class ShardPlan:
             )
 
     @property
+    def count(self) -> int:
+        """Number of shards; a study that is only planned may have too many to list."""
+        return -(-self.runs // self.shard_runs)
+
+    @property
     def shards(self) -> list[tuple[int, int]]:
         """First and one past the last run of every shard, in order."""
         return [

@@ -36,7 +36,7 @@ def amount_of(study: Study) -> Amount:
         coordinates=tuple(Variable(coordinate_name(study, name), PER_RUN) for name in names),
         counters=counters(study),
     )
-    return Amount(held.runs, len(shard_plan(study, held).shards), held.total_bytes)
+    return Amount(held.runs, shard_plan(study, held).count, held.total_bytes)
 
 
 def plan_study(
