@@ -13,13 +13,12 @@ from omegaconf import OmegaConf
 from cubie_flow.config import Settings
 from cubie_flow.credentials import OPTIONS
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.folders import RESULTS, found_location
+from cubie_flow.storage.folders import CONFIG, RESULTS, found_location
 
 if TYPE_CHECKING:
     from cubie_flow.storage import Location, ResultStore
     from cubie_flow.study.definition import Study
 
-CONFIG = "config.yaml"
 #: Keys that say how a study is computed and not what: they may differ from run to run.
 POLICY = (
     "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",

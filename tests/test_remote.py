@@ -14,6 +14,7 @@ import xarray
 import zarr
 
 from cubie_flow import credentials
+from cubie_flow.analysis.cli import main as results
 from cubie_flow.app import main
 from cubie_flow.storage import Location, ResultStore
 
@@ -177,6 +178,33 @@ def test_credentials_of_the_environment_and_of_files_stay_there(
         capsys.readouterr().err
     )
     assert main([f"verify={folder}", f"storage.options.key={KEY}"]) == 0
+
+
+def test_a_multirun_in_an_object_store_and_its_results(
+    server: str,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    url = "storage.url=s3://results/many.zarr"
+    words = [url, f"storage.options.endpoint_url={server}", "-m", "algorithm=tsit5,vern7"]
+    assert main([*STUDY, *words]) == 0
+    (folder,) = Path("outputs/far").glob("*/*")
+    capsys.readouterr()
+    assert main([*STUDY, *words]) == 1
+    assert "already exists" in capsys.readouterr().err
+    assert main([f"verify={folder}"]) == 0
+    assert main([f"resume={folder}"]) == 0
+    capsys.readouterr()
+    # The folder's config says how its store is opened.
+    for command, about in (("show", folder), ("verify", f"{folder}::0"), ("runs", f"{folder}::1")):
+        assert results([command, str(about)]) == 0
+    said = "".join(capsys.readouterr())
+    assert "vern7" in said
+    assert SECRET not in said
+    assert KEY not in said
 
 
 @pytest.mark.parametrize(

@@ -498,7 +498,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         cut = happens = FALSE
         if events is not None:
             t_end = block.let("t_end", where(last, stop, (h + _clock(T_LOW)) + t))
-            cut, happens, lost = events.watch(block, step.end_place, h, t, t_end, accept)
+            cut, happens, lost = events.watch(block, step.end_place, h, t, t_end, last, accept)
             failed.append((lost, "event_limit"))
             accept = block.let("accept", logical_and(accept, logical_not(cut)))
         if controller.adaptive:

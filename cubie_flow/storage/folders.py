@@ -9,10 +9,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cubie_flow.credentials import HIDDEN, OPTIONS, remember
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.location import Location
 
-RESULTS = "results.zarr"
+RESULTS, CONFIG = "results.zarr", "config.yaml"
 #: Where the results of a folder are, if not in it.
 ELSEWHERE = "location.json"
 
@@ -80,6 +84,12 @@ def note_location(folder: Path, location: Location) -> None:
 def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Location | None:
     """Return where the results of a folder are, or None if it holds none.
 
+    Parameters
+    ----------
+    folder : Path
+    options : mapping, optional
+        Of a URL's client; by default those of the folder's config.
+
     Raises
     ------
     FlowError
@@ -89,8 +99,16 @@ def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Lo
         return Location(folder / RESULTS)
     try:
         told = json.loads((folder / ELSEWHERE).read_text(encoding="utf-8"))
+        if options is None:
+            stored = OmegaConf.select(OmegaConf.load(folder / CONFIG), OPTIONS, default={})
+            found: Any = OmegaConf.to_container(stored, resolve=True)
+            options = {name: value for name, value in found.items() if value != HIDDEN}
+            remember(options)
         return Location(**{**told, "address": str(told["address"])}, options=dict(options or {}))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FlowError(f"'{folder / ELSEWHERE}' cannot be read: {error}") from error
+    except OmegaConfBaseException as error:
+        told = str(error).splitlines()[0]
+        raise FlowError(f"{OPTIONS} in '{folder / CONFIG}' cannot be read: {told}") from error

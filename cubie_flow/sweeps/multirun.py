@@ -20,6 +20,7 @@ from cubie_flow.report import shown
 from cubie_flow.startup import keep_dask_out
 from cubie_flow.stopping import Stopped, Watch
 from cubie_flow.storage import Location, index, locked, new_location, note_location
+from cubie_flow.storage.folders import CONFIG
 from cubie_flow.storage.provenance import provenance
 from cubie_flow.sweeps import jobs as running
 from cubie_flow.sweeps.axes import Axes
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from cubie_flow.progress import Show
     from cubie_flow.study.running import Progress
 
-CONFIG, LOG = "config.yaml", "run.log"
+LOG = "run.log"
 #: Pictures of so many jobs are drawn, one each.
 PICTURES = 12
 log = logging.getLogger("cubie_flow")

@@ -71,6 +71,15 @@ def test_interpolations_have_their_order(interpolation: str, order: int) -> None
     assert len(kernels) == 1, "another series is no other kernel"
 
 
+@pytest.mark.parametrize("interpolation", ["step", "linear", "cubic"])
+def test_interpolations_in_the_simulator(interpolation: str) -> None:
+    options: dict[str, Any] = {"duration": 1.5, "save_every": 0.25, "variables": ["x", "shown"]}
+    system = forced(interpolation=interpolation)
+    cpu, simulated = (solve(system, target=target, **options) for target in ("cpu", "simulator"))
+    for name in cpu.data_vars:
+        np.testing.assert_array_equal(cpu[name].values, simulated[name].values, err_msg=name)
+
+
 @pytest.mark.parametrize("algorithm", ["rk4", "rodas5p"])
 @pytest.mark.parametrize("interpolation", ["step", "linear"])
 def test_methods_keep_their_order_across_knots(algorithm: str, interpolation: str) -> None:

@@ -353,6 +353,17 @@ def test_the_simulator_gives_the_bits_of_the_cpu(lorenz: OdeSystem) -> None:
         np.testing.assert_array_equal(cpu[name].values, simulated[name].values, err_msg=name)
 
 
+def test_robertson_in_the_simulator(robertson: OdeSystem) -> None:
+    options = {
+        "sensitivities": ["k1", "k2", "k3"], "duration": 0.4, "algorithm": "rodas5p",
+        "rtol": 1e-3, "atol": 1e-8,
+    }  # fmt: skip
+    cpu, simulated = (solve(robertson, target=target, **options) for target in ("cpu", "simulator"))
+    assert (cpu.status.values == 0).all()
+    for name in cpu.data_vars:
+        np.testing.assert_array_equal(cpu[name].values, simulated[name].values, err_msg=name)
+
+
 def test_sensitivities_compile_for_cuda(robertson: OdeSystem) -> None:
     study = Study(
         robertson, make_design("single", {}), algorithm="rodas5p", precision="float64",
