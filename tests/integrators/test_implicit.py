@@ -26,19 +26,6 @@ FAMILIES = ["rodas5p", "kvaerno3", "radau_iia_5", "gauss_legendre_4", "bdf"]
 
 
 @pytest.fixture(scope="module")
-def smooth() -> OdeSystem:
-    """A nonlinear, time-dependent problem with the solution ``x = sin(t), y = exp(-t)``."""
-    return OdeSystem.from_equations(
-        """
-        dx/dt = cos(t) + c*(x**2 + y - sin(t)**2 - exp(-t))
-        dy/dt = -y + c*(x - sin(t))*y
-        """,
-        states={"x": 0.0, "y": 1.0},
-        parameters={"c": 0.5},
-    )
-
-
-@pytest.fixture(scope="module")
 def robertson(conf) -> OdeSystem:  # type: ignore[no-untyped-def]
     return OdeSystem.from_file(conf / "system" / "robertson.yaml")
 

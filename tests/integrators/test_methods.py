@@ -16,19 +16,6 @@ EMBEDDED = [name for name, method in TABLEAUS.items() if method.error is not Non
 DENSE = [name for name, method in TABLEAUS.items() if method.dense is not None]
 
 
-@pytest.fixture(scope="module")
-def smooth() -> OdeSystem:
-    """A nonlinear, time-dependent problem with the solution ``x = sin(t), y = exp(-t)``."""
-    return OdeSystem.from_equations(
-        """
-        dx/dt = cos(t) + c*(x**2 + y - sin(t)**2 - exp(-t))
-        dy/dt = -y + c*(x - sin(t))*y
-        """,
-        states={"x": 0.0, "y": 1.0},
-        parameters={"c": 0.5},
-    )
-
-
 def error_at_end(system: OdeSystem, algorithm: str, dt: float) -> float:
     result = solve(
         system,

@@ -19,19 +19,6 @@ from cubie_flow.solve import ControllerChoice, TargetChoice
 from cubie_flow.systems.events import Event
 
 
-@pytest.fixture(scope="module")
-def smooth() -> OdeSystem:
-    """A nonlinear, time-dependent problem with the solution ``x = sin(t), y = exp(-t)``."""
-    return OdeSystem.from_equations(
-        """
-        dx/dt = cos(t) + c*(x**2 + y - sin(t)**2 - exp(-t))
-        dy/dt = -y + c*(x - sin(t))*y
-        """,
-        states={"x": 0.0, "y": 1.0},
-        parameters={"c": 0.5},
-    )
-
-
 def fixed(system: OdeSystem, algorithm: str, duration: float, steps: int, **more: Any) -> Any:
     return solve(
         system, parameters={"c": [0.5]}, duration=duration, algorithm=algorithm,
