@@ -99,7 +99,7 @@ def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Lo
         return Location(folder / RESULTS)
     try:
         told = json.loads((folder / ELSEWHERE).read_text(encoding="utf-8"))
-        if options is None:
+        if options is None and (folder / CONFIG).exists():
             stored = OmegaConf.select(OmegaConf.load(folder / CONFIG), OPTIONS, default={})
             found: Any = OmegaConf.to_container(stored, resolve=True)
             options = {name: value for name, value in found.items() if value != HIDDEN}
