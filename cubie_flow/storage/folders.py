@@ -16,7 +16,7 @@ from cubie_flow.credentials import HIDDEN, OPTIONS, remember
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.location import Location
 
-RESULTS, CONFIG = "results.zarr", "config.yaml"
+RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 #: Where the results of a folder are, if not in it.
 ELSEWHERE = "location.json"
 

@@ -66,7 +66,6 @@ def lent_kernel(study: Study) -> Iterator[BatchSolverKernel]:
 def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
     """Return what is compiled into the kernel of a study, besides the locations of buffers."""
     c, t = study.controller, study.target
-    saved = study.saved
     run = RunSettings(
         system=study.integrated,
         varied=study.design.names,
@@ -77,7 +76,7 @@ def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         safety=c.safety,
         min_factor=c.min_factor,
         max_factor=c.max_factor,
-        saved=saved,
+        saved=study.saved,
         summarised=study.summarised,
         sampling=study.sampled is not None,
         measured=study.measured,

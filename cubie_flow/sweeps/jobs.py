@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -187,6 +187,12 @@ def total(jobs: Sequence[Job]) -> Amount:
     from cubie_flow.planning import Amount
 
     return sum((job.amount for job in jobs if job.amount is not None), Amount())
+
+
+def engine_settings(jobs: Sequence[Job]) -> Mapping[str, Any]:
+    """Return the settings of ``engine`` that jobs share, some default if none of them can run."""
+    given = [job.settings.values["engine"] for job in jobs if job.settings is not None]
+    return given[0] if given else {"time_limit": None, "progress": False}
 
 
 def counted(number: int, what: str) -> str:

@@ -32,7 +32,8 @@ from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.stopping import TIMED_OUT, Stopped, Watch, deaf
 from cubie_flow.storage import index, new_location
-from cubie_flow.sweeps.jobs import MISTAKES, Job, Reader, counted, run_job, said
+from cubie_flow.storage.folders import LOG
+from cubie_flow.sweeps.jobs import MISTAKES, Job, Reader, counted, engine_settings, run_job, said
 from cubie_flow.sweeps.shares import threads_of
 from cubie_flow.sweeps.stored import finish, stored_job, stored_row
 from cubie_flow.sweeps.table import Table
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from cubie_flow.progress import Show
     from cubie_flow.study.running import Progress
 
-LOG = "run.log"
 #: Launchers whose jobs are on this machine.
 HERE = ("joblib", "submitit_local")
 #: Seconds between two looks at the notes, and between two notes of a job.
@@ -271,8 +271,7 @@ def launch(jobs: Sequence[Job], table: Table, launcher: Launcher, task: Task) ->
     """
     from cubie_flow.progress import progress
 
-    given = [job.settings.values["engine"] for job in jobs if job.settings is not None]
-    engine: dict[str, Any] = given[0] if given else {"time_limit": None, "progress": False}
+    engine = engine_settings(jobs)
     limit = engine["time_limit"]
     watch, notes = Watch(limit), Notes(task.folder)
     task = evolve(

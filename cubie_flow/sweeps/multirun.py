@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +20,7 @@ from cubie_flow.report import shown
 from cubie_flow.startup import keep_dask_out
 from cubie_flow.stopping import Stopped, Watch
 from cubie_flow.storage import Location, index, locked, new_location, note_location
-from cubie_flow.storage.folders import CONFIG
+from cubie_flow.storage.folders import CONFIG, LOG
 from cubie_flow.storage.provenance import provenance
 from cubie_flow.sweeps import jobs as running
 from cubie_flow.sweeps.axes import Axes
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from cubie_flow.progress import Show
     from cubie_flow.study.running import Progress
 
-LOG = "run.log"
 #: Pictures of so many jobs are drawn, one each.
 PICTURES = 12
 log = logging.getLogger("cubie_flow")
@@ -139,8 +138,7 @@ def run_here(
     """
     from cubie_flow.progress import progress
 
-    given = [job.settings.values["engine"] for job in jobs if job.settings is not None]
-    engine: dict[str, Any] = given[0] if given else {"time_limit": None, "progress": False}
+    engine = running.engine_settings(jobs)
     watch = Watch(engine["time_limit"])
     whole = _Whole(jobs)
     name = running.counted(len(jobs), "job")

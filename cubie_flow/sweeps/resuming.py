@@ -21,10 +21,11 @@ from cubie_flow.planning import Amount
 from cubie_flow.resume import missing_runs
 from cubie_flow.startup import keep_dask_out
 from cubie_flow.storage import Location, ResultStore, index, locked
+from cubie_flow.storage.folders import LOG
 from cubie_flow.storage.provenance import provenance
 from cubie_flow.sweeps.jobs import Job, counted
 from cubie_flow.sweeps.launching import Launcher, Task, launch
-from cubie_flow.sweeps.multirun import LOG, above, confirm, report, run_here
+from cubie_flow.sweeps.multirun import above, confirm, report, run_here
 from cubie_flow.sweeps.stored import finish, is_begun, read_again, stored_row
 from cubie_flow.sweeps.table import Table
 
