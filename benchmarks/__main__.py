@@ -32,7 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, default=None, help="JSON; what it has is not redone")
     report = commands.add_parser("report", help="tables and pictures of records")
     report.add_argument("records", nargs="*", type=Path, help="by default all in results/")
-    report.add_argument("--folder", type=Path, default=None, help="where the pictures go")
+    report.add_argument(
+        "--folder", type=Path, default=None, help="where tables and pictures go, in a folder a set"
+    )
     guard = commands.add_parser("guard", help="compare instruction counts with the file kept")
     guard.add_argument("--renew", action="store_true", help="write the file anew")
     gpu = commands.add_parser("gpu", help="the measurements on a GPU, in resumable parts")
@@ -76,9 +78,10 @@ def _report(given: argparse.Namespace) -> int:
         record = read(path)
         if not is_record(record):
             continue
-        folder = given.folder or path.with_suffix("")
-        pictures(record, folder)
-        text = markdown(record)
+        # A folder of its own a set, so that a document's links outlive a record.
+        folder = given.folder / record["set"] if given.folder else path.with_suffix("")
+        drawn = pictures(record, folder)
+        text = markdown(record, drawn)
         (folder / "README.md").write_text(text, encoding="utf-8")
         print(text)
         shown += 1

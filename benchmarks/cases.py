@@ -100,7 +100,7 @@ class Case:
 
 
 #: Runs that a peer does at most, where it does one after another: more take no longer each.
-AT_MOST = {"scipy": 16, "casadi": 1000, "numbalsoda": 131_072}
+AT_MOST = {"scipy": 16, "casadi": 1000, "numbalsoda": 131_072, "numba_loop": 131_072}
 
 
 def entry(

@@ -21,11 +21,12 @@ from benchmarks.cases import (
     sizes,
 )
 from benchmarks.fields import bound, field, scalar_field
+from benchmarks.machine import machine
 from benchmarks.measure import Effort
 from benchmarks.peers import Unsupported, steps_a_save
 from benchmarks.problems import PROBLEMS, Problem
 from benchmarks.record import read, write
-from benchmarks.report import markdown
+from benchmarks.report import markdown, pictures
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.evaluate import evaluate
 
@@ -140,3 +141,44 @@ def test_a_record_is_continued_and_only_where_it_was_begun(
     write(record, out)
     with pytest.raises(FlowError, match="a record with another commit"):
         again("")
+
+
+def row(peer: str, us: float, error: float, **more: Any) -> dict[str, Any]:
+    return {
+        "entry": f"{peer} {more.get('rtol', 1e-8):.0e}", "peer": peer, "method": "tsit5",
+        "rtol": 1e-8, "dt": None, "runs": 1024, "us": us, "us_spread": [us, us], "core_us": us,
+        "error": error, "compile_s": None, "first_result_s": 1.0, "peak_bytes": 0, "rounds": 3,
+    } | more  # fmt: skip
+
+
+def test_the_table_of_losses_compares_at_equal_error() -> None:
+    rows = [
+        row("kernel", 1.0, 1e-8), row("heyoka", 0.5, 1e-8), row("diffrax", 0.2, 1e-5),
+        row("diffrax", 0.8, 1e-9, rtol=1e-10), row("scipy", 3.0, 1e-9),
+    ]  # fmt: skip
+    case = {**adaptive("lorenz", 1024).as_dict(), "rows": rows}
+    record = {"machine": machine(), "set": "all", "cases": [case], "figures": {}}
+    said = markdown(record).split("## Where we lose")[1].split("##")[0]
+    assert "heyoka" in said
+    assert "diffrax 1e-10 | 0.800" in said, "the fast row misses the error and does not count"
+    assert "diffrax 1e-08" not in said
+    assert "scipy" not in said
+
+
+def test_pictures_of_a_record_are_small(tmp_path: Path) -> None:
+    cases = []
+    for runs in (64, 1024):
+        rows = [
+            row(peer, us, error, method=method, runs=runs)
+            for peer, method, us, error in (
+                ("kernel", "tsit5", 1.0, 1e-8), ("kernel", "taylor_12", 0.5, 1e-10),
+                ("heyoka", "taylor", 2.0, 1e-9), ("solve", "tsit5", 3.0, 1e-8),
+            )
+        ]  # fmt: skip
+        cases.append({**adaptive("lorenz", runs).as_dict(), "rows": rows})
+    cases.append({**fixed(64).as_dict(), "rows": [{"entry": "x", "peer": "x", "missing": "x"}]})
+    record = {"machine": machine(), "set": "all", "cases": cases, "figures": {}}
+    drawn = pictures(record, tmp_path)
+    assert [path.name for path in drawn] == ["error.png", "runs.png"]
+    assert all(2_000 < path.stat().st_size < 40_000 for path in drawn)
+    assert "](runs.png)" in markdown(record, drawn)
