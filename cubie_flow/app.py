@@ -255,15 +255,17 @@ def _confirm(settings: Settings, study: Study, place: Location, new: bool = True
 
 
 def _picture(settings: Settings, study: Study, place: Location, folder: Path) -> Path | None:
-    """Draw the picture of a result, if one is wanted."""
+    """Draw the picture of a result, if one is wanted; what prevents it is a note."""
     if not settings.values["storage"]["picture"]:
         return None
     with stopwatch.phase("picture"):
         with undisturbed():
-            from cubie_flow.analysis.pictures.overview import draw
+            from cubie_flow.analysis.pictures.overview import tried
 
         source = place.store(read_only=True) if place.folder is None else place.folder
-        return draw(source, folder / f"{study.name}.png", place.group or None)
+        picture, why = tried(source, folder / f"{study.name}.png", place.group or None)
+        settings.notes.extend([why] if why else [])
+        return picture
 
 
 def _compose_and_run() -> int:
@@ -311,6 +313,7 @@ def run(config: DictConfig) -> None:
     """
     _check_experiment()
     credentials.hide(config)
+    studies.name_system(config, str(HydraConfig.get().runtime.choices["system"]))
     overrides = credentials.as_given(HydraConfig.get().overrides.task)
     settings = Settings.from_container(OmegaConf.to_container(config, resolve=True), overrides)
     if settings.task == "doctor":

@@ -231,13 +231,14 @@ def report(table: Table, folder: Path, jobs: Sequence[Job]) -> None:
     if len(drawn) > PICTURES:
         rows.append(("note", f"no pictures: they are drawn of at most {PICTURES} jobs"))
     elif drawn:
-        from cubie_flow.analysis.pictures.overview import draw
+        from cubie_flow.analysis.pictures.overview import tried
 
         root = table.root
         source = root.store(read_only=True) if root.folder is None else root.folder
-        for job in drawn:
-            draw(source, folder / f"{job.group}.png", job.group)
-        rows.append(("pictures", shown(folder / "job_*.png")))
+        tries = [tried(source, folder / f"{job.group}.png", job.group) for job in drawn]
+        if any(picture for picture, _ in tries):
+            rows.append(("pictures", shown(folder / "job_*.png")))
+        rows += [("note", why) for _, why in tries if why]
     notes = dict.fromkeys(note for job in jobs if job.settings for note in job.settings.notes)
     rows += [("note", note) for note in notes]
     text = "\n".join(f"{name:<8} {told}" for name, told in rows)
