@@ -11,12 +11,12 @@ from time import perf_counter
 from typing import Any
 
 import llvmlite.binding as llvm
-import numpy as np
 from attrs import frozen
 
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import Dialect, Place
 from cubie_flow.kernels.targets.batch import Batch
+from cubie_flow.kernels.targets.kept import KeptMemory
 
 #: Bytes by which a thread's arena is larger than its buffers, so that they can be aligned.
 ALIGNMENT = 128
@@ -151,9 +151,9 @@ class CpuProgram:
             pointer,
         )(address)  # fmt: skip
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
-        """Return an array for results."""
-        return np.empty(shape, dtype)
+    def memory(self) -> KeptMemory:
+        """Return what makes arrays for results."""
+        return KeptMemory()
 
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch.
