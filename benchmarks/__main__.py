@@ -6,10 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
-from benchmarks.record import RESULTS, is_record, read, write
+from benchmarks.record import RESULTS, is_record, read
 from cubie_flow.errors import FlowError
 
 
@@ -18,17 +16,26 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure and write a record")
     which = run.add_mutually_exclusive_group()
-    which.add_argument("--bars", dest="set", action="store_const", const="bars", default="quick",
-                       help="what the bars ask for: 15 minutes on a quiet machine")  # fmt: skip
-    which.add_argument("--all", dest="set", action="store_const", const="all",
-                       help="every problem and size, an hour or more")  # fmt: skip
-    run.add_argument("--only", default="", help="cases and figures with this in their name")
-    run.add_argument("--peers", default=None, help="solvers that take part, comma-separated")
-    run.add_argument("--rounds", type=int, default=9)
-    run.add_argument("--out", type=Path, default=None, help="JSON file; by default in results/")
+    for name, says in (
+        ("bars", "what the bars ask for, with their table at the end"),
+        ("sizes", "Lorenz in batches of 64 to 10^6 runs"),
+        ("saves", "Lorenz with 100 saved times"),
+        ("methods", "our explicit methods beside one another"),
+        ("all", "all there is, two hours"),
+    ):
+        which.add_argument(f"--{name}", dest="set", action="store_const", const=name, help=says)
+    run.add_argument("--only", default="", help="cases and figures, or parts of their names")
+    run.add_argument("--peers", default="", help="solvers that take part, comma-separated")
+    run.add_argument("--rounds", type=int, default=5)
+    run.add_argument("--first", type=float, default=30.0,
+                     help="seconds for a first result; slower solvers are left out")  # fmt: skip
+    run.add_argument("--case", type=float, default=12.0, help="seconds for the rounds of a case")
+    run.add_argument("--out", type=Path, default=None, help="JSON; what it has is not redone")
     report = commands.add_parser("report", help="tables and pictures of records")
     report.add_argument("records", nargs="*", type=Path, help="by default all in results/")
-    report.add_argument("--folder", type=Path, default=None, help="where the pictures go")
+    report.add_argument(
+        "--folder", type=Path, default=None, help="where tables and pictures go, in a folder a set"
+    )
     guard = commands.add_parser("guard", help="compare instruction counts with the file kept")
     guard.add_argument("--renew", action="store_true", help="write the file anew")
     gpu = commands.add_parser("gpu", help="the measurements on a GPU, in resumable parts")
@@ -56,42 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from attrs import evolve
+    from benchmarks.measure import Effort
+    from benchmarks.running import run
 
-    from benchmarks.cases import SETS
-    from benchmarks.figures import FIGURES
-    from benchmarks.machine import machine
-    from benchmarks.measure import Effort, measure
-
-    about = machine()
-    out = given.out or RESULTS / f"{given.set}_{about['date'].replace(':', '')[:15]}.json"
-    record: dict[str, Any] = {"machine": about, "set": given.set, "cases": [], "figures": {}}
-    effort = Effort(given.rounds, case_limit=10.0 if given.set == "quick" else 25.0)
-    began = perf_counter()
-
-    def say(text: str) -> None:
-        print(f"{perf_counter() - began:6.0f} s {text}", flush=True)
-
-    for name, figure in FIGURES.items():
-        if given.only in name and (given.set != "quick" or given.only):
-            say(name)
-            record["figures"][name] = figure()
-            write(record, out)
-    for case in SETS[given.set]():
-        if given.only not in case.name:
-            continue
-        say(case.name)
-        if not case.problem.available:
-            missing = f"there is no model '{case.problem.model}' in conf/system"
-            record["cases"].append({**case.as_dict(), "rows": [], "missing": missing})
-            continue
-        if given.peers:
-            chosen = given.peers.split(",")
-            case = evolve(case, entries=[e for e in case.entries if e.peer in chosen])
-        record["cases"].append(measure(case, effort, say))
-        write(record, out)
-    write(record, out)
-    say(f"written to {out}; python -m benchmarks report {out} shows it")
+    effort = Effort(given.rounds, given.first, given.case)
+    run(given.set, given.only, given.peers, effort, given.out)
 
 
 def _report(given: argparse.Namespace) -> int:
@@ -103,9 +79,10 @@ def _report(given: argparse.Namespace) -> int:
         record = read(path)
         if not is_record(record):
             continue
-        folder = given.folder or path.with_suffix("")
-        pictures(record, folder)
-        text = markdown(record)
+        # A folder of its own a set, so that a document's links outlive a record.
+        folder = given.folder / record["set"] if given.folder else path.with_suffix("")
+        drawn = pictures(record, folder)
+        text = markdown(record, drawn)
         (folder / "README.md").write_text(text, encoding="utf-8")
         print(text)
         shown += 1

@@ -36,11 +36,11 @@ class Bar:
 
     @property
     def verdict(self) -> str:
-        """``stands``, ``falls`` or ``not measured``."""
+        """``yes``, ``no`` or ``not measured``."""
         if math.isnan(self.reached):
             return "not measured"
         good = self.reached >= self.needed if self.unit in "x%" else self.reached <= self.needed
-        return "stands" if good else "falls"
+        return "yes" if good else "no"
 
 
 def timed(case: Record) -> list[Record]:

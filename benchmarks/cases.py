@@ -8,6 +8,7 @@ from typing import Any
 from attrs import asdict, field, frozen
 
 from benchmarks.problems import Problem, problem
+from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.tableaus import TAYLOR
 
 Array = Any
@@ -66,7 +67,8 @@ class Case:
     precision : str
         Nominal; entries may differ and say so.
     saves : int
-        Times saved over a run; 0 keeps the final state only.
+        Times saved over a run, evenly spread, the end among them and the start not; 0 keeps the
+        final state only.
     entries : tuple of Entry
         The first is ours at the nominal setting; its error is the one to reach.
     """
@@ -87,8 +89,8 @@ class Case:
         """Return the saved times, or the final one; shape (times,)."""
         import numpy as np
 
-        end = self.problem.duration
-        return np.linspace(0.0, end, self.saves) if self.saves else np.asarray([end])
+        count = max(1, self.saves)
+        return np.linspace(0.0, self.problem.duration, count + 1)[1:]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what identifies the case in a record."""
@@ -97,11 +99,8 @@ class Case:
         return kept
 
 
-#: Runs that a peer does at most: it is too slow for more, or holds all in memory.
-AT_MOST = {
-    "scipy": 16, "casadi": 1000, "torchdiffeq": 4096, "diffrax": 16_384, "jax_loop": 131_072,
-    "numbalsoda": 16_384, "command": 1_000_000,
-}  # fmt: skip
+#: Runs that a peer does at most, where it does one after another: more take no longer each.
+AT_MOST = {"scipy": 16, "casadi": 1000, "numbalsoda": 131_072, "numba_loop": 131_072}
 
 
 def entry(
@@ -130,14 +129,19 @@ def entry(
     )
 
 
-def fixed(runs: int, precision: str = "float64", dt: float = 1e-3, saves: int = 0) -> Case:
-    """Return Lorenz with the classical Runge-Kutta method at a fixed step."""
+def fixed(
+    runs: int,
+    precision: str = "float64",
+    dt: float = 1e-3,
+    saves: int = 0,
+    whole: bool = False,
+    slow: bool = True,
+) -> Case:
+    """Return Lorenz with the classical Runge-Kutta method at a fixed step; see `adaptive`."""
     about = problem("lorenz")
-
-    def at(peer: str, method: str = "rk4") -> Entry:
-        return entry(about, runs, precision, peer, method, dt=dt)
-
-    entries = [at(peer) for peer in ("kernel", "solve", "numba_loop", "jax_loop", "torchdiffeq")]
+    peers = ["kernel", "solve", "numba_loop", "jax_loop"]
+    peers += ["command"] * whole + ["torchdiffeq"] * slow
+    entries = [entry(about, runs, precision, peer, "rk4", dt=dt) for peer in peers]
     return Case(
         f"lorenz_rk4_{_tag(runs, precision, saves)}", "lorenz", runs, precision, saves, entries
     )
@@ -161,6 +165,11 @@ _OURS = {
     ],
     True: [("rodas5p", 1e-1), ("kvaerno5", 1.0), ("radau_iia_5", 1.0)],
 }
+#: Those of them that reached a goal first in some record; the others only show the curves.
+_FASTEST = {
+    ("vern7", 1e1), ("vern7", 1.0), ("dormand_prince_853", 1e-2), ("taylor_8", 1.0),
+    ("taylor_12", 1.0), ("taylor_12", 1e-1), ("taylor_16", 1e-1), *_OURS[True],
+}  # fmt: skip
 #: The same of the peers.
 _PEERS = {
     False: [
@@ -188,18 +197,21 @@ def adaptive(
     factor: float = 1.0,
     whole: bool = False,
     slow: bool = True,
+    curves: bool = False,
 ) -> Case:
     """Return a problem with step control, at `factor` times its nominal tolerance.
 
     `whole` adds the whole command, which writes its store in a fresh process; without `slow`
-    the peers that are a hundred times slower than the others stay out.
+    the peers that are a hundred times slower than the others stay out; `curves` adds settings of
+    ours that are seldom the best, so that a picture shows how time goes with error.
     """
     about = problem(name)
     entries = [entry(about, runs, precision, "kernel", about.algorithm, factor)]
     entries += [
         entry(about, runs, precision, "kernel", method, factor * by)
         for method, by in _OURS[about.stiff]
-        if (precision == "float64" or (method in TAYLOR and by >= 1.0))
+        if (curves or (method, by) in _FASTEST)
+        and (precision == "float64" or (method in TAYLOR and by >= 1.0))
         and (method, by) != (about.algorithm, 1.0)
     ]
     entries += [entry(about, runs, precision, "solve", about.algorithm, factor)]
@@ -255,26 +267,87 @@ def bars() -> list[Case]:
     ]
 
 
+#: Batches from a few runs to as many as anybody solves at once.
+SIZES = (64, 1024, 16_384, 131_072, 1_000_000)
+#: What the tolerance is multiplied with where float32 is all there is.
+_LOOSER = {"float64": 1.0, "float32": 1e2}
+
+
+def sizes() -> list[Case]:
+    """Return Lorenz in batches of all sizes, fixed and adaptive, in both precisions."""
+    cases = []
+    for precision, factor in _LOOSER.items():
+        for runs in SIZES:
+            whole = runs >= 16_384
+            cases.append(fixed(runs, precision, whole=whole))
+            cases.append(adaptive("lorenz", runs, precision, factor=factor, whole=whole))
+    return cases
+
+
+def saves() -> list[Case]:
+    """Return Lorenz with 100 saved times, fixed and adaptive, in both precisions."""
+    cases = []
+    for precision, factor in _LOOSER.items():
+        for runs in (16_384, 131_072):
+            cases.append(fixed(runs, precision, saves=100, whole=True))
+            cases.append(adaptive("lorenz", runs, precision, saves=100, factor=factor, whole=True))
+    return cases
+
+
+#: Where the explicit methods of ours are compared with one another, and with which.
+_SMOOTH = ("lorenz", "van_der_pol", "lotka_volterra", "arenstorf", "pleiades", "lorenz96_40")
+_EXPLICIT = ("tsit5", "vern7", "dormand_prince_853", *TAYLOR)
+
+
+def methods() -> list[Case]:
+    """Return smooth problems with our explicit methods alone, at tolerances of 1e-6 to 1e-12."""
+    cases = []
+    for name in _SMOOTH:
+        about, runs = problem(name), 4096
+        entries = [
+            entry(about, runs, "float64", "kernel", method, factor)
+            for method in _EXPLICIT
+            for factor in (1e2, 1.0, 1e-2, 1e-4)
+        ]
+        cases.append(Case(f"methods_{name}_f64_{runs}", name, runs, "float64", 0, entries))
+    return cases
+
+
 def everything() -> list[Case]:
-    """Return the bars and what else there is: small and large batches, saves, other problems."""
-    sizes = [64, 1024, 1_000_000]
-    return [
-        *bars(),
-        *(fixed(runs) for runs in sizes),
-        *(fixed(runs, "float32") for runs in (64, 1024, 16_384, 131_072, 1_000_000)),
-        *(adaptive("lorenz", runs) for runs in sizes),
-        *(adaptive("lorenz", runs, "float32", factor=1e2) for runs in sizes),
-        adaptive("lorenz", 16_384, saves=100, whole=True),
-        adaptive("lorenz", 131_072, "float32", saves=100, factor=1e2, whole=True),
-        adaptive("lorenz96_40", 4096),
+    """Return all there is: the bars, sizes, saves, other problems, and curves of our methods."""
+    others = [
+        adaptive("lorenz96_40", 4096, curves=True),
         adaptive("lorenz96_40", 4096, saves=100),
-        adaptive("pleiades", 4096),
-        adaptive("hodgkin_huxley", 16_384),
+        adaptive("pleiades", 4096, curves=True),
+        adaptive("hodgkin_huxley", 16_384, curves=True),
         adaptive("hodgkin_huxley", 16_384, "float32"),
         adaptive("robertson", 16_384),
         adaptive("hires", 16_384),
         adaptive("hires", 1000, saves=100),
     ]
+    known = {case.name: case for case in (*bars(), *sizes(), *saves(), *methods(), *others)}
+    return list(known.values())
 
 
-SETS = {"quick": quick, "bars": bars, "all": everything}
+SETS = {
+    "quick": quick, "bars": bars, "sizes": sizes, "saves": saves, "methods": methods,
+    "all": everything,
+}  # fmt: skip
+
+
+def chosen(names: Iterable[str], wanted: str) -> set[str]:
+    """Return the names that `wanted` means: comma-separated, each a name or a part of names.
+
+    Raises
+    ------
+    FlowError
+        If a part is in no name.
+    """
+    known, found = list(names), set[str]()
+    for part in filter(None, (part.strip() for part in wanted.split(","))):
+        # A whole name means that one alone: lorenz_f64_1024 is not also lorenz_f64_1024_100saves.
+        one = {part} if part in known else {name for name in known if part in name}
+        if not one:
+            raise FlowError(f"--only is '{part}', which is in no case's name{nearest(part, known)}")
+        found |= one
+    return found if wanted.strip(" ,") else set(known)

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bars import OURS, bars, best_of, goal, timed
+from benchmarks.bars import EQUAL, OURS, Bar, bars, best_of, goal, matched, timed
 
 Record = Mapping[str, Any]
-#: M. Okabe and K. Ito's palette, which is told apart with any colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = "osD^vP*X"
-#: One look a solver in all pictures, ours first.
-SOLVERS = (
-    "kernel", "heyoka", "numbalsoda", "diffrax", "torchdiffeq", "casadi", "jax_loop", "numba_loop",
-    "scipy", "solve", "command",
-)  # fmt: skip
+#: M. Okabe and K. Ito's palette, which is told apart with any colour vision; blue is ours.
+OUR_COLOUR = "#0072B2"
+#: One look a solver in all pictures: colour and marker.
+LOOKS = {
+    "heyoka": ("#D55E00", "s"), "numbalsoda": ("#009E73", "D"), "diffrax": ("#CC79A7", "^"),
+    "torchdiffeq": ("#E69F00", "v"), "casadi": ("#56B4E9", "P"), "jax_loop": ("#000000", "*"),
+    "numba_loop": ("#999999", "X"), "scipy": ("#8C6D31", "p"),
+}  # fmt: skip
+#: Our methods likewise, in blues and violets, so that lines need no labels inside.
+METHODS = {
+    "tsit5": (OUR_COLOUR, "o"), "rk4": (OUR_COLOUR, "o"), "rodas5p": (OUR_COLOUR, "o"),
+    "vern7": ("#00305E", "h"), "dormand_prince_853": ("#5B2A86", "d"), "kvaerno5": ("#00305E", "s"),
+    "taylor_8": ("#86C5EE", "<"), "taylor_12": ("#7B68EE", ">"), "taylor_16": ("#B39DDB", "^"),
+    "radau_iia_5": ("#5B2A86", "v"),
+}  # fmt: skip
 NAMES = {
-    "kernel": "cubie_flow, kernel", "solve": "cubie_flow, solve()",
+    "kernel": "cubie_flow", "solve": "cubie_flow, solve()",
     "command": "cubie_flow, whole command", "jax_loop": "JAX loop", "numba_loop": "numba loop",
 }  # fmt: skip
 
 
-def markdown(record: Record) -> str:
-    """Return the tables of a record."""
-    parts = [_header(record["machine"]), _bars(record), _losses(record["cases"])]
+#: What a picture shows, for those who do not see it.
+_SHOWS = {
+    "error.png": "Time a run against the error at the end, a panel a problem",
+    "runs.png": "Time a run against the runs in a batch, a panel a problem",
+}
+
+
+def markdown(record: Record, drawn: Sequence[Path] = ()) -> str:
+    """Return the tables of a record, with the pictures that were drawn of it beside them."""
+    said = [bar for bar in bars(record) if record["set"] == "bars" or not math.isnan(bar.reached)]
+    parts = [_header(record["machine"]), bars_table(said) if said else "", _losses(record["cases"])]
+    parts += [f"![{_SHOWS[path.name]}]({path.name})\n" for path in drawn]
     parts += [_case(case) for case in record["cases"]]
     parts += [_figures(name, figures) for name, figures in record["figures"].items()]
     return "\n".join(part for part in parts if part)
@@ -62,31 +78,37 @@ def _header(machine: Record) -> str:
     )
 
 
-def _bars(record: Record) -> str:
+def bars_table(found: Iterable[Bar]) -> str:
+    """Return the table of bars: needed, reached, met."""
     rows = [
         [bar.text, f"{bar.needed:g} {bar.unit}",
          "" if math.isnan(bar.reached) else f"{number(bar.reached)} {bar.unit}",
          bar.verdict, bar.note]
-        for bar in bars(record)
+        for bar in found
     ]  # fmt: skip
-    return "## Bars\n\n" + table(["bar", "needed", "reached", "", ""], rows)
+    return "## Bars\n\n" + table(["bar", "needed", "reached", "met", ""], rows)
 
 
 def _losses(cases: Sequence[Record]) -> str:
-    """Return where a peer, as accurate as is asked, is ahead of our kernel."""
+    """Return where a peer, as accurate as is asked, is ahead of our kernel or of `solve()`."""
     rows = []
     for case in cases:
         best = best_of(case)
-        ours = best.pop("kernel", None)
-        for row in best.values():
-            if ours is not None and row["us"] < ours["us"]:
-                rows.append(
-                    [case["name"], row["entry"], number(row["us"]), f"{row['error']:.0e}",
-                     ours["entry"], number(ours["us"]), f"{ours['error']:.0e}"]
-                )  # fmt: skip
+        solved = matched([row for row in timed(case) if row["peer"] == "solve"], goal(case))
+        for ours in filter(None, (best.pop("kernel", None), solved)):
+            rows += [
+                [case["name"], row["entry"], number(row["us"]), f"{row['error']:.0e}",
+                 ours["entry"], number(ours["us"]), f"{ours['error']:.0e}"]
+                for row in best.values()
+                if row["us"] < ours["us"] and row["error"] <= EQUAL * goal(case)
+            ]  # fmt: skip
     head = ["case", "peer", "us a run", "error", "ours", "us a run", "error"]
     body = table(head, rows) if rows else "Nowhere in these cases.\n"
-    return "## Where we lose\n\n" + body
+    about = (
+        "Peers that reach a case's error in less time than the fastest of our kernels that does, "
+        "or than `solve()`, which makes a labelled dataset.\n\n"
+    )
+    return "## Where we lose\n\n" + about + body
 
 
 def _case(case: Record) -> str:
@@ -134,94 +156,157 @@ def _figures(name: str, figures: Record) -> str:
 
 
 def pictures(record: Record, folder: Path) -> list[Path]:
-    """Draw time against error for every case, and time against runs; return the files."""
+    """Draw time against error and time against runs, a panel a problem; return the files.
+
+    Parameters
+    ----------
+    record : mapping
+    folder : Path
+        Where ``error.png`` and ``runs.png`` go, if the record has anything for them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for case in record["cases"]:
-        if "rows" in case and len(timed(case)) > 1:
-            written.append(_work_precision(case, folder / f"{case['name']}.png"))
-    families: dict[str, list[Record]] = {}
-    for case in record["cases"]:
-        if "rows" in case:
-            families.setdefault(case["name"].replace(f"_{case['runs']}", ""), []).append(case)
-    for name, cases in families.items():
-        if len(cases) > 1:
-            written.append(_against_runs(name, cases, folder / f"{name}_runs.png"))
-    return written
-
-
-def _style(peer: str) -> dict[str, Any]:
-    place = SOLVERS.index(peer) if peer in SOLVERS else len(SOLVERS) - 1
-    wraps = place // len(COLOURS)
-    return {
-        "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[(place + wraps) % len(MARKERS)],
-        "label": NAMES.get(peer, peer),
-        "lw": 2.0 if peer == "kernel" else 1.2,
-        "ls": "--" if wraps else "-",
-        "ms": 6,
+    cases = [case for case in record["cases"] if timed(case)]
+    panels = {
+        "error.png": [
+            lambda axes, of=of: _against_error(axes, of)  # type: ignore[misc]
+            for of in _grouped(cases, lambda case: (*_about(case), case["runs"]))
+            if _spread(of)
+        ],
+        "runs.png": [
+            lambda axes, of=of: _against_runs(axes, of)  # type: ignore[misc]
+            for of in _grouped(cases, lambda case: (*_about(case), goal_tolerance(case)))
+            if len({case["runs"] for case in of}) > 1
+        ],
     }
+    return [_drawn(drawn, folder / name) for name, drawn in panels.items() if drawn]
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y, title=title)
-    axes.grid(which="major", alpha=0.3)
-    return figure, axes
+def goal_tolerance(case: Record) -> float:
+    """Return the nominal tolerance of a case."""
+    return float(case["rows"][0]["rtol"])
 
 
-def _finish(figure: Any, axes: Any, path: Path) -> Path:
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=120)
-    return path
+def _about(case: Record) -> tuple[Any, ...]:
+    fixed = bool(case["rows"][0]["dt"])
+    return case["problem_name"], case["precision"], case["saves"], fixed
 
 
-def _work_precision(case: Record, path: Path) -> Path:
-    figure, axes = _axes(
-        f"{case['problem_name']}, {case['runs']:,} runs", "error at the end, relative",
-        "wall time a run, microseconds",
-    )  # fmt: skip
-    rows = timed(case)
-    for peer in dict.fromkeys(row["peer"] for row in rows):
-        points = sorted(
-            (max(row["error"], 1e-16), row["us"], row["method"])
-            for row in rows
-            if row["peer"] == peer
-        )
-        style = _style(peer)
-        by_method: dict[str, list[tuple[float, float]]] = {}
-        for error, us, method in points:
-            by_method.setdefault(method, []).append((error, us))
-        for line in by_method.values():
-            axes.plot(*zip(*line, strict=True), **style)
-            style = style | {"label": None}
-        for method, line in by_method.items():
-            if peer == "kernel":
-                axes.annotate(
-                    method, line[0], xytext=(5, -11), textcoords="offset points", fontsize=7,
-                    color=style["color"],
-                )  # fmt: skip
-    axes.axvline(goal(case), color="0.5", lw=1, ls=":")
-    axes.annotate(
-        "to reach", (goal(case), 1), xycoords=("data", "axes fraction"), xytext=(3, -10),
-        textcoords="offset points", fontsize=8, color="0.35",
-    )  # fmt: skip
-    return _finish(figure, axes, path)
+def _title(case: Record) -> str:
+    name, precision, saves, fixed = _about(case)
+    words = [name, "RK4" if fixed else "", "f32" if precision == "float32" else "f64"]
+    words += [f"{saves} saves" if saves else ""]
+    return " ".join(word for word in words if word)
 
 
-def _against_runs(name: str, cases: Sequence[Record], path: Path) -> Path:
-    figure, axes = _axes(name.replace("_", " "), "runs in a batch", "wall time a run, microseconds")
+def _grouped(cases: Sequence[Record], key: Callable[[Record], Any]) -> list[list[Record]]:
+    groups: dict[Any, list[Record]] = {}
+    for case in cases:
+        groups.setdefault(key(case), []).append(case)
+    return list(groups.values())
+
+
+def _spread(cases: Sequence[Record]) -> bool:
+    """Return whether errors differ, without which there is no curve to show."""
+    errors = [max(row["error"], 1e-16) for case in cases for row in timed(case)]
+    return bool(max(errors) > 3 * min(errors))
+
+
+def _look(peer: str, method: str = "") -> dict[str, Any]:
+    if peer == "kernel":
+        colour, marker = METHODS.get(method, (OUR_COLOUR, "o"))
+        name = f"{NAMES[peer]} {method}".strip()
+        return {"color": colour, "marker": marker, "label": name, "lw": 1.6}
+    if peer in OURS:
+        ending, marker = {"solve": ("--", "s"), "command": (":", "D")}[peer]
+        return {
+            "color": OUR_COLOUR, "marker": marker, "label": NAMES[peer], "ls": ending, "lw": 1.6,
+            "mfc": "white",
+        }  # fmt: skip
+    colour, marker = LOOKS.get(peer, ("#555555", "1"))
+    return {"color": colour, "marker": marker, "label": NAMES.get(peer, peer), "lw": 1.0}
+
+
+def _against_error(axes: Any, cases: Sequence[Record]) -> None:
+    lines: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+    for case in cases:
+        for row in timed(case):
+            if row["peer"] in OURS and row["peer"] != "kernel":
+                continue
+            line = lines.setdefault((row["peer"], row["method"]), {})
+            line.setdefault(row["entry"], (max(row["error"], 1e-16), row["us"]))
+    for (peer, method), points in lines.items():
+        axes.plot(*zip(*sorted(points.values()), strict=True), **_look(peer, method), ms=4)
+    for case in cases:
+        axes.axvline(goal(case), color="0.6", lw=0.8, ls=":", zorder=0)
+    axes.set_title(f"{_title(cases[0])}, {cases[0]['runs']:,} runs", fontsize=9)
+    axes.set_xlabel("error", fontsize=8)
+
+
+def _against_runs(axes: Any, cases: Sequence[Record]) -> None:
     lines: dict[str, list[tuple[int, float]]] = {}
     for case in sorted(cases, key=lambda case: case["runs"]):
         chosen = best_of(case)
-        for row in case["rows"]:
-            if row["peer"] in OURS and row["peer"] != "kernel" and "us" in row:
+        for row in timed(case):
+            if row["peer"] in OURS and row["peer"] != "kernel":
                 chosen.setdefault(row["peer"], row)
         for peer, row in chosen.items():
-            lines.setdefault(peer, []).append((row["runs"], row["us"]))
+            # Who does fewer runs than the batch has says nothing about its size.
+            if row["runs"] == case["runs"]:
+                lines.setdefault(peer, []).append((row["runs"], row["us"]))
     for peer, points in lines.items():
-        axes.plot(*zip(*points, strict=True), **_style(peer))
-    return _finish(figure, axes, path)
+        axes.plot(*zip(*points, strict=True), **_look(peer), ms=4)
+    axes.set_title(f"{_title(cases[0])}, error {goal(cases[0]):.0e}", fontsize=9)
+    axes.set_xlabel("runs in a batch", fontsize=8)
+
+
+def _drawn(panels: Sequence[Callable[[Any], None]], path: Path) -> Path:
+    """Draw panels side by side with one legend."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.1 * columns + 2.1, 2.6 * rows + 0.2), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    legend: dict[str, Any] = {}
+    for axes, draw in zip(grid, panels, strict=False):
+        axes.set(xscale="log", yscale="log")
+        draw(axes)
+        for axis in (axes.xaxis, axes.yaxis):
+            _at_least_two_decades(axis)
+        axes.grid(which="major", alpha=0.3)
+        axes.tick_params(labelsize=8)
+        handles, labels = axes.get_legend_handles_labels()
+        legend |= dict(zip(labels, handles, strict=True))
+    for axes in grid[len(panels) :]:
+        axes.axis("off")
+    figure.supylabel("wall time a run, microseconds", fontsize=9)
+    names = sorted(legend, key=lambda name: (not name.startswith("cubie_flow"), name))
+    figure.legend(
+        [legend[name] for name in names], names, loc="outside right upper", frameon=False,
+        fontsize=8,
+    )  # fmt: skip
+    return _saved(figure, path)
+
+
+def _at_least_two_decades(axis: Any) -> None:
+    """Widen a logarithmic axis until it has labels at powers of ten alone, and enough of them."""
+    from matplotlib.ticker import NullFormatter
+
+    low, high = (math.log10(value) for value in axis.get_view_interval())
+    missing = max(0.0, 2.0 - (high - low)) / 2
+    if missing:
+        set_limits = axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim
+        set_limits(10 ** (low - missing), 10 ** (high + missing))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    """Write a picture with a palette, which takes half the room."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=110)
+    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)
+    return path

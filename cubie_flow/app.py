@@ -163,18 +163,25 @@ def _solve(
     with stopwatch.phase("start-up"), undisturbed():
         from cubie_flow.progress import progress
         from cubie_flow.report import summary
+        from cubie_flow.storage import leased
         from cubie_flow.study.running import run_study
         from cubie_flow.sweeps.decided import engine_of
 
     watch, told = _watch(settings), settings.values["engine"]["progress"]
     keep_dask_out()
-    with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
+    lease = settings.values["storage"]["lease"]
+    with (
+        leased(place, lease) as lock,
+        progress(study.name, told) as show,
+        watch.listening(),
+        _kept(folder, place),
+    ):
         report = run_study(
             study,
             place,
             overrides=overrides,
             on_progress=show,
-            between_shards=watch.check,
+            between_shards=lock.between(watch.check),
             engine=engine_of(settings),
             **how,
         )
@@ -248,15 +255,17 @@ def _confirm(settings: Settings, study: Study, place: Location, new: bool = True
 
 
 def _picture(settings: Settings, study: Study, place: Location, folder: Path) -> Path | None:
-    """Draw the picture of a result, if one is wanted."""
+    """Draw the picture of a result, if one is wanted; what prevents it is a note."""
     if not settings.values["storage"]["picture"]:
         return None
     with stopwatch.phase("picture"):
         with undisturbed():
-            from cubie_flow.analysis.pictures.overview import draw
+            from cubie_flow.analysis.pictures.overview import tried
 
         source = place.store(read_only=True) if place.folder is None else place.folder
-        return draw(source, folder / f"{study.name}.png", place.group or None)
+        picture, why = tried(source, folder / f"{study.name}.png", place.group or None)
+        settings.notes.extend([why] if why else [])
+        return picture
 
 
 def _compose_and_run() -> int:
@@ -304,6 +313,7 @@ def run(config: DictConfig) -> None:
     """
     _check_experiment()
     credentials.hide(config)
+    studies.name_system(config, str(HydraConfig.get().runtime.choices["system"]))
     overrides = credentials.as_given(HydraConfig.get().overrides.task)
     settings = Settings.from_container(OmegaConf.to_container(config, resolve=True), overrides)
     if settings.task == "doctor":

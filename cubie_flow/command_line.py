@@ -104,7 +104,10 @@ def _missing(error: MissingConfigException) -> str:
     options = list(error.options or [])
     if not options:
         return f"there is no config named '{error.missing_cfg_file}'"
-    return f"{group} is '{name}'; it must be one of {', '.join(options)}{nearest(name, options)}"
+    told = f"{group} is '{name}'; it must be one of {', '.join(options)}{nearest(name, options)}"
+    if group == "hydra/launcher":
+        told += '; others come with a package: pip install "cubie-flow[launchers]"'
+    return told
 
 
 def _unknown(key: str, given: Sequence[str]) -> str:

@@ -92,6 +92,7 @@ def batch_design(
         For a mistake in the batch, or a quantity that the system does not have.
     """
     from cubie_flow.batches import SEED, make_design, swept_design
+    from cubie_flow.batches.tables import SOME
 
     kind, values, size = batch["kind"], dict(batch["values"]), batch["size"]
     notes: list[str] = []
@@ -131,6 +132,11 @@ def batch_design(
     known = {quantity.name for quantity in (*system.states, *system.parameters)} | {"duration"}
     for name in design.names:
         if name not in known:
+            if kind == "table" and name not in (*values, *swept):
+                raise FlowError(
+                    f"column '{name}' of '{batch['path']}' is no parameter, state or duration of "
+                    f"the system '{system.name}' ({SOME}){nearest(name, known)}"
+                )
             what = "the sweep" if name in swept else "batch.values"
             raise FlowError(
                 f"{what} names '{name}', which is no parameter, state or duration of "

@@ -11,7 +11,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 # Its public base class would need the reading of a YAML file with its header written anew.
 from hydra._internal.core_plugins.file_config_source import FileConfigSource  # isort: skip
@@ -82,7 +82,12 @@ def register() -> None:
     Plugins.instance().register(StudySearchPath)
     # Hydra refuses keys that no file has. Where a model or a user gives the names, it must not.
     open_keys = OmegaConf.create(
-        {"system": {}, "buffers": {}, "batch": {"values": {}}, "engine": {"options": {}}}
+        {
+            "system": {"name": None},
+            "buffers": {},
+            "batch": {"values": {}},
+            "engine": {"options": {}},
+        }
     )
     nodes = (open_keys.system, open_keys.buffers, open_keys.batch["values"])
     for node in (*nodes, open_keys.engine.options):
@@ -93,6 +98,13 @@ def register() -> None:
     store.store(name="open_keys", node=open_keys)
     store.store(group="system", name="file", node={"file": "???", "name": None})
     OmegaConf.register_new_resolver("flow_folder", _folder, use_cache=True, replace=True)
+
+
+def name_system(config: DictConfig, chosen: str) -> None:
+    """Call the chosen model after its file, if it has no name of its own."""
+    system = config.get("system")
+    if isinstance(system, DictConfig) and not system.get("name") and "file" not in system:
+        OmegaConf.update(config, "system.name", chosen.rpartition("/")[2], force_add=True)
 
 
 def _folder(root: str, study: str | None, system: str | None) -> str:

@@ -140,6 +140,19 @@ def test_a_folder_of_ones_own(elsewhere: Path) -> None:
     assert xarray.open_zarr(store, chunks=None).k.values.tolist() == [0.1, 0.2]
 
 
+@pytest.mark.parametrize("words", [[], ["-m", "controller.rtol=1e-4,1e-6"]])
+def test_a_model_in_a_folder_of_ones_own_is_called_after_its_file(
+    words: list[str], elsewhere: Path
+) -> None:
+    system = elsewhere / "mine" / "system"
+    system.mkdir(parents=True)
+    assert MODEL is not None
+    (system / "fading.yaml").write_text(MODEL[1])
+    assert main([*words, "--config-dir", "mine", "system=fading", "storage.picture=false"]) == 0
+    (store,) = results(elsewhere)
+    assert "fading" in store.parts
+
+
 MISTAKES = [
     (["systm=lorenz"], ["systm", "did you mean 'system'"]),
     (["system=loren"], ["loren", "did you mean 'lorenz'"]),
@@ -166,6 +179,7 @@ MISTAKES = [
     (["study=a/b"], ["a/b"]),
     (["+_target_=os.system"], ["_target_", "refused"]),
     (["--config-dir", "nowhere"], ["nowhere"]),
+    (["-m", "hydra/launcher=jobli"], ["hydra/launcher", "jobli", "cubie-flow[launchers]"]),
     (["storage.url=s3://"], ["storage.url", "s3://", "s3://bucket/results"]),
     (["batch.size=1e30"], ["of disk", "batch.size="]),
     (["-m", "algorithm=tsit5,rk5"], ["rk5"]),

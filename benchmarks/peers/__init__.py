@@ -11,7 +11,6 @@ from importlib import import_module
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from attrs import frozen
 
 from benchmarks.cases import Case, Entry
@@ -46,15 +45,21 @@ class Prepared:
     device_seconds: Callable[[], float] | None = None
 
 
-def finals(states_first: bool) -> Callable[[Any, Array], Array]:
-    """Return `ends` of an answer of final states, shape (states, runs) or (runs, states)."""
+def steps_a_save(case: Case, entry: Entry) -> tuple[int, float]:
+    """Return the steps from one of a case's times to the next, and their length.
 
-    def ends(answer: Any, probes: Array) -> Array:
-        values = np.asarray(answer)
-        chosen = values[:, probes].T if states_first else values[probes]
-        return chosen[:, None, :]
-
-    return ends
+    Raises
+    ------
+    Unsupported
+        If the entry is not RK4 at a fixed step whose multiples the times are.
+    """
+    if entry.method != "rk4" or not entry.dt:
+        raise Unsupported("written for RK4 at a fixed step only")
+    between = case.times()[0] / entry.dt
+    steps = round(between)
+    if abs(between - steps) > 1e-6:
+        raise Unsupported("its steps do not end at the saved times")
+    return steps, entry.dt
 
 
 def load(peer: str) -> Callable[[Case, Entry], Prepared]:

@@ -66,7 +66,8 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     threads = min(usable_threads(), len(groups))
     integrators = [deepcopy(template) for _ in range(threads)]
     times = case.times().astype(real)
-    grid = np.repeat(times[:, None], width, axis=1)
+    # It wants the starting time too.
+    grid = np.repeat(np.concatenate([[real(0)], times])[:, None], width, axis=1)
     out = np.empty((len(groups), len(times), len(states), width), real)
 
     def share(number: int) -> None:
@@ -76,7 +77,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
             integrator.state[:] = start
             integrator.pars[0, :] = groups[i]
             if case.saves:
-                out[i] = integrator.propagate_grid(grid)[1]
+                out[i] = integrator.propagate_grid(grid)[1][1:]
             else:
                 integrator.propagate_until(real(about.duration))
                 out[i, 0] = integrator.state

@@ -20,10 +20,10 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     right_hand_side, compiling = timed(lambda: numba.cfunc(lsoda_sig)(scalar_field(about)))
     address = right_hand_side.address
     solver = {"lsoda": lsoda, "dop853": dop853}[entry.method]
-    start, times = about.start, case.times()
+    start = about.start
     # It wants the starting time too.
-    times = times if case.saves else np.concatenate([[0.0], times])
-    kept = len(times) if case.saves else 1
+    times = np.concatenate([[0.0], case.times()])
+    kept = len(times) - 1
     rtol, atol = entry.rtol, entry.atol
 
     @numba.njit(parallel=True)

@@ -21,9 +21,8 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     kind = getattr(torch, entry.precision)
     values = torch.as_tensor(about.values(entry.runs)).to(kind)
     start = torch.as_tensor(about.start).to(kind)[:, None].repeat(1, entry.runs)
-    times = torch.as_tensor(case.times()).to(kind)
-    if not case.saves:
-        times = torch.cat([torch.zeros(1, dtype=kind), times])
+    # It wants the starting time too.
+    times = torch.cat([torch.zeros(1, dtype=kind), torch.as_tensor(case.times()).to(kind)])
     options = {"step_size": entry.dt} if entry.dt else None
 
     def derivative(t: Any, u: Any) -> Any:
@@ -38,8 +37,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
             )  # fmt: skip
 
     def ends(answer: Any, probes: Any) -> Any:
-        kept = answer if case.saves else answer[-1:]
-        return kept.numpy()[:, :, probes].transpose(2, 0, 1)
+        return answer[1:].numpy()[:, :, probes].transpose(2, 0, 1)
 
     return Prepared(run, ends)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from cubie_flow.errors import FlowError, nearest
 
 Array = NDArray[np.float64]
 HASH_ROWS = 65_536
+#: What to do about columns that are no quantities.
+SOME = "batch.values={NAME: COLUMN} uses some columns only"
 
 
 class Rows(ABC):
@@ -75,15 +79,16 @@ class CsvRows(Rows):
     def _values(self) -> Array:
         import pandas as pd
 
+        header, first = _csv_start(self.path)
+        # pandas takes a first value too many as a row label, which shifts every column.
+        if len(first) > len(header):
+            raise FlowError(
+                f"batch.path '{self.path}' has rows with more values than its header has names"
+            )
+        _refuse_blank_lines(self.path)
         # All columns, because pandas cuts rows that are too long when told to read only some.
         frame = _read_csv(self.path)
-        if len(frame):
-            # pandas takes a first value too many as a row label, which shifts every column.
-            first = _read_csv(self.path, header=None, skiprows=1, nrows=1)
-            if first.shape[1] > frame.shape[1]:
-                raise FlowError(
-                    f"batch.path '{self.path}' has rows with more values than its header has names"
-                )
+        frame.columns = header
         values = np.empty((len(frame), len(self.columns)))
         for i, column in enumerate(self.columns):
             series = frame[column]
@@ -93,7 +98,7 @@ class CsvRows(Rows):
                 row = int(text[0]) if len(text) else 0
                 raise FlowError(
                     f"column '{column}' of '{self.path}' holds the text '{series.iloc[row]}' "
-                    f"in data row {row + 1}; every row needs a finite number there"
+                    f"in data row {row + 1}; every row needs a finite number there ({SOME})"
                 )
             values[:, i] = numbers.to_numpy(dtype=np.float64)
         return self._check(values, 0)
@@ -154,7 +159,8 @@ def open_table(path: str | Path, columns: Mapping[str, str] | None) -> tuple[tup
     Parameters
     ----------
     path
-        A ``.csv`` or ``.parquet`` file with one header name a column.
+        A ``.csv`` or ``.parquet`` file with one header name a column. Spaces around the names
+        of a CSV file do not count.
     columns
         Quantity name to column name; None takes every column under its own name.
 
@@ -174,9 +180,9 @@ def open_table(path: str | Path, columns: Mapping[str, str] | None) -> tuple[tup
         raise FlowError(f"batch.path '{path}' is neither a .csv nor a .parquet file")
     if not path.is_file():
         raise FlowError(f"batch.path '{path}' is not a file")
-    names = _read_csv(path, nrows=0) if suffix == ".csv" else _parquet(path).schema_arrow.names
+    names = _csv_start(path)[0] if suffix == ".csv" else _parquet(path).schema_arrow.names
     header = tuple(map(str, names))
-    unnamed = [i for i, name in enumerate(header) if not name or name.startswith("Unnamed: ")]
+    unnamed = [i for i, name in enumerate(header) if not name]
     if columns is None and unnamed:
         raise FlowError(
             f"column {unnamed[0] + 1} of '{path}' has no name; name it in the header, or say "
@@ -189,17 +195,64 @@ def open_table(path: str | Path, columns: Mapping[str, str] | None) -> tuple[tup
                 f"batch.values.{quantity} needs the column '{column}', which '{path}' does not "
                 f"have (columns: {', '.join(header)}){nearest(column, header)}"
             )
+        if header.count(column) > 1:
+            raise FlowError(f"'{path}' has the column '{column}' twice; a quantity needs one")
     rows = (CsvRows if suffix == ".csv" else ParquetRows)(path, tuple(wanted.values()))
     if rows.size == 0:
         raise FlowError(f"batch.path '{path}' has a header but no rows")
     return tuple(wanted), rows
 
 
-def _read_csv(path: Path, **settings: Any) -> Any:
+#: What may hide a line without values; what stands in quotes may look like it.
+_BLANK = re.compile(rb"\n[ \t\r]*\n")
+
+
+def _csv_start(path: Path) -> tuple[list[str], list[str]]:
+    """Return the header of a CSV file, without the spaces around names, and its first row."""
+    rows = (row for _, row in _csv_lines(path) if row)
+    header = [name.strip() for name in next(rows, [])]
+    if not header:
+        raise FlowError(f"batch.path '{path}' cannot be read as CSV: it is empty")
+    for mark, said in ((";", "';'"), ("\t", "tabs")):
+        if len(header) == 1 and mark in header[0]:
+            raise FlowError(
+                f"batch.path '{path}' separates its columns by {said}; separate them by ',' and "
+                "write numbers with a point, such as 1.5"
+            )
+    return header, next(rows, [])
+
+
+def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines of a CSV file by their number, split; one without values is empty."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, skipinitialspace=True)
+            for row in reader:
+                yield reader.line_num, row if len(row) > 1 or any(map(str.strip, row)) else []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FlowError(f"batch.path '{path}' cannot be read as CSV: {error}") from error
+
+
+def _refuse_blank_lines(path: Path) -> None:
+    """Refuse a line without values between two with some: runs are counted by rows."""
+    if not _BLANK.search(path.read_bytes().strip()):
+        return
+    blank, began = 0, False
+    for number, row in _csv_lines(path):
+        if row and blank and began:
+            raise FlowError(
+                f"line {blank} of '{path}' is blank, with rows after it; delete the line, or "
+                "give the run its numbers"
+            )
+        blank = 0 if row else number
+        began = began or bool(row)
+
+
+def _read_csv(path: Path) -> Any:
     import pandas as pd
 
     try:
-        return pd.read_csv(path, skipinitialspace=True, **settings)
+        return pd.read_csv(path, skipinitialspace=True)
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise FlowError(f"batch.path '{path}' cannot be read as CSV: {reason}") from error

@@ -7,6 +7,7 @@ A distribution maps points of the open unit interval to values.
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -240,6 +241,11 @@ def _parse_mapping(key: str, spec: Mapping[Any, Any]) -> ValueList | Distributio
     if not isinstance(arguments, list | tuple) or len(arguments) != len(wanted):
         raise FlowError(f"{key} needs [{', '.join(wanted)}], not {arguments!r}")
     numbers = [_number(f"{key} ({what})", v) for what, v in zip(wanted, arguments, strict=True)]
+    if not math.isfinite(numbers[1] - numbers[0]):
+        raise FlowError(
+            f"{key} goes from {numbers[0]:g} to {numbers[1]:g}, which are further apart than "
+            f"{sys.float_info.max:.1e}, the largest number"
+        )
     if form in DISTRIBUTIONS:
         return _distribution(key, form, numbers)
     return _value_list(key, form, numbers)

@@ -604,7 +604,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 block.sweep(n, moves)
             block.assign([("counters", TRIED)], [_flag(TRIED) + float(count)])
             good = block.let("good", logical_and(leaping, self._finite(block, "state")))
-            after = [where(good, load(*place), old) for place, old in zip(kept, before, strict=True)]
+            new = [load(*place) for place in kept]
+            after = [where(good, *pair) for pair in zip(new, before, strict=True)]
             block.assign(kept, after)
 
     # saving

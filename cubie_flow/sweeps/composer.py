@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from cubie_flow.credentials import as_given
+from cubie_flow.studies import name_system
 
 
 class Composer:
@@ -73,6 +74,7 @@ class Composer:
             config: Any = self._loader.load_configuration(
                 self._name, [*self._common, *files], RunMode.RUN
             )
+            name_system(config, str(config.hydra.runtime.choices["system"]))
             with open_dict(config):
                 del config["hydra"]
             self._bases[files] = config

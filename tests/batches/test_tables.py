@@ -124,3 +124,40 @@ def test_other_mistakes_with_a_table(table: Path, tmp_path: Path) -> None:
     pd.DataFrame(VALUES).to_csv(tmp_path / "indexed.csv")
     with pytest.raises(FlowError, match=r"column 1 of .* has no name"):
         make_design("table", {}, path=tmp_path / "indexed.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " rho , sigma\n1, 2\n3,4\n",
+        "\n\nrho,sigma\n1,2\n3,4\n\n \n\n",
+        "\ufeffrho,sigma\r\n1,2\r\n3,4\r\n\r\n",
+        "rho,sigma,note\n1,2,'a'\n3,4,\"b\n\nc\"\n",
+    ],
+)
+def test_spaces_around_names_and_blank_lines_at_the_ends_do_not_count(
+    text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    design = make_design("table", {"rho": None, "sigma": None}, path=path)
+    assert design.columns(0, 2)["rho"].tolist() == [1.0, 3.0]
+    assert design.columns(0, 2)["sigma"].tolist() == [2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rho,sigma\n1,2\n\n3,4\n", "line 3 of .* is blank, with rows after it"),
+        ("rho\n1\n  \n\n3\n", "line 4 of .* is blank"),
+        ("rho,sigma,rho\n1,2,3\n", "has the column 'rho' twice"),
+        ("rho;sigma\n1,5;2\n", "separates its columns by ';'; separate them by ','"),
+        ("rho\tsigma\n1\t2\n", "separates its columns by tabs"),
+        (" \n\n", "cannot be read as CSV: it is empty"),
+        ("rho,x\n1,one\n", r"holds the text 'one' in data row 1.*batch.values=\{NAME: COLUMN\}"),
+    ],
+)
+def test_a_csv_file_is_not_read_as_something_else(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text(text)
+    with pytest.raises(FlowError, match=message):
+        make_design("table", {}, path=tmp_path / "runs.csv")

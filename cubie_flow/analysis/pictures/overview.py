@@ -9,6 +9,7 @@ import numpy as np
 
 from cubie_flow.analysis.pictures.reading import (
     Array,
+    as_float,
     bins,
     heading,
     in_order,
@@ -58,6 +59,20 @@ def draw(store: Any, target: Path, group: str | None = None) -> Path:
         how |= {"group": group, "consolidated": False}
     with xarray.open_dataset(store, **how) as data:
         return overview(data).save(target, DPI)
+
+
+def tried(store: Any, target: Path, group: str | None = None) -> tuple[Path | None, str]:
+    """Draw as `draw` does; return the file, or None and the sentence that says why not.
+
+    A study that is done does not fail because of its picture.
+    """
+    try:
+        return draw(store, target, group), ""
+    except FlowError as error:
+        return None, str(error)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        return None, f"'{target}' could not be drawn ({type(error).__name__}: {reason})"
 
 
 def overview(data: Dataset) -> Picture:
@@ -178,12 +193,14 @@ def _finals(figure: Picture, data: Dataset) -> None:
         raise FlowError("this result holds neither trajectories nor final values: nothing to draw")
     panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for name, panel in zip(names, panels, strict=True):
-        found = data[name].to_numpy()
+        found = as_float(data[name])
         found = found[np.isfinite(found)]
         if found.size:
             low, high = np.quantile(found, [0.001, 0.999])
-            if low == high:
-                low, high = low - 0.5, high + 0.5
+            # Values that are equal but for rounding leave no room for a hundred bins.
+            least = 1e-6 * max(abs(low), abs(high)) or 1.0
+            if high - low < least:
+                low, high = low - least / 2, high + least / 2
             panel.hist(found, bins=100, range=(low, high), color=BLUE)
         panel.set_xlabel(label(data[name], 80))
         panel.set_ylabel("runs")

@@ -11,12 +11,12 @@ from time import perf_counter
 from typing import Any
 
 import llvmlite.binding as llvm
-import numpy as np
 from attrs import frozen
 
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import Dialect, Place
 from cubie_flow.kernels.targets.batch import Batch
+from cubie_flow.kernels.targets.kept import KeptMemory
 
 #: Bytes by which a thread's arena is larger than its buffers, so that they can be aligned.
 ALIGNMENT = 128
@@ -71,9 +71,7 @@ def vector_lanes(real: str) -> int:
     return vector_bits() // (64 if real == "float64" else 32)
 
 
-def arrangement(
-    real: str, states: int, light: bool, leaping: bool, short: bool
-) -> tuple[int, int]:
+def arrangement(real: str, states: int, light: bool, leaping: bool, short: bool) -> tuple[int, int]:
     """Return the lanes that keep a core busy, and how many of them each instruction is for.
 
     Several vectors for small models, one for large. Of light steps the instructions of several
@@ -168,9 +166,9 @@ class CpuProgram:
             pointer,
         )(address)  # fmt: skip
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
-        """Return an array for results."""
-        return np.empty(shape, dtype)
+    def memory(self) -> KeptMemory:
+        """Return what makes arrays for results."""
+        return KeptMemory()
 
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch.
