@@ -163,18 +163,25 @@ def _solve(
     with stopwatch.phase("start-up"), undisturbed():
         from cubie_flow.progress import progress
         from cubie_flow.report import summary
+        from cubie_flow.storage import leased
         from cubie_flow.study.running import run_study
         from cubie_flow.sweeps.decided import engine_of
 
     watch, told = _watch(settings), settings.values["engine"]["progress"]
     keep_dask_out()
-    with progress(study.name, told) as show, watch.listening(), _kept(folder, place):
+    lease = settings.values["storage"]["lease"]
+    with (
+        leased(place, lease) as lock,
+        progress(study.name, told) as show,
+        watch.listening(),
+        _kept(folder, place),
+    ):
         report = run_study(
             study,
             place,
             overrides=overrides,
             on_progress=show,
-            between_shards=watch.check,
+            between_shards=lock.between(watch.check),
             engine=engine_of(settings),
             **how,
         )

@@ -307,6 +307,7 @@ SCHEMA: Schema = {
         "url": address,
         "client": choice("fsspec", "obstore"),
         "options": options,
+        "lease": number(above=0, optional=True),
         "overwrite": flag,
         "picture": flag,
         "shard_runs": whole(1, optional=True),

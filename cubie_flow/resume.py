@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 #: Keys that say how a study is computed and not what: they may differ from run to run.
 POLICY = (
     "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
-    "batch.order", "storage.picture", "confirm", "dry_run", OPTIONS,
+    "batch.order", "storage.picture", "storage.lease", "confirm", "dry_run",
+    OPTIONS,
 )  # fmt: skip
 SIZE = "batch.size"
 #: Keys that folders of earlier versions lack, with what they then mean.
 LATER: dict[str, Any] = {
     "storage.url": None, "storage.client": "fsspec", "storage.options": {},
-    "storage.overwrite": False, "engine.confirm_runs": 100_000_000,
+    "storage.lease": 60.0, "storage.overwrite": False, "engine.confirm_runs": 100_000_000,
     "engine.confirm_bytes": 100_000_000_000, "engine.workers": None, "engine.scheduler": None,
     "engine.cluster": None, "engine.options": {}, "engine.retries": 3,
     "batch.sweep": [], "batch.order": "given", "output.sensitivities": None,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +84,7 @@ def audit(
         process writes it.
     """
     from cubie_flow.analysis.opening import open_runs
-    from cubie_flow.storage import ResultStore, locked
+    from cubie_flow.storage import ResultStore, leased, locked
 
     if not 0 < fraction <= 1:
         raise FlowError(f"fraction is {fraction}; it must be above 0 and at most 1")
@@ -97,7 +96,7 @@ def audit(
     if seed < 0:
         raise FlowError(f"seed is {seed}; it must be a whole number of at least 0")
     chosen = sample(data, fraction, seed)
-    with locked(place.folder.parent) if place.folder is not None else nullcontext():
+    with locked(place.folder.parent) if place.folder is not None else leased(place):
         table = measure(data, chosen, tighter, target, on_progress)
         table.attrs.update({"fraction": fraction, "seed": seed})
         ResultStore.open(place).put_group(GROUP, table)

@@ -11,6 +11,7 @@ from cubie_flow.storage.folders import (
     note_location,
 )
 from cubie_flow.storage.layout import ShardPlan, plan_shards
+from cubie_flow.storage.lease import leased
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.lock import locked
 from cubie_flow.storage.provenance import SCHEMA_VERSION, provenance
@@ -29,6 +30,7 @@ __all__ = [
     "StoreSchema",
     "Variable",
     "found_location",
+    "leased",
     "locked",
     "new_location",
     "new_run_folder",

@@ -225,7 +225,7 @@ def run_job(
     Stopped, KeyboardInterrupt
         What stops the whole multirun.
     """
-    from cubie_flow.storage import locked
+    from cubie_flow.storage import leased, locked
     from cubie_flow.study.running import run_study
     from cubie_flow.sweeps.decided import engine_of, placed
 
@@ -238,14 +238,17 @@ def run_job(
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         # Jobs of a launcher may live longer than the process that waits for them.
-        with nullcontext() if folder is None else locked(folder):
+        with (
+            nullcontext() if folder is None else locked(folder),
+            leased(place, job.settings.values["storage"]["lease"]) as lock,
+        ):
             report = run_study(
                 study,
                 place,
                 config_yaml=job.config,
                 overrides=job.overrides,
                 on_progress=on_progress,
-                between_shards=between_shards,
+                between_shards=lock.between(between_shards),
                 engine=(engine or engine_of)(job.settings),
                 resume=resume,
                 recheck=recheck,

@@ -19,7 +19,7 @@ from cubie_flow.planning import refuse_disk
 from cubie_flow.report import shown
 from cubie_flow.startup import keep_dask_out
 from cubie_flow.stopping import Stopped, Watch
-from cubie_flow.storage import Location, index, locked, new_location, note_location
+from cubie_flow.storage import Location, index, leased, locked, new_location, note_location
 from cubie_flow.storage.folders import CONFIG, LOG
 from cubie_flow.storage.provenance import provenance
 from cubie_flow.sweeps import jobs as running
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cubie_flow.config import Settings
     from cubie_flow.engines import Engine
     from cubie_flow.progress import Show
+    from cubie_flow.storage.lease import Lease
     from cubie_flow.study.running import Progress
 
 #: Pictures of so many jobs are drawn, one each.
@@ -77,7 +78,7 @@ def run_multirun(
     root = new_location(storage, folder)
     overrides = credentials.as_given(config.hydra.overrides.task)
     attrs = {**provenance(overrides), "sweep": axes.lines()}
-    with locked(folder), logged(folder / LOG):
+    with locked(folder), leased(root, storage["lease"]) as lock, logged(folder / LOG):
         if storage["overwrite"]:
             root.delete()
         root.refuse_what_is_there()
@@ -90,7 +91,7 @@ def run_multirun(
         note_location(folder, root)
         with table.finally_written(folder):
             if launcher is None:
-                run_here(jobs, table)
+                run_here(jobs, table, lock)
             else:
                 launch(jobs, table, launcher, Task(folder))
         report(table, folder, jobs)
@@ -127,6 +128,7 @@ def confirm(jobs: Sequence[Job], settings: Settings) -> None:
 def run_here(
     jobs: Sequence[Job],
     table: Table,
+    lock: Lease,
     run: Callable[..., index.Row] = run_job,
 ) -> None:
     """Run the jobs one after the other in this process.
@@ -140,6 +142,7 @@ def run_here(
 
     engine = running.engine_settings(jobs)
     watch = Watch(engine["time_limit"])
+    check = lock.between(watch.check)
     whole = _Whole(jobs)
     name = running.counted(len(jobs), "job")
     with (
@@ -148,7 +151,7 @@ def run_here(
         _engines() as engine_for,
     ):
         for place, job in enumerate(jobs):
-            how = {"on_progress": whole.shown(place, show), "between_shards": watch.check}
+            how = {"on_progress": whole.shown(place, show), "between_shards": check}
             try:
                 row = run(job, table.root, engine=engine_for, **how)
             except (KeyboardInterrupt, Stopped) as error:
@@ -157,7 +160,7 @@ def run_here(
             table.update(job.number, row)
             whole.ended(job, table.rows[job.number])
             if place + 1 < len(jobs):
-                watch.check()
+                check(0.0)
 
 
 @contextmanager

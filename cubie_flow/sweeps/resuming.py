@@ -20,7 +20,7 @@ from cubie_flow.logs import logged
 from cubie_flow.planning import Amount
 from cubie_flow.resume import missing_runs
 from cubie_flow.startup import keep_dask_out
-from cubie_flow.storage import Location, ResultStore, index, locked
+from cubie_flow.storage import Location, ResultStore, index, leased, locked
 from cubie_flow.storage.folders import LOG
 from cubie_flow.storage.provenance import provenance
 from cubie_flow.sweeps.jobs import Job, counted
@@ -80,7 +80,8 @@ def resume_multirun(
                 launcher.refuse_engine(settings)
         keep_dask_out()
         table = Table(root, rows, {**attrs, "resumed_by": provenance(overrides)}, attrs["swept"])
-        with logged(folder / LOG):
+        lease = 60.0 if settings is None else settings.values["storage"]["lease"]
+        with leased(root, lease) as lock, logged(folder / LOG):
             log.info("resumed %s", " ".join(overrides))
             print(f"{len(rows) - len(todo):,} of {len(rows):,} jobs were complete", flush=True)
             with table.finally_written(folder):
@@ -88,7 +89,7 @@ def resume_multirun(
                     task = Task(folder.absolute(), words=tuple(overrides), recheck=recheck)
                     launch(todo, table, launcher, task)
                 elif todo:
-                    run_here(todo, table, partial(finish, recheck=recheck))
+                    run_here(todo, table, lock, partial(finish, recheck=recheck))
             report(table, folder, jobs)
 
 

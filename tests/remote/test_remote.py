@@ -6,19 +6,18 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import xarray
 import zarr
+from object_server import KEY, SECRET, bucket, options_of, words_of
 
 from cubie_flow import credentials
 from cubie_flow.analysis.cli import main as results
 from cubie_flow.app import main
 from cubie_flow.storage import Location, ResultStore
 
-SECRET, KEY = "hunter22/secret+==", "AKIAHUNTER22"
 STUDY = [
     "study=far", "batch=sobol", "batch.values={rho: {uniform: [0, 40]}}", "batch.size=1024",
     "duration=1", "output.save_every=0.5", "storage.shard_runs=512", "engine.progress=false",
@@ -28,22 +27,8 @@ STUDY = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """An S3-compatible server of this process, with the bucket ``results``."""
-    moto = pytest.importorskip("moto.server", reason="needs moto's server")
-    boto3 = pytest.importorskip("boto3", reason="needs boto3")
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    endpoint = f"http://127.0.0.1:{running.get_host_and_port()[1]}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        aws_access_key_id=KEY,
-        aws_secret_access_key=SECRET,
-        region_name="us-east-1",
-    )
-    client.create_bucket(Bucket="results")
-    yield endpoint
-    running.stop()
+    with bucket("results") as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(autouse=True)
@@ -56,30 +41,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def options(client: str, endpoint: str, secret: str = SECRET) -> list[str]:
-    if client == "fsspec":
-        given = {"endpoint_url": endpoint, "key": KEY, "secret": secret}
-    else:
-        given = {
-            "endpoint": endpoint, "access_key_id": KEY, "secret_access_key": secret,
-            "region": "us-east-1", "client_options.allow_http": "true",
-        }  # fmt: skip
-    return [
-        f"storage.client={client}",
-        *(f"storage.options.{name}={value}" for name, value in given.items()),
-    ]
-
-
 def place(client: str, address: str, endpoint: str) -> Location:
-    words = [word.split("=", 1) for word in options(client, endpoint)[1:]]
-    given: dict[str, Any] = {}
-    for name, value in words:
-        name = name.removeprefix("storage.options.")
-        if name == "client_options.allow_http":
-            given["client_options"] = {"allow_http": True}
-        else:
-            given[name] = value
-    return Location(address, client=client, options=given)
+    return Location(address, client=client, options=options_of(client, endpoint))
 
 
 def written(folder: Path, store: Location) -> str:
@@ -108,7 +71,7 @@ def run_folder() -> Path:
 def test_a_study_in_an_object_store(
     client: str, server: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = options(client, server)
+    given = words_of(client, server)
     assert main([*STUDY, f"storage.url=s3://results/{client}", *given]) == 0
     said = "".join(capsys.readouterr())
     folder = run_folder()
@@ -154,7 +117,7 @@ def test_credentials_of_the_environment_and_of_files_stay_there(
 ) -> None:
     conf = elsewhere / "mine" / "storage"
     conf.mkdir(parents=True)
-    shipped = (Path(__file__).parents[1] / "conf" / "storage" / "local.yaml").read_text()
+    shipped = (Path(__file__).parents[2] / "conf" / "storage" / "local.yaml").read_text()
     own = f"{{endpoint_url: '{server}', key: {KEY}, secret: '${{oc.env:MY_SECRET}}'}}"
     lines = [
         f"options: {own}" if line.startswith("options:") else line for line in shipped.splitlines()
@@ -231,7 +194,7 @@ def test_wrong_places_are_told_without_their_secrets(
 
 
 def test_a_bucket_that_is_not_there(server: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*STUDY, "storage.url=s3://nowhere/x", *options("fsspec", server)]) == 1
+    assert main([*STUDY, "storage.url=s3://nowhere/x", *words_of("fsspec", server)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "cannot be written" in said

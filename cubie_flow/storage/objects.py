@@ -1,0 +1,145 @@
+"""One small object at a URL, written on a condition: what a lock is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+#: Protocols of fsspec that replace an object only if it is still the one that was read.
+S3 = ("s3", "s3a")
+
+
+class Changed(Exception):
+    """The object is no longer what it was."""
+
+
+class SmallObject(Protocol):
+    """An object that several processes may want; a tag stands for its content."""
+
+    def create(self, data: bytes) -> str:
+        """Write it if it is not there and return its tag.
+
+        Raises
+        ------
+        FileExistsError
+            If it is there.
+        """
+        ...
+
+    def replace(self, data: bytes, tag: str) -> str:
+        """Write it if it is still that of `tag` and return its new tag.
+
+        Raises
+        ------
+        Changed
+            If it is another one, or gone.
+        """
+        ...
+
+    def read(self) -> tuple[bytes, str]:
+        """Return it and its tag.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is not there.
+        """
+        ...
+
+    def delete(self) -> None:
+        """Delete it."""
+        ...
+
+
+def small_object(address: str, client: str, options: Mapping[str, Any]) -> SmallObject:
+    """Return the object at a URL; what the client raises is not caught."""
+    kinds: dict[str, type[_Fsspec | _Obstore]] = {"fsspec": _Fsspec, "obstore": _Obstore}
+    return kinds[client](address, options)
+
+
+class _Fsspec:
+    """By fsspec.
+
+    S3, Google and Azure create an object on the condition that there is none. S3 alone replaces
+    one on a condition; elsewhere it is read again just before.
+    """
+
+    def __init__(self, address: str, options: Mapping[str, Any]) -> None:
+        import fsspec
+
+        options = {"use_listings_cache": False, **options}
+        self._files, self._path = fsspec.core.url_to_fs(address, **options)
+        self._conditional = not {*S3}.isdisjoint(_protocols(self._files))
+
+    def create(self, data: bytes) -> str:
+        self._files.pipe_file(self._path, data, mode="create")
+        return self._tag(data)
+
+    def replace(self, data: bytes, tag: str) -> str:
+        try:
+            if self._conditional:
+                self._files.pipe_file(self._path, data, IfMatch=tag)
+            elif self.read()[1] == tag:
+                self._files.pipe_file(self._path, data)
+            else:
+                raise Changed
+        except FileNotFoundError:
+            raise Changed from None
+        except OSError as error:
+            if "pre-condition" in str(error).lower():
+                raise Changed from None
+            raise
+        return self._tag(data)
+
+    def read(self) -> tuple[bytes, str]:
+        # A tag that is older than the content only makes the replacing fail.
+        tag = self._files.info(self._path)["ETag"] if self._conditional else ""
+        data = bytes(self._files.cat_file(self._path))
+        return data, tag or data.decode("latin-1")
+
+    def _tag(self, data: bytes) -> str:
+        """Return the tag of what was just written."""
+        found, tag = self.read()
+        if found != data:
+            raise Changed
+        return tag
+
+    def delete(self) -> None:
+        self._files.rm_file(self._path)
+
+
+def _protocols(files: Any) -> tuple[str, ...]:
+    return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
+
+
+class _Obstore:
+    """By obstore: every condition is the store's own."""
+
+    def __init__(self, address: str, options: Mapping[str, Any]) -> None:
+        from obstore.store import from_url
+
+        folder, _, self._name = address.rpartition("/")
+        self._store = from_url(folder, **options)
+
+    def create(self, data: bytes) -> str:
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            return str(self._store.put(self._name, data, mode="create")["e_tag"])
+        except AlreadyExistsError:
+            raise FileExistsError(self._name) from None
+
+    def replace(self, data: bytes, tag: str) -> str:
+        from obstore.exceptions import PreconditionError
+
+        try:
+            return str(self._store.put(self._name, data, mode={"e_tag": tag})["e_tag"])
+        except (PreconditionError, FileNotFoundError):
+            raise Changed from None
+
+    def read(self) -> tuple[bytes, str]:
+        found = self._store.get(self._name)
+        return bytes(found.bytes()), str(found.meta["e_tag"])
+
+    def delete(self) -> None:
+        self._store.delete(self._name)
