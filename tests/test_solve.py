@@ -109,7 +109,7 @@ def test_float32_refuses_more_steps_than_it_can_count(study: Study) -> None:
 
 LONG = """
 import sys, numpy as np
-from cubie_flow.batches import make_design, swept_design
+from cubie_flow.batches import make_design
 from cubie_flow import OdeSystem
 from cubie_flow.solve import OutputChoice, Study, run_study
 system = OdeSystem.from_equations("dx/dt = y\\ndy/dt = -w*x", states={"x": 1.0, "y": 0.0},
