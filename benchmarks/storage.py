@@ -24,13 +24,17 @@ from typing import Any
 
 from benchmarks.machine import machine
 
-#: Runs and saved times.
-SIZES = ((100_000, 100), (1_000_000, 100), (10_000_000, 10))
-BESIDE = 1_000_000
-STUDY = (
-    "study=storage", "batch.values={rho: {linspace: [0, 40, RUNS]}}", "duration=0.99",
-    "engine.progress=false", "confirm=true",
+#: Runs, saved times and design; sampled runs are in no order.
+SIZES = (
+    (100_000, 100, "grid"), (1_000_000, 100, "grid"), (1_000_000, 100, "sobol"),
+    (10_000_000, 10, "grid"), (10_000_000, 10, "sobol"),
 )  # fmt: skip
+BESIDE = (1_000_000, "grid")
+DESIGNS = {
+    "grid": ("batch.values={rho: {linspace: [0, 40, RUNS]}}",),
+    "sobol": ("batch=sobol", "batch.values={rho: {uniform: [0, 40]}}", "batch.size=RUNS"),
+}
+STUDY = ("study=storage", "duration=0.99", "engine.progress=false", "confirm=true")
 
 
 def command(out: Path, rounds: int) -> int:
@@ -38,12 +42,12 @@ def command(out: Path, rounds: int) -> int:
     record: dict[str, Any] = {"machine": machine(), "studies": [], "beside": []}
     folder = Path(tempfile.mkdtemp(prefix="storage-"))
     try:
-        for runs, times in SIZES:
-            place = folder / str(runs)
+        for runs, times, design in SIZES:
+            place = folder / f"{runs}_{design}"
             place.mkdir()
-            record["studies"].append(study(place, runs, times))
+            record["studies"].append(study(place, runs, times, design))
             say(record["studies"][-1])
-            for _ in range(rounds if runs == BESIDE else 0):
+            for _ in range(rounds if (runs, design) == BESIDE else 0):
                 record["beside"].append(beside(place))
                 say(record["beside"][-1])
             shutil.rmtree(place)
@@ -64,11 +68,11 @@ def say(row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
 
 
-def study(place: Path, runs: int, times: int) -> dict[str, Any]:
+def study(place: Path, runs: int, times: int, design: str) -> dict[str, Any]:
     """Run the study in a process of its own and return what it says of itself."""
     import xarray
 
-    words = [word.replace("RUNS", str(runs)) for word in STUDY]
+    words = [word.replace("RUNS", str(runs)) for word in (*STUDY, *DESIGNS[design])]
     words.append(f"output.save_every={0.99 / (times - 1)}")
     began = perf_counter()
     process = subprocess.Popen(
@@ -88,6 +92,7 @@ def study(place: Path, runs: int, times: int) -> dict[str, Any]:
     seconds["solve_and_write"] = seconds["total"] - seconds["build"]
     return {
         "runs": runs,
+        "design": design,
         "times": int(data.sizes["time"]),
         "mb": size / 1e6,
         "stored_mb": memory["measured_store_bytes"] / 1e6,
