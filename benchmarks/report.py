@@ -120,6 +120,9 @@ def _case(case: Record) -> str:
     about = (
         f"{case['problem_name']}, {case['runs']:,} runs, {kept}; error to reach {goal(case):.0e}"
     )
+    if "load" in case:
+        # The average over a minute: solvers of the case before are in it.
+        about += f"; load {case['load']:.1f} when it began, {case['took_s']:.0f} s in all"
     best = best_of(case)
     ours = best.get("kernel")
     rows = []
