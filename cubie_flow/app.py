@@ -148,7 +148,8 @@ def _finish(
     """Solve what a store lacks."""
     with logged(folder / LOG):
         log.info("%s resumed %s", study.name, " ".join(others))
-        _solve(settings, study, place, folder, others, resume=True, recheck=recheck)
+        start = "recheck" if recheck else "resume"
+        _solve(settings, study, place, folder, others, start=start)
 
 
 def _solve(
@@ -433,7 +434,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
                 folder,
                 overrides,
                 config_yaml=config_yaml,
-                overwrite=storage["overwrite"],
+                start="overwrite" if storage["overwrite"] else "new",
                 on_created=lambda: note_location(folder, place),
             )
 

@@ -15,6 +15,7 @@ from cubie_flow.sweeps.jobs import MISTAKES, PHASES, Job, run_job, said
 
 if TYPE_CHECKING:
     from cubie_flow.study.definition import Study
+    from cubie_flow.study.running import Start
 
 
 def is_begun(place: Location) -> bool:
@@ -121,7 +122,8 @@ def finish(job: Job, root: Location, recheck: bool, **how: Any) -> index.Row:
     begun = is_begun(place)
     if not begun and place.holds_something():
         place.delete()  # left while it was made
-    row = run_job(job, root, resume=begun, recheck=recheck and begun, **how)
+    start: Start = "new" if not begun else "recheck" if recheck else "resume"
+    row = run_job(job, root, start=start, **how)
     stored = stored_row(place)
     # What was measured of the last part alone says little of the whole.
     return stored if begun and stored and row["job_status"] == index.SUCCESS else row

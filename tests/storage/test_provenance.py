@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -82,3 +83,13 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
 def test_a_study_name_must_be_one_folder(study: str, tmp_path: Path) -> None:
     with pytest.raises(FlowError, match="name of a study"):
         new_run_folder(tmp_path, study, NOW)
+
+
+def test_a_folder_is_looked_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each job of a multirun asks, and git takes as long as a small job."""
+    asked: list[str] = []
+    module = importlib.import_module("cubie_flow.storage.provenance")
+    monkeypatch.setattr(module, "_git", lambda folder, *words: asked.append(words[0]) or "")
+    for _ in range(3):
+        assert "git_commit" not in provenance(folder=tmp_path)
+    assert asked == ["rev-parse"]

@@ -16,6 +16,8 @@ import xarray
 from held import held
 
 from cubie_flow.app import main
+from cubie_flow.integrators.run import SingleIntegratorRun
+from cubie_flow.kernels import kernel
 from cubie_flow.sweeps import shares
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +56,21 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
     assert list(one) == list(other)
     for name, values in one.items():
         assert values.tobytes() == other[name].tobytes(), name
+
+
+def test_jobs_that_share_a_kernel_build_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are its blocks gone through again to check where its buffers are."""
+    built, checked = [], []
+    build = SingleIntegratorRun.build
+    monkeypatch.setattr(SingleIntegratorRun, "build", lambda self: built.append(1) or build(self))
+    flat = kernel.flattened
+    monkeypatch.setattr(kernel, "flattened", lambda found: checked.append(1) or flat(found))
+    # A length of its own, so that no other test has left this kernel.
+    words = ["batch=single", "algorithm=tsit5"]
+    assert main(["-m", *MINE, *words, "duration=1.25", "controller.rtol=choice(1e-3)"]) == 0
+    once = len(built), len(checked)
+    assert main(["-m", *MINE, *words, "duration=1.5", "controller.rtol=1e-3,1e-4,1e-5"]) == 0
+    assert (len(built), len(checked)) == (2 * once[0], 2 * once[1])
 
 
 def test_one_store_with_a_group_a_job(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
