@@ -40,11 +40,13 @@ def test_provenance_holds_no_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_commit_is_recorded_only_in_a_checkout(tmp_path: Path) -> None:
     assert "git_commit" not in provenance(folder=tmp_path)
     assert "git_commit" not in provenance(folder=tmp_path / "absent")
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for arguments in (["init"], ["commit", "--allow-empty", "-m", "one"]):
         subprocess.run([*git, *arguments], check=True, capture_output=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    record = provenance(folder=tmp_path)
+    record = provenance(folder=checkout)
     assert record["git_commit"] == head.stdout.strip()
     assert record["git_modified"] is False
 
