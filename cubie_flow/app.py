@@ -25,7 +25,7 @@ from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.profiling import process_age, stopwatch
-from cubie_flow.startup import keep_dask_out, process, undisturbed
+from cubie_flow.startup import ending, keep_dask_out, process, undisturbed
 from cubie_flow.stopping import Stopped, Watch
 from cubie_flow.sweeps import sweeper
 
@@ -77,8 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.argv = [sys.argv[0], *given]
         return _compose_and_run()
     except KeyboardInterrupt:
+        ending()
         return _complain("interrupted", INTERRUPTED)
     except Stopped as error:
+        ending()
         return _complain(f"interrupted: {error}", error.code)
     except BrokenPipeError:
         # The reader has gone (`| head`); what the interpreter still flushes goes nowhere.

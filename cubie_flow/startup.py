@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +17,12 @@ class _Process:
 
 
 process = _Process()
+
+
+def ending() -> None:
+    """Take no notice of a further Ctrl-C, where the process only says why it ends."""
+    if process.owned and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def keep_dask_out() -> None:

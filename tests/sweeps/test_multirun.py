@@ -477,6 +477,66 @@ def test_ctrl_c_finishes_shards_in_flight(launcher: str, elsewhere: Path) -> Non
         assert_same(arrays(store(elsewhere), group), values)
 
 
+ENDLESS = [
+    f"{K}=range(0,80)", "precision=float64", "algorithm=tsit5,rk4", "target.threads=1",
+    "controller.dt=1e-8", "controller.dt_max=1e-8", "controller.max_steps=1000000000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["hydra/launcher=basic", "hydra/launcher=joblib", "engine=dask"])
+def test_ctrl_c_twice_stops_now(how: str, elsewhere: Path) -> None:
+    """Whoever solves, nothing of it is left and nothing but that is said."""
+    package = {"hydra/launcher=joblib": "joblib", "engine=dask": "distributed"}.get(how, "zarr")
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cubie_flow", "-m", *MINE, *ENDLESS, how],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(elsewhere.glob("outputs/**/job_*/status/zarr.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stderr is not None
+    assert "finishing the shard in flight; once more stops now" in process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    # This ends only once nobody holds the pipe any more.
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    path = store(elsewhere).relative_to(elsewhere)
+    assert said.splitlines() == [
+        f"what was solved is kept in {path}; python -m cubie_flow resume={path.parent} does the "
+        "rest",
+        "cubie-flow: interrupted",
+    ]
+    assert set(xarray.open_zarr(path, chunks=None).job_status.values.tolist()) <= {2, 255}
+    assert main([f"resume={path.parent}", "dry_run=true"]) == 0
+
+
+def test_a_limit_of_time_is_that_of_all_jobs_on_dask(elsewhere: Path) -> None:
+    """Shards in flight end, the other job never starts."""
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    words = [f"{K}=range(0,40)", "precision=float32,float64", "storage.shard_runs=10"]
+    command = [sys.executable, "-m", "cubie_flow", "-m", *MINE, *words]
+    dask = ["engine=dask", "engine.workers=1", "engine.time_limit=0.001"]
+    done = subprocess.run([*command, *dask], capture_output=True, text=True)
+    assert done.returncode == 124, done.stderr
+    assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert "does the rest" in done.stderr
+    assert "engine.time_limit (0.001 s)" in done.stderr
+    path = store(elsewhere)
+    assert xarray.open_zarr(path, chunks=None).job_status.values.tolist() == [2, 255]
+    status = arrays(path, "job_0")["status"].reshape(4, 10)
+    whole = (status != 255).all(axis=1)
+    assert whole.any()
+    assert (status[~whole] == 255).all()
+    again = [f"resume={path.parent}", "engine.time_limit=null", "engine=local"]
+    again += ["engine.workers=null"]
+    assert main(again) == 0
+    assert xarray.open_zarr(path, chunks=None).job_status.values.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_limit_of_time_is_that_of_all_jobs_of_a_launcher(workers: str, elsewhere: Path) -> None:
     words = [f"{K}=range(0,40)", "precision=float32,float64", "engine.time_limit=0.001"]
