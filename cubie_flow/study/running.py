@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from attrs import evolve, frozen
 
-from cubie_flow.engines import Account, Engine, LocalEngine, Part
+from cubie_flow.engines import Account, Engine, LocalEngine, Part, pick_devices
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.loop import STATUS, WELL
 from cubie_flow.kernels.kernel import BatchSolverKernel
@@ -161,6 +161,8 @@ def run_study(
             planned = plan_with(study, kernel, place, compiling=False)
             if not resumed:
                 planned.refuse()
+            if kernel.target == "cuda":
+                pick_devices(study.target.device, len(cuda_devices()))
         with stopwatch.phase("compile"):
             building = perf_counter()
             built = kernel.product
