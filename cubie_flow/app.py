@@ -144,6 +144,7 @@ def _resume(given: list[str]) -> int:
         )
     with locked(folder):
         store = ResultStore.open(place)
+        store.refuse_gaps()
         settings = resume.stored_settings(resume.stored_config(folder), others, store.attrs)
         study = resume.stored_study(settings, store.attrs)
         _confirm(settings, study, place, new=False)
@@ -225,6 +226,7 @@ def _verify(given: list[str]) -> int:
 
         return verify_multirun(folder, place)
     store = ResultStore.open(place)
+    store.refuse_gaps()
     complete, bad = store.completed(), store.damaged()
     total = len(store.plan.shards)
     print(f"{len(complete):,} of {total:,} shards complete, {len(bad):,} of them damaged")

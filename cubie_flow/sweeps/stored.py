@@ -96,7 +96,11 @@ def read_again(number: int, row: index.Row, root: Location, overrides: Sequence[
     place = root.child(row["group"])
     job = Job(number, tuple(row["overrides"].split()), (), row["config"])
     begun = is_begun(place)
-    attrs: dict[str, Any] = ResultStore.open(place).attrs if begun else {"overrides": []}
+    attrs: dict[str, Any] = {"overrides": []}
+    if begun:
+        store = ResultStore.open(place)
+        store.refuse_gaps()
+        attrs = store.attrs
     try:
         settings = stored_settings(OmegaConf.create(row["config"]), overrides, attrs)
         study = stored_study(settings, attrs) if begun else settings.study()
