@@ -185,7 +185,7 @@ class StepController(CUDAFactory[ControllerSettings]):
         depth = MEMORY[s.kind]
         k = 2.0 * s.order  # errors are squared, hence the 2
         gains = s.gains[:depth]
-        one = bits_of_one(s.precision)
+        one, safety = bits_of_one(s.precision), level(s.safety, s.precision)
 
         # The factor is computed in the logarithmic domain of bit patterns: powers become
         # products, the safety factor a constant, and one conversion serves both outcomes.
@@ -193,14 +193,14 @@ class StepController(CUDAFactory[ControllerSettings]):
         usable = where(error < 1e20, maximum(error, floor), const(1e20))
         present = block.let("error_pattern", pattern(usable) - one)
         # After a rejection only the present error counts, and the step never grows.
-        plain = minimum((-1.0 / k) * present + level(s.safety, s.precision), const(level(0.9, s.precision)))
+        plain = minimum((-1.0 / k) * present + safety, const(level(0.9, s.precision)))
         if s.kind == "gustafsson":
-            elementary = block.let("elementary", (-1.0 / k) * present + level(s.safety, s.precision))
+            elementary = block.let("elementary", (-1.0 / k) * present + safety)
             trend = (1.0 / k) * (load("step_control", 1) - present)
             predicted = trend + (pattern(h) - pattern(load("step_control", 2))) + elementary
             filtered = minimum(elementary, predicted)
         else:
-            filtered = (-gains[0] / k) * present + level(s.safety, s.precision)
+            filtered = (-gains[0] / k) * present + safety
             for past, gain in enumerate(gains[1:], start=1):
                 filtered = (-gain / k) * load("step_control", past) + filtered
         filtered = minimum(filtered, const(level(s.max_factor, s.precision)))

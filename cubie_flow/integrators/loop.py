@@ -318,10 +318,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         t_start = block.let("t_start", given(s.start_from))
         t_end = block.let("t_end", t_start + given(s.duration_from))
         zero = const(0.0)
-        block.assign(
-            [("clock", i) for i in (T, T_LOW, T_START, T_END, T_PREVIOUS, H, T_NEXT)],
-            [t_start, zero, t_start, t_end, t_start, zero, self._next_time(t_start, t_end)],
-        )
+        clock = {T: t_start, T_LOW: zero, T_START: t_start, T_END: t_end}
+        if s.sampling:
+            clock |= {T_PREVIOUS: t_start, H: zero, T_NEXT: self._next_time(t_start, t_end)}
+        block.assign([("clock", i) for i in clock], list(clock.values()))
         block.assign(
             [("counters", i) for i in range(COUNTERS)],
             [const(RUNNING), zero, zero, zero],

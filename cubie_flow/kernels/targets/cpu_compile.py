@@ -33,6 +33,16 @@ def _take(context: Any, counter: Any, following: Any, stride: Any) -> Any:
     return types.int64(counter, following, stride), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _lowest(context: Any, mask: Any) -> Any:
+    """Return the number of the lowest bit that is set, of a mask that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(mask), generate
+
+
 def compile_driver(
     blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
 ) -> tuple[bytes, str]:
@@ -73,7 +83,7 @@ def _driver_module(
         name: block_intrinsic(block, dialect, places, intrinsic, types, bodies)
         for name, block in blocks.items()
     }
-    driver = make_driver(compiled, _take, dialect.lanes, compile_function, pausing=True)
+    driver = make_driver(compiled, _take, dialect.lanes, compile_function, True, _lowest)
 
     def entry(
         shared: Any, local: Any, persistent: Any, runs: Any, attempts: int, count: int,
