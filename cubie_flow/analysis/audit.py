@@ -54,6 +54,7 @@ def audit(
     tighter: float = TIGHTER,
     target: str = "auto",
     on_progress: Callable[[int, int], None] | None = None,
+    on_unkept: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Estimate the error of a random part of a result's runs, and keep it in the store.
 
@@ -71,6 +72,9 @@ def audit(
         What integrates: ``auto``, ``cpu``, ``cuda`` or ``simulator``.
     on_progress : callable, optional
         Called with the runs audited so far and in all.
+    on_unkept : callable, optional
+        Called with the reason, instead of an error, if the store cannot be written: what was
+        measured is returned all the same.
 
     Returns
     -------
@@ -99,7 +103,12 @@ def audit(
     with locked(place.folder.parent) if place.folder is not None else leased(place):
         table = measure(data, chosen, tighter, target, on_progress)
         table.attrs.update({"fraction": fraction, "seed": seed})
-        ResultStore.open(place).put_group(GROUP, table)
+        try:
+            ResultStore.open(place).put_group(GROUP, table)
+        except FlowError as error:
+            if on_unkept is None:
+                raise
+            on_unkept(str(error))
     return table
 
 

@@ -13,6 +13,7 @@ from settling import study, written
 import cubie_flow
 from cubie_flow.analysis.audit import audit, reference_changes, sample
 from cubie_flow.analysis.audited import sentences
+from cubie_flow.analysis.cli import main
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.solve import ControllerChoice, OutputChoice
@@ -122,3 +123,23 @@ def test_tolerances_stop_where_doubles_do(decay: OdeSystem) -> None:
     assert changes["dt_min"] == 0.0
     fixed = study(decay, algorithm="rk4", controller=ControllerChoice(dt=0.1))
     assert reference_changes(fixed, 1e4)["dt"] == pytest.approx(0.01)
+
+
+def test_what_was_measured_is_told_where_the_store_may_only_be_read(
+    decay: OdeSystem,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuses(*_: object) -> None:
+        raise FlowError("it cannot be written: Permission denied")
+
+    folder = written(study(decay, design=RATES, output=OutputChoice(save_every=0.5)), tmp_path)
+    monkeypatch.setattr(ResultStore, "put_group", refuses)
+    capsys.readouterr()
+    assert main(["audit", str(folder)]) == 0
+    told = capsys.readouterr()
+    assert "audited error  median" in told.out
+    assert "not kept: it cannot be written: Permission denied" in told.err
+    with pytest.raises(FlowError, match="cannot be written"):
+        audit(folder)

@@ -27,7 +27,13 @@ def audit(
         print(f"audited {done:,} of {total:,} runs", file=sys.stderr, flush=True)
 
     table = run_audit(
-        path, fraction=fraction, seed=seed, tighter=tighter, target=target, on_progress=show
+        path,
+        fraction=fraction,
+        seed=seed,
+        tighter=tighter,
+        target=target,
+        on_progress=show,
+        on_unkept=lambda why: print(f"not kept: {why}", file=sys.stderr),
     )
     told = sentences(table)
     if as_json:
