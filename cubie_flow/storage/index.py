@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -128,11 +127,20 @@ def _exists(location: Location) -> bool:
 
 def _root(location: Location) -> zarr.Group | None:
     """Return the root of a store, or None where there is none."""
-    with suppress(FileNotFoundError, ValueError, NotADirectoryError):
+    try:
         if location.folder is None or location.folder.is_dir():
             return zarr.open_group(
                 location.store(), path=location.group, mode="r", use_consolidated=False
             )
+    except (FileNotFoundError, ValueError, NotADirectoryError):
+        pass
+    except FlowError:
+        raise
+    except Exception as error:
+        # Clients of object stores have errors of their own, and what they say may hold secrets.
+        if location.folder is not None:
+            raise
+        raise location.error(error, "opened") from None
     return None
 
 

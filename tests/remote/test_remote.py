@@ -16,7 +16,7 @@ from object_server import KEY, SECRET, bucket, options_of, words_of
 from cubie_flow import credentials
 from cubie_flow.analysis.cli import main as results
 from cubie_flow.app import main
-from cubie_flow.storage import Location, ResultStore
+from cubie_flow.storage import Location, ResultStore, index
 
 STUDY = [
     "study=far", "batch=sobol", "batch.values={rho: {uniform: [0, 40]}}", "batch.size=1024",
@@ -218,3 +218,64 @@ def test_in_memory_plan_overwrite_and_dry_run(capsys: pytest.CaptureFixture[str]
     assert len(list(Path("outputs/far").glob("*/*"))) == 1, "the refused run left nothing"
     assert main([*words, "storage.overwrite=true", "batch.size=512"]) == 0
     assert ResultStore.open(there).plan.runs == 512
+
+
+@pytest.mark.parametrize("client", ["fsspec", "obstore"])
+def test_a_multirun_keeps_no_credentials_and_records_a_job_that_failed(
+    client: str,
+    server: str,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # One by value, and one by a variable of the environment that is named.
+    monkeypatch.setenv("MY_KEY", KEY)
+    given = words_of(client, server)
+    given = [word.replace(f"={KEY}", "=${oc.env:MY_KEY}") for word in given]
+    address = f"s3://results/several-{client}.zarr"
+    words = [*STUDY, f"storage.url={address}", *given, "-m", "algorithm=tsit5,vern7"]
+    # The second job's output is refused; a URL with a password is refused before all jobs.
+    zipped = "hydra.sweeper.zip=[[algorithm,output.variables]]"
+    assert main([*words, "output.variables=[x],[nobody]", zipped]) == 1
+    said = "".join(capsys.readouterr())
+    assert main([*words[:-2], "storage.url=s3://me:hunter22@results/x", "-m", words[-1]]) == 1
+    refused = capsys.readouterr().err
+    assert refused.count("\n") == 1
+    assert "holds a user, a password or a signature" in refused
+    there = place(client, address, server)
+    rows, _ = index.read_index(there)
+    assert [row["job_status"] for row in rows] == [index.SUCCESS, index.FAILED]
+    assert "nobody" in rows[1]["error"]
+    (folder,) = Path("outputs/far").glob("*/*")
+    assert {p.name for p in folder.iterdir()} >= {"config.yaml", "run.log", "location.json"}
+    everything = said + refused + written(elsewhere, there) + json.dumps(rows)
+    assert "${secret:" in everything
+    assert "${oc.env:MY_KEY}" in everything
+    for secret in (SECRET, KEY, "hunter22"):
+        assert secret not in everything
+    # A server that cannot be reached is told without them, too.
+    credentials._values.clear()
+    lost = [word.replace(server, "http://127.0.0.1:9") for word in given]
+    assert main([f"resume={folder}", *lost[1:]]) == 1
+    refused = capsys.readouterr().err
+    assert refused.count("\n") == 1
+    assert SECRET not in refused
+    assert KEY not in refused
+    assert main([f"resume={folder}", *given[1:]]) == 1
+    assert "1 of 2 jobs were complete" in capsys.readouterr().out
+
+
+def test_workers_of_dask_write_to_a_url(
+    server: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    words = ["storage.url=s3://results/spread.zarr", *words_of("fsspec", server)]
+    dask = ["engine=dask", "engine.workers=2"]
+    assert main([*STUDY, *words, *dask, "storage.picture=false", "hydra.run.dir=spread"]) == 0
+    assert main([*STUDY, "storage.picture=false", "hydra.run.dir=here"]) == 0
+    there = zarr.open_group(place("fsspec", "s3://results/spread.zarr", server).store(), mode="r")
+    here = zarr.open_group("here/results.zarr", mode="r")
+    for name, array in here.arrays():
+        assert np.asarray(array[...]).tobytes() == np.asarray(there[name][...]).tobytes(), name
+    said = "".join(capfd.readouterr())
+    assert SECRET not in said + Path("spread/config.yaml").read_text()
