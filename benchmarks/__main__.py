@@ -20,6 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         ("bars", "what the bars ask for, with their table at the end"),
         ("sizes", "Lorenz in batches of 64 to 10^6 runs"),
         ("saves", "Lorenz with 100 saved times"),
+        ("methods", "our explicit methods beside one another"),
         ("all", "all there is, two hours"),
     ):
         which.add_argument(f"--{name}", dest="set", action="store_const", const=name, help=says)

@@ -294,6 +294,25 @@ def saves() -> list[Case]:
     return cases
 
 
+#: Where the explicit methods of ours are compared with one another, and with which.
+_SMOOTH = ("lorenz", "van_der_pol", "lotka_volterra", "arenstorf", "pleiades", "lorenz96_40")
+_EXPLICIT = ("tsit5", "vern7", "dormand_prince_853", *TAYLOR)
+
+
+def methods() -> list[Case]:
+    """Return smooth problems with our explicit methods alone, at tolerances of 1e-6 to 1e-12."""
+    cases = []
+    for name in _SMOOTH:
+        about, runs = problem(name), 4096
+        entries = [
+            entry(about, runs, "float64", "kernel", method, factor)
+            for method in _EXPLICIT
+            for factor in (1e2, 1.0, 1e-2, 1e-4)
+        ]
+        cases.append(Case(f"methods_{name}_f64_{runs}", name, runs, "float64", 0, entries))
+    return cases
+
+
 def everything() -> list[Case]:
     """Return all there is: the bars, sizes, saves, other problems, and curves of our methods."""
     others = [
@@ -306,11 +325,14 @@ def everything() -> list[Case]:
         adaptive("hires", 16_384),
         adaptive("hires", 1000, saves=100),
     ]
-    known = {case.name: case for case in (*bars(), *sizes(), *saves(), *others)}
+    known = {case.name: case for case in (*bars(), *sizes(), *saves(), *methods(), *others)}
     return list(known.values())
 
 
-SETS = {"quick": quick, "bars": bars, "sizes": sizes, "saves": saves, "all": everything}
+SETS = {
+    "quick": quick, "bars": bars, "sizes": sizes, "saves": saves, "methods": methods,
+    "all": everything,
+}  # fmt: skip
 
 
 def chosen(names: Iterable[str], wanted: str) -> set[str]:

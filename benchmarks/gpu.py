@@ -1,8 +1,9 @@
 """The measurements on a GPU, in parts that can be stopped and resumed; JSON after every case.
 
 ``python -m benchmarks gpu`` does what is not yet in the record; with ``--dry`` the simulator and
-the compilers stand in for a GPU, and nothing is timed. Wheels: ``cubie-flow[cuda13]``; for the
-peers ``jax[cuda13]``, ``diffrax``, ``torch``, ``torchdiffeq`` and ``cubie``.
+the compilers stand in for a GPU, and nothing is timed. Wheels: ``cubie-flow[cuda13]``, with
+``numba-cuda`` and through it NVVM, nvJitLink and NVRTC; for the peers ``jax[cuda13]``, ``diffrax``,
+``torch``, ``torchdiffeq`` and ``cubie``. A peer that is not there is a row that says so.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from benchmarks.peers.kernel import limits, make_kernel
 from benchmarks.problems import problem
 from benchmarks.record import write
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.integrators.tableaus import EXPLICIT, METHODS
+from cubie_flow.integrators.tableaus import EXPLICIT, METHODS, TAYLOR
 from cubie_flow.kernels.targets.detect import cuda_devices, toolkit_installed
 
 ARCH = "sm_90"
@@ -108,12 +109,27 @@ _SLOW, _SLOW_SIZES = ("diffrax", "torchdiffeq"), {"rk4": (2**13,), "tsit5": (2**
 LEAST = {"rk4": 4 * 6 + 3 * (3 + 4), "tsit5": 6 * 6 + 3 * (15 + 6)}
 
 
+#: The Taylor methods beside our other explicit ones: at one tolerance their errors differ, and a
+#: tighter one shows what equal error costs.
+_SERIES = (
+    ("taylor_12", 1.0), ("taylor_8", 1.0), ("taylor_16", 1e-1), ("tsit5", 1.0), ("vern7", 1.0),
+    ("dormand_prince_853", 1e-1),
+)  # fmt: skip
+
+
 def timing_case(method: str, precision: str, runs: int) -> Case:
-    """Return Lorenz with RK4 at a fixed step, or Tsit5 with step control, on a GPU."""
+    """Return Lorenz on a GPU: RK4 at a fixed step, Tsit5 beside peers, or ours beside Taylor."""
     about = problem("lorenz")
     factor = 1.0 if precision == "float64" else 1e2
     entries: list[Entry] = []
-    for peer in _GPU_PEERS:
+    if method in TAYLOR:
+        entries += [
+            entry(about, runs, precision, "cuda_kernel", name, factor * by)
+            for name, by in _SERIES
+            if precision == "float64" or by == 1.0
+        ]
+        entries.append(entry(about, runs, precision, "cuda_solve", method, factor))
+    for peer in () if method in TAYLOR else _GPU_PEERS:
         if peer in _SLOW and runs not in _SLOW_SIZES[method]:
             continue
         name = "dopri5" if peer == "torchdiffeq" and method == "tsit5" else method
@@ -130,7 +146,7 @@ def _timing(method: str) -> Callable[[bool], Iterator[Work]]:
             if dry:
                 yield f"compile {precision}", lambda p=precision: compiled(method, p)  # type: ignore[misc]
                 continue
-            for power in (10, 13, 16, 20, 23, 24):
+            for power in (10, 16, 20, 23) if method in TAYLOR else (10, 13, 16, 20, 23, 24):
                 case = timing_case(method, precision, 2**power)
                 yield (
                     case.name,
@@ -143,20 +159,32 @@ def _timing(method: str) -> Callable[[bool], Iterator[Work]]:
 
 
 def compiled(method: str, precision: str) -> Row:
-    """Return what the compiler makes of our kernel and of the baseline, for `ARCH`."""
+    """Return what the compiler makes of our kernels and of the baseline, for `ARCH`."""
     from benchmarks.baseline import compile_baseline
 
     case = timing_case(method, precision, 64)
-    ours = make_kernel(case, case.entries[0]).compile_cuda(ARCH)
-    theirs = compile_baseline(f"lorenz_{method}", precision, ARCH)
-    return {
-        "arch": ARCH, "unmeasured": "no GPU", "ours": ours.figures.as_dict(),
-        "baseline": theirs.figures.as_dict(),
-    }  # fmt: skip
+    kernels = [each for each in case.entries if each.peer == "cuda_kernel"]
+    row: Row = {"arch": ARCH, "unmeasured": "no GPU"}
+    row |= {each.method: _built(make_kernel(case, each)) for each in kernels}
+    if method not in TAYLOR:
+        theirs = compile_baseline(f"lorenz_{method}", precision, ARCH)
+        row["baseline"] = theirs.figures.as_dict()
+    return row
+
+
+def _built(kernel: Any) -> Row:
+    """Return what the compiler makes of a kernel for `ARCH`, which needs no GPU."""
+    figures: Row = kernel.compile_cuda(ARCH).figures.as_dict()
+    return figures
 
 
 def latency(dry: bool) -> Iterator[Work]:
     """What a launch of few runs costs, from the call to the end of the kernel."""
+
+    def prepared(runs: int, target: str) -> tuple[Any, Entry]:
+        case = timing_case("rk4", "float32", runs)
+        first = evolve(case.entries[0], dt=1.0)
+        return make_kernel(case, first, target), first
 
     def one(runs: int) -> Row:
         from cuda.bindings import driver
@@ -164,9 +192,7 @@ def latency(dry: bool) -> Iterator[Work]:
         from benchmarks.device import check
         from benchmarks.peers.cuda_kernel import captured
 
-        case = timing_case("rk4", "float32", runs)
-        first = evolve(case.entries[0], dt=1.0)
-        kernel = make_kernel(case, first, "cuda")
+        kernel, first = prepared(runs, "cuda")
         values = {"rho": np.full(runs, 21.0)}
         program: Any = kernel.product.program
         batch = captured(kernel, values, runs, limits(first))
@@ -186,6 +212,8 @@ def latency(dry: bool) -> Iterator[Work]:
             "solve_us": 1e6 * float(np.median(calls)),
         }
 
+    if dry:
+        yield "compile", lambda: _built(prepared(64, "simulator")[0])
     for runs in () if dry else (1, 32, 1024):
         yield f"{runs} runs", lambda runs=runs: one(runs)  # type: ignore[misc]
 
@@ -193,15 +221,22 @@ def latency(dry: bool) -> Iterator[Work]:
 def refill(dry: bool) -> Iterator[Work]:
     """Threads that take further runs against one run a thread, steps spread 100 to 1."""
 
+    about = problem("lorenz")
+
+    def kernel_for(target: str) -> Any:
+        from cubie_flow.integrators.run import DURATION, RunSettings
+        from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
+
+        run = RunSettings(about.system, ("rho", DURATION), "tsit5", "float32")
+        return BatchSolverKernel(run, BatchSolverConfig(target, "float32"))
+
     def both() -> Row:
         from benchmarks.device import description
         from benchmarks.peers.cuda_kernel import captured
-        from cubie_flow.integrators.run import DURATION, RunSettings
-        from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
+        from cubie_flow.integrators.run import DURATION
+        from cubie_flow.kernels.kernel import Tolerances
 
-        count, about = 2**20, problem("lorenz")
-        run = RunSettings(about.system, ("rho", DURATION), "tsit5", "float32")
-        kernel = BatchSolverKernel(run, BatchSolverConfig("cuda", "float32"))
+        count, kernel = 2**20, kernel_for("cuda")
         spans = np.geomspace(0.1, 10.0, count)
         random.seed(0)
         np.random.default_rng(0).shuffle(spans)
@@ -213,8 +248,7 @@ def refill(dry: bool) -> Iterator[Work]:
             row[f"{name}_ms"] = 1e3 * launch_seconds(kernel, batch, blocks)
         return row | {"gain": row["plain_ms"] / min(row["refill_ms"], row["refill_more_ms"])}
 
-    if not dry:
-        yield "100 to 1", both
+    yield ("compile", lambda: _built(kernel_for("simulator"))) if dry else ("100 to 1", both)
 
 
 def roofline(dry: bool) -> Iterator[Work]:
@@ -252,7 +286,7 @@ def roofline(dry: bool) -> Iterator[Work]:
         counted = prepared(method, precision, fixed, 64, "simulator")[2]
         return {"instructions_an_attempt": counted, "unmeasured": "no GPU"}
 
-    for method, fixed in (("rk4", True), ("tsit5", True), ("tsit5", False)):
+    for method, fixed in (("rk4", True), ("tsit5", True), ("tsit5", False), ("taylor_12", False)):
         for precision in ("float32", "float64"):
             work, kind = counted_only if dry else one, "fixed" if fixed else "adaptive"
             yield (
@@ -276,18 +310,24 @@ def launch_seconds(kernel: Any, batch: Any, blocks: int | None = None) -> float:
 def overlap(dry: bool) -> Iterator[Work]:
     """A batch in pieces, copied while the next is integrated, against the batch in one piece."""
 
-    def both(steps: int) -> Row:
-        from cubie_flow.integrators.run import RunSettings
-        from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel, Tolerances
-        from cubie_flow.kernels.targets.cuda import CudaProgram
+    about = problem("lorenz")
 
-        count, about = 2**20, problem("lorenz")
+    def kernel_for(target: str) -> Any:
+        from cubie_flow.integrators.run import RunSettings
+        from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
+
         names = tuple(state.name for state in about.system.states)
         run = RunSettings(
             about.system, ("rho",), "rk4", "float32", controller="fixed", saved=names,
             sampling=True, duration=about.duration,
         )  # fmt: skip
-        kernel = BatchSolverKernel(run, BatchSolverConfig("cuda", "float32"))
+        return BatchSolverKernel(run, BatchSolverConfig(target, "float32"))
+
+    def both(steps: int) -> Row:
+        from cubie_flow.kernels.kernel import Tolerances
+        from cubie_flow.kernels.targets.cuda import CudaProgram
+
+        count, kernel = 2**20, kernel_for("cuda")
         values, times = {"rho": about.values(count)}, np.linspace(0.0, about.duration, 50)
         row: Row = {"megabytes": 3 * 4 * 50 * count / 1e6, "steps": steps}
         pieces = CudaProgram._piece
@@ -306,6 +346,8 @@ def overlap(dry: bool) -> Iterator[Work]:
         CudaProgram._piece = pieces  # type: ignore[method-assign]
         return row | {"gain": row["whole_ms"] / row["pieces_ms"]}
 
+    if dry:
+        yield "compile", lambda: _built(kernel_for("simulator"))
     for steps in () if dry else (1000, 5000):
         yield f"{steps} steps", lambda steps=steps: both(steps)  # type: ignore[misc]
 
@@ -328,6 +370,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Work]]] = {
     "correctness": correctness,
     "fixed": _timing("rk4"),
     "adaptive": _timing("tsit5"),
+    "taylor": _timing("taylor_12"),
     "latency": latency,
     "roofline": roofline,
     "refill": refill,
@@ -336,8 +379,20 @@ PARTS: dict[str, Callable[[bool], Iterator[Work]]] = {
 }
 
 
-def command(parts: Sequence[str], out: Path, dry: bool, minutes: float = 8.0) -> int:
-    """Do the parts, skipping what the record has; stop a part after `minutes`.
+def command(
+    parts: Sequence[str], out: Path, dry: bool, minutes: float = 8.0, in_all: float = 20.0
+) -> int:
+    """Do the parts, skipping what the record has.
+
+    Parameters
+    ----------
+    parts : sequence of str
+        By default all.
+    out : Path
+        The record, written after every case.
+    dry : bool
+    minutes, in_all : float
+        Time after which a part, and the command, begins no further case.
 
     Raises
     ------
@@ -353,20 +408,23 @@ def command(parts: Sequence[str], out: Path, dry: bool, minutes: float = 8.0) ->
         raise FlowError("there is no usable GPU here; --dry simulates and compiles instead")
     # JAX would take three quarters of the memory, from which the others live too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    record = _opened(out, dry)
+    record, started = _opened(out, dry), perf_counter()
     for part in parts or PARTS:
         began = perf_counter()
         done = record["parts"].setdefault(part, {})
         for name, work in PARTS[part](dry):
             if "failed_with" not in done.get(name, {"failed_with": ""}):
                 continue
-            if perf_counter() - began > 60 * minutes:
-                print(f"{part}: stopped after {minutes:g} minutes; run it again to go on")
+            case = now = perf_counter()
+            if now - began > 60 * minutes or now - started > 60 * in_all:
+                limit = minutes if now - began > 60 * minutes else in_all
+                print(f"{part}: stopped after {limit:g} minutes; run it again to go on")
                 break
             try:
                 done[name] = work()
             except Exception as error:
                 done[name] = {"failed_with": f"{type(error).__name__}: {error}"[:300]}
+            done[name]["took_s"] = round(perf_counter() - case, 1)
             print(f"{part}, {name}: {_short(done[name])}", flush=True)
             write(record, out)
     return 0

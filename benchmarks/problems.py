@@ -141,6 +141,10 @@ _KNOWN = (
         settings={"size": 400}, array=_lorenz96, loops=_LORENZ96_LOOPS,
     ),
     Problem("pleiades", "pleiades", "G", 0.95, 1.05, 3.0, 1e-8, 1e-8, algorithm="vern7"),
+    Problem("van_der_pol", "van_der_pol", "mu", 0.0, 2.0, 20.0, 1e-8, 1e-8),
+    Problem("lotka_volterra", "lotka_volterra", "alpha", 0.4, 0.7, 20.0, 1e-8, 1e-8),
+    # A quarter of the closed orbit, with one loop: over all of it errors grow beyond comparison.
+    Problem("arenstorf", "arenstorf", "mu", 0.0122, 0.0124, 4.0, 1e-8, 1e-8),
     Problem("hodgkin_huxley", "hodgkin_huxley", "I_ext", 0.0, 20.0, 50.0),
     Problem(
         "robertson", "robertson", "k1", 0.02, 0.08, 1e5, 1e-6, 1e-10, algorithm="rodas5p",

@@ -56,8 +56,7 @@ def run(which: str | None, only: str, peers: str, effort: Effort, out: Path | No
         print(f"{perf_counter() - began:6.0f} s {text}", flush=True)
 
     for figure, action in FIGURES.items():
-        # A quick look takes part in no contest and so has no use for figures of its own.
-        if figure not in wanted or (name == "quick" and not only):
+        if figure not in wanted or not (only or name in ("bars", "all")):
             continue
         if figure in record["figures"]:
             say(f"{figure}: already there")

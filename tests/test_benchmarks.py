@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import running
+from benchmarks import gpu, running
 from benchmarks.cases import (
     SETS,
     Case,
@@ -29,6 +29,7 @@ from benchmarks.record import read, write
 from benchmarks.report import markdown, pictures
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.evaluate import evaluate
+from cubie_flow.kernels.targets.detect import toolkit_installed
 
 Array = Any
 
@@ -182,3 +183,35 @@ def test_pictures_of_a_record_are_small(tmp_path: Path) -> None:
     assert [path.name for path in drawn] == ["error.png", "runs.png"]
     assert all(2_000 < path.stat().st_size < 40_000 for path in drawn)
     assert "](runs.png)" in markdown(record, drawn)
+
+
+@pytest.mark.skipif(not toolkit_installed(), reason="compiles for CUDA")
+def test_the_gpu_parts_run_dry_and_are_resumed(tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "gpu.json"
+    parts = ("refill", "overlap")
+    gpu.command(parts, out, dry=True, in_all=0.0)
+    assert capsys.readouterr().out.count("run it again to go on") == len(parts)
+    for _ in range(2):
+        gpu.command(parts, out, dry=True)
+    assert capsys.readouterr().out.count("registers") == len(parts), "none is done twice"
+    done = read(out)["parts"]
+    assert all(done[part]["compile"]["registers"] > 16 for part in parts), done
+    with pytest.raises(FlowError, match="no part 'refil'; did you mean 'refill'"):
+        gpu.command(["refil"], out, dry=True)
+
+
+@pytest.mark.parametrize("method", ["rk4", "taylor_8"])
+def test_the_simulator_stands_in_for_a_gpu(method: str) -> None:
+    row = gpu.compared(method, "float64", "simulator", 2)
+    assert row["identical"]
+    assert row["same_steps"]
+    assert row["failed"] == 0
+    assert any(name == f"{method} float64" for name, _ in gpu.correctness(dry=True))
+
+
+def test_taylor_is_timed_on_a_gpu_beside_our_other_methods() -> None:
+    case = gpu.timing_case("taylor_12", "float64", 1024)
+    assert case.entries[0].method == "taylor_12"
+    assert {"tsit5", "vern7", "taylor_16"} <= {each.method for each in case.entries}
+    assert [each.peer for each in case.entries].count("cuda_solve") == 1
+    assert sum(name.startswith("taylor") for name, _ in gpu.roofline(dry=True)) == 2
