@@ -13,7 +13,7 @@ from attrs import frozen
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.storage.folders import found_location
-from cubie_flow.storage.location import Location
+from cubie_flow.storage.location import ICECHUNK, Location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
 
 RESULTS, METADATA = "results.zarr", "zarr.json"
@@ -41,8 +41,10 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
     FlowError
         If there is nothing, or nothing of the kind.
     """
+    versioned = str(given).rstrip("/").endswith(".icechunk")
     if is_url(given):
-        return Location(str(given), options=dict(options or {}))
+        client = ICECHUNK if versioned else "fsspec"
+        return Location(str(given), client=client, options=dict(options or {}))
     path = Path(given).expanduser()
     if not path.exists():
         raise FlowError(f"'{given}' does not exist{_beside(path)}")
@@ -50,6 +52,8 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
         raise FlowError(
             f"'{given}' is a file; a result is a folder, {RESULTS} or one that holds it"
         )
+    if versioned:
+        return Location(path, client=ICECHUNK)
     if (path / METADATA).exists() or path.suffix == ".zarr":
         return Location(path)
     if (path / RESULTS).is_dir():

@@ -147,10 +147,10 @@ class _Open:
 
     def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
         """Solve and write the shards `todo`; see `Engine.run`."""
-        if work.where.startswith("memory:"):
+        if work.alone:
             raise FlowError(
-                f"'{work.where}' is in the memory of this process, where workers of engine=dask "
-                "cannot write; use engine=local, or a folder or URL"
+                f"'{work.where}' {work.alone}, so workers of engine=dask cannot; use engine=local, "
+                "or another storage.client or URL"
             )
         if todo:
             _Conversation(self._engine, self._client_for(work), work, todo, listener).hold()

@@ -89,7 +89,8 @@ def write_index(
     coordinates[JOB] = ((JOB,), np.arange(len(rows)))
     table = xr.Dataset(data, coordinates, {**plain(attrs), MARK: len(rows), "swept": list(swept)})
     try:
-        store = location.store()
+        store = location.store(create=True)
+        store.begin()
         table.to_zarr(
             store,
             group=location.group or None,
@@ -99,10 +100,11 @@ def write_index(
             # Without it a status of 255 would be read as missing.
             encoding={} if _exists(location) else {"job_status": {"fill_value": PENDING}},
         )
-        if finished:
+        if finished and store.supports_consolidated_metadata:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Consolidated metadata")
                 zarr.consolidate_metadata(store, path=location.group or None, zarr_format=3)
+        store.commit("table of the jobs")
     except FlowError:
         raise
     except OSError as error:

@@ -52,9 +52,30 @@ class SmallObject(Protocol):
 
 
 def small_object(address: str, client: str, options: Mapping[str, Any]) -> SmallObject:
-    """Return the object at a URL; what the client raises is not caught."""
+    """Return the object at a URL; what the client raises is not caught.
+
+    Icechunk has no way to write one; obstore, which comes with it, writes it beside a repository
+    in S3.
+    """
+    if client == "icechunk":
+        return _Obstore(address, _as_obstore(options))
     kinds: dict[str, type[_Fsspec | _Obstore]] = {"fsspec": _Fsspec, "obstore": _Obstore}
     return kinds[client](address, options)
+
+
+#: Options of icechunk for S3 by their names in obstore.
+_RENAMED = {
+    "endpoint_url": "endpoint", "anonymous": "skip_signature", "session_token": "session_token",
+    "access_key_id": "access_key_id", "secret_access_key": "secret_access_key", "region": "region",
+    "requester_pays": "request_payer",
+}  # fmt: skip
+
+
+def _as_obstore(options: Mapping[str, Any]) -> dict[str, Any]:
+    found = {_RENAMED[name]: value for name, value in options.items() if name in _RENAMED}
+    if options.get("allow_http"):
+        found["client_options"] = {"allow_http": True}
+    return found
 
 
 class _Fsspec:

@@ -14,6 +14,7 @@ import zarr
 from object_server import KEY, SECRET, bucket, options_of, words_of
 
 from cubie_flow import credentials
+from cubie_flow.analysis import open_results
 from cubie_flow.analysis.cli import main as results
 from cubie_flow.app import main
 from cubie_flow.storage import Location, ResultStore, index
@@ -261,6 +262,7 @@ def test_a_multirun_keeps_no_credentials_and_records_a_job_that_failed(
     assert refused.count("\n") == 1
     assert SECRET not in refused
     assert KEY not in refused
+    assert set(open_results(folder, options=dict(there.options)).children) == {"job_0"}
     assert main([f"resume={folder}", *given[1:]]) == 1
     assert "1 of 2 jobs were complete" in capsys.readouterr().out
 

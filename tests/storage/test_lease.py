@@ -26,7 +26,7 @@ def server() -> Iterator[str]:
         yield endpoint
 
 
-@pytest.fixture(params=["memory", "fsspec", "obstore"])
+@pytest.fixture(params=["memory", "fsspec", "obstore", "icechunk"])
 def place(request: pytest.FixtureRequest) -> Location:
     if request.param == "memory":
         return Location(f"memory://lab/{request.node.name}.zarr")
