@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--rounds", type=int, default=5)
     run.add_argument("--first", type=float, default=30.0,
                      help="seconds for a first result; slower solvers are left out")  # fmt: skip
-    run.add_argument("--case", type=float, default=12.0, help="seconds for the rounds of a case")
+    run.add_argument("--case", type=float, default=10.0, help="seconds for the rounds of a case")
     run.add_argument("--out", type=Path, default=None, help="JSON; what it has is not redone")
     report = commands.add_parser("report", help="tables and pictures of records")
     report.add_argument("records", nargs="*", type=Path, help="by default all in results/")

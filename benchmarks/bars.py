@@ -125,7 +125,10 @@ def bars(record: Record) -> Iterator[Bar]:
             for target in ("cpu", "sm_90"):
                 seconds = figure("compile_times", f"{method}_{problem}_{target}")
                 yield Bar(f"compile {method}, {states} states, {target}", needed, seconds, "s")
-    for method in ("rk4", "tsit5"):
-        fraction = figure("efficiency", f"fraction_of_peak_{method}_float64")
-        yield Bar(f"{method} of the CPU's peak, float64", 50.0, 100 * fraction, "%")
+    for precision in ("float64", "float32"):
+        for method in ("rk4", "tsit5"):
+            fraction = figure("efficiency", f"fraction_of_peak_{method}_{precision}")
+            yield Bar(f"{method} of the CPU's peak, {precision}", 50.0, 100 * fraction, "%")
+    each = [figure("sizes", f"ns_an_attempt_and_nonzero_{states}") for states in (40, 400)]
+    yield Bar("400 states beside 40, time a non-zero", 2.0, each[1] / each[0], "times")
     yield Bar("two threads beside one", 1.9, figure("scaling", "speed_of_all_beside_one"), "x")

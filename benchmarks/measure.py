@@ -35,7 +35,7 @@ class Effort:
 
     rounds: int = 5
     first_limit: float = 30.0
-    case_limit: float = 12.0
+    case_limit: float = 10.0
 
 
 class _Entrant:

@@ -1,65 +1,66 @@
 """What storing costs: memory at any size, beside zarr alone, and whether it overlaps with solving.
 
-The same study of 3 variables at 100 saved times is run by the public command at 10^5 and 10^6
-runs, and shortened to 10 times at 10^7. Then zarr alone and our writer write the
-arrays of the middle one anew from memory, shard by shard and in turns, in the same layout.
+The same study of 3 variables at 100 saved times is run by the public command, with its picture, at
+10^5 and 10^6 runs, and shortened to 10 times at 10^7; its peak of resident memory is the
+system's figure of the whole process. Then, in one process and in turns, the arrays of the middle
+one are written anew from memory by zarr alone and by our writer in the same layout, and the study
+is solved without and with writing: wall and processor seconds of each. Where the processor is the
+limit, or is shared with others, only the processor seconds say what a thing costs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from benchmarks.machine import machine
 
-#: Runs and saved times.
-SIZES = ((100_000, 100), (1_000_000, 100), (10_000_000, 10))
-BESIDE = 1_000_000
-RATIOS = ("writer_beside_zarr", "writing_while_solving_beside_zarr", "whole_run_beside_zarr")
-STUDY = (
-    "study=storage", "batch.values={rho: {linspace: [0, 40, RUNS]}}", "duration=0.99",
-    "storage.picture=false", "engine.progress=false", "confirm=true",
+#: Runs, saved times and design; sampled runs are in no order.
+SIZES = (
+    (100_000, 100, "grid"), (1_000_000, 100, "grid"), (1_000_000, 100, "sobol"),
+    (10_000_000, 10, "grid"), (10_000_000, 10, "sobol"),
 )  # fmt: skip
+BESIDE = (1_000_000, "grid")
+DESIGNS = {
+    "grid": ("batch.values={rho: {linspace: [0, 40, RUNS]}}",),
+    "sobol": ("batch=sobol", "batch.values={rho: {uniform: [0, 40]}}", "batch.size=RUNS"),
+}
+STUDY = ("study=storage", "duration=0.99", "engine.progress=false", "confirm=true")
 
 
 def command(out: Path, rounds: int) -> int:
     """Measure and write a record."""
-    record: dict[str, Any] = {"machine": machine(), "studies": [], "zarr_alone": []}
+    record: dict[str, Any] = {"machine": machine(), "studies": [], "beside": []}
     folder = Path(tempfile.mkdtemp(prefix="storage-"))
     try:
-        for runs, times in SIZES:
-            for number in range(rounds if runs == BESIDE else 1):
-                place = folder / f"{runs}_{number}"
-                place.mkdir()
-                record["studies"].append(study(place, runs, times))
-                say(record["studies"][-1])
-                if runs == BESIDE:
-                    # Side by side, so that both meet the same machine.
-                    record["zarr_alone"].append(alone(place))
-                    say(record["zarr_alone"][-1])
-                shutil.rmtree(place)
+        for runs, times, design in SIZES:
+            place = folder / f"{runs}_{design}"
+            place.mkdir()
+            record["studies"].append(study(place, runs, times, design))
+            say(record["studies"][-1])
+            if (runs, design) == BESIDE:
+                # Elsewhere: the peak of a process that is started counts what its parent held.
+                words = [sys.executable, "-m", "benchmarks.storage", str(place), str(rounds)]
+                told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+                record["beside"] = [json.loads(line) for line in told.splitlines()]
+                print(told, end="", flush=True)
+            shutil.rmtree(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    beside = [row for row in record["studies"] if row["runs"] == BESIDE]
-    pairs = list(zip(beside, record["zarr_alone"], strict=True))
-    # The writer from memory like zarr, and while two threads of the solver want the cores too.
-    record["writer_beside_zarr"] = median(
-        zarr["writer_mb_per_s"] / zarr["mb_per_s"] for _, zarr in pairs
-    )
-    record["writing_while_solving_beside_zarr"] = median(
-        ours["write_mb_per_s"] / zarr["mb_per_s"] for ours, zarr in pairs
-    )
-    record["whole_run_beside_zarr"] = median(
-        ours["mb"] / ours["seconds"]["solve_and_write"] / zarr["mb_per_s"] for ours, zarr in pairs
-    )
-    say({key: record[key] for key in RATIOS})
+    record["ratios"] = {
+        name: median(row["ratios"][name] for row in record["beside"])
+        for name in record["beside"][0]["ratios"]
+    }
+    say(record["ratios"])
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -70,17 +71,22 @@ def say(row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
 
 
-def study(place: Path, runs: int, times: int) -> dict[str, Any]:
+def study(place: Path, runs: int, times: int, design: str) -> dict[str, Any]:
     """Run the study in a process of its own and return what it says of itself."""
     import xarray
 
-    words = [word.replace("RUNS", str(runs)) for word in STUDY]
+    words = [word.replace("RUNS", str(runs)) for word in (*STUDY, *DESIGNS[design])]
     words.append(f"output.save_every={0.99 / (times - 1)}")
     began = perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "cubie_flow", *words], cwd=place, check=True, capture_output=True
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cubie_flow", *words], cwd=place, stdout=subprocess.DEVNULL
     )
+    # Of this process alone, with its picture: `RUSAGE_CHILDREN` keeps the largest of all.
+    _, status, used = os.wait4(process.pid, 0)
     wall = perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
     (store,) = place.glob("outputs/*/*/*/results.zarr")
     data = xarray.open_zarr(store, chunks=None, decode_times=False)
     memory = xarray.open_zarr(store, group="memory", chunks=None).attrs
@@ -89,51 +95,97 @@ def study(place: Path, runs: int, times: int) -> dict[str, Any]:
     seconds["solve_and_write"] = seconds["total"] - seconds["build"]
     return {
         "runs": runs,
+        "design": design,
         "times": int(data.sizes["time"]),
         "mb": size / 1e6,
         "stored_mb": memory["measured_store_bytes"] / 1e6,
-        "peak_mb": memory["measured_host_bytes"] / 1e6,
+        "peak_mb": used.ru_maxrss * 1024 / 1e6,
         "write_mb_per_s": size / 1e6 / seconds["write"],
-        "seconds": {**seconds, "process": wall},
+        "seconds": {**seconds, "process": wall, "core": used.ru_utime + used.ru_stime},
         "solver_waited": data.attrs["seconds_solver_waited"],
         "writer_waited": data.attrs["seconds_writer_waited"],
     }
 
 
-def alone(place: Path) -> dict[str, Any]:
-    """Write the arrays of a store anew with zarr alone, each shard from memory."""
+def beside(place: Path) -> dict[str, Any]:
+    """Write the arrays of a store anew from memory, solve its study, and do both."""
     import numpy as np
     import zarr
 
-    from cubie_flow.storage import ResultStore
+    from cubie_flow.engines import Seat
+    from cubie_flow.kernels.targets.cpu import usable_threads
+    from cubie_flow.resume import stored_config, stored_settings, stored_study
+    from cubie_flow.storage import Location, ResultStore
+    from cubie_flow.study.kernel import build_kernel
+    from cubie_flow.study.running import run_study
+    from cubie_flow.study.shards import ShardWork
 
     (store,) = place.glob("outputs/*/*/*/results.zarr")
-    source = zarr.open_group(store, mode="r")
-    ours = ResultStore.open(shutil.copytree(store, place / "ours.zarr"))
-    target = zarr.open_group(place / "alone.zarr", mode="w")
-    arrays = {}
-    for name, array in source.arrays():
-        if array.metadata.dimension_names[0] == "run":
-            arrays[name] = target.create_array(
-                name, shape=array.shape, chunks=array.chunks, shards=array.shards,
-                dtype=array.dtype, compressors=array.compressors, fill_value=array.fill_value,
-            )  # fmt: skip
-    shard = source["status"].chunks[0]
-    spent = {"zarr": 0.0, "ours": 0.0}
+    source, given = zarr.open_group(store, mode="r"), ResultStore.open(store)
+    settings = stored_settings(stored_config(store.parent), [], given.attrs)
+    anew = stored_study(settings, given.attrs)
+    kernel = build_kernel(anew)
+    _ = kernel.product  # compiled, or from the cache
+    solver = ShardWork(anew, Location.of(store), given.plan, kernel).solver(Seat())
+    names = (*given.names, "status")
+    spent = {who: np.zeros(2) for who in ("zarr", "writer", "solve", "both")}
     size = 0.0
-    for index, start in enumerate(range(0, source["status"].shape[0], shard)):
-        held = {name: np.asarray(source[name][start : start + shard]) for name in arrays}
-        for who in ("zarr", "ours") if index % 2 else ("ours", "zarr"):
-            began = perf_counter()
-            if who == "ours":
-                ours.write_shard(index, held)
-            else:
-                for name, values in held.items():
-                    arrays[name][start : start + shard] = values
-            spent[who] += perf_counter() - began
-        size += sum(values.nbytes for values in held.values()) / 1e6
+
+    def timed(who: str, do: Callable[[], object]) -> object:
+        core, wall = process_time(), perf_counter()
+        found = do()
+        spent[who] += perf_counter() - wall, process_time() - core
+        return found
+
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        target = zarr.open_group(f"{folder}/zarr", mode="w")
+        arrays = {name: like(target, source[name]) for name in names}
+        ours = ResultStore.open(shutil.copytree(store, f"{folder}/ours.zarr"))
+
+        def alone(held: dict[str, Any], start: int, stop: int) -> None:
+            for name, values in held.items():
+                arrays[name][start:stop] = values
+
+        for index, (start, stop) in enumerate(given.plan.shards):
+            held = {name: np.asarray(source[name][start:stop]) for name in names}
+            size += sum(values.nbytes for values in held.values()) / 1e9
+            tasks: list[tuple[str, Callable[[], object]]] = [
+                ("zarr", lambda: alone(held, start, stop)),  # noqa: B023  called at once
+                ("writer", lambda: ours.write_shard(index, held)),  # noqa: B023
+                ("solve", lambda: solver.solve(index)),  # noqa: B023
+            ]
+            for who, do in tasks if index % 2 else reversed(tasks):
+                timed(who, do)
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        report: Any = timed("both", lambda: run_study(anew, f"{folder}/both.zarr"))
+    wall = {who: float(one[0]) for who, one in spent.items()}
+    core = {who: float(one[1]) for who, one in spent.items()}
     return {
-        "mb": size,
-        "mb_per_s": size / spent["zarr"],
-        "writer_mb_per_s": size / spent["ours"],
+        "gb": size,
+        "wall": wall,
+        "core": core,
+        "ratios": {
+            "writer / zarr, throughput": wall["zarr"] / wall["writer"],
+            "writer / zarr, core": core["writer"] / core["zarr"],
+            "writing while solving / zarr, throughput": wall["zarr"] / report.seconds["write"],
+            "both / longer of solve and zarr, wall": wall["both"]
+            / max(wall["solve"], wall["zarr"]),
+            "both / all cores at work on solve and zarr, wall": wall["both"]
+            * usable_threads()
+            / (core["solve"] + core["zarr"]),
+            "both / solve and zarr, core": core["both"] / (core["solve"] + core["zarr"]),
+        },
     }
+
+
+def like(group: Any, array: Any) -> Any:
+    """Return a new array in a group, laid out as another one."""
+    return group.create_array(
+        array.basename, shape=array.shape, chunks=array.chunks, shards=array.shards,
+        dtype=array.dtype, compressors=array.compressors, fill_value=array.fill_value,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    for _ in range(int(sys.argv[2])):
+        say(beside(Path(sys.argv[1])))

@@ -26,6 +26,16 @@ from cubie_flow.expressions.graph import (
 UNROLL_LIMIT = 8
 
 
+#: What an elementary function counts for among operations.
+CALL = 20
+
+
+def operations(nodes: Sequence[Node]) -> int:
+    """Return the size of an expression graph: its nodes, elementary functions counted for more."""
+    order = topological(nodes)
+    return len(order) + CALL * sum(node.op == "call" for node in order)
+
+
 #: How an index moves: elements a step of a sweep, or of each loop counter of a nest by name.
 Stride = int | tuple[tuple[str, int], ...]
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cubie_flow.expressions.block import Function
+from cubie_flow.expressions.block import Function, operations
 from cubie_flow.expressions.graph import (
     Node,
     const,
     load,
     substitute,
     symbol,
-    topological,
 )
 from cubie_flow.integrators.drivers import polynomials
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.events import Event
 
 #: Operations above which a model's equations are a function of their own even if they are few
-#: equations, and what an elementary function counts for; measured in docs/performance.md.
-HEAVY, CALL = 500, 20
+#: equations; measured in docs/performance.md.
+HEAVY = 500
 
 
 def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> list[Node]:
@@ -79,6 +78,4 @@ def event_targets(system: OdeSystem, varied: Sequence[str]) -> dict[str, tuple[s
 
 def _function(name: str, output: str, nodes: Sequence[Node]) -> Function:
     outputs = tuple((output, i) for i in range(len(nodes)))
-    order = topological(nodes)
-    weight = len(order) + CALL * sum(node.op == "call" for node in order)
-    return Function(name, ("u", "p"), ("t",), outputs, tuple(nodes), weight > HEAVY)
+    return Function(name, ("u", "p"), ("t",), outputs, tuple(nodes), operations(nodes) > HEAVY)

@@ -441,6 +441,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s = self.settings
         return not (s.sampling or s.summarised_numbers or s.drivers or self.events is not None)
 
+    def leaps(self, step: Step, controller: StepController) -> bool:
+        """Return whether steps of fixed size are taken several at a time."""
+        return self._unwatched and not controller.adaptive and step.leap > 0
+
     def _counts_apart(self, controller: StepController) -> bool:
         """Whether accepted steps are counted too; else only the last attempt can have failed."""
         return controller.adaptive or self.events is not None
@@ -452,6 +456,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         # Who is alone is here only while running; others wait in their lane for their neighbours.
         running = compare("==", _flag(CODE), float(RUNNING))
         active = block.let("active", logical_or(ALONE, running))
+        if self.leaps(step, controller):
+            self._leap(block, step, controller, active)
         t = block.let("t", _clock(T))
         landing = s.sampling and not dense
         end = _clock(T_END)
@@ -485,12 +491,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             failed.append((logical_and(stuck, logical_not(finite)), "non_finite"))
             failed.append((logical_and(stuck, unsolved), "solver_failed"))
         else:
-            block.assign([("magnitude", 0)], [fabs(load("proposed_state", 0))])
-            size = fabs(load("proposed_state", 1, 1)) + load("magnitude", 0)
-            if n > 1:
-                block.sweep(n - 1, [("magnitude", 0, 0, size)])
-            largest = 1e308 if real == "float64" else 1e38
-            finite = compare("<", load("magnitude", 0), largest)
+            finite = self._finite(block, "proposed_state")
             ok = block.let("ok", logical_and(finite, logical_not(unsolved)))
             failed.append((logical_not(ok), "non_finite"))
             failed.append((unsolved, "solver_failed"))
@@ -507,10 +508,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             # A step that is only cut at an event says nothing about the step that is possible.
             controller.restore(block, cut, held)
             step.advance(block, error, ok, accept, h, last, load("settings", DT_MAX))
-        # Compensated time: the rounding of t + h is kept (Kahan, CACM 8, 1965).
-        moved = block.let("moved", h + _clock(T_LOW))
-        total = block.let("total", t + moved)
-        rounding = moved - (total - t)
+        total, rounding = self._later(block, t, h)
         # Time stands still where a sample might be taken of a step that failed.
         passing = accept if controller.adaptive or s.sampling else active
         reached = block.let("reached", logical_and(passing, last))
@@ -562,6 +560,53 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.drivers:
             attention = logical_or(attention, compare(">=", t_new, self.driving.next_knot()))
         return block.build("attempt", ("settings",), mask=logical_and(active, attention))
+
+    def _later(self, block: BlockBuilder, t: Node, h: Node) -> tuple[Node, Node]:
+        """Return the time after `h`, and its rounding (compensated: Kahan, CACM 8, 1965)."""
+        moved = block.let("moved", h + _clock(T_LOW))
+        total = block.let("total", t + moved)
+        return total, moved - (total - t)
+
+    def _finite(self, block: BlockBuilder, at: str) -> Node:
+        """Return whether all states in a buffer are finite."""
+        n = self.settings.states
+        block.assign([("magnitude", 0)], [fabs(load(at, 0))])
+        if n > 1:
+            size = fabs(load(at, 1, 1)) + load("magnitude", 0)
+            block.sweep(n - 1, [("magnitude", 0, 0, size)])
+        largest = 1e308 if self.settings.precision == "float64" else 1e38
+        return compare("<", load("magnitude", 0), largest)
+
+    def _leap(
+        self, block: BlockBuilder, step: Step, controller: StepController, active: Node
+    ) -> None:
+        """Take several steps of fixed size without asking after each whether the run is over.
+
+        For runs that have more than that many to go; one that does not stay finite is put back,
+        so that its last step is found one by one. Whether a run leaps depends on it alone.
+        """
+        n, count = self.settings.states, step.leap
+        dt = block.let("leap_dt", minimum(controller.proposal(), load("settings", DT_MAX)))
+        remaining = (_clock(T_END) - _clock(T)) - _clock(T_LOW)
+        far = compare(">", remaining, (count + 1.5) * dt)
+        free = compare("<", _flag(TRIED) + float(count), load("settings", MAX_STEPS))
+        leaping = block.let("leaping", logical_and(active, logical_and(far, free)))
+        kept = [("clock", T), ("clock", T_LOW), ("counters", TRIED)]
+        kept += [(name, i) for name in ("state", "derivative") for i in range(n)]
+        with block.when(leaping):
+            before = [block.let(f"before_{i}", load(*place)) for i, place in enumerate(kept)]
+            for _ in range(count):
+                t = block.let("t", _clock(T))
+                step.attempt(block, dt, t, active)
+                total, rounding = self._later(block, t, dt)
+                block.assign([("clock", T), ("clock", T_LOW)], [total, rounding])
+                moves = {"state": load("proposed_state", 0, 1), "derivative": step.next_derivative}
+                block.sweep(n, moves)
+            block.assign([("counters", TRIED)], [_flag(TRIED) + float(count)])
+            good = block.let("good", logical_and(leaping, self._finite(block, "state")))
+            new = [load(*place) for place in kept]
+            after = [where(good, *pair) for pair in zip(new, before, strict=True)]
+            block.assign(kept, after)
 
     # saving
 

@@ -308,11 +308,13 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         """How blocks are emitted for the target."""
         s, target = self.settings, self.target
         if target == "cpu":
-            from cubie_flow.kernels.targets.cpu import default_lanes, vector_lanes
+            from cubie_flow.kernels.targets.cpu import arrangement
 
-            states = len(self.run.settings.system.states)
-            lanes = s.lanes or default_lanes(s.precision, states)
-            return Dialect(s.precision, lanes, vector=vector_lanes(s.precision))
+            run = self.run
+            states = len(run.settings.system.states)
+            leaping, short = run.loop.leaps(run.step, run.controller), run.step.evaluations[0] <= 4
+            lanes, width = arrangement(s.precision, states, run.step.light, leaping, short)
+            return Dialect(s.precision, s.lanes or lanes, vector=width)
         return Dialect(s.precision, 1, shared_space=3, portable=s.math == "portable")
 
     def build(self) -> Built:

@@ -101,6 +101,7 @@ class Launch:
         threads: int = 1,
     ) -> None:
         self._program, self._settings, self._threads = program, settings, threads
+        self._memory = program.memory()
         self._dtype = dtype = np.dtype(run.settings.precision)
         self._rows = run.rows
         given = np.asarray([] if times is None else times, np.float64)
@@ -150,9 +151,9 @@ class Launch:
             inputs[row] = columns[name]
         check_choices(self._drivers, columns)
         shape = (self._saved, count, times) if self._sampling else (1,)
-        samples = program.empty(shape, dtype)
-        finals = program.empty((self._finals, count), dtype)
-        counts = program.empty((COUNTS, count), np.int32)
+        samples = self._memory.empty(shape, dtype)
+        finals = self._memory.empty((self._finals, count), dtype)
+        counts = self._memory.empty((COUNTS, count), np.int32)
         batch = Batch(
             count=count,
             inputs=inputs,

@@ -15,6 +15,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ import numpy as np
 import zarr
 from attrs import evolve, frozen
 from numpy.typing import NDArray
+from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.storage.encoding import Encoder, codecs
 from cubie_flow.storage.layout import ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.schema import (
@@ -40,6 +43,8 @@ from cubie_flow.storage.schema import (
 )
 
 CHECKSUMS = "checksums"
+#: Arrays of a shard that are encoded and written at once; the encoded bytes of so many are held.
+AT_ONCE = 4
 
 
 @contextmanager
@@ -202,13 +207,36 @@ class ResultStore:
         start, stop = self.plan.shards[index]
         self._check(arrays, stop - start)
         with self._transaction(f"shard {index}: runs {start:,} to {stop - 1:,}"):
-            # One after another: the chunks of one array already keep zarr's threads busy, and
-            # only the encoded bytes of one array are held.
-            for name in self.names:
-                self._arrays[name][start:stop] = arrays[name]
+            self._write(self.names, index, arrays)
             checksums = self._group[CHECKSUMS]["crc32"]
             checksums[index] = self._checksum(arrays)
-            self._arrays[STATUS][start:stop] = arrays[STATUS]
+            self._write((STATUS,), index, arrays)
+
+    def _write(self, names: Sequence[str], index: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write some arrays of a shard."""
+        store, room = self._group.store, asyncio.Semaphore(AT_ONCE)
+
+        async def put(name: str) -> None:
+            metadata = self._arrays[name].metadata
+            key = metadata.encode_chunk_key((index, *(0 for _ in metadata.shape[1:])))
+            path = f"{self.location.group}/{name}/{key}".removeprefix("/")
+            async with room:
+                # Beside the main thread blosc uses one thread, so the bytes are always the same.
+                content = await asyncio.to_thread(self._encoders[name].encode, arrays[name])
+                if content is None:
+                    await store.delete(path)
+                else:
+                    await store.set(path, cpu.Buffer.from_bytes(content))
+
+        async def put_all() -> None:
+            await asyncio.gather(*(put(name) for name in names))
+
+        sync(put_all())
+
+    @cached_property
+    def _encoders(self) -> dict[str, Encoder]:
+        """What makes the bytes of each array."""
+        return {name: Encoder.of(array) for name, array in self._arrays.items()}
 
     def completed(self) -> set[int]:
         """Return the shards whose ``status`` is written for every run, and can be read."""
@@ -436,12 +464,6 @@ def _make_memory(store: Any, schema: StoreSchema) -> None:
 def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
     import xarray as xr
 
-    # The checksum makes every reader notice a chunk that was cut short: blosc would read on into
-    # whatever memory follows it.
-    codecs = (
-        zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
-        zarr.codecs.Crc32cCodec(),
-    )
     times = 0 if schema.time is None else schema.time.size
     chunk_bytes = plan.chunk_runs * schema.bytes_per_run_largest_variable
     encoding: dict[str, dict[str, Any]] = {}
@@ -451,7 +473,7 @@ def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
         if variable.dims == PER_RUN_AND_OCCURRENCE:
             inner = (variable.length,)
         chunk_runs = plan.chunk_runs_for(schema.bytes_per_run(variable), chunk_bytes)
-        layout: dict[str, Any] = {"chunks": (chunk_runs, *inner), "compressors": codecs}
+        layout: dict[str, Any] = {"chunks": (chunk_runs, *inner), "compressors": codecs()}
         if chunk_runs < plan.shard_runs:
             layout["shards"] = (plan.shard_runs, *inner)
         if variable.dtype.kind == "f":
@@ -479,7 +501,7 @@ def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
     # A status chunk is a whole shard, so that completing a shard is the writing of one file.
     encoding[STATUS] = {
         "chunks": (plan.shard_runs,),
-        "compressors": codecs,
+        "compressors": codecs(),
         "fill_value": UNWRITTEN,
     }
     root = xr.Dataset(data, coordinates)

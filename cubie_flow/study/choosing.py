@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from attrs import evolve, frozen
 
 from cubie_flow.expressions.block import Evaluate, Repeat, Statement, When
-from cubie_flow.expressions.graph import topological
+from cubie_flow.expressions.graph import Node, is_const, topological
 from cubie_flow.integrators.equations import mass_pattern
 from cubie_flow.integrators.loop import STATUS
 from cubie_flow.kernels.launch import BatchResult
@@ -25,6 +25,14 @@ PILOT, LARGE = 64, 50
 #: Attempts after which an explicit method is given up.
 PATIENCE = 20_000
 STIFF = "rodas5p"
+SERIES = "taylor_12"
+#: Tolerance from which the series is worth a trial, operations of a right-hand side up to which it
+#: is, and how much longer one of its operations takes; measured in docs/performance.md.
+TIGHT, SMALL, LONGER = 1e-8, 30, 1.4
+#: Degree up to which derivatives at one point tell the near future. A switch, an exponential that
+#: rises from next to nothing or a high power can happen within a step, unforeseen at its start.
+STEEPEST = 8
+_FREE = ("const", "integer", "truth", "load", "symbol")
 #: Iterations that a loop in a block is counted for.
 _PASSES = 3
 
@@ -41,8 +49,10 @@ class Trial:
 
     @property
     def cost(self) -> float:
-        """Arithmetic operations a run; infinite if more runs fail than a tenth."""
-        return np.inf if self.failed > self.runs / 10 else self.attempts * self.operations
+        """Arithmetic operations a run, as if all took as long; infinite if a tenth of runs fail."""
+        if self.failed > self.runs / 10:
+            return np.inf
+        return self.attempts * self.operations * (LONGER if self.algorithm == SERIES else 1.0)
 
     def __str__(self) -> str:
         told = f"{self.algorithm}: {self.attempts:.0f} steps of {self.operations} operations"
@@ -66,10 +76,10 @@ def settled(study: Study) -> tuple[Study, str]:
 def _choose(study: Study) -> tuple[str, str]:
     """Return the algorithm for a study and the sentence that says why.
 
-    A pilot of at most 64 runs, spread over the design, is integrated with an explicit method and
-    with rodas5p at the study's tolerances. The one with fewer arithmetic operations a run is
-    taken: its attempted steps times the operations of one step, both counted, not timed, so that
-    the choice is the same on every machine.
+    A pilot of at most 64 runs, spread over the design, is integrated with an explicit method,
+    with a Taylor method if `series_pays`, and with rodas5p at the study's tolerances. The one with
+    fewest arithmetic operations a run is taken: its attempted steps times the operations of one
+    step, both counted, not timed, so that the choice is the same on every machine.
     """
     if mass_pattern(study.system):
         reason = "the model has algebraic equations, which explicit methods cannot solve"
@@ -79,14 +89,14 @@ def _choose(study: Study) -> tuple[str, str]:
     runs = np.unique(np.linspace(0, size - 1, count).astype(np.int64))
     limit = min(study.controller.max_steps, PATIENCE)
     trials = []
-    for algorithm in (_explicit(study), STIFF):
+    for algorithm in (_explicit(study), *[SERIES] * series_pays(study), STIFF):
         result, statements = _pilot(study, algorithm, runs, limit)
         attempts = float((result.steps + result.rejected).mean())
         failed = int((result.status != STATUS["success"]).sum())
         trials.append(Trial(algorithm, attempts, operations(statements), failed, len(runs)))
     best = min(trials, key=lambda trial: trial.cost)
     if best.cost == np.inf:
-        best = trials[1]
+        best = trials[-1]
     told = "; ".join(map(str, trials))
     return best.algorithm, (
         f"algorithm=auto took {best.algorithm} after a pilot of {best.runs} runs ({told})"
@@ -113,9 +123,55 @@ def _pilot(
 
 
 def _explicit(study: Study) -> str:
+    return "vern7" if study.precision == "float64" and _tolerance(study) <= 1e-7 else "tsit5"
+
+
+def _tolerance(study: Study) -> float:
+    """Return the tightest relative tolerance."""
     given = study.controller.rtol
-    rtol = min(given.values(), default=1e-6) if isinstance(given, Mapping) else given
-    return "tsit5" if rtol >= 1e-8 or study.precision == "float32" else "vern7"
+    return min(given.values(), default=1e-6) if isinstance(given, Mapping) else given
+
+
+def series_pays(study: Study) -> bool:
+    """Return whether a Taylor method may be tried: where it can be faster, and is safe.
+
+    Its steps are long, and all that is known of them comes from their start. So it is left out
+    where something is read along a step (summaries, events), where drivers bring in what is not
+    smooth, and where the equations are more than polynomials, fractions, roots and waves.
+    """
+    if study.precision != "float64" or _tolerance(study) > TIGHT:
+        return False
+    if study.system.events or study.system.drivers or study.summarised:
+        return False
+    nodes = study.integrated.derivatives
+    few = sum(node.op not in _FREE for node in topological(nodes)) <= SMALL
+    return few and max(_degrees(nodes).values()) <= STEEPEST
+
+
+def _degrees(nodes: Sequence[Node]) -> dict[Node, float]:
+    """Return the degree of nodes in the model's quantities; infinite if they are not plain."""
+    found: dict[Node, float] = {}
+    for node in topological(nodes):
+        degrees = [found[arg] for arg in node.args]
+        match node.op:
+            case "const" | "integer":
+                degree = 0.0
+            case "symbol":
+                degree = 1.0
+            case "add" | "sub" | "neg":
+                degree = max(degrees)
+            case "mul" | "div":
+                degree = sum(degrees)
+            case "sqrt":
+                degree = degrees[0] / 2
+            case "call" if node.value in ("sin", "cos"):
+                degree = degrees[0]
+            case "call" if node.value == "pow" and is_const(node.args[1]):
+                degree = degrees[0] * abs(float(node.args[1].value))
+            case _:
+                degree = np.inf
+        found[node] = degree
+    return found
 
 
 def operations(statements: tuple[Statement, ...]) -> int:
@@ -135,8 +191,7 @@ def operations(statements: tuple[Statement, ...]) -> int:
     return total
 
 
-def _arithmetic(nodes: tuple[object, ...]) -> int:
-    free = ("const", "integer", "truth", "load", "symbol")
+def _arithmetic(nodes: tuple[Node, ...]) -> int:
     # A call of an elementary function stands for some twenty operations.
-    order = topological(nodes)  # type: ignore[arg-type]
-    return sum(20 if node.op == "call" else 1 for node in order if node.op not in free)
+    order = topological(nodes)
+    return sum(20 if node.op == "call" else 1 for node in order if node.op not in _FREE)

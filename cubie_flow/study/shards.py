@@ -14,7 +14,7 @@ from attrs import evolve, field, frozen
 from cubie_flow.engines import Record, Seat, pick_devices
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.kernel import BatchSolverKernel
-from cubie_flow.kernels.launch import BatchResult
+from cubie_flow.kernels.launch import BatchResult, Launch
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.layout import ShardPlan
@@ -37,6 +37,11 @@ class _Pass:
     threads: int
 
     @cached_property
+    def _launch(self) -> Launch:
+        limits = tolerances(self.study.controller)
+        return self.kernel.launch(limits, self.study.sampled, self.threads)
+
+    @cached_property
     def _rescue(self) -> Rescue | None:
         return Rescue(self.study) if self.study.rescue else None
 
@@ -44,14 +49,13 @@ class _Pass:
         self, columns: Mapping[str, Array], count: int, tick: Callable[[int], None] | None = None
     ) -> tuple[dict[str, Array], BatchResult]:
         """Return the arrays of a batch by the names of the store, and its result."""
-        times, limits = self.study.sampled, tolerances(self.study.controller)
         order, seconds = self._order(columns, count)
         given = columns if order is None else {n: v[order] for n, v in columns.items()}
-        result = self.kernel.solve(given, count, limits, times, self.threads, tick)
+        result = self._launch.solve(given, count, tick)
         if order is not None:
             result = evolve(result.put_back(order), seconds=result.seconds + seconds)
         if self._rescue is not None:
-            result = self._rescue.apply(columns, result, times, self.threads)
+            result = self._rescue.apply(columns, result, self.study.sampled, self.threads)
         return shard_arrays(self.study, columns, result), result
 
     def _order(self, columns: Mapping[str, Array], count: int) -> tuple[Array | None, float]:

@@ -5,9 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from cubie_flow.analysis.pictures import overview as module
 from cubie_flow.analysis.pictures.overview import draw
+from cubie_flow.analysis.pictures.reading import PLACES, SAMPLED
 from cubie_flow.app import main
 from cubie_flow.errors import FlowError
 
@@ -77,3 +81,48 @@ def test_a_picture_that_cannot_be_written(tmp_path: Path, monkeypatch: Any) -> N
     (store,) = tmp_path.glob("outputs/**/results.zarr")
     with pytest.raises(FlowError, match=r"no_folder.*cannot be written"):
         draw(store, tmp_path / "no_folder" / "picture.png")
+
+
+class Counted(BackendArray):
+    """An array that notes which runs are read of it."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+        self.read: list[np.ndarray] = []
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, self._get
+        )
+
+    def _get(self, key: tuple[Any, ...]) -> np.ndarray:
+        self.read.append(np.arange(self.shape[0])[key[0]])
+        found = self.values[key[0]]
+        return found[:, key[1]] if len(key) > 1 else found
+
+
+@pytest.mark.parametrize("swept", [["rho"], ["rho", "sigma"]], ids=["over it", "spread"])
+@pytest.mark.parametrize("kept", [["z", "z_min", "z_mean", "z_max", "z_final"], ["z_final"]])
+@pytest.mark.parametrize("order", ["sorted", "shuffled"])
+def test_a_picture_reads_few_runs_of_a_large_study(
+    order: str, kept: list[str], swept: list[str]
+) -> None:
+    """So its memory and its time do not grow with the study."""
+    runs, chunk = 100_000, 100
+    rho = np.linspace(0.0, 28.0, runs)
+    if order == "shuffled":
+        np.random.default_rng(1).shuffle(rho)
+    arrays = {
+        name: Counted(np.outer(rho, np.ones(5)) if name == "z" else rho) for name in [*swept, *kept]
+    }
+    held = {
+        name: (("run", "time")[: array.values.ndim], indexing.LazilyIndexedArray(array))
+        for name, array in arrays.items()
+    }
+    data = xarray.Dataset(held, {"time": np.arange(5.0)}, {"system": '{"states": ["z"]}'})
+    picture = module.overview(data.set_coords(swept))
+    assert picture.description.startswith("result: 100,000 runs")
+    assert any(arrays[name].read for name in kept)
+    for array in arrays.values():
+        assert all(len(runs) <= SAMPLED for runs in array.read)
+        assert len(np.unique(np.concatenate([[], *array.read]) // chunk)) <= 2 * PLACES

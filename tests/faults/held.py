@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import zarr
-
 VARIABLE = "HELD"
 
 
@@ -28,15 +26,17 @@ def held(run: int, gate: Path, *words: str, status: str = "/status") -> dict[str
 
 
 def _hold(status: str, run: int, gate: Path) -> None:
-    write = zarr.Array.__setitem__
+    from cubie_flow.storage import ResultStore
 
-    def wait_and_write(array: zarr.Array, where: Any, value: Any) -> None:
-        if array.name == status and isinstance(where, slice) and where.start >= run:
+    write = ResultStore._write
+
+    def wait_and_write(store: ResultStore, names: Any, index: int, arrays: Any) -> None:
+        if store.plan.shards[index][0] >= run and status in [store.array(n).name for n in names]:
             while not gate.exists():
                 time.sleep(0.002)
-        write(array, where, value)
+        write(store, names, index, arrays)
 
-    zarr.Array.__setitem__ = wait_and_write
+    ResultStore._write = wait_and_write
 
 
 if VARIABLE in os.environ:

@@ -140,7 +140,7 @@ def test_one_lane_would_fail_the_vector_check(pendulum: OdeSystem) -> None:
     run = RunSettings(pendulum, varied=("damping",), precision="float64", duration=1.0)
     kernel = BatchSolverKernel(run, BatchSolverConfig("cpu", lanes=1))
     assembly = driver_assembly(kernel.run.product, kernel.dialect, kernel.places)
-    assert scalar_multiply_adds(assembly, "float64") > 2 * allowed_scalars(kernel)
+    assert scalar_multiply_adds(assembly, "float64") > 1.5 * allowed_scalars(kernel)
 
 
 # CUDA -----------------------------------------------------------------------------------------

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.solve import ControllerChoice
+from cubie_flow.expressions.graph import symbol
+from cubie_flow.solve import ControllerChoice, Study
 from cubie_flow.study.attempts import DEFAULT, read_rescue
+from cubie_flow.study.choosing import series_pays
+from cubie_flow.systems.events import Event
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +97,54 @@ def test_auto_takes_a_stiff_method_for_algebraic_equations() -> None:
     result = solve(system, duration=1.0, algorithm="auto", rtol=1e-8)
     assert result.attrs["algorithm"] == "rodas5p"
     assert float(result.x_final[0]) == pytest.approx(np.exp(-1.0), rel=1e-7)
+
+
+def test_auto_takes_a_taylor_method_where_it_pays(lorenz: OdeSystem) -> None:
+    tight = {"precision": "float64", "rtol": 1e-10, "atol": 1e-10, "duration": 1.0}
+    given = {"rho": [20.0, 28.0]}
+    found = solve(lorenz, parameters=given, algorithm="auto", times=[0.5, 1.0], **tight)
+    assert found.attrs["algorithm"] == "taylor_12"
+    direct = solve(lorenz, parameters=given, algorithm="taylor_12", times=[0.5, 1.0], **tight)
+    np.testing.assert_array_equal(found.x.values, direct.x.values)
+    # Summaries are read along a step, and Taylor steps are long.
+    read = solve(lorenz, parameters=given, algorithm="auto", summaries=["x"], **tight)
+    assert read.attrs["algorithm"] == "vern7"
+
+
+def test_auto_gives_no_switch_to_a_taylor_method() -> None:
+    # y starts to fall where x passes 5.3, of which the derivatives of y before have no sign.
+    system = OdeSystem.from_equations(
+        "dx/dt = 1\ndy/dt = 1/(1 + exp((5.3 - x)/0.01)) - y", states={"x": 0.0, "y": 1.0},
+    )  # fmt: skip
+    tight = {"precision": "float64", "rtol": 1e-8, "atol": 1e-8, "duration": 7.0}
+    found = solve(system, algorithm="auto", **tight)
+    assert found.attrs["algorithm"] == "vern7"
+    assert float(found.y_final[0]) == pytest.approx(0.81819830, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("right", "pays"),
+    [
+        ("c*x*(1 - x)", True),
+        ("sqrt(1 + x**2)/(2 + sin(c*t)) - x**1.5", True),
+        ("x**20/(c + x**20) - x", False),
+        ("x**c", False),
+        ("exp(-c*x)", False),
+        ("where(x < c, 1, 3)", False),
+        ("abs(x - c)", False),
+        ("min(x, c)", False),
+        (" + ".join(f"{n}*x/(c*x + {n})" for n in range(2, 12)), False),
+    ],
+)
+def test_where_a_taylor_method_may_be_tried(right: str, pays: bool) -> None:
+    system = OdeSystem.from_equations(f"dx/dt = {right}", states={"x": 0.5}, parameters={"c": 2.0})
+    study = Study(
+        system, make_design("grid", {"c": {"linspace": [1.0, 2.0, 3]}}), duration=1.0,
+        precision="float64", controller=ControllerChoice(rtol=1e-8),
+    )  # fmt: skip
+    assert series_pays(study) is pays
+    assert not series_pays(evolve(study, precision="float32"))
+    assert not series_pays(evolve(study, controller=ControllerChoice(rtol=1e-6)))
+    assert not series_pays(evolve(study, controller=ControllerChoice(rtol={})))
+    stop = Event("stop", root=symbol("x") - 0.9)
+    assert not series_pays(evolve(study, system=evolve(system, events=(stop,))))

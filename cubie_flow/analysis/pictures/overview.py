@@ -14,6 +14,7 @@ from cubie_flow.analysis.pictures.reading import (
     heading,
     in_order,
     quantiles,
+    sampled,
     saved,
     swept,
 )
@@ -79,20 +80,21 @@ def overview(data: Dataset) -> Picture:
     """Draw what a result holds.
 
     A sweep of one quantity is drawn over that quantity: a variable over time as a map, and its
-    range. Anything else is drawn as the spread of its runs, over time or in the final state.
+    range. Anything else is drawn as the spread of its runs, over time or in the final state. Of a
+    large study only some runs are read, see `sampled`.
     """
-    picture = Picture()
+    picture, title, data = Picture(), heading(data), sampled(data)
     varied = swept(data)
     if len(varied) == 1 and data.sizes["run"] >= 20:
         _over_quantity(picture, data, data[varied[0]])
-        picture.description = f"{heading(data)}: over {varied[0]}"
+        picture.description = f"{title}: over {varied[0]}"
     elif saved(data):
         draw_bands(picture, data, saved(data)[:PANELS], SHARES)
-        picture.description = f"{heading(data)}: the spread of the runs over time"
+        picture.description = f"{title}: the spread of the runs over time"
     else:
         _finals(picture, data)
-        picture.description = f"{heading(data)}: how the final values are distributed"
-    picture.headed(heading(data))
+        picture.description = f"{title}: how the final values are distributed"
+    picture.headed(title)
     return picture
 
 
@@ -117,13 +119,10 @@ def _map(
     figure: Picture, panel: Axes, data: Dataset, name: str, values: Array, order: Array
 ) -> None:
     chosen = order[np.linspace(0, len(order) - 1, min(COLUMNS, len(order))).astype(int)]
-    # One slice with a step reads each chunk once; picking runs one by one would not.
-    if np.array_equal(order, np.arange(len(order))):
-        step = max(1, len(order) // COLUMNS)
-        chosen = np.arange(0, len(order), step)
-        field = data[name].isel(run=slice(None, None, step)).to_numpy()
-    else:
-        field = data[name].to_numpy()[chosen]
+    # Read in the order in which they are stored, each chunk once.
+    place = np.argsort(chosen)
+    field = np.empty((len(chosen), data.sizes["time"]), data[name].dtype)
+    field[place] = data[name].isel(run=chosen[place]).to_numpy()
     low, high = np.nanquantile(field, [0.005, 0.995]) if np.isfinite(field).any() else (0.0, 1.0)
     mesh = panel.pcolormesh(
         values[chosen],

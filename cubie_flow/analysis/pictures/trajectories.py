@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cubie_flow.analysis.pictures.reading import (
-    SAMPLED,
     Array,
     as_float,
     chosen,
     heading,
     quantiles,
     run_indices,
-    spread,
+    sampled,
     swept,
 )
 from cubie_flow.analysis.pictures.style import (
@@ -120,8 +119,7 @@ def draw_bands(
     """Draw quantiles over the runs into a picture, a panel a variable."""
     times, half = as_float(data["time"]), len(shares) // 2
     panels = _panels(picture, data, names)
-    # Of very many runs an even part is enough, and each chunk is read once.
-    part = data[names].isel(run=spread(data, SAMPLED))
+    part = sampled(data[names])
     for name, panel in zip(names, panels, strict=True):
         found = np.array([quantiles(column, shares) for column in part[name].to_numpy().T])
         if part.sizes["run"] > 1:

@@ -9,11 +9,14 @@ from typing import Any
 from attrs import field, frozen, validators
 
 from cubie_flow.errors import one_of
-from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function
+from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function, operations
 from cubie_flow.expressions.graph import Node, const, fabs, load, logical_or, maximum
 from cubie_flow.integrators.controllers import SETTINGS, approximate_reciprocal
 from cubie_flow.integrators.tableaus import Dense, method
 from cubie_flow.memory import CUDAFactory
+
+#: Operations of a right-hand side up to which a step is light; measured in docs/performance.md.
+LIGHT = 60
 
 #: How the linear systems of an implicit step are solved.
 LINEAR_SOLVERS = ("auto", "sparse", "pivoted", "bicgstab")
@@ -78,6 +81,11 @@ class Step(CUDAFactory[StepSettings]):
     def start_order(self) -> int:
         """Order of the first step of a run."""
         return int(self.method.order)
+
+    @property
+    def leap(self) -> int:
+        """Steps of fixed size that are taken at once where nobody watches; 0 for one by one."""
+        return 0
 
     @property
     @abstractmethod
@@ -150,6 +158,11 @@ class Step(CUDAFactory[StepSettings]):
         """
         s = self.settings
         return "register" if s.states <= UNROLL_LIMIT and not s.rhs.apart else "local"
+
+    @property
+    def light(self) -> bool:
+        """Whether the values of several vectors of runs find room in registers."""
+        return self.scratch == "register" and operations(self.settings.rhs.nodes) <= LIGHT
 
     @property
     def mean(self) -> float:

@@ -9,6 +9,10 @@ from cubie_flow.expressions.graph import Node, compare, const, load, where
 from cubie_flow.integrators.steps.base import Step, shared_factor
 from cubie_flow.memory import buffer_registry
 
+#: Fixed steps that are taken at once, and the stages of a method up to which they are; measured
+#: in docs/performance.md.
+LEAP, LEAP_STAGES = 8, 8
+
 
 class ExplicitStep(Step):
     """One step of an explicit Runge-Kutta method.
@@ -58,6 +62,10 @@ class ExplicitStep(Step):
             self.derivative(block, "stage_state", stage, method.c[stage] * h + t)
         block.sweep(n, {"proposed_state": self._combine(method.b, "state", h)})
         self.derivative(block, "proposed_state", len(method.b), h + t)
+
+    @property
+    def leap(self) -> int:
+        return LEAP if self.light and len(self.method.b) <= LEAP_STAGES else 0
 
     @property
     def end_place(self) -> tuple[str, int]:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
+from cubie_flow.kernels.targets.kept import KeptMemory
+
 Array = Any
 
 
@@ -61,8 +63,8 @@ class Batch:
 class Program(Protocol):
     """A kernel that a target has made ready to run."""
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
-        """Return an array for results, not initialised, in the memory that suits the target."""
+    def memory(self) -> KeptMemory:
+        """Return what makes arrays for results, in the memory that suits the target."""
 
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch."""

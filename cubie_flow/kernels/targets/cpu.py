@@ -11,12 +11,12 @@ from time import perf_counter
 from typing import Any
 
 import llvmlite.binding as llvm
-import numpy as np
 from attrs import frozen
 
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import Dialect, Place
 from cubie_flow.kernels.targets.batch import Batch
+from cubie_flow.kernels.targets.kept import KeptMemory
 
 #: Bytes by which a thread's arena is larger than its buffers, so that they can be aligned.
 ALIGNMENT = 128
@@ -71,13 +71,28 @@ def vector_lanes(real: str) -> int:
     return vector_bits() // (64 if real == "float64" else 32)
 
 
-def default_lanes(real: str, states: int) -> int:
-    """Return the lanes that keep a core busy: several vectors for small models, fewer for large.
+def arrangement(real: str, states: int, light: bool, leaping: bool, short: bool) -> tuple[int, int]:
+    """Return the lanes that keep a core busy, and how many of them each instruction is for.
 
-    Measured on small to large Lorenz-96 systems; see ``docs/performance.md``.
+    Several vectors for small models, one for large. Of light steps the instructions of several
+    vectors are mixed, since each waits for the one before. Measured; see ``docs/performance.md``.
+
+    Parameters
+    ----------
+    real : {"float32", "float64"}
+    states : int
+    light : bool
+        Whether a step has few operations.
+    leaping : bool
+        Whether steps are taken several at a time.
+    short : bool
+        Whether a step has few stages.
     """
-    several = 2 if states <= 32 else 1
-    return several * vector_lanes(real)
+    mixed = 2 if leaping or (light and vector_bits() >= 512) else 1
+    if leaping and short:
+        mixed = 4
+    several = max(mixed, 2 if states <= 32 else 1)
+    return several * vector_lanes(real), mixed * vector_lanes(real)
 
 
 @cache
@@ -151,9 +166,9 @@ class CpuProgram:
             pointer,
         )(address)  # fmt: skip
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
-        """Return an array for results."""
-        return np.empty(shape, dtype)
+    def memory(self) -> KeptMemory:
+        """Return what makes arrays for results."""
+        return KeptMemory()
 
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch.

@@ -15,6 +15,7 @@ from attrs import asdict, frozen
 
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.targets.batch import Batch
+from cubie_flow.kernels.targets.kept import KeptMemory
 
 Array = Any
 #: Samples are turned in tiles: elements along an edge, their stride in shared memory, and rows that
@@ -140,10 +141,10 @@ class CudaProgram:
         # One batch at a time: the slots are the program's own.
         self._busy = Lock()
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
-        """Return an array for results; a large one is in memory that the device reaches itself."""
+    def memory(self) -> KeptMemory:
+        """Return what makes arrays for results: the device reaches the large ones itself."""
         self.kernel.make_current()
-        return pinned.empty(shape, dtype)
+        return pinned
 
     @contextmanager
     def loaded(self, batch: Batch, blocks: int | None = None) -> Iterator[Loaded]:
@@ -426,52 +427,29 @@ def _loaded_function(code: CudaCode) -> Any:
     return _check(driver.cuModuleGetFunction(module, code.entry.encode()))
 
 
-class _Pinned:
-    """Host memory that a device copies to by itself, kept for further arrays when one is gone."""
+class _Pinned(KeptMemory):
+    """Host memory that a device copies to by itself."""
 
-    #: Smaller arrays are ordinary ones.
-    LEAST = 1 << 20
-    #: Bytes kept for further arrays.
     IDLE = 2 << 30
 
-    def __init__(self) -> None:
-        self._idle: dict[int, list[int]] = {}
-        self._lock = Lock()
-
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
-        """Return an array that is not initialised."""
+    def _take(self, size: int) -> int | None:
         from cuda.bindings import driver
 
-        kind = np.dtype(dtype)
-        need = int(np.prod(shape)) * kind.itemsize
-        if need < self.LEAST:
-            return np.empty(shape, kind)
-        # Few sizes, so that an array fits where another was.
-        size = -(-need // self.LEAST) * self.LEAST
-        with self._lock:
-            kept = self._idle.get(size)
-            address = kept.pop() if kept else 0
-        if not address:
-            portable = 1  # CU_MEMHOSTALLOC_PORTABLE: for every device of the process
-            error, found = driver.cuMemHostAlloc(size, portable)
-            if error != driver.CUresult.CUDA_SUCCESS:
-                return np.empty(shape, kind)  # no more of it to be had: copies are only slower
-            address = int(found)
-        memory = (c_char * size).from_address(address)
-        finalize(memory, self._back, address, size).atexit = False
-        return np.frombuffer(memory, kind, int(np.prod(shape))).reshape(shape)
+        portable = 1  # CU_MEMHOSTALLOC_PORTABLE: for every device of the process
+        error, found = driver.cuMemHostAlloc(size, portable)
+        # Where there is no more of it to be had, copies are only slower.
+        return int(found) if error == driver.CUresult.CUDA_SUCCESS else None
 
-    def _back(self, address: int, size: int) -> None:
+    def _reach(self, block: int, size: int) -> Any:
+        return (c_char * size).from_address(block)
+
+    def _free(self, block: int) -> None:
         from cuda.bindings import driver
 
-        with self._lock:
-            idle = sum(one * len(kept) for one, kept in self._idle.items())
-            if idle + size <= self.IDLE:
-                self._idle.setdefault(size, []).append(address)
-                return
-        driver.cuMemFreeHost(address)
+        driver.cuMemFreeHost(block)
 
 
+#: Of the process: the driver takes long to make it.
 pinned = _Pinned()
 
 

@@ -19,6 +19,7 @@ from cubie_flow.expressions.interpret import BlockInterpreter
 from cubie_flow.kernels.targets.batch import Batch
 from cubie_flow.kernels.targets.cuda_kernel import make_kernel, take
 from cubie_flow.kernels.targets.driver import make_driver
+from cubie_flow.kernels.targets.kept import KeptMemory
 
 Array = Any
 _NAN_BYTE = 0xFF
@@ -69,9 +70,9 @@ class SimulatorProgram:
         self._kernel = make_kernel(driver, _pointer, shared_stride, *arena_bytes[1:])
         self._shared_stride, self._block_size = shared_stride, block_size
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
-        """Return an array for results."""
-        return np.empty(shape, dtype)
+    def memory(self) -> KeptMemory:
+        """Return what makes arrays for results."""
+        return KeptMemory()
 
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch."""
