@@ -402,7 +402,11 @@ class Settings:
         """
         refuse_targets(container)
         keys = frozenset(override.lstrip("+~").partition("=")[0] for override in overrides)
-        return cls(checked(container), keys)
+        settings = cls(checked(container), keys)
+        to = settings.values["to"]
+        if to is not None and settings.task != "import":
+            raise FlowError(f"to={to} is for task=import, not task={settings.task}")
+        return settings
 
     @property
     def task(self) -> str:
@@ -426,6 +430,7 @@ class Settings:
         from cubie_flow.study.attempts import read_rescue
         from cubie_flow.study.choices import ControllerChoice, OutputChoice, TargetChoice
         from cubie_flow.study.definition import Study
+        from cubie_flow.study.remarks import remarks
         from cubie_flow.systems.sensitivities import with_sensitivities
 
         v = self.values
@@ -440,7 +445,7 @@ class Settings:
         for key in ("variables", "summaries"):
             if output[key] == ["all"] and "all" not in states:
                 output[key] = states
-        return Study(
+        study = Study(
             name=v["study"] or system.name,
             system=system,
             design=design,
@@ -457,3 +462,5 @@ class Settings:
             shard_runs=v["storage"]["shard_runs"],
             order=v["batch"]["order"],
         )
+        self.notes.extend(remarks(study))
+        return study

@@ -153,6 +153,26 @@ def test_a_model_in_a_folder_of_ones_own_is_called_after_its_file(
     assert "fading" in store.parts
 
 
+def test_what_can_hardly_be_meant_is_said(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "early.yaml").write_text(
+        "states: {x: 1.0}\nparameters: {k: 1.0, start: -3}\nequations: {x: -k*x}\n"
+        "doses: [{name: drip, into: x, amount: 1, duration: 2, at: -1}]\n"
+        "events: {a: {at: [-2, 1], set: {x: 5}}, b: {at: start}, c: {at: {start: -1, every: 1}}}\n"
+    )
+    words = [*SMALL[1:], "system.file=early.yaml", "batch.values={k: [1, 2]}"]
+    words += ["controller.rtol=1e-9"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    for name, early in (("a", "-2"), ("b", "-3"), ("drip_begins", "-1")):
+        assert f"note     event {name} does not happen at {early}: runs start at 0\n" in told
+    assert told.count("does not happen") == 3
+    assert "note     controller.rtol=1e-09 is below the rounding of float32, 1.2e-07" in told
+    assert main([*words, "t_start=-5", "precision=float64"]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
 MISTAKES = [
     (["systm=lorenz"], ["systm", "did you mean 'system'"]),
     (["system=loren"], ["loren", "did you mean 'lorenz'"]),
@@ -178,6 +198,7 @@ MISTAKES = [
     (["study=${nothing}"], ["nothing"]),
     (["study=a/b"], ["a/b"]),
     (["+_target_=os.system"], ["_target_", "refused"]),
+    (["to=x.yaml"], ["to=x.yaml", "task=import", "task=run"]),
     (["--config-dir", "nowhere"], ["nowhere"]),
     (["-m", "hydra/launcher=jobli"], ["hydra/launcher", "jobli", "cubie-flow[launchers]"]),
     (["storage.url=s3://"], ["storage.url", "s3://", "s3://bucket/results"]),

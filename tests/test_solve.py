@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import xarray as xr
 from attrs import evolve
 
 from cubie_flow import OdeSystem, solve
-from cubie_flow.batches import make_design
+from cubie_flow.batches import make_design, swept_design
 from cubie_flow.errors import FlowError
 from cubie_flow.solve import ControllerChoice, OutputChoice, Study, run_study, solve_study
 
@@ -167,3 +168,67 @@ def test_memory_is_bounded_by_the_plan(tmp_path: Path) -> None:
         peaks.append(int(out.stdout.split()[-1]) / 2**20)
     assert peaks[1] < 1500
     assert peaks[1] < peaks[0] + 250, peaks
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"initial_values": {"x": 1e39}}, "system.states.x"),
+        ({"parameters": {"k": -1e39}}, "system.parameters.k"),
+        ({"parameters": {"k": [1.0, 1e39]}}, "batch.values.k"),
+        ({"duration": 1e39}, "duration"),
+        ({"t_start": -1e39}, "t_start"),
+        ({"dt": 1e39}, "controller.dt"),
+        ({"drivers": {"k": {"times": [0, 1], "values": [0, 1e39]}}}, "the driver k"),
+    ],
+)
+def test_what_the_precision_does_not_hold_is_refused(changes: dict[str, Any], key: str) -> None:
+    system = OdeSystem.from_equations("x' = -k*x", states={"x": 1.0}, parameters={"k": 0.5})
+    with pytest.raises(FlowError, match=rf"{key} is -?1e\+39, but float32 .*precision=float64"):
+        solve(system, precision="float32", **changes)
+    if "initial_values" in changes:
+        assert float(solve(system, **changes).x_final[0]) > 1e38
+
+
+def test_numbers_of_equations_are_held_by_the_precision() -> None:
+    system = OdeSystem.from_equations("x' = -1e39*x*x", states={"x": 1e-39})
+    with pytest.raises(FlowError, match=r"equations of model is -?1e\+39, but float32"):
+        solve(system, precision="float32")
+    assert float(solve(system).x_final[0]) < 1e-39
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "size"),
+    [
+        ("grid", {"k": {"linspace": [-1e39, 0.0, 5]}}, None),
+        ("zip", {"k": {"logspace": [1.0, 1e39, 5]}}, None),
+        ("sobol", {"k": {"uniform": [-1e39, 0.0]}}, 8),
+        ("latin_hypercube", {"k": {"lognormal": [1.0, 20.0]}}, 8),
+    ],
+)
+def test_the_largest_value_of_a_batch_is_known(
+    kind: str, values: dict[str, Any], size: int | None
+) -> None:
+    design = make_design(kind, values, size)
+    largest = design.largest()["k"]
+    assert largest >= 1e39
+    assert np.abs(design.columns(0, 5)["k"]).max() <= largest
+
+
+def test_the_largest_value_of_a_table_and_of_a_sweep_is_known(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("k,x\n1,-3e39\n-2,0\n")
+    table = make_design("table", {}, path=tmp_path / "runs.csv")
+    assert table.largest() == {"k": 2.0, "x": 3e39}
+    design = swept_design(
+        [{"k": [1.0, -7.0]}, {"batch.seed": [1, 2]}],
+        0,
+        lambda seed: make_design("sobol", {"x": {"uniform": [0, 2]}}, 4, seed),
+    )
+    assert design.largest() == {"k": 7.0, "x": 2.0}
+
+
+@pytest.mark.parametrize("rtol", [1.0, 10, {"x": 2.0}])
+def test_a_relative_tolerance_is_a_part_of_the_value(rtol: Any) -> None:
+    system = OdeSystem.from_equations("x' = -x", states={"x": 1.0})
+    with pytest.raises(FlowError, match=r"controller\.rtol.* is .*below 1"):
+        solve(system, rtol=rtol)

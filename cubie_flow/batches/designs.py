@@ -18,7 +18,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cubie_flow.batches.tables import Rows, open_table
+from cubie_flow.batches.tables import HASH_ROWS, Rows, open_table
 from cubie_flow.batches.values import (
     DISTRIBUTIONS,
     LISTS,
@@ -89,6 +89,10 @@ class Design(ABC):
         """Return the slice; its bounds are already checked."""
 
     @abstractmethod
+    def largest(self) -> dict[str, float]:
+        """Return the largest magnitude of each of `names`."""
+
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return the design as plain JSON values, which travel in the store.
 
@@ -115,6 +119,9 @@ class Single(Design):
     size: int = 1
 
     def _columns(self, start: int, stop: int) -> dict[str, Array]:
+        return {}
+
+    def largest(self) -> dict[str, float]:
         return {}
 
     def describe(self) -> dict[str, Any]:
@@ -152,6 +159,9 @@ class Grid(Design):
             index //= axis.size
         return {name: columns[name] for name in self.axes}
 
+    def largest(self) -> dict[str, float]:
+        return {name: axis.largest for name, axis in self.axes.items()}
+
     def describe(self) -> dict[str, Any]:
         values = {name: axis.spec for name, axis in self.axes.items()}
         return {"kind": self.kind, "size": self.size, "values": values}
@@ -172,6 +182,9 @@ class Zip(Design):
     def _columns(self, start: int, stop: int) -> dict[str, Array]:
         index = np.arange(start, stop)
         return {name: values.at(index) for name, values in self.lists.items()}
+
+    def largest(self) -> dict[str, float]:
+        return {name: values.largest for name, values in self.lists.items()}
 
     def describe(self) -> dict[str, Any]:
         values = {name: values.spec for name, values in self.lists.items()}
@@ -210,6 +223,9 @@ class Sampled(Design):
             else np.full(stop - start, quantity.value)
             for name, quantity in self.quantities.items()
         }
+
+    def largest(self) -> dict[str, float]:
+        return {name: quantity.largest for name, quantity in self.quantities.items()}
 
     def describe(self) -> dict[str, Any]:
         values = {name: quantity.spec for name, quantity in self.quantities.items()}
@@ -290,6 +306,13 @@ class Table(Design):
             else:
                 columns[name] = rows[:, self.rows.columns.index(source)].copy()
         return columns
+
+    def largest(self) -> dict[str, float]:
+        found = dict.fromkeys(self.names, 0.0)
+        for start in range(0, self.size, HASH_ROWS):
+            for name, values in self._columns(start, min(start + HASH_ROWS, self.size)).items():
+                found[name] = max(found[name], float(np.abs(values).max()))
+        return found
 
     def describe(self) -> dict[str, Any]:
         return {

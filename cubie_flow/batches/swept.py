@@ -86,6 +86,12 @@ class Swept(Design):
                 columns[name][chosen] = values[runs - low]
         return columns
 
+    def largest(self) -> dict[str, float]:
+        found = {name: value for group in self.groups for name, value in group.largest().items()}
+        found.pop(SEED, None)
+        # Seeds draw from the same distributions.
+        return {**found, **self.inner[0].largest()}
+
     def describe(self) -> dict[str, Any]:
         return {
             **self.inner[0].describe(),

@@ -38,6 +38,11 @@ class ValueList(ABC):
         """Return the values at `index`, shape ``index.shape``, float64."""
 
     @property
+    def largest(self) -> float:
+        """Largest magnitude; here of values that only rise or only fall."""
+        return float(np.abs(self.at(np.array([0, self.size - 1]))).max())
+
+    @property
     @abstractmethod
     def spec(self) -> Any:
         """The plain form a config would hold."""
@@ -73,6 +78,10 @@ class Listed(ValueList):
 
     def at(self, index: Indices) -> Array:
         return self.values[index]
+
+    @property
+    def largest(self) -> float:
+        return float(np.abs(self.values).max())
 
     @property
     def spec(self) -> list[float]:
@@ -179,6 +188,14 @@ class Distribution:
         standard = np.asarray(ndtri(unit), dtype=np.float64)
         drawn: Array = a + b * standard if self.kind == "normal" else a * np.exp(b * standard)
         return drawn
+
+    @property
+    def largest(self) -> float:
+        """Largest magnitude that a value drawn may have; of a normal one, once in 10^9 draws."""
+        if self.kind in ("uniform", "loguniform"):
+            return max(abs(self.first), abs(self.second))
+        with np.errstate(over="ignore"):
+            return float(np.abs(self.quantile(np.array([2.0**-31, 1.0 - 2.0**-31]))).max())
 
     @property
     def spec(self) -> dict[str, list[float]]:

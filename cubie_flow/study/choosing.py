@@ -70,7 +70,13 @@ def settled(study: Study) -> tuple[Study, str]:
     if study.algorithm != AUTO:
         return study, ""
     algorithm, reason = _choose(study)
-    return evolve(study, algorithm=algorithm), reason
+    return _with(study, algorithm), reason
+
+
+def _with(study: Study, algorithm: str) -> Study:
+    """Return the study with a method; explicit ones have no use for its linear solver."""
+    solver = study.linear_solver if algorithm == STIFF else "auto"
+    return evolve(study, algorithm=algorithm, linear_solver=solver)
 
 
 def _choose(study: Study) -> tuple[str, str]:
@@ -110,8 +116,7 @@ def _pilot(
     parts = [study.design.columns(int(run), int(run) + 1) for run in runs]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     trial = evolve(
-        study,
-        algorithm=algorithm,
+        _with(study, algorithm),
         controller=evolve(study.controller, kind="default", max_steps=limit),
         output=OutputChoice(sensitivities=study.output.sensitivities),
         locations={},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cubie_flow.errors import FlowError
+from cubie_flow.expressions.graph import topological
 from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.kernels.cache import source_digest
@@ -108,6 +109,7 @@ def _check_study(study: Study) -> None:
     if not (shortest >= 0 and np.isfinite(span)):
         wrong = span if shortest >= 0 else shortest
         raise FlowError(f"duration is {wrong}; it must be a finite number of at least 0")
+    _check_range(study)
     resolution = float(np.finfo(study.precision).eps) * max(abs(study.t_start), span)
     if 0 < span < 1000 * resolution:
         raise FlowError(
@@ -116,17 +118,59 @@ def _check_study(study: Study) -> None:
         )
 
 
+def _check_range(study: Study) -> None:
+    """Refuse numbers that the precision does not have: they would be infinite."""
+    system, varied = study.integrated, study.design.names
+    numbers = [(f"batch.values.{name}", value) for name, value in study.design.largest().items()]
+    for group in ("states", "parameters"):
+        numbers += [
+            (f"system.{group}.{one.name}", one.value)
+            for one in getattr(system, group)
+            if one.name not in varied
+        ]
+    numbers += [
+        (f"the driver {one.name}", max(map(abs, row)))
+        for one in system.drivers
+        for row in one.values
+    ]
+    numbers += [("t_start", study.t_start), ("duration", study.span)]
+    numbers += [("controller.dt", study.controller.dt or 0.0)]
+    written = [*system.derivatives, *(one.expression for one in system.observables)]
+    written += [node for event in system.events for node in event.nodes]
+    # Infinity itself stands for what never happens.
+    numbers += [
+        (f"a number in the equations of {system.name}", node.value)
+        for node in topological(written)
+        if node.op == "const" and np.isfinite(node.value)
+    ]
+    limit = float(np.finfo(study.precision).max)
+    for key, value in numbers:
+        if not abs(value) <= limit:
+            remedy = "use precision=float64" if study.precision == "float32" else "rescale it"
+            raise FlowError(
+                f"{key} is {value:g}, but {study.precision} ends at {limit:.2g}; {remedy}"
+            )
+
+
 def tolerances(choice: ControllerChoice) -> Tolerances:
     """Return the run-time settings of a controller, checked.
 
     Raises
     ------
     FlowError
-        If a bound is not positive or the step limit is below 1.
+        If a bound is not positive, a relative tolerance is no part of a value, or the step limit
+        is below 1.
     """
     for key, value in (("dt", choice.dt), ("dt_max", choice.dt_max)):
         if value is not None and not value > 0:
             raise FlowError(f"controller.{key} is {value}; it must be positive, or null")
+    relative = choice.rtol if isinstance(choice.rtol, Mapping) else {"": choice.rtol}
+    for name, value in relative.items():
+        if not value < 1:
+            raise FlowError(
+                f"controller.rtol{f'.{name}' if name else ''} is {value:g}; it must be below 1, an "
+                "error as large as the value itself"
+            )
     if not choice.dt_min >= 0:
         raise FlowError(f"controller.dt_min is {choice.dt_min}; it must be at least 0")
     if choice.dt_max is not None and choice.dt_min > choice.dt_max:

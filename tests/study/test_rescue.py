@@ -88,6 +88,11 @@ def test_auto_takes_a_stiff_method_where_it_pays(relaxation: OdeSystem, lorenz: 
     assert stiff.attrs["algorithm"] == "rodas5p"
     mild = solve(lorenz, parameters={"rho": [20.0, 28.0]}, duration=2.0, algorithm="auto")
     assert mild.attrs["algorithm"] == "tsit5"
+    chosen = solve(
+        lorenz, parameters={"rho": [20.0, 28.0]}, duration=2.0, algorithm="auto",
+        linear_solver="pivoted",
+    )  # fmt: skip
+    assert chosen.attrs["algorithm"] == "tsit5", "the linear solver is for the stiff method alone"
     direct = solve(lorenz, parameters={"rho": [20.0, 28.0]}, duration=2.0, algorithm="tsit5")
     np.testing.assert_array_equal(mild.x_final.values, direct.x_final.values)
 

@@ -130,7 +130,15 @@ class _Reader:
                         f"equations to be solved for {', '.join(names)} are not supported",
                     )
         if found.type() not in (kinds.ODE, kinds.ALGEBRAIC):
-            self._refuse("", f"its equations are {found.typeAsString(found.type())}")
+            said = {
+                kinds.UNKNOWN: "it has no equations",
+                kinds.UNDERCONSTRAINED: "it has fewer equations than unknown variables",
+                kinds.OVERCONSTRAINED: "it has more equations than unknown variables",
+                kinds.UNSUITABLY_CONSTRAINED: "some of its variables have more equations than they "
+                "need, and others fewer",
+            }
+            word = found.typeAsString(found.type())
+            self._refuse("", said.get(found.type(), f"its equations are {word}"))
         return found
 
     def _variables(self) -> None:

@@ -26,6 +26,7 @@ MAX_CHILDREN = 5_000
 #: Elements of one formula: the libraries take a time that grows with the square.
 MAX_FORMULA = 50_000
 MATHML = "http://www.w3.org/1998/Math/MathML"
+CELLML = "http://www.cellml.org/cellml/"
 XINCLUDE = "http://www.w3.org/2001/XInclude"
 #: Characters of a name or value.
 MAX_ATTRIBUTE = 65_536
@@ -132,6 +133,7 @@ class _Watcher:
 
     def watch(self, content: bytes) -> str:
         self.parser = expat.ParserCreate(namespace_separator=" ")
+        self.parser.namespace_prefixes = True
         self.parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
         self.parser.XmlDeclHandler = self.declaration
         self.parser.StartDoctypeDeclHandler = self.doctype
@@ -165,6 +167,8 @@ class _Watcher:
         self.refuse("a document type (DOCTYPE) with its entities is refused")
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
+        name, prefix = _split(name)
+        attributes = {_split(key)[0]: value for key, value in attributes.items()}
         self.root = self.root or name
         self.count += 1
         if self.count > MAX_ELEMENTS:
@@ -173,6 +177,8 @@ class _Watcher:
         self.first.setdefault(kind, self.parser.CurrentLineNumber)
         if name.startswith(XINCLUDE):
             self.refuse("including other files (XInclude) is refused")
+        if self.root.startswith(CELLML) and name.startswith(MATHML):
+            self.formula_of_cellml(kind, prefix)
         if self.open:
             parent = self.open[-1]
             parent.children += 1
@@ -194,8 +200,29 @@ class _Watcher:
                 self.lines.setdefault((kind, attributes[key]), self.parser.CurrentLineNumber)
                 break
 
+    def formula_of_cellml(self, kind: str, prefix: str) -> None:
+        """Refuse what libcellml takes for something else, or says in words of its own."""
+        if prefix:
+            self.refuse(
+                f"<{prefix}:{kind}> is MathML with the prefix '{prefix}', which libcellml does not "
+                f'read; write <math xmlns="{MATHML}"> and its elements without one'
+            )
+        inside = self.open[-1] if self.open else None
+        first = inside is not None and inside.kind == "apply" and not inside.children
+        if first and kind in ("ci", "cn", "apply", "piecewise"):
+            self.refuse(
+                f"an <apply> begins with <{kind}>, which is no operation of CellML; it must begin "
+                "with one, such as <times/>, and functions of one's own are written out"
+            )
+
     def end(self, name: str) -> None:
         self.open.pop()
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return a name with its namespace, and its prefix, which may be none."""
+    parts = name.split(" ")
+    return " ".join(parts[:2]), parts[2] if len(parts) > 2 else ""
 
 
 def _without_declaration(text: str) -> str:

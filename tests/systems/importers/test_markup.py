@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cubie_flow import OdeSystem
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.importers import import_model, markup
 from cubie_flow.systems.importers.markup import Markup
@@ -86,3 +87,59 @@ def test_what_begins_otherwise_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FlowError, match="cannot be read: No such file"):
         import_model(tmp_path / "m.xml")
+
+
+EQUATION = (
+    '<model xmlns="http://www.cellml.org/cellml/{version}#" name="m" '
+    'xmlns:cellml="http://www.cellml.org/cellml/{version}#" '
+    'xmlns:mathml="http://www.w3.org/1998/Math/MathML">\n<component name="c">'
+    '<variable name="x" units="dimensionless" initial_value="1"/>'
+    '<variable name="t" units="second"/>\n{math}</component></model>'
+)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "2.0"])
+@pytest.mark.parametrize(
+    ("math", "message"),
+    [
+        ("<mathml:math><mathml:pi/></mathml:math>", "line 3: <mathml:math> is MathML with the pre"),
+        (
+            '<math xmlns="{0}"><apply><ci>f</ci><ci>x</ci></apply></math>',
+            "line 3: an <apply> begins with <ci>, which is no operation of CellML",
+        ),
+        # libcellml takes this for the number alone.
+        (
+            '<math xmlns="{0}"><apply><cn cellml:units="mole">2</cn><ci>x</ci></apply></math>',
+            "an <apply> begins with <cn>",
+        ),
+        (
+            '<math xmlns="{0}"><apply><apply><plus/><ci>x</ci></apply><ci>x</ci></apply></math>',
+            "an <apply> begins with <apply>",
+        ),
+    ],
+)
+def test_formulas_that_libcellml_misreads_are_refused(
+    version: str, math: str, message: str
+) -> None:
+    text = EQUATION.format(version=version, math=math.format(markup.MATHML))
+    with pytest.raises(FlowError, match=message):
+        Markup.check(text.encode(), "m.cellml")
+
+
+def test_names_keep_their_places_whatever_their_prefix() -> None:
+    text = (
+        '<c:model xmlns:c="http://www.cellml.org/cellml/1.1#" xmlns:l="http://www.w3.org/1999/xlink">'
+        '\n<c:import l:href="a.cellml"/>\n<c:component c:name="b" name="a"/></c:model>'
+    )
+    found = Markup.check(text.encode(), "m.cellml")
+    assert (found.root, found.namespace) == ("model", "http://www.cellml.org/cellml/1.1#")
+    assert found.place("import", "a.cellml") == "line 2, import 'a.cellml'"
+    assert found.place("component", "a") == "line 3, component 'a'"
+
+
+def test_a_model_without_equations(tmp_path: Path) -> None:
+    pytest.importorskip("libcellml")
+    path = tmp_path / "m.cellml"
+    path.write_text('<model xmlns="http://www.cellml.org/cellml/2.0#" name="m"/>')
+    with pytest.raises(FlowError, match="it has no equations"):
+        OdeSystem.from_file(path)

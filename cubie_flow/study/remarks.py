@@ -1,0 +1,56 @@
+"""What a study does although it hardly can be meant: said, and not refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cubie_flow.expressions import graph
+from cubie_flow.expressions.graph import ZERO
+from cubie_flow.study.definition import Study
+from cubie_flow.systems.events import Event
+
+
+def remarks(study: Study) -> list[str]:
+    """Return what is remarkable about a study, one sentence each."""
+    return [*_too_accurate(study), *_before_the_start(study)]
+
+
+def _too_accurate(study: Study) -> list[str]:
+    """Say of relative tolerances that the precision does not have them."""
+    given = study.controller.rtol
+    values = given.values() if isinstance(given, Mapping) else [given]
+    least, rounding = min(values, default=1.0), float(np.finfo(study.precision).eps)
+    if least >= rounding:
+        return []
+    remedy = "; precision=float64 is finer" if study.precision == "float32" else ""
+    return [
+        f"controller.rtol={least:g} is below the rounding of {study.precision}, {rounding:.2g}, so "
+        f"steps follow controller.atol and cannot be more accurate than that{remedy}"
+    ]
+
+
+def _before_the_start(study: Study) -> list[str]:
+    """Say of events whose times are known that some are before the start and do not happen."""
+    fixed = [one for one in study.system.parameters if one.name not in study.design.names]
+    values = {graph.symbol(one.name): graph.const(one.value) for one in fixed}
+    found = []
+    for event in study.system.events:
+        early = [time for time in _times(event, values) if time < study.t_start]
+        if early:
+            told = ", ".join(f"{time:g}" for time in early)
+            found.append(
+                f"event {event.name} does not happen at {told}: runs start at {study.t_start:g}"
+            )
+    return found
+
+
+def _times(event: Event, values: Mapping[graph.Node, graph.Node]) -> list[float]:
+    """Return the times of an event that are known and no endless schedule."""
+    times = event.times
+    # An event with a lag ends what another one begins, and happens only after that.
+    if times is None or times.every is not ZERO or times.lag is not ZERO:
+        return []
+    known = graph.substitute(list(times.listed or (times.start,)), values)
+    return [float(node.value) for node in known if node.op == "const"]
