@@ -12,7 +12,7 @@ from typing import Any
 from attrs import frozen
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.storage.folders import found_location
+from cubie_flow.storage.folders import ELSEWHERE, SUFFIXES, VERSIONED, found_location
 from cubie_flow.storage.location import ICECHUNK, Location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
 
@@ -64,7 +64,7 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
     if elsewhere is not None:
         return elsewhere
     inside = next(stores_below(path), None)
-    hint = f"; there is one in '{os.path.relpath(inside.parent)}'" if inside else ""
+    hint = f"; there is one in '{os.path.relpath(run_of(inside))}'" if inside else ""
     raise FlowError(f"'{given}' holds no {RESULTS}{hint}")
 
 
@@ -78,11 +78,21 @@ def _beside(path: Path) -> str:
 
 
 def stores_below(folder: Path) -> Iterator[Path]:
-    """Yield every store below a folder, in order of their paths; no store is looked into."""
-    for place, folders, _ in os.walk(folder):
-        found = sorted(name for name in folders if name.endswith(".zarr"))
+    """Yield every store below a folder, in order of their paths; no store is looked into.
+
+    Of a store that is elsewhere, the folder that says where.
+    """
+    for place, folders, files in os.walk(folder):
+        found = sorted(name for name in folders if name.endswith(SUFFIXES))
         yield from (Path(place) / name for name in found)
+        if ELSEWHERE in files:
+            yield Path(place)
         folders[:] = sorted(set(folders) - set(found))
+
+
+def run_of(found: Path) -> Path:
+    """Return the folder of the run whose store, or whose place of it, is this."""
+    return found.parent if found.name in (RESULTS, VERSIONED) else found
 
 
 @frozen

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from time import perf_counter, sleep
 from typing import Any
@@ -21,6 +23,28 @@ def let_threads_end() -> None:
     begun to end meanwhile the process is aborted, with everything done (one in about 100).
     """
     atexit.register(sleep, 0.05)
+
+
+@cache
+def let_requests_end() -> None:
+    """Cancel at the end what was asked of a server together with something that failed.
+
+    Left alone, each such request would print a traceback when the interpreter drops it.
+    """
+    atexit.register(_cancel_requests)
+
+
+def _cancel_requests() -> None:
+    from zarr.core.sync import sync
+
+    async def cancel() -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=1.0) if left else None
+
+    with suppress(Exception):
+        sync(cancel())
 
 
 class Timed:
@@ -69,6 +93,7 @@ def open_remote(
     ImportError
         If a package is missing.
     """
+    let_requests_end()
     return Remote({"fsspec": _fsspec, "obstore": _obstore}[client](address, options, read_only))
 
 

@@ -132,8 +132,9 @@ def _root(location: Location) -> zarr.Group | None:
     try:
         if location.folder is None or location.folder.is_dir():
             return zarr.open_group(
-                location.store(), path=location.group, mode="r", use_consolidated=False
-            )
+                location.store(), path=location.group, mode="r", use_consolidated=False,
+                zarr_format=3,
+            )  # fmt: skip
     except (FileNotFoundError, ValueError, NotADirectoryError):
         pass
     except FlowError:

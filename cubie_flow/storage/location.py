@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ from cubie_flow.errors import FlowError
 
 ICECHUNK = "icechunk"
 NEEDS = "what s3:// needs"
+
+
+_FOR_DEVELOPERS = re.compile(r"\s*Debug source:|[\s|]*\bcontext:")
 
 
 def _address(given: str | Path) -> str:
@@ -178,7 +182,9 @@ class Location:
         try:
             try:
                 store = self.store()
-                zarr.open_group(store, path=self.group, mode="r", use_consolidated=False)
+                zarr.open_group(
+                    store, path=self.group, mode="r", use_consolidated=False, zarr_format=3
+                )
             except (FileNotFoundError, ValueError, NotADirectoryError):
                 raise FlowError(
                     f"'{self.name}' holds something that is no results store, so it is not "
@@ -209,7 +215,9 @@ class Location:
 
     def error(self, error: Exception, done: str = "written") -> FlowError:
         """Return an error of the system or the network in one sentence, without credentials."""
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()[:40])
+        # What clients tell their developers comes after what they tell their users.
+        told = _FOR_DEVELOPERS.split(str(error), maxsplit=1)[0]
+        reason = getattr(error, "strerror", None) or " ".join(told.split()[:40])
         if not isinstance(error, OSError) or not reason:
             reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         kept = "; shards already complete are kept, so the study can be resumed once this is mended"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,3 +284,96 @@ def test_workers_of_dask_write_to_a_url(
         assert np.asarray(array[...]).tobytes() == np.asarray(there[name][...]).tobytes(), name
     said = "".join(capfd.readouterr())
     assert SECRET not in said + Path("spread/config.yaml").read_text()
+
+
+def test_commands_about_results_at_a_url(
+    server: str,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # What a client finds in the environment opens a bare URL as well.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    url = "s3://results/seen.zarr"
+    words = ["storage.picture=false", f"storage.url={url}", "hydra.run.dir=run"]
+    assert main([*STUDY, *words]) == 0
+    capsys.readouterr()
+    asked: list[str] = []
+    get = zarr.storage.FsspecStore.get
+
+    async def counted(store: zarr.storage.FsspecStore, key: str, *how: Any, **more: Any) -> Any:
+        asked.append(key)
+        return await get(store, key, *how, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.storage.FsspecStore, "get", counted)
+        assert results(["ls", ".", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["path"], row["study"], row["runs"]) == ("run", "far", 1024)
+    assert row["ended"] == "success 1,024"
+    assert asked == ["zarr.json"], "one object says it all"
+    for command in (
+        ["report", "run"], ["plot", "overview", "run", "-o", "p.png"], ["export", "run", "e.csv"],
+        ["show", url], ["verify", url], ["runs", url, "--limit", "3"], ["compare", "run", url],
+        ["export", url, "u.csv"],
+    ):  # fmt: skip
+        assert results(command) == 0, command
+    assert (elsewhere / "run" / "report.html").is_file()
+    assert (elsewhere / "e.csv").read_text() == (elsewhere / "u.csv").read_text()
+    assert results(["show", "."]) == 1
+    assert "there is one in 'run'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("client", ["fsspec", "obstore"])
+def test_a_server_that_does_not_answer_is_one_sentence(client: str, elsewhere: Path) -> None:
+    """In a process of its own: what is left undone would be told when that ends."""
+    (elsewhere / "run").mkdir()
+    once = {"fsspec": "config_kwargs", "obstore": "retry_config"}[client]
+    retries = {"fsspec": {"retries": {"max_attempts": 0}}, "obstore": {"max_retries": 0}}[client]
+    given = {**options_of(client, "http://127.0.0.1:9"), once: retries}
+    address = "s3://results/lost.zarr"
+    told = {"address": address, "client": client}
+    (elsewhere / "run" / "location.json").write_text(json.dumps(told))
+    (elsewhere / "run" / "config.yaml").write_text(json.dumps({"storage": {"options": given}}))
+    code = "import sys; from cubie_flow.analysis.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "show", "run"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert f"cubie-results: '{address}' cannot be opened: " in done.stderr
+    assert "Debug" not in done.stderr
+    assert SECRET not in done.stderr
+
+
+def test_what_was_asked_beside_a_request_that_failed_says_nothing_at_the_end() -> None:
+    code = """
+import asyncio
+from zarr.core.sync import sync
+from cubie_flow.storage import Location
+
+Location("memory://lab/x.zarr").store()
+
+async def late():
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        raise ValueError("as a client does that is dropped in another context")
+
+async def lost():
+    await asyncio.sleep(0)
+    raise OSError("lost")
+
+async def both():
+    await asyncio.gather(late(), lost())
+
+try:
+    sync(both())
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("lost\n", "")
