@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-#: Protocols of fsspec that replace an object only if it is still the one that was read.
+#: Protocols of fsspec whose conditions are the server's own.
 S3 = ("s3", "s3a")
 
 
@@ -81,8 +81,8 @@ def _as_obstore(options: Mapping[str, Any]) -> dict[str, Any]:
 class _Fsspec:
     """By fsspec.
 
-    S3, Google and Azure create an object on the condition that there is none. S3 alone replaces
-    one on a condition; elsewhere it is read again just before.
+    S3 writes on a condition. What others do with ``mode="create"`` differs (some take no notice),
+    so there it is looked just before.
     """
 
     def __init__(self, address: str, options: Mapping[str, Any]) -> None:
@@ -93,7 +93,12 @@ class _Fsspec:
         self._conditional = not {*S3}.isdisjoint(_protocols(self._files))
 
     def create(self, data: bytes) -> str:
-        self._files.pipe_file(self._path, data, mode="create")
+        if self._conditional:
+            self._files.pipe_file(self._path, data, mode="create")
+        elif self._files.exists(self._path):
+            raise FileExistsError(self._path)
+        else:
+            self._files.pipe_file(self._path, data)
         return self._tag(data)
 
     def replace(self, data: bytes, tag: str) -> str:
