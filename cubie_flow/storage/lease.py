@@ -22,7 +22,7 @@ from uuid import uuid4
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.location import ICECHUNK, Location
 from cubie_flow.storage.lock import locked
-from cubie_flow.storage.objects import Changed, SmallObject, small_object
+from cubie_flow.storage.objects import Changed, SmallObject, Tag, small_object
 
 #: Seconds without renewal after which a lock no longer holds.
 LEASE = 60.0
@@ -121,7 +121,7 @@ class _Held(Lease):
             "started": _started(os.getpid()),
             "seconds": seconds,
         }
-        self._tag = ""
+        self._tag: Tag = None
         self._object: SmallObject
 
     def _content(self) -> bytes:

@@ -9,6 +9,10 @@ from typing import Any, Protocol
 S3 = ("s3", "s3a")
 
 
+#: What stands for the content of an object, in the words of its client.
+Tag = Any
+
+
 class Changed(Exception):
     """The object is no longer what it was."""
 
@@ -16,7 +20,7 @@ class Changed(Exception):
 class SmallObject(Protocol):
     """An object that several processes may want; a tag stands for its content."""
 
-    def create(self, data: bytes) -> str:
+    def create(self, data: bytes) -> Tag:
         """Write it if it is not there and return its tag.
 
         Raises
@@ -26,7 +30,7 @@ class SmallObject(Protocol):
         """
         ...
 
-    def replace(self, data: bytes, tag: str) -> str:
+    def replace(self, data: bytes, tag: Tag) -> Tag:
         """Write it if it is still that of `tag` and return its new tag.
 
         Raises
@@ -36,7 +40,7 @@ class SmallObject(Protocol):
         """
         ...
 
-    def read(self) -> tuple[bytes, str]:
+    def read(self) -> tuple[bytes, Tag]:
         """Return it and its tag.
 
         Raises
@@ -92,7 +96,7 @@ class _Fsspec:
         self._files, self._path = fsspec.core.url_to_fs(address, **options)
         self._conditional = not {*S3}.isdisjoint(_protocols(self._files))
 
-    def create(self, data: bytes) -> str:
+    def create(self, data: bytes) -> Tag:
         if self._conditional:
             self._files.pipe_file(self._path, data, mode="create")
         elif self._files.exists(self._path):
@@ -101,7 +105,7 @@ class _Fsspec:
             self._files.pipe_file(self._path, data)
         return self._tag(data)
 
-    def replace(self, data: bytes, tag: str) -> str:
+    def replace(self, data: bytes, tag: Tag) -> Tag:
         try:
             if self._conditional:
                 self._files.pipe_file(self._path, data, IfMatch=tag)
@@ -117,13 +121,13 @@ class _Fsspec:
             raise
         return self._tag(data)
 
-    def read(self) -> tuple[bytes, str]:
+    def read(self) -> tuple[bytes, Tag]:
         # A tag that is older than the content only makes the replacing fail.
         tag = self._files.info(self._path)["ETag"] if self._conditional else ""
         data = bytes(self._files.cat_file(self._path))
         return data, tag or data.decode("latin-1")
 
-    def _tag(self, data: bytes) -> str:
+    def _tag(self, data: bytes) -> Tag:
         """Return the tag of what was just written."""
         found, tag = self.read()
         if found != data:
@@ -147,25 +151,30 @@ class _Obstore:
         folder, _, self._name = address.rpartition("/")
         self._store = from_url(folder, **options)
 
-    def create(self, data: bytes) -> str:
+    def create(self, data: bytes) -> Tag:
         from obstore.exceptions import AlreadyExistsError
 
         try:
-            return str(self._store.put(self._name, data, mode="create")["e_tag"])
+            return _known(self._store.put(self._name, data, mode="create"))
         except AlreadyExistsError:
             raise FileExistsError(self._name) from None
 
-    def replace(self, data: bytes, tag: str) -> str:
+    def replace(self, data: bytes, tag: Tag) -> Tag:
         from obstore.exceptions import PreconditionError
 
         try:
-            return str(self._store.put(self._name, data, mode={"e_tag": tag})["e_tag"])
+            return _known(self._store.put(self._name, data, mode=tag))
         except (PreconditionError, FileNotFoundError):
             raise Changed from None
 
-    def read(self) -> tuple[bytes, str]:
+    def read(self) -> tuple[bytes, Tag]:
         found = self._store.get(self._name)
-        return bytes(found.bytes()), str(found.meta["e_tag"])
+        return bytes(found.bytes()), _known(found.meta)
 
     def delete(self) -> None:
         self._store.delete(self._name)
+
+
+def _known(told: Mapping[str, Any]) -> Tag:
+    """Return what a server goes by: S3 and Azure by the tag, Google by the version."""
+    return {name: told[name] for name in ("e_tag", "version") if told[name] is not None}
