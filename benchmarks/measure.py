@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from time import perf_counter
@@ -123,7 +124,8 @@ class _Entrant:
 
 
 def measure(case: Case, effort: Effort, say: Say = lambda _: None) -> dict[str, Any]:
-    """Return the record of a case: what it is and one row an entrant."""
+    """Return the record of a case: what it is, one row an entrant, and how busy the machine was."""
+    load, began = os.getloadavg()[0], perf_counter()
     entrants: list[_Entrant] = []
     taking_part: list[_Entrant] = []
     try:
@@ -143,7 +145,8 @@ def measure(case: Case, effort: Effort, say: Say = lambda _: None) -> dict[str, 
     finally:
         for entrant in entrants:
             entrant.end()
-    return {**case.as_dict(), "rows": rows}
+    took = round(perf_counter() - began, 1)
+    return {**case.as_dict(), "load": round(load, 2), "took_s": took, "rows": rows}
 
 
 def _rounds(entrants: Sequence[_Entrant], effort: Effort) -> Iterator[_Entrant]:

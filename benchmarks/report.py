@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bars import EQUAL, OURS, Bar, bars, best_of, goal, matched, timed
+from benchmarks.bars import EQUAL, OURS, bars, best_of, goal, matched, timed
 
 Record = Mapping[str, Any]
 #: M. Okabe and K. Ito's palette, which is told apart with any colour vision; blue is ours.
@@ -40,8 +40,7 @@ _SHOWS = {
 
 def markdown(record: Record, drawn: Sequence[Path] = ()) -> str:
     """Return the tables of a record, with the pictures that were drawn of it beside them."""
-    said = [bar for bar in bars(record) if record["set"] == "bars" or not math.isnan(bar.reached)]
-    parts = [_header(record["machine"]), bars_table(said) if said else "", _losses(record["cases"])]
+    parts = [_header(record["machine"]), bars_table(record), _losses(record["cases"])]
     parts += [f"![{_SHOWS[path.name]}]({path.name})\n" for path in drawn]
     parts += [_case(case) for case in record["cases"]]
     parts += [_figures(name, figures) for name, figures in record["figures"].items()]
@@ -78,15 +77,17 @@ def _header(machine: Record) -> str:
     )
 
 
-def bars_table(found: Iterable[Bar]) -> str:
-    """Return the table of bars: needed, reached, met."""
+def bars_table(record: Record) -> str:
+    """Return the table of bars: needed, reached, met. Only a record of the bars lacks some."""
     rows = [
         [bar.text, f"{bar.needed:g} {bar.unit}",
          "" if math.isnan(bar.reached) else f"{number(bar.reached)} {bar.unit}",
          bar.verdict, bar.note]
-        for bar in found
+        for bar in bars(record)
+        if record["set"] == "bars" or not math.isnan(bar.reached)
     ]  # fmt: skip
-    return "## Bars\n\n" + table(["bar", "needed", "reached", "met", ""], rows)
+    head = ["bar", "needed", "reached", "met", ""]
+    return "## Bars\n\n" + table(head, rows) if rows else ""
 
 
 def _losses(cases: Sequence[Record]) -> str:
@@ -119,6 +120,9 @@ def _case(case: Record) -> str:
     about = (
         f"{case['problem_name']}, {case['runs']:,} runs, {kept}; error to reach {goal(case):.0e}"
     )
+    if "load" in case:
+        # The average over a minute: solvers of the case before are in it.
+        about += f"; load {case['load']:.1f} when it began, {case['took_s']:.0f} s in all"
     best = best_of(case)
     ours = best.get("kernel")
     rows = []

@@ -10,7 +10,6 @@ from typing import Any
 
 from attrs import evolve
 
-from benchmarks.bars import bars
 from benchmarks.cases import SETS, Case, chosen
 from benchmarks.figures import FIGURES
 from benchmarks.machine import machine
@@ -76,8 +75,7 @@ def run(which: str | None, only: str, peers: str, effort: Effort, out: Path | No
         record["cases"].append(_case(_with(case, peers), effort, say))
         write(record, out)
     write(record, out)
-    if any(held["name"] in _barred() for held in record["cases"]) or record["figures"]:
-        print("\n" + bars_table(bars(record)), flush=True)
+    print(f"\n{bars_table(record)}", flush=True)
     say(f"written to {out}; python -m benchmarks report {out} shows it")
     return out
 
@@ -102,10 +100,6 @@ def opened(path: Path, about: dict[str, Any], name: str) -> dict[str, Any]:
                 "within one: --out names another file"
             )
     return record
-
-
-def _barred() -> set[str]:
-    return {case.name for case in SETS["bars"]()}
 
 
 def _figure(action: Callable[[], dict[str, Any]], say: Say) -> dict[str, Any] | None:

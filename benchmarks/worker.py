@@ -7,6 +7,7 @@ an endless compilation costs one row, and thread pools do not meet.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import traceback
 from multiprocessing.connection import Connection
@@ -67,9 +68,7 @@ def serve(pipe: Connection, case: Case, entry: Entry, probes: Array) -> None:
         repeats = max(1, round(LEAST / max(once, 1e-7)))
         while pipe.recv() == "round":
             pipe.send(_round(prepared, repeats))
-        from cubie_flow.profiling import peak_memory
-
-        pipe.send(peak_memory())
+        pipe.send(_peak(prepared.elsewhere))
     except (EOFError, KeyboardInterrupt):
         return
     except Exception as error:
@@ -78,6 +77,18 @@ def serve(pipe: Connection, case: Case, entry: Entry, probes: Array) -> None:
         pipe.send({"missing": f"failed with {text} ({os.path.basename(where.filename)})"})
     finally:
         cache.cleanup()
+
+
+def _peak(elsewhere: bool) -> int:
+    """Return the most memory that this process had, or the largest of its children."""
+    import resource
+
+    from cubie_flow.profiling import peak_memory
+
+    if not elsewhere:
+        return peak_memory()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
 
 def _round(prepared: Any, repeats: int) -> tuple[float, float, float | None]:

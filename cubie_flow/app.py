@@ -25,7 +25,15 @@ from cubie_flow.config import Settings, shipped
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.profiling import process_age, stopwatch
-from cubie_flow.startup import keep_dask_out, process, undisturbed
+from cubie_flow.startup import (
+    check_surroundings,
+    keep_dask_out,
+    mute,
+    open_streams,
+    process,
+    undisturbed,
+    unprinted,
+)
 from cubie_flow.stopping import Stopped, Watch
 from cubie_flow.sweeps import sweeper
 
@@ -55,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     process.owned = arguments is None
+    if process.owned:
+        open_streams()
     profiled = PROFILE in given
     if profiled:
         given = [word for word in given if word != PROFILE]
@@ -65,29 +75,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     saved = sys.argv
     try:
+        check_surroundings()
         credentials.register()
         given = credentials.hidden_words(given)
         if any(word.startswith(RESUME) for word in given):
-            return _resume(given)
-        if any(word.startswith(VERIFY) for word in given):
-            return _verify(given)
-        studies.register()
-        sweeper.register()
-        given = command_line.arguments(given)
-        sys.argv = [sys.argv[0], *given]
-        return _compose_and_run()
+            code = _resume(given)
+        elif any(word.startswith(VERIFY) for word in given):
+            code = _verify(given)
+        else:
+            studies.register()
+            sweeper.register()
+            given = command_line.arguments(given)
+            sys.argv = [sys.argv[0], *given]
+            code = _compose_and_run()
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     except Stopped as error:
         return _complain(f"interrupted: {error}", error.code)
     except BrokenPipeError:
-        # The reader has gone (`| head`); what the interpreter still flushes goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has gone (`| head`).
+        mute()
         return 1
     except (FlowError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         if traceback:
             raise
-        return _complain(command_line.sentence(error, given))
+        return _complain(unprinted(error) or command_line.sentence(error, given))
     finally:
         sys.argv = saved
         if not traceback:
@@ -288,8 +302,11 @@ def _attempt(config: DictConfig) -> int:
         run(config)
     except FlowError as error:
         return _complain(str(error))
-    except (OmegaConfBaseException, OSError) as error:
-        return _complain(command_line.sentence(error, []))
+    except BrokenPipeError:
+        mute()  # Hydra would say something of an error that leaves its job
+        return 1
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        return _complain(unprinted(error) or command_line.sentence(error, []))
     return 0
 
 

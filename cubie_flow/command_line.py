@@ -78,7 +78,8 @@ def sentence(error: Exception, given: Sequence[str]) -> str:
         reason = _one_line(error.message.split("See https")[0])
         return (
             f"'{error.override}' cannot be read as key=value ({reason}); quote what holds spaces "
-            "or brackets, such as 'output.times=[0, 1]'"
+            "or brackets, such as 'output.times=[0, 1]', and text twice if it holds other signs, "
+            "such as 'system.file=\"my model.yaml\"'"
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing(error)
@@ -91,6 +92,8 @@ def sentence(error: Exception, given: Sequence[str]) -> str:
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         reason = str(error).splitlines()[0]
         return f"{error.full_key}: {reason.removeprefix(_RESOLVING)}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
     cause = error.__cause__ if isinstance(error, CompactHydraException) else None
     return _one_line(f"{error}" if cause is None else f"{error}: {cause}")
 

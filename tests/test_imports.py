@@ -39,7 +39,7 @@ ROOMS["studies"] = {"config", "storage", "errors"}
 ROOMS["command_line"] = {"config", "credentials", "errors"}
 ROOMS["doctor"] = {"kernels", "storage", "errors"}
 ROOMS["logs"] = {"credentials", "errors"}
-ROOMS["startup"] = set()
+ROOMS["startup"] = {"errors"}
 ROOMS["importing"] = {"config", "defaults", "systems", "errors"}
 ROOMS["sweeps"] = {
     "config", "command_line", "credentials", "defaults", "batches", "integrators", "study",
@@ -57,6 +57,7 @@ ROOMS["analysis"] = {
     "systems",
     "integrators",
     "storage",
+    "startup",
     "errors",
 }
 ROOMS["app"] = set(ROOMS)

@@ -37,12 +37,15 @@ class Prepared:
         Where compiling can be told apart from the first run.
     device_seconds : callable, optional
         Seconds that the latest run took on a GPU, without transfers.
+    elsewhere : bool
+        Whether the work is done in processes of its own, whose peak memory is what counts.
     """
 
     run: Callable[[], Any]
     ends: Callable[[Any, Array], Array]
     compile_seconds: float | None = None
     device_seconds: Callable[[], float] | None = None
+    elsewhere: bool = False
 
 
 def steps_a_save(case: Case, entry: Entry) -> tuple[int, float]:

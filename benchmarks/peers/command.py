@@ -71,4 +71,4 @@ def prepare(case: Case, entry: Entry) -> Prepared:
         hidden[1:-1] = True
         return np.ma.array(found, mask=hidden)
 
-    return Prepared(run, ends)
+    return Prepared(run, ends, elsewhere=True)

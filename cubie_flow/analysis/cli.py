@@ -6,7 +6,6 @@ Every command is a module of `cubie_flow.analysis.commands`, loaded when it is c
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from importlib import import_module
 import click
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.startup import check_surroundings, mute, open_streams, unprinted
 
 #: Command, its module (whose function has the same name), and what it does in one line.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -76,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Instead of those of the process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        open_streams()
     try:
+        check_surroundings()
         code = cubie_results.main(given or ["--help"], "cubie-results", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -87,12 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return _complain("interrupted", 130)
     except BrokenPipeError:
-        # The reader has gone (`| head`); what the interpreter still flushes goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has gone (`| head`).
+        mute()
         return 1
     except OSError as error:
         name = f"'{error.filename}': " if error.filename else ""
-        return _complain(f"{name}{error.strerror or error}")
+        return _complain(unprinted(error) or f"{name}{error.strerror or error}")
     except (ValueError, RuntimeError, TypeError) as error:
         if not _of_the_store(error):
             raise

@@ -24,7 +24,7 @@ SUFFIXES = (".yaml", ".yml")
 def read_model_file(path: Path) -> dict[str, Any]:
     """Return the mapping of a model file, one of YAML or of a format that is imported.
 
-    A model without a name gets that of the file.
+    A model without a name gets that of the file, its other signs replaced by ``_``.
 
     Raises
     ------
@@ -33,6 +33,7 @@ def read_model_file(path: Path) -> dict[str, Any]:
     """
     # Importers make systems, whose module reads files.
     from cubie_flow.systems.importers import FORMATS, import_model, imports
+    from cubie_flow.systems.importers.names import system_name
 
     if imports(path):
         return import_model(path).to_mapping()
@@ -43,7 +44,7 @@ def read_model_file(path: Path) -> dict[str, Any]:
                 "OdeSystem.from_function(...).to_file('model.yaml')"
             )
         _check_ending(path, (*SUFFIXES, *FORMATS))
-    model = {"name": path.stem, **read_yaml(path)}
+    model = {"name": system_name(path.stem), **read_yaml(path)}
     drivers = model.get("drivers")
     if isinstance(drivers, dict):
         # Data is named relative to the model that uses it.

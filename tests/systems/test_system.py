@@ -526,3 +526,9 @@ def test_reading_a_model_needs_no_numpy() -> None:
         "sys.exit(any(name in sys.modules for name in ('numpy', 'numba', 'yaml')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_model_is_called_after_its_file_whatever_that_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "my größe (2).yaml"
+    path.write_text("states: {x: 1.0}\nequations: {x: -x}\n")
+    assert OdeSystem.from_file(path).name == "my_gr_e_2_"
