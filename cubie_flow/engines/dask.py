@@ -325,7 +325,7 @@ class _Conversation:
         else:
             if record is None:
                 self.under_way[future] = index
-                self.news.put(future)
+                future.add_done_callback(self.news.put)
                 self.listener.ticked()
                 return
             self.solving += record.seconds
@@ -339,15 +339,15 @@ class _Conversation:
     def _record(self, future: Future) -> Record | None:
         """Return the record of a shard, or None if the worker that has it does not answer.
 
-        Others go on meanwhile; should the scheduler find that worker dead, another one solves the
-        shard.
+        Others go on meanwhile. A worker that is dead has taken the record with it, and another one
+        solves the shard once its scheduler has found out.
         """
         try:
             found: Record = future.result(timeout=ANSWER)
             return found
         except TimeoutError:
-            if future.status != "finished":
-                raise
+            if future.status == "error":
+                raise  # the shard's own
             return None
 
 

@@ -262,6 +262,30 @@ def test_a_worker_that_does_not_answer_keeps_nobody_waiting(
     assert set(account.records) == store.completed() == set(range(6))
 
 
+def test_a_record_that_died_with_its_worker_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path / "a.zarr", 4)
+    account = Account({})
+    answer = distributed.Future.result
+    killed: list[int] = []
+
+    def result(future: distributed.Future, timeout: float | None = None) -> Any:
+        if not killed:
+            addresses = future.client.run(os.getpid)
+            killed.extend(addresses.values())
+            os.kill(killed[0], signal.SIGKILL)
+            # The last answer comes long after the wish for it was given up.
+            timeout = 1e-3
+        return answer(future, timeout)
+
+    monkeypatch.setattr(distributed.Future, "result", result)
+    work = FakeWork(str(tmp_path / "a.zarr"), token="gone")
+    make_engine("dask", workers=1).run(work, range(4), account)
+    assert killed
+    assert set(account.records) == store.completed() == set(range(4))
+
+
 def test_stores_in_memory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FlowError, match="memory of this process"):
         make_engine("dask").run(FakeWork("memory://x"), [0], Account({}))
