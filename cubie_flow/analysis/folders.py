@@ -15,6 +15,7 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.storage.folders import ELSEWHERE, SUFFIXES, VERSIONED, found_location
 from cubie_flow.storage.location import ICECHUNK, Location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
+from cubie_flow.storage.schema import lacks_status
 
 RESULTS, METADATA = "results.zarr", "zarr.json"
 #: Attribute of the root that tells a store of several jobs from that of a study.
@@ -164,6 +165,9 @@ def head(path: str) -> Head:
     lengths = found.lengths
     if not found.nodes or (lengths and (len(set(lengths.values())) > 1 or 0 in lengths.values())):
         raise FlowError(f"'{path}' was left unfinished while it was made; delete it")
+    # Its metadata is gathered in the first file too, so readers would only find no run written.
+    if "status" in found.nodes and not (Path(path) / "status" / METADATA).exists():
+        raise FlowError(lacks_status(path))
     return found
 
 

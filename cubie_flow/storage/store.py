@@ -34,11 +34,13 @@ from cubie_flow.storage.schema import (
     PER_RUN_AND_OCCURRENCE,
     PER_RUN_AND_TIME,
     RUN,
+    STATED,
     STATUS,
     TIME,
     UNWRITTEN,
     StoreSchema,
     Variable,
+    lacks_status,
     plain,
 )
 
@@ -150,6 +152,8 @@ class ResultStore:
             except (FileNotFoundError, ValueError) as error:
                 raise FlowError(f"'{name}' is not a results store: it has no Zarr group") from error
         if STATUS not in arrays:
+            if CHECKSUMS in group:
+                raise FlowError(lacks_status(name))
             raise FlowError(f"'{name}' is not a results store: it has no array '{STATUS}'")
         runs = {name: a for name, a in arrays.items() if a.metadata.dimension_names[0] == RUN}
         lengths = {name: array.shape[0] for name, array in runs.items()}
@@ -237,6 +241,29 @@ class ResultStore:
     def _encoders(self) -> dict[str, Encoder]:
         """What makes the bytes of each array."""
         return {name: Encoder.of(array) for name, array in self._arrays.items()}
+
+    def refuse_gaps(self) -> None:
+        """Refuse a store that lacks what was written when it was made, beside its arrays.
+
+        Raises
+        ------
+        FlowError
+            Naming what is gone.
+        """
+        with _said(self.location, "read"):
+            groups = [name for name in ("memory", CHECKSUMS) if name not in self._group]
+        attributes = [name for name in STATED if name not in self.attrs]
+        gone = [
+            f"its {kind}{'s' * (len(names) > 1)} {', '.join(map(repr, names))}"
+            for kind, names in (("group", groups), ("attribute", attributes))
+            if names
+        ]
+        if gone:
+            raise FlowError(
+                f"'{self.location.name}' was damaged: it lacks {' and '.join(gone)}, so it can be "
+                "read but neither checked nor resumed; put back what is gone, or start the study "
+                "anew"
+            )
 
     def completed(self) -> set[int]:
         """Return the shards whose ``status`` is written for every run, and can be read."""
