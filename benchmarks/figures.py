@@ -68,9 +68,7 @@ def efficiency() -> Figures:
         works: dict[str, tuple[Callable[[], Any], float]] = {}
         for name, case in cases.items():
             kernel = make_kernel(case, case.entries[0])
-            run = kernel.run
-            together = 1 + run.step.leap * run.loop.leaps(run.step, run.controller)
-            each = flops(operations(run.product["attempt"], kernel.dialect)) / together
+            each = flops(operations(kernel))
             solve = _solver(case, threads)
             answer = solve()
             attempts = int(answer.steps.sum(dtype="int64") + answer.rejected.sum(dtype="int64"))
