@@ -64,7 +64,7 @@ def efficiency() -> Figures:
         works: dict[str, tuple[Callable[[], Any], float]] = {}
         for name, case in cases.items():
             kernel = make_kernel(case, case.entries[0])
-            each = flops(operations(kernel.run.product["attempt"], kernel.dialect))
+            each = flops(operations(kernel))
             solve = _solver(case, threads)
             answer = solve()
             attempts = int(answer.steps.sum(dtype="int64") + answer.rejected.sum(dtype="int64"))

@@ -260,7 +260,7 @@ def roofline(dry: bool) -> Iterator[Work]:
         if fixed:
             first = evolve(first, dt=problem("lorenz").duration / STEPS)
         kernel = make_kernel(case, first, target)
-        counted = operations(kernel.run.product["attempt"], kernel.dialect).total()
+        counted = sum(operations(kernel).values())
         return kernel, limits(first), counted
 
     def one(method: str, precision: str, fixed: bool) -> Row:

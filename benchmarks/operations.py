@@ -1,27 +1,32 @@
-"""Floating-point operations of a block, counted from its graph as it is emitted."""
+"""Floating-point operations of a step, counted from its graph as it is emitted."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from cubie_flow.expressions.block import Block, Evaluate, Nest, Repeat, Statement, Sweep, When
+from cubie_flow.expressions.block import Evaluate, Nest, Repeat, Statement, Sweep, When
 from cubie_flow.expressions.emit import Dialect, prepare
 from cubie_flow.expressions.graph import Node, topological
+from cubie_flow.kernels.kernel import BatchSolverKernel
 
 #: What an operation counts; a division or a square root is one, as usual.
 WEIGHTS = {"add": 1, "sub": 1, "mul": 1, "div": 1, "sqrt": 1, "fma": 2}
 
 
-def operations(block: Block, dialect: Dialect) -> Counter[str]:
-    """Return how often each floating-point operation occurs in one pass, per run.
+def operations(kernel: BatchSolverKernel) -> dict[str, float]:
+    """Return how often each floating-point operation occurs in an attempted step of a run.
 
-    The bodies of loops whose length is known only at run time count once.
+    The bodies of loops whose length is known only at run time count once; what a pass over
+    several steps of fixed size does is shared out among them.
     """
-    return _of(block.statements, dialect)
+    run = kernel.run
+    counted = _of(run.product["attempt"].statements, kernel.dialect)
+    steps = 1 + (run.step.leap if run.loop.leaps(run.step, run.controller) else 0)
+    return {name: times / steps for name, times in counted.items()}
 
 
-def flops(counted: Counter[str]) -> int:
+def flops(counted: Mapping[str, float]) -> float:
     """Return the number of operations, a fused multiply-add being two."""
     return sum(WEIGHTS[name] * times for name, times in counted.items())
 

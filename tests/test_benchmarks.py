@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu, running
+from benchmarks.bars import ratio
 from benchmarks.cases import (
     SETS,
     Case,
@@ -23,7 +25,9 @@ from benchmarks.cases import (
 from benchmarks.fields import bound, field, scalar_field
 from benchmarks.machine import machine
 from benchmarks.measure import Effort
+from benchmarks.operations import flops, operations
 from benchmarks.peers import Unsupported, steps_a_save
+from benchmarks.peers.kernel import make_kernel
 from benchmarks.problems import PROBLEMS, Problem
 from benchmarks.record import read, write
 from benchmarks.report import markdown, pictures
@@ -215,3 +219,19 @@ def test_taylor_is_timed_on_a_gpu_beside_our_other_methods() -> None:
     assert {"tsit5", "vern7", "taylor_16"} <= {each.method for each in case.entries}
     assert [each.peer for each in case.entries].count("cuda_solve") == 1
     assert sum(name.startswith("taylor") for name, _ in gpu.roofline(dry=True)) == 2
+
+
+def test_a_fast_peer_that_misses_the_error_is_not_the_best() -> None:
+    rows = [row("kernel", 1.0, 1e-8), row("diffrax", 2.0, 1e-1), row("numbalsoda", 9.0, 1e-8)]
+    assert ratio({"rows": rows}) == (9.0, "numbalsoda 1e-08 (1e-08)")
+    missed = [row("kernel", 1.0, 1e-8), row("diffrax", 2.0, 1e-1), row("numbalsoda", 9.0, 2e-8)]
+    assert ratio({"rows": missed})[0] == 9.0
+    assert math.isnan(ratio({"rows": rows[:1]})[0])
+
+
+def test_operations_are_those_of_one_step() -> None:
+    # RK4 of Lorenz: at least 4 right-hand sides of 8 operations and 15 multiply-adds; fixed steps
+    # are taken several in a pass.
+    rk4, tsit5 = fixed(64), adaptive("lorenz", 64)
+    assert 62 <= flops(operations(make_kernel(rk4, rk4.entries[0]))) < 110
+    assert 240 < flops(operations(make_kernel(tsit5, tsit5.entries[0]))) < 330

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ def open_results(
     """
     import cubie_flow.analysis.accessor  # noqa: F401  (registers ``.flow``)
 
+    if not isinstance(path, str | PathLike):
+        raise FlowError(f"a result is named by its path, not by {path!r:.60}")
     place = folders.place_of(path, options)
     if place.folder is None:
         return _remote(place, chunks)

@@ -39,7 +39,7 @@ EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 MEMORY = {"fixed": 0, "i": 1, "pi": 2, "pid": 3, "gustafsson": 3}
 
 
-def _one(precision: str) -> int:
+def bits_of_one(precision: str) -> int:
     """Return the bit pattern of 1.0."""
     if precision == "float32":
         return int(struct.unpack("<i", struct.pack("<f", 1.0))[0])
@@ -49,6 +49,11 @@ def _one(precision: str) -> int:
 def _octave(precision: str) -> float:
     """Return by how much the bit pattern of a float grows when it doubles."""
     return 2.0**23 if precision == "float32" else 2.0**52
+
+
+def level(factor: float, precision: str) -> float:
+    """Return the bit pattern of a factor as if that were the logarithm, see `pattern`."""
+    return bits_of_one(precision) + _octave(precision) * math.log2(factor)
 
 
 def pattern(x: Node) -> Node:
@@ -61,7 +66,7 @@ def pattern(x: Node) -> Node:
 
 def approximate_power(x: Node, exponent: float, precision: str) -> Node:
     """Return ``x**exponent`` within 1 % for small exponents and positive, normal `x`."""
-    return from_bits(to_int(exponent * pattern(x) + (1.0 - exponent) * _one(precision)))
+    return from_bits(to_int(exponent * pattern(x) + (1.0 - exponent) * bits_of_one(precision)))
 
 
 def approximate_reciprocal(x: Node, precision: str) -> Node:
@@ -144,6 +149,10 @@ class StepController(CUDAFactory[ControllerSettings]):
             values[2] = dt
         block.assign([("step_control", i) for i in range(size)], values)
 
+    def follow(self, block: BlockBuilder, length: Node) -> None:
+        """Expect the step `length` next."""
+        block.assign([("step_control", 0)], [length])
+
     def hold(self, block: BlockBuilder) -> list[Node]:
         """Return all that is remembered, to be restored after `advance`."""
         size = max(1, MEMORY[self.settings.kind])
@@ -176,10 +185,7 @@ class StepController(CUDAFactory[ControllerSettings]):
         depth = MEMORY[s.kind]
         k = 2.0 * s.order  # errors are squared, hence the 2
         gains = s.gains[:depth]
-        one, octave = _one(s.precision), _octave(s.precision)
-
-        def level(factor: float) -> float:
-            return one + octave * math.log2(factor)
+        one, safety = bits_of_one(s.precision), level(s.safety, s.precision)
 
         # The factor is computed in the logarithmic domain of bit patterns: powers become
         # products, the safety factor a constant, and one conversion serves both outcomes.
@@ -187,18 +193,18 @@ class StepController(CUDAFactory[ControllerSettings]):
         usable = where(error < 1e20, maximum(error, floor), const(1e20))
         present = block.let("error_pattern", pattern(usable) - one)
         # After a rejection only the present error counts, and the step never grows.
-        plain = minimum((-1.0 / k) * present + level(s.safety), const(level(0.9)))
+        plain = minimum((-1.0 / k) * present + safety, const(level(0.9, s.precision)))
         if s.kind == "gustafsson":
-            elementary = block.let("elementary", (-1.0 / k) * present + level(s.safety))
+            elementary = block.let("elementary", (-1.0 / k) * present + safety)
             trend = (1.0 / k) * (load("step_control", 1) - present)
             predicted = trend + (pattern(h) - pattern(load("step_control", 2))) + elementary
             filtered = minimum(elementary, predicted)
         else:
-            filtered = (-gains[0] / k) * present + level(s.safety)
+            filtered = (-gains[0] / k) * present + safety
             for past, gain in enumerate(gains[1:], start=1):
                 filtered = (-gain / k) * load("step_control", past) + filtered
-        filtered = minimum(filtered, const(level(s.max_factor)))
-        chosen = maximum(where(accept, filtered, plain), const(level(s.min_factor)))
+        filtered = minimum(filtered, const(level(s.max_factor, s.precision)))
+        chosen = maximum(where(accept, filtered, plain), const(level(s.min_factor, s.precision)))
         scaled = block.let("scaled_step", h * from_bits(to_int(chosen)))
         # A step cut short to land on a time says little about the step that is possible.
         kept = logical_and(last, accept)

@@ -44,6 +44,7 @@ from cubie_flow.integrators.drivers import HEADER, DriverBlocks, DriverSlot
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
+from cubie_flow.integrators.steps.taylor import FIRST_PART
 from cubie_flow.memory import CUDAFactory, buffer_registry
 from cubie_flow.systems.events import Event
 
@@ -317,10 +318,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         t_start = block.let("t_start", given(s.start_from))
         t_end = block.let("t_end", t_start + given(s.duration_from))
         zero = const(0.0)
-        block.assign(
-            [("clock", i) for i in (T, T_LOW, T_START, T_END, T_PREVIOUS, H, T_NEXT)],
-            [t_start, zero, t_start, t_end, t_start, zero, self._next_time(t_start, t_end)],
-        )
+        clock = {T: t_start, T_LOW: zero, T_START: t_start, T_END: t_end}
+        if s.sampling:
+            clock |= {T_PREVIOUS: t_start, H: zero, T_NEXT: self._next_time(t_start, t_end)}
+        block.assign([("clock", i) for i in clock], list(clock.values()))
         block.assign(
             [("counters", i) for i in range(COUNTERS)],
             [const(RUNNING), zero, zero, zero],
@@ -357,8 +358,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         block = BlockBuilder()
         t = block.let("t", _clock(T))
         inconsistent = step.initialise(block, t)
-        step.evaluate(block, "state", step.end_place, t)
-        block.sweep(n, {"derivative": step.end_derivative})
+        if step.needs_derivative:
+            step.evaluate(block, "state", step.end_place, t)
+            block.sweep(n, {"derivative": step.end_derivative})
         if s.sampling:
             block.sweep(n, {"previous_state": load("state", 0, 1)})
         if self.events is not None:
@@ -413,6 +415,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         given = block.let("given_dt", load("settings", DT))
         if not controller.adaptive:
             return given
+        if step.settings.chooses:
+            span = _clock(T_END) - _clock(T)
+            part = FIRST_PART * minimum(span, load("settings", DT_MAX))
+            return block.let("first_dt", where(compare(">", given, 0.0), given, part))
         # Hairer, Norsett and Wanner, Solving ODEs I, section II.4, "Starting step size".
         s, n = self.settings, self.settings.states
         state, rate = load("state", 0, 1), load("derivative", 0, 1)
@@ -470,7 +476,13 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         stop = block.let("stop", stops)
         remaining = (stop - t) - _clock(T_LOW)
         remaining = block.let("remaining", remaining)
-        dt = block.let("dt", minimum(controller.proposal(), load("settings", DT_MAX)))
+        longest = load("settings", DT_MAX)
+        dt = block.let("dt", minimum(controller.proposal(), longest))
+        smallest = maximum(load("settings", DT_MIN), 4.0 * EPSILON[real] * fabs(t))
+        smallest = block.let("smallest", smallest)
+        if step.settings.chooses:
+            length = step.propose(block, dt, t, smallest, controller.settings)
+            dt = block.let("chosen_dt", minimum(length, longest))
         # The last stretch may be a little longer than a step, never a sliver of one.
         last = block.let("last", compare("<=", remaining, 1.01 * dt))
         h = block.let("h", where(last, remaining, dt))
@@ -485,7 +497,6 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
             finite = compare("<", error, 1e38)
-            smallest = maximum(load("settings", DT_MIN), 4.0 * EPSILON[real] * fabs(t))
             stuck = logical_and(logical_not(ok), compare("<=", h, smallest))
             failed.append((logical_and(stuck, finite), "step_too_small"))
             failed.append((logical_and(stuck, logical_not(finite)), "non_finite"))
@@ -502,7 +513,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             cut, happens, lost = events.watch(block, step.end_place, h, t, t_end, last, accept)
             failed.append((lost, "event_limit"))
             accept = block.let("accept", logical_and(accept, logical_not(cut)))
-        if controller.adaptive:
+        if step.settings.chooses:
+            controller.follow(block, dt)
+        elif controller.adaptive:
             held = controller.hold(block) if cut is not FALSE else []
             controller.advance(block, error, ok, h, last, load("settings", DT_MAX))
             # A step that is only cut at an event says nothing about the step that is possible.
@@ -528,10 +541,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             events.note(block, accept, happens, reached, t_new)
         # Without step control a step that is not accepted ends the run, and its state is not used.
         moving = accept if controller.adaptive or events is not None else active
-        moves = [
-            ("state", 0, 1, where(moving, load("proposed_state", 0, 1), load("state", 0, 1))),
-            ("derivative", 0, 1, where(moving, step.next_derivative, load("derivative", 0, 1))),
-        ]
+        new, old = load("proposed_state", 0, 1), load("state", 0, 1)
+        moves = [("state", 0, 1, where(moving, new, old))]
+        if step.needs_derivative:
+            new, old = step.end_derivative, load("derivative", 0, 1)
+            moves.append(("derivative", 0, 1, where(moving, new, old)))
         if s.sampling:
             kept = where(moving, load("state", 0, 1), load("previous_state", 0, 1))
             moves.append(("previous_state", 0, 1, kept))
@@ -600,7 +614,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 step.attempt(block, dt, t, active)
                 total, rounding = self._later(block, t, dt)
                 block.assign([("clock", T), ("clock", T_LOW)], [total, rounding])
-                moves = {"state": load("proposed_state", 0, 1), "derivative": step.next_derivative}
+                moves = {"state": load("proposed_state", 0, 1), "derivative": step.end_derivative}
                 block.sweep(n, moves)
             block.assign([("counters", TRIED)], [_flag(TRIED) + float(count)])
             good = block.let("good", logical_and(leaping, self._finite(block, "state")))

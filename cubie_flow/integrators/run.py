@@ -129,6 +129,16 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                 f"controller.kind is 'fixed', but algorithm '{s.algorithm}' changes its order with "
                 "its step; use controller.kind=default, or a one-step method such as rodas5p"
             )
+        if isinstance(chosen, Taylor) and kind not in ("i", "fixed"):
+            raise FlowError(
+                f"controller.kind is '{kind}', but algorithm '{s.algorithm}' takes the step that "
+                "its own terms allow; use controller.kind=default, i or fixed"
+            )
+        if isinstance(chosen, Taylor) and s.min_factor is not None:
+            raise FlowError(
+                f"controller.min_factor is '{s.min_factor:g}', but algorithm '{s.algorithm}' takes "
+                "the step that its own terms allow; leave it at null"
+            )
         if isinstance(chosen, Tableau | Taylor) and s.linear_solver != "auto":
             raise FlowError(
                 f"algorithm.linear_solver is '{s.linear_solver}', but algorithm '{s.algorithm}' is "
@@ -155,6 +165,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     precision=s.precision,
                     dense=s.sampling and chosen.continuous,
                     ends=bool(s.summarised or s.system.events),
+                    chooses=isinstance(chosen, Taylor) and kind != "fixed",
                     linear_solver=s.linear_solver,
                 ),
             ),

@@ -178,7 +178,7 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
             raise FlowError(f"controller.{key} is {value}; it must be positive, or null")
     relative = choice.rtol if isinstance(choice.rtol, Mapping) else {"": choice.rtol}
     for name, value in relative.items():
-        if not value < 1:
+        if value >= 1:
             raise FlowError(
                 f"controller.rtol{f'.{name}' if name else ''} is {value:g}; it must be below 1, an "
                 "error as large as the value itself"

@@ -151,3 +151,58 @@ def test_it_solves_no_linear_systems(lorenz: OdeSystem) -> None:
             lorenz, parameters={"rho": [21.0]}, duration=1.0, algorithm="taylor_8",
             linear_solver="sparse",
         )  # fmt: skip
+
+
+def test_no_step_is_tried_in_vain(lorenz: OdeSystem) -> None:
+    result = solve(
+        lorenz, parameters={"rho": np.linspace(0.0, 21.0, 40)}, duration=5.0,
+        algorithm="taylor_12", rtol=1e-9, atol=1e-9,
+    )  # fmt: skip
+    assert (result.status.values == 0).all()
+    assert (result.rejected.values == 0).all()
+    # A judged step of the same tolerance takes as many and one more for the first.
+    assert 40 < result.steps.values.mean() < 120
+
+
+@pytest.mark.parametrize(("precision", "dt"), [("float32", 1.0), ("float64", 1e12)])
+def test_coefficients_that_overflow_shorten_the_step(precision: str, dt: float) -> None:
+    system = OdeSystem.from_equations(
+        "dx/dt = k*y\ndy/dt = -k*x", states={"x": 0.0, "y": 1.0}, parameters={"k": 1.0}
+    )
+    k = 2.0 * math.pi * 1e7
+    result = solve(
+        system, parameters={"k": [k]}, duration=2e-6, algorithm="taylor_12", precision=precision,
+        controller=ControllerChoice(dt=dt, rtol=1e-6, atol=1e-6),
+    )  # fmt: skip
+    assert int(result.status[0]) == 0
+    assert int(result.rejected[0]) > 0
+    assert float(result.y_final[0]) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_state_that_starts_at_zero_needs_no_absolute_tolerance() -> None:
+    system = OdeSystem.from_equations(
+        "dx/dt = y\ndy/dt = -x", states={"x": 0.0, "y": 1.0}, parameters={}
+    )
+    result = solve(
+        system, initial_values={"x": [0.0]}, duration=1.0, algorithm="taylor_8",
+        controller=ControllerChoice(rtol=1e-9, atol=0.0),
+    )  # fmt: skip
+    assert int(result.status[0]) == 0
+    assert float(result.x_final[0]) == pytest.approx(math.sin(1.0), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("controller", "said"),
+    [
+        (ControllerChoice(kind="pi"), "controller.kind is 'pi'.*default, i or fixed"),
+        (ControllerChoice(min_factor=0.5), "controller.min_factor is '0.5'.*leave it at null"),
+    ],
+)
+def test_what_a_taylor_method_cannot_use_is_refused(
+    lorenz: OdeSystem, controller: ControllerChoice, said: str
+) -> None:
+    with pytest.raises(FlowError, match=said):
+        solve(
+            lorenz, parameters={"rho": [21.0]}, duration=1.0, algorithm="taylor_8",
+            controller=controller,
+        )  # fmt: skip

@@ -11,7 +11,11 @@ from attrs import field, frozen, validators
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function, operations
 from cubie_flow.expressions.graph import Node, const, fabs, load, logical_or, maximum
-from cubie_flow.integrators.controllers import SETTINGS, approximate_reciprocal
+from cubie_flow.integrators.controllers import (
+    SETTINGS,
+    ControllerSettings,
+    approximate_reciprocal,
+)
 from cubie_flow.integrators.tableaus import Dense, method
 from cubie_flow.memory import CUDAFactory
 
@@ -39,6 +43,8 @@ class StepSettings:
         Whether the step is interpolated.
     ends : bool
         Whether the derivative at the end of a step is read, by summaries or events.
+    chooses : bool
+        Whether the step itself finds the length for which its error is right.
     linear_solver : {"auto", "sparse", "pivoted", "bicgstab"}
         Of an implicit method.
     """
@@ -50,6 +56,7 @@ class StepSettings:
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
     dense: bool = False
     ends: bool = False
+    chooses: bool = False
     linear_solver: str = field(default="auto", validator=one_of(*LINEAR_SOLVERS))
 
     def is_algebraic(self, state: int) -> bool:
@@ -98,9 +105,24 @@ class Step(CUDAFactory[StepSettings]):
         return load(*self.end_place, 1)
 
     @property
-    def next_derivative(self) -> Node:
-        """What becomes the derivative at the state when a step is accepted."""
-        return self.end_derivative
+    def needs_derivative(self) -> bool:
+        """Whether the derivative at the state is used."""
+        return True
+
+    def propose(
+        self, block: BlockBuilder, dt: Node, t: Node, smallest: Node, control: ControllerSettings
+    ) -> Node:
+        """Return the step to take, of a method that chooses it.
+
+        Parameters
+        ----------
+        dt : Node
+            Step that the last one led to expect.
+        smallest : Node
+            Step below which a run fails.
+        control : ControllerSettings
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:

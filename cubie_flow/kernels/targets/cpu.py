@@ -26,6 +26,9 @@ SLICE_SECONDS = 0.05
 ALONE_SECONDS = 40e-6
 #: Attempts of the first slice, when nothing is known of their cost, and growth to the next.
 FIRST_SLICE, GROWTH = 32, 16.0
+#: Runs that a thread takes at once at most (a power of two), and how often it takes some at
+#: least: runs side by side end in the same lines of memory, for which threads would contend.
+CHUNK, TURNS = 64, 64
 
 
 def usable_threads(limit: int | None = None) -> int:
@@ -161,7 +164,7 @@ class CpuProgram:
         pointer, size = ctypes.c_void_p, ctypes.c_int64
         # Numba's own convention: two out-pointers (result, exception), then the arguments.
         self._call = ctypes.CFUNCTYPE(
-            ctypes.c_int32, pointer, pointer, pointer, pointer, pointer, pointer, size, size,
+            ctypes.c_int32, pointer, pointer, pointer, pointer, pointer, pointer, size, size, size,
             pointer, pointer, pointer, pointer, pointer, size, pointer, size, size, size, pointer,
             pointer,
         )(address)  # fmt: skip
@@ -218,10 +221,12 @@ class _Work:
         self.stopped = False
         self._program, self._count = program, batch.count
         self._counter = (ctypes.c_int64 * 8)()
+        turns = batch.count // (TURNS * batch.threads)
+        chunk = 1 << (max(1, min(turns, CHUNK)).bit_length() - 1)
         # The batch keeps what these addresses are of.
         self._batch = batch
         self._outside = (
-            batch.count, ctypes.addressof(self._counter), _address(batch.inputs),
+            batch.count, chunk, ctypes.addressof(self._counter), _address(batch.inputs),
             _address(batch.initial), _address(batch.settings), _address(batch.times),
             batch.time_count, _address(batch.samples), *batch.strides, _address(batch.finals),
             _address(batch.counts),

@@ -24,13 +24,36 @@ from cubie_flow.kernels.targets.driver import make_driver
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _take(context: Any, counter: Any, following: Any, stride: Any) -> Any:
-    """Take the next run from the counter that all threads share."""
+def _take(context: Any, counter: Any, following: Any, chunk: Any) -> Any:
+    """Take the next run: of the thread's own chunk, else the first of one that all share."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", args[0], I64(1), "monotonic")
+        counter, following, chunk = args
+        beside = builder.add(following, I64(1))
+        place = builder.and_(beside, builder.sub(chunk, I64(1)))
+        used_up = builder.icmp_signed("==", place, I64(0))
+        # Before its first run a thread comes with a negative number.
+        wanting = builder.or_(used_up, builder.icmp_signed("<", following, I64(0)))
+        here = builder.block
+        with builder.if_then(wanting):
+            first = builder.atomic_rmw("add", counter, chunk, "monotonic")
+            there = builder.block
+        found = builder.phi(I64)
+        found.add_incoming(beside, here)
+        found.add_incoming(first, there)
+        return found
 
-    return types.int64(counter, following, stride), generate
+    return types.int64(counter, following, chunk), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _lowest(context: Any, mask: Any) -> Any:
+    """Return the number of the lowest bit that is set, of a mask that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(mask), generate
 
 
 def compile_driver(
@@ -73,15 +96,15 @@ def _driver_module(
         name: block_intrinsic(block, dialect, places, intrinsic, types, bodies)
         for name, block in blocks.items()
     }
-    driver = make_driver(compiled, _take, dialect.lanes, compile_function, pausing=True)
+    driver = make_driver(compiled, _take, dialect.lanes, compile_function, True, _lowest)
 
     def entry(
-        shared: Any, local: Any, persistent: Any, runs: Any, attempts: int, count: int,
+        shared: Any, local: Any, persistent: Any, runs: Any, attempts: int, count: int, chunk: int,
         counter: Any, inputs: Any, initial: Any, settings: Any, times: Any, time_count: int,
         samples: Any, rows: int, run_stride: int, time_stride: int, finals: Any, counts: Any,
     ) -> None:  # fmt: skip
         driver(
-            (shared, local, persistent), runs, attempts, (0, count, 1, counter),
+            (shared, local, persistent), runs, attempts, (0, count, chunk, counter),
             (inputs, initial, settings),
             (times, time_count, samples, rows, run_stride, time_stride), (finals, counts),
         )  # fmt: skip
@@ -89,8 +112,8 @@ def _driver_module(
     real = types.CPointer(types.float64 if dialect.real == "float64" else types.float32)
     whole, size = types.CPointer(types.int64), types.int64
     signature = types.void(
-        types.voidptr, types.voidptr, types.voidptr, whole, size, size, whole, real, real, real,
-        real, size, real, size, size, size, real, types.CPointer(types.int32),
+        types.voidptr, types.voidptr, types.voidptr, whole, size, size, size, whole, real, real,
+        real, real, size, real, size, size, size, real, types.CPointer(types.int32),
     )  # fmt: skip
     module, name = _lowered(entry, signature)
     module = _promised(module)

@@ -19,6 +19,7 @@ def make_driver(
     lanes: int,
     compile_function: Compile,
     pausing: bool = False,
+    lowest: Function | None = None,
 ) -> Function:
     """Return ``driver(memory, runs, attempts, queue, given, sampling, results)``.
 
@@ -46,7 +47,10 @@ def make_driver(
         Whether the driver returns after `attempts` attempts, to be called again: ``runs`` then
         has two elements more, the occupied lanes (none at first, none at the end) and the run
         that follows.
+    lowest : callable, optional
+        ``lowest(mask)``: the number of the lowest bit that is set; needed with several lanes.
     """
+    first_of = lowest or compile_function(_zero)
     start, park, begin = blocks["start"], blocks["park"], blocks["begin"]
     attempt, finished, finish = blocks["attempt"], blocks["finished"], blocks["finish"]
     saving, driving, eventful = "sample" in blocks, "at_knot" in blocks, "react" in blocks
@@ -55,11 +59,11 @@ def make_driver(
     idle = compile_function(_nothing)
     save_due = save_missing = pass_knots = happen = idle
     if saving:
-        save_due, save_missing = _make_saving(blocks, lanes, compile_function)
+        save_due, save_missing = _make_saving(blocks, first_of, compile_function)
     if driving:
-        pass_knots = _make_knots(blocks, lanes, compile_function)
+        pass_knots = _make_knots(blocks, first_of, compile_function)
     if eventful:
-        happen = _make_events(blocks, lanes, compile_function)
+        happen = _make_events(blocks, first_of, compile_function)
     clear_events = blocks.get("clear_events", idle)
 
     def driver(
@@ -75,27 +79,39 @@ def make_driver(
             following = take(counter, first - stride, stride)
         vacant = everything & ~occupied
         while True:
-            for lane in range(lanes):
-                if (vacant >> lane) & 1:
-                    if following < count:
-                        runs[lane] = following
-                        start(
-                            memory, lane, (inputs, count, following), (sampling[0], 1, 0),
+            # Lane by lane: to go over all of them costs wrong guesses of the processor.
+            while vacant != 0:
+                lane = first_of(vacant)
+                vacant &= vacant - 1
+                if (occupied >> lane) & 1:
+                    run = runs[lane]
+                    if saving:
+                        save_missing(memory, lane, run, sampling)
+                    if compared:
+                        finish(
+                            memory, lane, (finals, count, run), (counts, count, run),
                             (initial, 1, 0),
                         )  # fmt: skip
-                        if recording:
-                            clear_events(memory, lane, (finals, count, following))
-                        begin(memory, lane, (settings, 1, 0))
-                        occupied |= 1 << lane
-                        following = take(counter, following, stride)
                     else:
-                        park(memory, lane)
-                        occupied &= ~(1 << lane)
+                        finish(memory, lane, (finals, count, run), (counts, count, run))
+                if following < count:
+                    runs[lane] = following
+                    start(
+                        memory, lane, (inputs, count, following), (sampling[0], 1, 0),
+                        (initial, 1, 0),
+                    )  # fmt: skip
+                    if recording:
+                        clear_events(memory, lane, (finals, count, following))
+                    begin(memory, lane, (settings, 1, 0))
+                    occupied |= 1 << lane
+                    following = take(counter, following, stride)
+                else:
+                    park(memory, lane)
+                    occupied &= ~(1 << lane)
             if pausing:
                 runs[lanes] = occupied
             if occupied == 0:
                 break
-            vacant = 0
             while vacant == 0:
                 busy = 1
                 while busy != 0:
@@ -117,24 +133,12 @@ def make_driver(
                     if pausing and marks == 0:
                         runs[lanes + 1] = following
                         return
-            for lane in range(lanes):
-                if (vacant >> lane) & 1:
-                    run = runs[lane]
-                    if saving:
-                        save_missing(memory, lane, run, sampling)
-                    if compared:
-                        finish(
-                            memory, lane, (finals, count, run), (counts, count, run),
-                            (initial, 1, 0),
-                        )  # fmt: skip
-                    else:
-                        finish(memory, lane, (finals, count, run), (counts, count, run))
 
     return compile_function(driver)
 
 
 def _make_saving(
-    blocks: Mapping[str, Function], lanes: int, compile_function: Compile
+    blocks: Mapping[str, Function], first_of: Function, compile_function: Compile
 ) -> tuple[Function, Function]:
     """Return what saves the samples that are due, and what fills those that a run never had."""
     idle = compile_function(_nothing)
@@ -151,13 +155,14 @@ def _make_saving(
             densify(memory, 0)
         while waiting != 0:
             sample(memory, 0)
-            for lane in range(lanes):
-                if (waiting >> lane) & 1:
-                    if compared:
-                        compare(memory, lane, (initial, 1, 0))
-                    index = saved(memory, lane)
-                    place = runs[lane] * run_stride + index * time_stride
-                    store_sample(memory, lane, (samples, rows, place), (times, 1, index + 1))
+            while waiting != 0:
+                lane = first_of(waiting)
+                waiting &= waiting - 1
+                if compared:
+                    compare(memory, lane, (initial, 1, 0))
+                index = saved(memory, lane)
+                place = runs[lane] * run_stride + index * time_stride
+                store_sample(memory, lane, (samples, rows, place), (times, 1, index + 1))
             waiting = due(memory, 0)
 
     @compile_function
@@ -170,7 +175,9 @@ def _make_saving(
     return save_due, save_missing
 
 
-def _make_knots(blocks: Mapping[str, Function], lanes: int, compile_function: Compile) -> Function:
+def _make_knots(
+    blocks: Mapping[str, Function], first_of: Function, compile_function: Compile
+) -> Function:
     """Return what takes lanes at a knot of a driver into the next segment; it tells which."""
     at_knot, following_segment = blocks["at_knot"], blocks["following"]
     begin, restarting = blocks["begin"], "restarting" in blocks
@@ -181,20 +188,25 @@ def _make_knots(blocks: Mapping[str, Function], lanes: int, compile_function: Co
         inputs, initial, settings = given
         busy: int = at_knot(memory, 0)
         if busy != 0:
-            for lane in range(lanes):
-                if (busy >> lane) & 1:
-                    following_segment(memory, lane, (inputs, count, runs[lane]), (initial, 1, 0))
+            left = busy
+            while left != 0:
+                lane = first_of(left)
+                left &= left - 1
+                following_segment(memory, lane, (inputs, count, runs[lane]), (initial, 1, 0))
             if restarting:
                 again = restart(memory, 0)
-                for lane in range(lanes):
-                    if (again >> lane) & 1:
-                        begin(memory, lane, (settings, 1, 0))
+                while again != 0:
+                    lane = first_of(again)
+                    again &= again - 1
+                    begin(memory, lane, (settings, 1, 0))
         return busy
 
     return pass_knots
 
 
-def _make_events(blocks: Mapping[str, Function], lanes: int, compile_function: Compile) -> Function:
+def _make_events(
+    blocks: Mapping[str, Function], first_of: Function, compile_function: Compile
+) -> Function:
     """Return what lets events happen in lanes that wait for them; it tells which."""
     idle = compile_function(_nothing)
     waiting, jumping, react = blocks["waiting"], blocks["jumping"], blocks["react"]
@@ -207,19 +219,26 @@ def _make_events(blocks: Mapping[str, Function], lanes: int, compile_function: C
         if busy != 0:
             told = react(memory, 0)
             if recording:
-                for lane in range(lanes):
-                    if (told >> lane) & 1:
-                        row = event_row(memory, lane)
-                        store_event(memory, lane, (finals, count, runs[lane] + count * row))
+                while told != 0:
+                    lane = first_of(told)
+                    told &= told - 1
+                    row = event_row(memory, lane)
+                    store_event(memory, lane, (finals, count, runs[lane] + count * row))
         else:
             busy = jumping(memory, 0)
-            if busy != 0:
-                for lane in range(lanes):
-                    if (busy >> lane) & 1:
-                        begin(memory, lane, (settings, 1, 0))
+            left = busy
+            while left != 0:
+                lane = first_of(left)
+                left &= left - 1
+                begin(memory, lane, (settings, 1, 0))
         return busy
 
     return happen
+
+
+def _zero(mask: int) -> int:
+    """Return the number of the only lane there is."""
+    return 0
 
 
 def _nothing(*_: Any) -> None:
