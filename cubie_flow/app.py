@@ -27,6 +27,7 @@ from cubie_flow.logs import logged
 from cubie_flow.profiling import process_age, stopwatch
 from cubie_flow.startup import (
     check_surroundings,
+    ending,
     keep_dask_out,
     mute,
     open_streams,
@@ -91,8 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
+        ending()
         return _complain("interrupted", INTERRUPTED)
     except Stopped as error:
+        ending()
         return _complain(f"interrupted: {error}", error.code)
     except BrokenPipeError:
         # The reader has gone (`| head`).
@@ -141,6 +144,7 @@ def _resume(given: list[str]) -> int:
         )
     with locked(folder):
         store = ResultStore.open(place)
+        store.refuse_gaps()
         settings = resume.stored_settings(resume.stored_config(folder), others, store.attrs)
         study = resume.stored_study(settings, store.attrs)
         _confirm(settings, study, place, new=False)
@@ -162,7 +166,8 @@ def _finish(
     """Solve what a store lacks."""
     with logged(folder / LOG):
         log.info("%s resumed %s", study.name, " ".join(others))
-        _solve(settings, study, place, folder, others, resume=True, recheck=recheck)
+        start = "recheck" if recheck else "resume"
+        _solve(settings, study, place, folder, others, start=start)
 
 
 def _solve(
@@ -221,6 +226,7 @@ def _verify(given: list[str]) -> int:
 
         return verify_multirun(folder, place)
     store = ResultStore.open(place)
+    store.refuse_gaps()
     complete, bad = store.completed(), store.damaged()
     total = len(store.plan.shards)
     print(f"{len(complete):,} of {total:,} shards complete, {len(bad):,} of them damaged")
@@ -450,7 +456,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
                 folder,
                 overrides,
                 config_yaml=config_yaml,
-                overwrite=storage["overwrite"],
+                start="overwrite" if storage["overwrite"] else "new",
                 on_created=lambda: note_location(folder, place),
             )
 

@@ -25,7 +25,8 @@ def arguments(given: Sequence[str]) -> list[str]:
     """Check the options and write out short forms.
 
     ``system.file=model.yaml`` chooses that file instead of the system of the default study,
-    ``batch.values={...}`` replaces what the study varies, where Hydra would add to it, and
+    ``batch.values={...}`` replaces what the study varies, where Hydra would add to it, as
+    ``batch.values.NAME=[...]`` replaces what it says of one quantity, and
     ``target.arch=sm_80,sm_90`` names several architectures where it is not swept. A table, saved
     times or an interval between them replace what the default study says of the same.
 
@@ -41,6 +42,7 @@ def arguments(given: Sequence[str]) -> list[str]:
     # Hydra wants its options first.
     given = [word for word in given if word not in overrides] + overrides
     chosen = [key_of(override) for override in overrides]
+    _refuse_no_choices(overrides)
     found: list[str] = []
     for argument in given:
         if argument in overrides:
@@ -51,6 +53,9 @@ def arguments(given: Sequence[str]) -> list[str]:
                 found += [] if "batch.size" in chosen else ["batch.size=null"]
                 found += ["~batch.values"]
                 argument = f"+{argument}"
+            if re.fullmatch(r"\+{0,2}batch\.values\.\w+=(\[[^][]*\]|\{[^{}]*\})", argument):
+                # Hydra would add it to what the study says of the quantity, or stumble over that.
+                found.append(f"{argument.partition('=')[0]}=null")
             if re.fullmatch(r"target\.arch=\w+(,\w+)+", argument) and not parsed.multirun:
                 argument = argument.replace("=", "='") + "'"
         found.append(argument)
@@ -61,6 +66,26 @@ def arguments(given: Sequence[str]) -> list[str]:
         if f"output.{one}" in chosen and f"output.{other}" not in chosen:
             found.append(f"output.{other}=null")
     return found
+
+
+def _refuse_no_choices(overrides: Sequence[str]) -> None:
+    """Refuse a list or a mapping where a file of ``conf/`` is chosen: Hydra stumbles over it."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        files = shipped("conf") / key.lstrip("+~")
+        if key.lstrip("+~").isidentifier() and files.is_dir() and not _may_be_a_name(value):
+            options = sorted(file.stem for file in files.glob("*.yaml"))
+            raise FlowError(f"{key} is {value}; it must be one of {', '.join(options)}")
+
+
+def _may_be_a_name(value: str) -> bool:
+    if value.lstrip()[:1] in ("[", "{") or value.lower() in ("true", "false"):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
 
 
 def _refuse(message: str) -> NoReturn:
@@ -89,6 +114,8 @@ def sentence(error: Exception, given: Sequence[str]) -> str:
         )
         if match and not str(error).startswith("Could not append"):
             return _unknown(match[1], given)
+    if str(error).startswith("Error merging override"):
+        return _not_merged(str(error), str(error.__cause__ or error), given)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         reason = str(error).splitlines()[0]
         return f"{error.full_key}: {reason.removeprefix(_RESOLVING)}"
@@ -96,6 +123,15 @@ def sentence(error: Exception, given: Sequence[str]) -> str:
         return f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
     cause = error.__cause__ if isinstance(error, CompactHydraException) else None
     return _one_line(f"{error}" if cause is None else f"{error}: {cause}")
+
+
+def _not_merged(text: str, cause: str, given: Sequence[str]) -> str:
+    """Say that a value does not fit the key that it is for."""
+    word = next((word for word in given if word in text), text.removeprefix("Error merging "))
+    reason = cause.splitlines()[0]
+    if reason.startswith("Cannot merge"):
+        reason = "one is a mapping and the other a list"
+    return f"'{word}' does not fit what the key holds: {reason}"
 
 
 def _one_line(text: str) -> str:
@@ -122,7 +158,10 @@ def _unknown(key: str, given: Sequence[str]) -> str:
         keys: Iterable[str] = place.keys() if hasattr(place, "keys") else ()
         if part in keys:
             path = f"{path}.{part}" if path else part
-            place = place[part]
+            try:
+                place = place[part]
+            except OmegaConfBaseException:
+                break  # it is there, without a value
             continue
         known = sorted(map(str, keys))
         if not known:

@@ -118,6 +118,10 @@ def solve(
         raise FlowError(f"solve needs an OdeSystem, not {type(system).__name__}")
     if controller is not None and not isinstance(controller, ControllerChoice):
         raise FlowError(f"controller must be a ControllerChoice, not {type(controller).__name__}")
+    if not isinstance(target, str | TargetChoice):
+        raise FlowError(f"target must be a name or a TargetChoice, not {target!r:.60}")
+    if not isinstance(locations, Mapping | None):
+        raise FlowError(f"locations must map buffers to places, not be {locations!r:.60}")
     system, choices = _driven(system, drivers, parameters)
     system, varied = _valued(system, parameters, initial_values)
     spans = None if duration is None else _numbers("duration", duration)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -19,6 +21,12 @@ class _Process:
 
 
 process = _Process()
+
+
+def ending() -> None:
+    """Take no notice of a further Ctrl-C, where the process only says why it ends."""
+    if process.owned and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def open_streams() -> None:

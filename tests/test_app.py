@@ -140,6 +140,23 @@ def test_a_folder_of_ones_own(elsewhere: Path) -> None:
     assert xarray.open_zarr(store, chunks=None).k.values.tolist() == [0.1, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("batch.values.rho=[20, 30]", [20.0, 30.0]),
+        ("batch.values.rho={logspace: [1, 100, 3]}", [1.0, 10.0, 100.0]),
+    ],
+)
+def test_what_is_said_of_one_quantity_replaces_what_the_study_says(
+    word: str, values: list[float], elsewhere: Path
+) -> None:
+    assert main([*SMALL[1:], word]) == 0
+    assert main(["-m", *SMALL[1:], word, "algorithm=tsit5,vern7"]) == 0
+    one, several = (xarray.open_datatree(store, engine="zarr") for store in results(elsewhere))
+    assert one.rho.values.tolist() == pytest.approx(values)
+    assert several["job_1"].rho.values.tolist() == pytest.approx(values)
+
+
 @pytest.mark.parametrize("words", [[], ["-m", "controller.rtol=1e-4,1e-6"]])
 def test_a_model_in_a_folder_of_ones_own_is_called_after_its_file(
     words: list[str], elsewhere: Path
@@ -200,6 +217,11 @@ MISTAKES = [
     (["+_target_=os.system"], ["_target_", "refused"]),
     (["to=x.yaml"], ["to=x.yaml", "task=import", "task=run"]),
     (["--config-dir", "nowhere"], ["nowhere"]),
+    (["controller=[[1],[2]]"], ["controller", "[[1],[2]]", "must be one of default, fixed"]),
+    (["output={a: 1}"], ["output", "must be one of final, summaries"]),
+    (["~hydra.job.num"], ["hydra.job.num", "cannot be changed"]),
+    (["batch=0.5"], ["batch", "0.5", "must be one of grid"]),
+    (["output.trajectories=[x]"], ["output.trajectories=[x]", "mapping and the other a list"]),
     (["-m", "hydra/launcher=jobli"], ["hydra/launcher", "jobli", "cubie-flow[launchers]"]),
     (["storage.url=s3://"], ["storage.url", "s3://", "s3://bucket/results"]),
     (["batch.size=1e30"], ["of disk", "batch.size="]),

@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 from attrs import evolve
 
-from cubie_flow import OdeSystem, solve
+from cubie_flow import OdeSystem, open_results, solve
 from cubie_flow.batches import make_design, swept_design
 from cubie_flow.errors import FlowError
 from cubie_flow.solve import ControllerChoice, OutputChoice, Study, run_study, solve_study
@@ -244,3 +244,62 @@ def test_a_relative_tolerance_is_a_part_of_the_value(rtol: Any) -> None:
     system = OdeSystem.from_equations("x' = -x", states={"x": 1.0})
     with pytest.raises(FlowError, match=r"controller\.rtol.* is .*below 1"):
         solve(system, rtol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"save_every": "a"}, "output.save_every is 'a'; it must be a number"),
+        ({"variables": 3, "save_every": 0.1}, "output.variables is 3; it must be a list of names"),
+        ({"summaries": [1]}, "output.summaries is .1.; it must be a list of names"),
+        ({"sensitivities": "nu"}, "output.sensitivities names 'nu'"),
+        ({"rtol": "a"}, "controller.rtol is 'a'; it must be a number"),
+        ({"atol": {"x": None, "y": "a"}}, "controller.atol.y is 'a'"),
+        ({"rtol": float("nan")}, "controller.rtol is nan; it must be a positive number"),
+        ({"dt": "a"}, "controller.dt is 'a'; it must be a number"),
+        ({"target": 3}, "target must be a name or a TargetChoice, not 3"),
+        ({"locations": 3}, "locations must map buffers to places, not be 3"),
+    ],
+)
+def test_an_argument_of_another_kind_is_one_sentence(
+    arguments: dict[str, Any], message: str
+) -> None:
+    system = OdeSystem.from_equations("x' = -k*x", states={"x": 1.0}, parameters={"k": 0.5})
+    with pytest.raises(FlowError, match=message):
+        solve(system, **arguments)
+
+
+def test_one_name_is_a_list_of_one() -> None:
+    system = OdeSystem.from_equations("xy' = -mu*xy", states={"xy": 1.0}, parameters={"mu": 0.5})
+    found = solve(system, save_every=0.5, variables="xy", summaries="xy", sensitivities="mu")
+    assert {"xy", "xy_max", "dxy_dmu_final"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OdeSystem.from_equations(3, states={"x": 1.0}), "equations are lines of text"),  # type: ignore[arg-type]
+        (lambda: OdeSystem.from_file(3), "a model file is named by its path, not by 3"),  # type: ignore[arg-type]
+        (
+            lambda: OdeSystem.from_equations("x' = 1", {"x": 0.0}).with_values(3),  # type: ignore[arg-type]
+            "values of a parameter are given by name, not as 3",
+        ),
+        (lambda: open_results(3), "a result is named by its path, not by 3"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_model_and_no_result_is_one_sentence(make: Any, message: str) -> None:
+    with pytest.raises(FlowError, match=message):
+        make()
+
+
+def test_the_span_of_a_grid_needs_no_look_at_its_runs() -> None:
+    design = make_design("grid", {"duration": {"linspace": [2, 1, 10**15]}, "x": [1.0, 3.0, 2.0]})
+    assert (design.bounds("duration"), design.bounds("x")) == ((1.0, 2.0), (1.0, 3.0))
+    drawn = make_design("sobol", {"x": {"normal": [0, 1]}}, 100)
+    values = drawn.columns(0, 100)["x"]
+    assert drawn.bounds("x") == (values.min(), values.max())
+    swept = swept_design(
+        [{"x": [5.0, 4.0]}], 0, lambda seed: make_design("sobol", {"y": {"uniform": [0, 2]}}, 4)
+    )
+    assert swept.bounds("x") == (4.0, 5.0)
+    assert 0 < swept.bounds("y")[0] < swept.bounds("y")[1] < 2

@@ -88,6 +88,13 @@ class Design(ABC):
     def _columns(self, start: int, stop: int) -> dict[str, Array]:
         """Return the slice; its bounds are already checked."""
 
+    def bounds(self, name: str) -> tuple[float, float]:
+        """Return the least and the greatest value of one of `names`; here by looking at all."""
+        starts = range(0, self.size, HASH_ROWS)
+        parts = (self.columns(a, min(a + HASH_ROWS, self.size))[name] for a in starts)
+        ends = [(float(part.min()), float(part.max())) for part in parts]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
     @abstractmethod
     def largest(self) -> dict[str, float]:
         """Return the largest magnitude of each of `names`."""
@@ -159,6 +166,9 @@ class Grid(Design):
             index //= axis.size
         return {name: columns[name] for name in self.axes}
 
+    def bounds(self, name: str) -> tuple[float, float]:
+        return self.axes[name].bounds
+
     def largest(self) -> dict[str, float]:
         return {name: axis.largest for name, axis in self.axes.items()}
 
@@ -182,6 +192,9 @@ class Zip(Design):
     def _columns(self, start: int, stop: int) -> dict[str, Array]:
         index = np.arange(start, stop)
         return {name: values.at(index) for name, values in self.lists.items()}
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        return self.lists[name].bounds
 
     def largest(self) -> dict[str, float]:
         return {name: values.largest for name, values in self.lists.items()}

@@ -86,6 +86,13 @@ class Swept(Design):
                 columns[name][chosen] = values[runs - low]
         return columns
 
+    def bounds(self, name: str) -> tuple[float, float]:
+        for group in self.groups:
+            if name in group.lists:
+                return group.bounds(name)
+        ends = [design.bounds(name) for design in self.inner]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
     def largest(self) -> dict[str, float]:
         found = {name: value for group in self.groups for name, value in group.largest().items()}
         found.pop(SEED, None)

@@ -38,9 +38,15 @@ class ValueList(ABC):
         """Return the values at `index`, shape ``index.shape``, float64."""
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and greatest value; here of values that only rise or only fall."""
+        low, high = sorted(self.at(np.array([0, self.size - 1])).tolist())
+        return low, high
+
+    @property
     def largest(self) -> float:
-        """Largest magnitude; here of values that only rise or only fall."""
-        return float(np.abs(self.at(np.array([0, self.size - 1]))).max())
+        """Largest magnitude."""
+        return max(map(abs, self.bounds))
 
     @property
     @abstractmethod
@@ -80,8 +86,8 @@ class Listed(ValueList):
         return self.values[index]
 
     @property
-    def largest(self) -> float:
-        return float(np.abs(self.values).max())
+    def bounds(self) -> tuple[float, float]:
+        return float(self.values.min()), float(self.values.max())
 
     @property
     def spec(self) -> list[float]:

@@ -214,6 +214,8 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
     ) -> None:
         config = evolve(config or BatchSolverConfig(), precision=run.precision)
         self._cache = cache or KernelCache()
+        #: Hash of the settings whose locations were found in order.
+        self._checked = ""
         super().__init__(config)
         self.adopt("run", SingleIntegratorRun(run))
         if locations:
@@ -343,6 +345,8 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         FlowError
             Naming the buffer.
         """
+        if self._checked == self.config_hash:
+            return
         blocks, places = self.run.product, self.places
         external = {name for block in blocks.values() for name in block.externals}
         for block in blocks.values():
@@ -356,6 +360,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
                             "it must be local or shared"
                         )
                 written |= writes
+        self._checked = self.config_hash
 
     def _key(self, dialect: Dialect, **more: Any) -> str:
         parts = {

@@ -74,7 +74,7 @@ class Encoder:
         inner = pipeline[0].codecs if sharded else pipeline
         chunk = tuple(array.chunks)
         known = [type(codec) for codec in inner] == [BytesCodec, BloscCodec, Crc32cCodec]
-        at_end = not sharded or pipeline[0].index_location.value == "end"
+        at_end = not sharded or word(pipeline[0].index_location) == "end"
         if not (known and at_end and chunk[1:] == array.shape[1:]):
             raise FlowError(
                 f"the array '{array.basename}' has another layout than cubie_flow gives it, so "
@@ -88,7 +88,7 @@ class Encoder:
             dtype=array.dtype.newbyteorder("<"),
             fill=array.metadata.fill_value,
             blosc=Blosc(
-                blosc.cname.value, blosc.clevel, _SHUFFLES[blosc.shuffle.value], blosc.blocksize
+                word(blosc.cname), blosc.clevel, _SHUFFLES[word(blosc.shuffle)], blosc.blocksize
             ),
         )
 
@@ -130,6 +130,11 @@ class Encoder:
             values = whole
         compressed = self._blosc.encode(np.ascontiguousarray(values, self.dtype))
         return compressed, _checksum(compressed)
+
+
+def word(given: Any) -> str:
+    """Return a setting of a codec: a member of an enumeration, and from zarr 3.2 on its text."""
+    return str(getattr(given, "value", given))
 
 
 def _only(fill: Any, values: NDArray[Any]) -> bool:

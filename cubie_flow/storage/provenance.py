@@ -9,12 +9,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from pathlib import Path
 from time import monotonic
 
 from cubie_flow.credentials import redacted
 
-#: When a checkout was looked at, its commit, and whether it was modified.
+#: When a folder was looked at, its commit if it is of a checkout, and whether that was modified.
 _CHECKOUTS: dict[Path, tuple[float, str, bool]] = {}
 SCHEMA_VERSION = 1
 PACKAGES = ("cubie-flow", "numpy", "numba", "llvmlite", "numba-cuda", "scipy", "xarray", "zarr")
@@ -51,8 +52,8 @@ def provenance(overrides: Sequence[str] = (), folder: str | Path = ".") -> dict[
     }
     # Each job of a multirun asks; the same checkout is looked at once a minute.
     place = Path(folder).absolute()
-    known, commit, modified = _CHECKOUTS.get(place, (0.0, "", False))
-    if not commit or monotonic() > known + 60.0:
+    known, commit, modified = _CHECKOUTS.get(place, (-inf, "", False))
+    if monotonic() > known + 60.0:
         commit = _git(folder, "rev-parse", "HEAD")
         modified = bool(commit and _git(folder, "status", "--porcelain", "-uno"))
         _CHECKOUTS[place] = monotonic(), commit, modified

@@ -13,6 +13,8 @@ from cubie_flow.errors import FlowError
 
 RUN, TIME, STATUS = "run", "time", "status"
 UNWRITTEN = 255
+#: Attributes without which a study cannot be resumed from its store.
+STATED = ("system", "algorithm", "design")
 PER_RUN = (RUN,)
 PER_RUN_AND_TIME = (RUN, TIME)
 #: What happens several times in a run, in the order in which it does.
@@ -199,3 +201,11 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)
+
+
+def lacks_status(name: str) -> str:
+    """Say of a store that the array is gone which tells what of it is complete."""
+    return (
+        f"'{name}' lacks its array '{STATUS}', which tells what of it is complete: it was damaged, "
+        "or left unfinished while it was made; put the array back, or start the study anew"
+    )

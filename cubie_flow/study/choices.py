@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,32 @@ from attrs import field, frozen
 from cubie_flow.errors import FlowError
 
 Array = Any
+
+
+def check_number(key: str, value: object) -> None:
+    """Refuse what is neither a number nor None.
+
+    Raises
+    ------
+    FlowError
+        Naming the key.
+    """
+    if value is not None and (isinstance(value, bool | np.bool_) or not isinstance(value, Real)):
+        raise FlowError(f"{key} is {value!r:.60}; it must be a number")
+
+
+def _names(value: Any) -> Any:
+    """Return one name as a list of it, and what is no list of names as it is."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_names(_: object, attribute: Any, value: Any) -> None:
+    listed = isinstance(value, Sequence | np.ndarray)
+    if value is not None and not (listed and all(isinstance(name, str) for name in value)):
+        raise FlowError(
+            f"output.{attribute.name} is {value!r:.60}; it must be a list of names, such as "
+            "['x', 'y'], or None"
+        )
 
 
 @frozen
@@ -27,6 +54,13 @@ class ControllerChoice:
     safety: float | None = None
     min_factor: float | None = None
     max_factor: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for key in ("dt", "dt_min", "dt_max", "max_steps", "safety", "min_factor", "max_factor"):
+            check_number(f"controller.{key}", getattr(self, key))
+        for key, given in (("rtol", self.rtol), ("atol", self.atol)):
+            for name, value in given.items() if isinstance(given, Mapping) else [("", given)]:
+                check_number(f"controller.{key}{f'.{name}' if name else ''}", value)
 
 
 @frozen
@@ -59,9 +93,11 @@ class OutputChoice:
 
     save_every: float | None = None
     times: Sequence[float] | None = None
-    variables: Sequence[str] | None = None
-    summaries: Sequence[str] | None = None
-    sensitivities: Sequence[str] | None = None
+    variables: Sequence[str] | None = field(default=None, converter=_names, validator=_check_names)
+    summaries: Sequence[str] | None = field(default=None, converter=_names, validator=_check_names)
+    sensitivities: Sequence[str] | None = field(
+        default=None, converter=_names, validator=_check_names
+    )
     compare: Any = field(default=None, eq=False)
     where: str | None = None
     event_times: int = 10
@@ -76,6 +112,7 @@ class OutputChoice:
         """
         if self.save_every is not None and self.times is not None:
             raise FlowError("output.save_every and output.times exclude each other; give one")
+        check_number("output.save_every", self.save_every)
         if self.save_every is not None:
             if not self.save_every > 0:
                 raise FlowError(f"output.save_every is {self.save_every}; it must be positive")

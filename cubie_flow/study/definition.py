@@ -57,8 +57,7 @@ class Study:
     def spans(self) -> tuple[float, float]:
         """Shortest and longest duration of a run."""
         if DURATION in self.design.names:
-            columns = [columns[DURATION] for columns in parts(self.design, {DURATION})]
-            return min(float(c.min()) for c in columns), max(float(c.max()) for c in columns)
+            return self.design.bounds(DURATION)
         span = float(self.system.duration if self.duration is None else self.duration)
         return span, span
 

@@ -45,16 +45,28 @@ def _check_kernel(study: Study) -> None:
         check_choices(study.system.drivers, columns)
 
 
-#: Kernels that `solve` used last: a notebook calls it again and again with other values.
+#: Kernels that were used last: a notebook solves again and again with other values, and jobs of a
+#: multirun that differ in tolerances share one.
 _recent: dict[object, BatchSolverKernel] = {}
 _RECENT = 4
 
 
 @contextmanager
-def lent_kernel(study: Study) -> Iterator[BatchSolverKernel]:
-    """Lend the kernel of a study, which an earlier call may have built; nobody else has it."""
+def lent_kernel(study: Study, *, large: bool = False) -> Iterator[BatchSolverKernel]:
+    """Lend the kernel of a study, which an earlier call may have built; nobody else has it.
+
+    Parameters
+    ----------
+    study : Study
+    large : bool
+        Whether it is to solve batches that fill a GPU. Such a kernel is not kept on one: it holds
+        the memory of its batches, which the next one needs.
+    """
     _check_kernel(study)
     run, config = compiled_in(study)
+    if large and config.resolved_target() == "cuda":
+        yield BatchSolverKernel(run, config, study.locations)
+        return
     places = tuple(sorted(study.locations.items()))
     key = stable_hash(run), stable_hash(config), config.resolved_target(), places
     kernel = _recent.pop(key, None) or BatchSolverKernel(run, config, study.locations)
@@ -166,7 +178,7 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
             raise FlowError(f"controller.{key} is {value}; it must be positive, or null")
     relative = choice.rtol if isinstance(choice.rtol, Mapping) else {"": choice.rtol}
     for name, value in relative.items():
-        if not value < 1:
+        if value >= 1:
             raise FlowError(
                 f"controller.rtol{f'.{name}' if name else ''} is {value:g}; it must be below 1, an "
                 "error as large as the value itself"

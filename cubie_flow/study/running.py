@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from attrs import evolve, frozen
 
-from cubie_flow.engines import Account, Engine, LocalEngine, Part
+from cubie_flow.engines import Account, Engine, LocalEngine, Part, pick_devices
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.loop import STATUS, WELL
 from cubie_flow.kernels.kernel import BatchSolverKernel
@@ -22,7 +22,7 @@ from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
 from cubie_flow.study.contents import schema
 from cubie_flow.study.definition import Study
-from cubie_flow.study.kernel import build_kernel, kernel_digest, threads_of, tolerances
+from cubie_flow.study.kernel import kernel_digest, lent_kernel, threads_of, tolerances
 from cubie_flow.study.plan import plan_with, shard_plan
 from cubie_flow.study.shards import ShardWork
 
@@ -103,19 +103,22 @@ class RunReport:
         return self.location.folder / self.location.group
 
 
+#: How a study begins: into a place where nothing is, in place of a store that is there, with what
+#: a store lacks, or with what it lacks and what is damaged.
+Start = Literal["new", "overwrite", "resume", "recheck"]
+
+
 def run_study(
     study: Study,
     path: str | Path | Location,
     *,
+    start: Start = "new",
     config_yaml: str = "",
     overrides: Sequence[str] = (),
-    on_progress: Callable[[Progress], None] | None = None,
-    resume: bool = False,
-    between_shards: Callable[[float], None] | None = None,
-    recheck: bool = False,
-    overwrite: bool = False,
-    on_created: Callable[[], None] | None = None,
     engine: Engine | None = None,
+    on_created: Callable[[], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    between_shards: Callable[[float], None] | None = None,
 ) -> RunReport:
     """Integrate a study into a new store, or finish the store of an earlier run of it.
 
@@ -123,28 +126,25 @@ def run_study(
     ----------
     study : Study
     path : path, URL or Location
-        Where the store goes; there must be nothing yet.
+        Where the store goes.
+    start : {"new", "overwrite", "resume", "recheck"}
+        ``new``: there must be nothing yet. ``overwrite``: a store that is there is deleted once
+        the study is ready to start. ``resume``: only the shards that the store lacks are
+        integrated, in the layout that it has, and it is lengthened if the study has more runs.
+        ``recheck``: the same, and shards that differ from their checksums are integrated again.
     config_yaml : str
-        The composed config, unresolved, kept in the store.
+        The composed config, unresolved, kept in a new store.
     overrides : sequence of str
         The command line, kept in the store.
+    engine : Engine, optional
+        Who solves the shards; None: this process.
+    on_created : callable, optional
+        Called when a new store is there.
     on_progress : callable, optional
         Called several times a second.
-    resume : bool
-        Whether the store is there: only the shards that it lacks are integrated, in the layout
-        that it has, and it is lengthened if the study has more runs.
     between_shards : callable, optional
         Called after every shard with the seconds it took; what it raises stops the study once
         that shard is written.
-    recheck : bool
-        Whether a resumed store's shards are read and compared with their checksums first; those
-        that differ are integrated again.
-    overwrite : bool
-        Whether a store that is there is deleted once the study is ready to start.
-    on_created : callable, optional
-        Called when a new store is there.
-    engine : Engine, optional
-        Who solves the shards; None: this process.
 
     Raises
     ------
@@ -153,63 +153,68 @@ def run_study(
     KeyboardInterrupt
         After Ctrl-C; the shards already solved are written and readable.
     """
-    began = perf_counter()
-    place = Location.of(path)
-    with stopwatch.phase("plan"):
-        kernel = build_kernel(study)
-        kernel.run_time_settings(tolerances(study.controller))
-        planned = plan_with(study, kernel, place, compiling=False)
-        if not resume:
-            planned.refuse()
-    with stopwatch.phase("compile"):
-        built = kernel.product
-    origin = provenance(overrides)
-    device = _device(kernel, threads_of(study))
-    numerics, notes = kernel_digest(kernel), list(_notes(study))
-    attrs = {**origin, "config": config_yaml, "device": device, "numerics": numerics}
-    if resume:
-        store = ResultStore.open(place)
-        if store.attrs.get("numerics") != numerics:
-            notes.append(OTHER_NUMERICS)
-        if study.design.size != store.plan.runs:
-            store = store.grown(study.design.size)
-    else:
-        with stopwatch.phase("write"):
-            held = schema(study, kernel, attrs, built)
-            store = ResultStore.create(place, held, shard_plan(study, held), overwrite)
-        if on_created is not None:
-            on_created()
-    complete = store.completed() if resume else set()
-    if recheck:
-        complete -= set(store.damaged())
-    # All workers use the target that is used here, whatever they have beside it.
-    settled_target = evolve(study.target, kind=kernel.target)
-    work = ShardWork(evolve(study, target=settled_target), place, store.plan, kernel)
+    began, place = perf_counter(), Location.of(path)
+    resumed = start in ("resume", "recheck")
+    with lent_kernel(study, large=True) as kernel:
+        with stopwatch.phase("plan"):
+            kernel.run_time_settings(tolerances(study.controller))
+            planned = plan_with(study, kernel, place, compiling=False)
+            if not resumed:
+                planned.refuse()
+            if kernel.target == "cuda":
+                pick_devices(study.target.device, len(cuda_devices()))
+        with stopwatch.phase("compile"):
+            building = perf_counter()
+            built = kernel.product
+            building = perf_counter() - building
+        origin = provenance(overrides)
+        device = _device(kernel, threads_of(study))
+        numerics, notes = kernel_digest(kernel), list(_notes(study))
+        if resumed:
+            store = ResultStore.open(place)
+            if store.attrs.get("numerics") != numerics:
+                notes.append(OTHER_NUMERICS)
+            if study.design.size != store.plan.runs:
+                store = store.grown(study.design.size)
+        else:
+            with stopwatch.phase("write"):
+                attrs = {**origin, "config": config_yaml, "device": device, "numerics": numerics}
+                held = schema(study, kernel, attrs, built)
+                cut = shard_plan(study, held)
+                store = ResultStore.create(place, held, cut, overwrite=start == "overwrite")
+            if on_created is not None:
+                on_created()
+        complete = store.completed() if resumed else set()
+        if start == "recheck":
+            complete -= set(store.damaged())
+        # All workers use the target that is used here, whatever they have beside it.
+        settled_target = evolve(study.target, kind=kernel.target)
+        work = ShardWork(evolve(study, target=settled_target), place, store.plan, kernel)
 
-    def show(done: int, failures: int) -> None:
-        if on_progress is not None:
-            seconds = perf_counter() - began
-            on_progress(Progress(done, study.design.size, failures, seconds, account.parts))
+        def show(done: int, failures: int) -> None:
+            if on_progress is not None:
+                seconds = perf_counter() - began
+                on_progress(Progress(done, study.design.size, failures, seconds, account.parts))
 
-    well = [STATUS[name] for name in WELL]
-    account = Account(_statuses(store, complete), show, between_shards, well)
+        well = [STATUS[name] for name in WELL]
+        account = Account(_statuses(store, complete), show, between_shards, well)
 
-    def memory() -> dict[str, Any]:
-        measurable = planned.measurable(threads_of(study))
-        return {**measurable, **_measured(account, place), "compile_seconds": built.seconds}
+        def memory() -> dict[str, Any]:
+            measurable = planned.measurable(threads_of(study))
+            return {**measurable, **_measured(account, place), "compile_seconds": built.seconds}
 
-    todo = [index for index in range(len(store.plan.shards)) if index not in complete]
-    engine = engine or LocalEngine()
-    try:
-        with stopwatch.phase("solve"):
-            engine.run(work, todo, account)
-    except BaseException:
-        # What is complete keeps its figures; why it stopped is more important than they are.
-        with suppress(FlowError):
-            store.finalise(memory=memory(), shards=account.rows())
-        raise
+        todo = [index for index in range(len(store.plan.shards)) if index not in complete]
+        engine = engine or LocalEngine()
+        try:
+            with stopwatch.phase("solve"):
+                engine.run(work, todo, account)
+        except BaseException:
+            # What is complete keeps its figures; why it stopped is more important than they are.
+            with suppress(FlowError):
+                store.finalise(memory=memory(), shards=account.rows())
+            raise
     _charge(account, isinstance(engine, LocalEngine) and len(work.devices) < 2)
-    seconds = _seconds(account, built.seconds, perf_counter() - began)
+    seconds = _seconds(account, building, perf_counter() - began)
     statuses = {
         name: account.statuses[code] for name, code in STATUS.items() if code in account.statuses
     }
@@ -220,7 +225,7 @@ def run_study(
         store.finalise(
             {
                 "completed": utc_now(),
-                **(grown if resume else {}),
+                **(grown if resumed else {}),
                 "statuses": json.dumps(statuses),
                 **{f"seconds_{phase}": value for phase, value in seconds.items()},
             },
@@ -238,7 +243,7 @@ def run_study(
         seconds=seconds,
         runs_per_second=account.workers * solved / max(seconds["kernel"], 1e-9),
         peak_memory_bytes=held_memory["measured_host_bytes"],
-        store_bytes=place.size(),
+        store_bytes=held_memory["measured_store_bytes"],
         device=device if account.workers == 1 else f"{account.workers} workers: {device}",
         rescued=tuple(account.rescued(len(study.rescue))),
         notes=tuple(notes),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cubie_flow.planning import Amount
     from cubie_flow.storage.location import Location
     from cubie_flow.study.definition import Study
-    from cubie_flow.study.running import Progress, RunReport
+    from cubie_flow.study.running import Progress, RunReport, Start
     from cubie_flow.systems import OdeSystem
 
 log = logging.getLogger("cubie_flow")
@@ -207,8 +207,7 @@ def run_job(
     on_progress: Callable[[Progress], None] | None = None,
     between_shards: Callable[[float], None] | None = None,
     engine: Callable[[Settings], Engine] | None = None,
-    resume: bool = False,
-    recheck: bool = False,
+    start: Start = "new",
 ) -> index.Row:
     """Run one job into its group and return what its row says then; it raises no mistake.
 
@@ -217,7 +216,7 @@ def run_job(
     job
     root
         The store of the multirun.
-    on_progress, between_shards, resume, recheck
+    on_progress, between_shards, start
         See `cubie_flow.study.running.run_study`.
 
     Raises
@@ -234,7 +233,7 @@ def run_job(
     place = root.child(job.group)
     folder = None if place.folder is None else place.folder / place.group
     try:
-        study = job.study if resume else placed(job.settings, job.study)
+        study = placed(job.settings, job.study) if start == "new" else job.study
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         # Jobs of a launcher may live longer than the process that waits for them.
@@ -250,8 +249,7 @@ def run_job(
                 on_progress=on_progress,
                 between_shards=lock.between(between_shards),
                 engine=(engine or engine_of)(job.settings),
-                resume=resume,
-                recheck=recheck,
+                start=start,
             )
     except MISTAKES as error:
         if not isinstance(error, FlowError):

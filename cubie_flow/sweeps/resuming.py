@@ -74,6 +74,8 @@ def resume_multirun(
             _dry_run(jobs, root, recheck)
             return
         launcher = _launcher(folder, launching)
+        if launcher is not None:
+            launcher.refuse_store(root)
         if settings is not None:
             confirm(todo, settings)
             if launcher is not None:
@@ -148,14 +150,22 @@ def _callbacks() -> Any:
 def verify_multirun(folder: Path, root: Location) -> int:
     """Compare every complete shard of every job with its checksum and return the exit code."""
     rows, _ = index.read_index(root)
-    missing = damaged = 0
+    missing = damaged = lost = 0
     for row in rows:
         place = root.child(row["group"])
-        if not is_begun(place):
+        if not place.holds_something():
             print(f"{row['group']}: not there")
             missing += 1
             continue
-        store = ResultStore.open(place)
+        begun = is_begun(place)
+        try:
+            store = ResultStore.open(place)
+            store.refuse_gaps()
+        except FlowError as error:
+            print(f"{row['group']}: {error}")
+            # What cannot even be opened is solved again by a resume.
+            missing, lost = missing + (not begun), lost + begun
+            continue
         bad, total = store.damaged(), len(store.plan.shards)
         complete = len(store.completed())
         missing += complete < total
@@ -164,4 +174,4 @@ def verify_multirun(folder: Path, root: Location) -> int:
     if missing or damaged:
         again = " recheck=true" if damaged else ""
         print(f"python -m cubie_flow resume={folder}{again} does the rest")
-    return 1 if missing or damaged else 0
+    return 1 if missing or damaged or lost else 0

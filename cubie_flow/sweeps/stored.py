@@ -15,6 +15,7 @@ from cubie_flow.sweeps.jobs import MISTAKES, PHASES, Job, run_job, said
 
 if TYPE_CHECKING:
     from cubie_flow.study.definition import Study
+    from cubie_flow.study.running import Start
 
 
 def is_begun(place: Location) -> bool:
@@ -95,15 +96,21 @@ def read_again(number: int, row: index.Row, root: Location, overrides: Sequence[
     place = root.child(row["group"])
     job = Job(number, tuple(row["overrides"].split()), (), row["config"])
     begun = is_begun(place)
-    attrs: dict[str, Any] = ResultStore.open(place).attrs if begun else {"overrides": []}
+    attrs: dict[str, Any] = {"overrides": []}
+    if begun:
+        store = ResultStore.open(place)
+        store.refuse_gaps()
+        attrs = store.attrs
     try:
         settings = stored_settings(OmegaConf.create(row["config"]), overrides, attrs)
         study = stored_study(settings, attrs) if begun else settings.study()
+        read = evolve(job, settings=settings, study=study, overrides=tuple(attrs["overrides"]))
+        _ = read.amount  # what is wrong with its output is said of the job too
+        return read
     except MISTAKES as error:
         if begun:
             raise
         return evolve(job, error=said(error))
-    return evolve(job, settings=settings, study=study, overrides=tuple(attrs["overrides"]))
 
 
 def stored_job(folder: Path, number: int, overrides: Sequence[str]) -> tuple[Job, Location]:
@@ -121,7 +128,8 @@ def finish(job: Job, root: Location, recheck: bool, **how: Any) -> index.Row:
     begun = is_begun(place)
     if not begun and place.holds_something():
         place.delete()  # left while it was made
-    row = run_job(job, root, resume=begun, recheck=recheck and begun, **how)
+    start: Start = "new" if not begun else "recheck" if recheck else "resume"
+    row = run_job(job, root, start=start, **how)
     stored = stored_row(place)
     # What was measured of the last part alone says little of the whole.
     return stored if begun and stored and row["job_status"] == index.SUCCESS else row

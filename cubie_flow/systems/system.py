@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,8 @@ class OdeSystem:
         """
         from cubie_flow.systems.files import read_model_file
 
+        if not isinstance(path, str | PathLike):
+            raise FlowError(f"a model file is named by its path, not by {path!r:.60}")
         path = Path(path)
         model = read_model_file(path)
         own = model.get("settings") or {}
@@ -205,6 +208,8 @@ class OdeSystem:
         --------
         >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 0.5})
         """
+        if not isinstance(text, str):
+            raise FlowError(f"equations are lines of text, not {text!r:.60}")
         equations, observables = read_equations(text, f"system {more.get('name', 'model')}")
         return cls.from_mapping(
             {
@@ -304,6 +309,8 @@ class OdeSystem:
         self, kind: str, quantities: tuple[Quantity, ...], values: Mapping[str, float]
     ) -> tuple[Quantity, ...]:
         known = [quantity.name for quantity in quantities]
+        if not isinstance(values, Mapping):
+            raise FlowError(f"values of a {kind} are given by name, not as {values!r:.60}")
         for name, value in values.items():
             if name not in known:
                 raise FlowError(

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.encoding import Encoder, codecs
+from cubie_flow.storage.encoding import Encoder, codecs, word
 
 RUNS, SHARD, TIMES = 250, 100, 7
 
@@ -62,3 +62,9 @@ def test_another_layout_is_refused() -> None:
     target = array("float32", TIMES, 25, SHARD, compressors=zarr.codecs.ZstdCodec())
     with pytest.raises(FlowError, match="'x' has another layout than cubie_flow gives it"):
         Encoder.of(target)
+
+
+def test_settings_of_codecs_are_words_whatever_zarr_keeps_them_as() -> None:
+    (blosc, _) = codecs()
+    assert (word(blosc.cname), word(blosc.shuffle)) == ("lz4", "bitshuffle")
+    assert (word("lz4"), word("bitshuffle")) == ("lz4", "bitshuffle")

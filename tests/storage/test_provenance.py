@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -39,11 +40,13 @@ def test_provenance_holds_no_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_commit_is_recorded_only_in_a_checkout(tmp_path: Path) -> None:
     assert "git_commit" not in provenance(folder=tmp_path)
     assert "git_commit" not in provenance(folder=tmp_path / "absent")
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for arguments in (["init"], ["commit", "--allow-empty", "-m", "one"]):
         subprocess.run([*git, *arguments], check=True, capture_output=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    record = provenance(folder=tmp_path)
+    record = provenance(folder=checkout)
     assert record["git_commit"] == head.stdout.strip()
     assert record["git_modified"] is False
 
@@ -82,3 +85,13 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
 def test_a_study_name_must_be_one_folder(study: str, tmp_path: Path) -> None:
     with pytest.raises(FlowError, match="name of a study"):
         new_run_folder(tmp_path, study, NOW)
+
+
+def test_a_folder_is_looked_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each job of a multirun asks, and git takes as long as a small job."""
+    asked: list[str] = []
+    module = importlib.import_module("cubie_flow.storage.provenance")
+    monkeypatch.setattr(module, "_git", lambda folder, *words: asked.append(words[0]) or "")
+    for _ in range(3):
+        assert "git_commit" not in provenance(folder=tmp_path)
+    assert asked == ["rev-parse"]

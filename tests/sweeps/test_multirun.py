@@ -16,6 +16,8 @@ import xarray
 from held import held
 
 from cubie_flow.app import main
+from cubie_flow.integrators.run import SingleIntegratorRun
+from cubie_flow.kernels import kernel
 from cubie_flow.sweeps import shares
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +56,21 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
     assert list(one) == list(other)
     for name, values in one.items():
         assert values.tobytes() == other[name].tobytes(), name
+
+
+def test_jobs_that_share_a_kernel_build_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are its blocks gone through again to check where its buffers are."""
+    built, checked = [], []
+    build = SingleIntegratorRun.build
+    monkeypatch.setattr(SingleIntegratorRun, "build", lambda self: built.append(1) or build(self))
+    flat = kernel.flattened
+    monkeypatch.setattr(kernel, "flattened", lambda found: checked.append(1) or flat(found))
+    # A length of its own, so that no other test has left this kernel.
+    words = ["batch=single", "algorithm=tsit5"]
+    assert main(["-m", *MINE, *words, "duration=1.25", "controller.rtol=choice(1e-3)"]) == 0
+    once = len(built), len(checked)
+    assert main(["-m", *MINE, *words, "duration=1.5", "controller.rtol=1e-3,1e-4,1e-5"]) == 0
+    assert (len(built), len(checked)) == (2 * once[0], 2 * once[1])
 
 
 def test_one_store_with_a_group_a_job(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -458,6 +475,66 @@ def test_ctrl_c_finishes_shards_in_flight(launcher: str, elsewhere: Path) -> Non
     assert main(["-m", *MINE, *words]) == 0
     for group, values in stopped.items():
         assert_same(arrays(store(elsewhere), group), values)
+
+
+ENDLESS = [
+    f"{K}=range(0,80)", "precision=float64", "algorithm=tsit5,rk4", "target.threads=1",
+    "controller.dt=1e-8", "controller.dt_max=1e-8", "controller.max_steps=1000000000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["hydra/launcher=basic", "hydra/launcher=joblib", "engine=dask"])
+def test_ctrl_c_twice_stops_now(how: str, elsewhere: Path) -> None:
+    """Whoever solves, nothing of it is left and nothing but that is said."""
+    package = {"hydra/launcher=joblib": "joblib", "engine=dask": "distributed"}.get(how, "zarr")
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cubie_flow", "-m", *MINE, *ENDLESS, how],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(elsewhere.glob("outputs/**/job_*/status/zarr.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stderr is not None
+    assert "finishing the shard in flight; once more stops now" in process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    # This ends only once nobody holds the pipe any more.
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    path = store(elsewhere).relative_to(elsewhere)
+    assert said.splitlines() == [
+        f"what was solved is kept in {path}; python -m cubie_flow resume={path.parent} does the "
+        "rest",
+        "cubie-flow: interrupted",
+    ]
+    assert set(xarray.open_zarr(path, chunks=None).job_status.values.tolist()) <= {2, 255}
+    assert main([f"resume={path.parent}", "dry_run=true"]) == 0
+
+
+def test_a_limit_of_time_is_that_of_all_jobs_on_dask(elsewhere: Path) -> None:
+    """Shards in flight end, the other job never starts."""
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    words = [f"{K}=range(0,40)", "precision=float32,float64", "storage.shard_runs=10"]
+    command = [sys.executable, "-m", "cubie_flow", "-m", *MINE, *words]
+    dask = ["engine=dask", "engine.workers=1", "engine.time_limit=0.001"]
+    done = subprocess.run([*command, *dask], capture_output=True, text=True)
+    assert done.returncode == 124, done.stderr
+    assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert "does the rest" in done.stderr
+    assert "engine.time_limit (0.001 s)" in done.stderr
+    path = store(elsewhere)
+    assert xarray.open_zarr(path, chunks=None).job_status.values.tolist() == [2, 255]
+    status = arrays(path, "job_0")["status"].reshape(4, 10)
+    whole = (status != 255).all(axis=1)
+    assert whole.any()
+    assert (status[~whole] == 255).all()
+    again = [f"resume={path.parent}", "engine.time_limit=null", "engine=local"]
+    again += ["engine.workers=null"]
+    assert main(again) == 0
+    assert xarray.open_zarr(path, chunks=None).job_status.values.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

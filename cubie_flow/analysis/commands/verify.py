@@ -19,6 +19,7 @@ def verify(path: str, as_json: bool) -> int:
     place = location(open_runs(path))
     assert place is not None
     store = ResultStore.open(place)
+    store.refuse_gaps()
     complete, damaged = store.completed(), store.damaged()
     total = len(store.plan.shards)
     bad = []
