@@ -278,7 +278,7 @@ def make_plan(
     device = 0
     if kernel.target == "cuda" and kernel.settings.device < len(cuda_devices()):
         device = cuda_devices()[kernel.settings.device].memory
-    folder, host = place.folder, available_memory()
+    folder, host = place.path, available_memory()
     disk = sys.maxsize if folder is None else free_disk(folder)
 
     def host_bytes(held: StoreSchema) -> int:
@@ -525,7 +525,7 @@ def refuse_disk(needed: int, place: Location) -> None:
     FlowError
         If the disk has not so many bytes free.
     """
-    if place.folder is not None and needed > (free := free_disk(place.folder)):
+    if place.path is not None and needed > (free := free_disk(place.path)):
         raise FlowError(
             f"the results of all jobs need up to {_size(needed)} of disk, but '{place.name}' has "
             f"{_size(free)} free; a storage.folder on a larger disk would fit"
