@@ -20,6 +20,7 @@ from cubie_flow.kernels.targets.cuda import piece_runs, resident_threads
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.memory.occupancy import limits
 from cubie_flow.storage import Location, ShardPlan, StoreSchema
+from cubie_flow.storage.layout import AT_ONCE
 from cubie_flow.storage.schema import PER_RUN_AND_TIME
 
 Cut = Callable[[StoreSchema], ShardPlan]
@@ -283,8 +284,9 @@ def make_plan(
     def host_bytes(held: StoreSchema) -> int:
         plan = cut(held)
         of_shard = plan.shard_runs * _memory_run(held, inputs)
-        # Encoding copies one variable of one shard and its compressed bytes.
-        encoding = 2 * plan.shard_runs * held.bytes_per_run_largest_variable
+        # Encoded chunks and what they are joined to, no smaller where nothing can be compressed.
+        largest = plan.shard_runs * held.bytes_per_run_largest_variable
+        encoding = 2 * min(AT_ONCE, len(held.arrays)) * largest
         return base + min(HELD, plan.count) * of_shard + encoding
 
     def device_run(held: StoreSchema) -> int:

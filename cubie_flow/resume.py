@@ -121,6 +121,11 @@ def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, A
     for override in overrides:
         key, value = _key_and_value(override)
         # No file of the group is read, but its name says the kind.
+        if (key, value) == ("engine", "local"):
+            # Of workers, which this one has not.
+            OmegaConf.update(config, "engine.options", {}, merge=False)
+            for name in ("workers", "scheduler", "cluster"):
+                OmegaConf.update(config, f"engine.{name}", None)
         key = "engine.kind" if key == "engine" else key
         allowed = any(key == p or key.startswith(f"{p}.") for p in (*POLICY, SIZE))
         if not allowed or key == "buffers":

@@ -48,15 +48,23 @@ def _cancel_requests() -> None:
 
 
 class Timed:
-    """Knows how long the writing of files took; the rest is encoding."""
+    """Knows for how long files were written, one or several at once; the rest is encoding."""
 
     seconds = 0.0
+    _writing = 0
+    _began = 0.0
 
     async def set(self, key: str, value: Any) -> None:
         """Write one file."""
-        began = perf_counter()
-        await super().set(key, value)  # type: ignore[misc]
-        self.seconds += perf_counter() - began
+        if not self._writing:
+            self._began = perf_counter()
+        self._writing += 1
+        try:
+            await super().set(key, value)  # type: ignore[misc]
+        finally:
+            self._writing -= 1
+            if not self._writing:
+                self.seconds += perf_counter() - self._began
 
     def begin(self) -> None:
         """Begin what belongs together; a store of files writes it as it comes."""

@@ -28,7 +28,7 @@ from zarr.core.sync import sync
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.storage.encoding import Encoder, codecs
-from cubie_flow.storage.layout import ShardPlan
+from cubie_flow.storage.layout import AT_ONCE, ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.schema import (
     PER_RUN_AND_OCCURRENCE,
@@ -45,8 +45,6 @@ from cubie_flow.storage.schema import (
 )
 
 CHECKSUMS = "checksums"
-#: Arrays of a shard that are encoded and written at once; the encoded bytes of so many are held.
-AT_ONCE = 4
 
 
 @contextmanager
