@@ -116,6 +116,10 @@ class Sleeper:
     def store(self) -> Any:
         return NoStore()
 
+    @property
+    def alone(self) -> str:
+        return ""
+
     def runs(self, index: int) -> tuple[int, int]:
         return 100 * index, 100 * (index + 1)
 

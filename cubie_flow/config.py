@@ -305,7 +305,7 @@ SCHEMA: Schema = {
     "storage": {
         "folder": text(),
         "url": address,
-        "client": choice("fsspec", "obstore"),
+        "client": choice("fsspec", "obstore", "icechunk"),
         "options": options,
         "lease": number(above=0, optional=True),
         "overwrite": flag,

@@ -20,6 +20,7 @@ from cubie_flow.kernels.targets.cuda import piece_runs, resident_threads
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.memory.occupancy import limits
 from cubie_flow.storage import Location, ShardPlan, StoreSchema
+from cubie_flow.storage.layout import AT_ONCE
 from cubie_flow.storage.schema import PER_RUN_AND_TIME
 
 Cut = Callable[[StoreSchema], ShardPlan]
@@ -277,14 +278,15 @@ def make_plan(
     device = 0
     if kernel.target == "cuda" and kernel.settings.device < len(cuda_devices()):
         device = cuda_devices()[kernel.settings.device].memory
-    folder, host = place.folder, available_memory()
+    folder, host = place.path, available_memory()
     disk = sys.maxsize if folder is None else free_disk(folder)
 
     def host_bytes(held: StoreSchema) -> int:
         plan = cut(held)
         of_shard = plan.shard_runs * _memory_run(held, inputs)
-        # Encoding copies one variable of one shard and its compressed bytes.
-        encoding = 2 * plan.shard_runs * held.bytes_per_run_largest_variable
+        # Encoded chunks and what they are joined to, no smaller where nothing can be compressed.
+        largest = plan.shard_runs * held.bytes_per_run_largest_variable
+        encoding = 2 * min(AT_ONCE, len(held.arrays)) * largest
         return base + min(HELD, plan.count) * of_shard + encoding
 
     def device_run(held: StoreSchema) -> int:
@@ -523,7 +525,7 @@ def refuse_disk(needed: int, place: Location) -> None:
     FlowError
         If the disk has not so many bytes free.
     """
-    if place.folder is not None and needed > (free := free_disk(place.folder)):
+    if place.path is not None and needed > (free := free_disk(place.path)):
         raise FlowError(
             f"the results of all jobs need up to {_size(needed)} of disk, but '{place.name}' has "
             f"{_size(free)} free; a storage.folder on a larger disk would fit"

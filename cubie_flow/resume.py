@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from cubie_flow.config import Settings
 from cubie_flow.credentials import OPTIONS
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.folders import CONFIG, RESULTS, found_location
+from cubie_flow.storage.folders import CONFIG, RESULTS, VERSIONED, found_location
 
 if TYPE_CHECKING:
     from cubie_flow.storage import Location, ResultStore
@@ -47,7 +47,7 @@ def folder_of(given: str, word: str = "resume=") -> Path:
         If there is none.
     """
     path = Path(given)
-    folder = path.parent if path.name == RESULTS else path
+    folder = path.parent if path.name in (RESULTS, VERSIONED) else path
     if found_location(folder) is None:
         raise FlowError(f"{word}{given}: there is no {RESULTS} in it")
     if not (folder / CONFIG).is_file():
@@ -121,6 +121,11 @@ def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, A
     for override in overrides:
         key, value = _key_and_value(override)
         # No file of the group is read, but its name says the kind.
+        if (key, value) == ("engine", "local"):
+            # Of workers, which this one has not.
+            OmegaConf.update(config, "engine.options", {}, merge=False)
+            for name in ("workers", "scheduler", "cluster"):
+                OmegaConf.update(config, f"engine.{name}", None)
         key = "engine.kind" if key == "engine" else key
         allowed = any(key == p or key.startswith(f"{p}.") for p in (*POLICY, SIZE))
         if not allowed or key == "buffers":

@@ -21,7 +21,7 @@ from cubie_flow.study.choosing import settled
 from cubie_flow.study.contents import schema
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import lent_kernel, threads_of
-from cubie_flow.study.plan import plan_study, shard_plan
+from cubie_flow.study.plan import plan_study
 from cubie_flow.study.restate import restated
 from cubie_flow.study.running import run_study
 from cubie_flow.study.shards import ShardSolver
@@ -230,13 +230,12 @@ def solve_study(study: Study) -> xarray.Dataset:
     study, _ = settled(study)
     with lent_kernel(study) as kernel:
         held = schema(study, kernel, {"config": restated(study)})
-        shards = shard_plan(study, held).shards
-        solver = ShardSolver(study, kernel, shards, threads_of(study))
-        parts = [solver.solve(index)[0] for index in range(len(shards))]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        # One shard: all of it is held in memory in the end, and joining shards would hold it twice.
+        solver = ShardSolver(study, kernel, [(0, study.design.size)], threads_of(study))
+        arrays, _ = solver.solve(0)
     described = {v.name: v for v in held.arrays}
     data = {}
-    for name, values in joined.items():
+    for name, values in arrays.items():
         known = described.get(name)
         dims = known.dims if known else PER_RUN
         flags = {

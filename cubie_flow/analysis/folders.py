@@ -12,8 +12,8 @@ from typing import Any
 from attrs import frozen
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.storage.folders import found_location
-from cubie_flow.storage.location import Location
+from cubie_flow.storage.folders import ELSEWHERE, SUFFIXES, VERSIONED, found_location
+from cubie_flow.storage.location import ICECHUNK, Location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
 from cubie_flow.storage.schema import lacks_status
 
@@ -42,8 +42,10 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
     FlowError
         If there is nothing, or nothing of the kind.
     """
+    versioned = str(given).rstrip("/").endswith(".icechunk")
     if is_url(given):
-        return Location(str(given), options=dict(options or {}))
+        client = ICECHUNK if versioned else "fsspec"
+        return Location(str(given), client=client, options=dict(options or {}))
     path = Path(given).expanduser()
     if not path.exists():
         raise FlowError(f"'{given}' does not exist{_beside(path)}")
@@ -51,6 +53,8 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
         raise FlowError(
             f"'{given}' is a file; a result is a folder, {RESULTS} or one that holds it"
         )
+    if versioned:
+        return Location(path, client=ICECHUNK)
     if (path / METADATA).exists() or path.suffix == ".zarr":
         return Location(path)
     if (path / RESULTS).is_dir():
@@ -61,7 +65,7 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
     if elsewhere is not None:
         return elsewhere
     inside = next(stores_below(path), None)
-    hint = f"; there is one in '{os.path.relpath(inside.parent)}'" if inside else ""
+    hint = f"; there is one in '{os.path.relpath(run_of(inside))}'" if inside else ""
     raise FlowError(f"'{given}' holds no {RESULTS}{hint}")
 
 
@@ -75,11 +79,21 @@ def _beside(path: Path) -> str:
 
 
 def stores_below(folder: Path) -> Iterator[Path]:
-    """Yield every store below a folder, in order of their paths; no store is looked into."""
-    for place, folders, _ in os.walk(folder):
-        found = sorted(name for name in folders if name.endswith(".zarr"))
+    """Yield every store below a folder, in order of their paths; no store is looked into.
+
+    Of a store that is elsewhere, the folder that says where.
+    """
+    for place, folders, files in os.walk(folder):
+        found = sorted(name for name in folders if name.endswith(SUFFIXES))
         yield from (Path(place) / name for name in found)
+        if ELSEWHERE in files:
+            yield Path(place)
         folders[:] = sorted(set(folders) - set(found))
+
+
+def run_of(found: Path) -> Path:
+    """Return the folder of the run whose store, or whose place of it, is this."""
+    return found.parent if found.name in (RESULTS, VERSIONED) else found
 
 
 @frozen

@@ -31,7 +31,7 @@ def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
             warnings.filterwarnings("ignore", message=".*consolidated.*", category=RuntimeWarning)
             # Times of an ODE are numbers, whatever their unit is called.
             data: Dataset = xarray.open_zarr(
-                store, group=group or None, chunks=chunks, decode_times=False
+                store, group=group or None, chunks=chunks, decode_times=False, zarr_format=3
             )
     except FlowError:
         raise
@@ -46,6 +46,33 @@ def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
     # Other groups of the store are opened from here; it knows the options of a URL.
     data.encoding["location"] = place.child(group) if group else place
     return data
+
+
+def nodes(place: Location) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the attributes of a store, and the metadata of what is in it by path.
+
+    Of a store at a URL that is one object, where it has been finished.
+
+    Raises
+    ------
+    FlowError
+        If it cannot be read.
+    """
+    import zarr
+
+    try:
+        root = zarr.open_group(place.store(read_only=True), mode="r", zarr_format=3)
+        gathered = root.metadata.consolidated_metadata
+        if gathered is not None:
+            found = {name: node.to_dict() for name, node in gathered.flattened_metadata.items()}
+        else:
+            members = root.members(max_depth=2)
+            found = {name: member.metadata.to_dict() for name, member in members}
+        return dict(root.attrs), found
+    except FlowError:
+        raise
+    except Exception as error:
+        raise place.error(error, "opened") from None
 
 
 def _plain(place: Location) -> bool:

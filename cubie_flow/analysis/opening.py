@@ -101,9 +101,13 @@ def open_runs(path: str | Path) -> Dataset:
 
 
 def _remote(place: Location, chunks: Any) -> Dataset | DataTree:
+    import zarr
+
     data = open_group(place, "", chunks)
     folders.check(place.name, data.attrs)
     if folders.MARK not in data.attrs:
         return data
+    # A job that failed before it began has none.
+    root = zarr.open_group(place.store(read_only=True), mode="r", zarr_format=3)
     groups = [str(name) for name in data["group"].values]
-    return open_tree(place, [name for name in groups if name], chunks)
+    return open_tree(place, [name for name in groups if f"{name}/status" in root], chunks)

@@ -129,6 +129,11 @@ class Work(Protocol):
         """Where the store is."""
         ...
 
+    @property
+    def alone(self) -> str:
+        """Why no other process may write to the store; empty where others may."""
+        ...
+
     def solver(self, seat: Seat) -> Solver:
         """Return a solver with its kernel built."""
         ...

@@ -34,6 +34,8 @@ from cubie_flow.storage.writer import write_timed
 INTERVAL = 0.2
 #: Seconds after which a scheduler that somebody else started must have a worker.
 PATIENCE = 60.0
+#: Seconds to wait for a record before other news is heard.
+ANSWER = 1.0
 #: Seconds for which the number of workers is taken as known.
 FRESH = 1.0
 log = logging.getLogger("cubie_flow")
@@ -147,10 +149,10 @@ class _Open:
 
     def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
         """Solve and write the shards `todo`; see `Engine.run`."""
-        if work.where.startswith("memory:"):
+        if work.alone:
             raise FlowError(
-                f"'{work.where}' is in the memory of this process, where workers of engine=dask "
-                "cannot write; use engine=local, or a folder or URL"
+                f"'{work.where}' {work.alone}, so workers of engine=dask cannot; use engine=local, "
+                "or another storage.client or URL"
             )
         if todo:
             _Conversation(self._engine, self._client_for(work), work, todo, listener).hold()
@@ -301,12 +303,15 @@ class _Conversation:
         shard = f"shard {index} (runs {start:,} to {stop - 1:,})"
         kept = "what is complete is kept and can be resumed"
         try:
-            record: Record = future.result(timeout=60)
+            record = self._record(future)
         except KilledWorker:
+            # After a death there are fewer workers than shards out: two may share one meanwhile,
+            # and Dask blames both.
             times = self.engine.retries + 1
             error: Exception = FlowError(
-                f"{shard} ended its worker process {times} times and is given up; is there "
-                f"enough memory for a shard a worker? {kept}"
+                f"{shard} was with a worker process that ended, {times} times over, and is given "
+                f"up; it ended them, or a shard that waited beside it did; is there enough "
+                f"memory for a shard a worker? {kept}"
             )
         except FlowError as given:
             error = given
@@ -318,6 +323,11 @@ class _Conversation:
                 f"{type(given).__name__}: {words}; {kept}"
             )
         else:
+            if record is None:
+                self.under_way[future] = index
+                future.add_done_callback(self.news.put)
+                self.listener.ticked()
+                return
             self.solving += record.seconds
             self.writing += record.row["encode_seconds"] + record.row["write_seconds"]
             self.listener.finished(record)
@@ -325,6 +335,20 @@ class _Conversation:
             self.took = record.row["task_seconds"]
             return
         self.reason = self.reason or error
+
+    def _record(self, future: Future) -> Record | None:
+        """Return the record of a shard, or None if the worker that has it does not answer.
+
+        Others go on meanwhile. A worker that is dead has taken the record with it, and another one
+        solves the shard once its scheduler has found out.
+        """
+        try:
+            found: Record = future.result(timeout=ANSWER)
+            return found
+        except TimeoutError:
+            if future.status == "error":
+                raise  # the shard's own
+            return None
 
 
 # in the workers -------------------------------------------------------------------------------

@@ -14,9 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cubie_flow.credentials import HIDDEN, OPTIONS, remember
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.location import Location
+from cubie_flow.storage.location import ICECHUNK, Location
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
+#: The store of a run by its client, where that is not `RESULTS`.
+VERSIONED = "results.icechunk"
+#: Addresses that are a store itself end so.
+SUFFIXES = (".zarr", ".icechunk")
 #: Where the results of a folder are, if not in it.
 ELSEWHERE = "location.json"
 
@@ -57,26 +61,26 @@ def new_location(storage: Mapping[str, Any], folder: Path) -> Location:
     Parameters
     ----------
     storage
-        Of the config. A ``url`` that ends in ``.zarr`` is the store itself; any other is for
-        object stores what ``folder`` is on a disk.
+        Of the config. A ``url`` that ends in ``.zarr`` or ``.icechunk`` is the store itself; any
+        other is for object stores what ``folder`` is on a disk.
     folder
         Of the run.
     """
     how = {name: storage[name] for name in ("client", "options")}
-    url = storage["url"]
+    url, name = storage["url"], VERSIONED if storage["client"] == ICECHUNK else RESULTS
     if url is None:
-        return Location(folder / RESULTS)
-    if not url.rstrip("/").endswith(".zarr"):
+        return Location(folder / name, client=storage["client"])
+    if not url.rstrip("/").endswith(SUFFIXES):
         root = Path(storage["folder"]).absolute()
         inside = folder.absolute()
         parts = inside.relative_to(root).parts if inside.is_relative_to(root) else (inside.name,)
-        url = "/".join((url.rstrip("/"), *parts, RESULTS))
+        url = "/".join((url.rstrip("/"), *parts, name))
     return Location(url, **how)
 
 
 def note_location(folder: Path, location: Location) -> None:
     """Leave in the folder of a run where its results are; options are not kept."""
-    if location.folder != folder / RESULTS:
+    if location.path not in (folder / RESULTS, folder / VERSIONED):
         told = {name: getattr(location, name) for name in ("address", "client")}
         (folder / ELSEWHERE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
@@ -97,6 +101,8 @@ def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Lo
     """
     if (folder / RESULTS).is_dir():
         return Location(folder / RESULTS)
+    if (folder / VERSIONED).is_dir():
+        return Location(folder / VERSIONED, client=ICECHUNK)
     try:
         told = json.loads((folder / ELSEWHERE).read_text(encoding="utf-8"))
         if options is None and (folder / CONFIG).exists():

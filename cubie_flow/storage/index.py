@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -90,7 +89,8 @@ def write_index(
     coordinates[JOB] = ((JOB,), np.arange(len(rows)))
     table = xr.Dataset(data, coordinates, {**plain(attrs), MARK: len(rows), "swept": list(swept)})
     try:
-        store = location.store()
+        store = location.store(create=True)
+        store.begin()
         table.to_zarr(
             store,
             group=location.group or None,
@@ -100,10 +100,11 @@ def write_index(
             # Without it a status of 255 would be read as missing.
             encoding={} if _exists(location) else {"job_status": {"fill_value": PENDING}},
         )
-        if finished:
+        if finished and store.supports_consolidated_metadata:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Consolidated metadata")
                 zarr.consolidate_metadata(store, path=location.group or None, zarr_format=3)
+        store.commit("table of the jobs")
     except FlowError:
         raise
     except OSError as error:
@@ -128,11 +129,21 @@ def _exists(location: Location) -> bool:
 
 def _root(location: Location) -> zarr.Group | None:
     """Return the root of a store, or None where there is none."""
-    with suppress(FileNotFoundError, ValueError, NotADirectoryError):
+    try:
         if location.folder is None or location.folder.is_dir():
             return zarr.open_group(
-                location.store(), path=location.group, mode="r", use_consolidated=False
-            )
+                location.store(), path=location.group, mode="r", use_consolidated=False,
+                zarr_format=3,
+            )  # fmt: skip
+    except (FileNotFoundError, ValueError, NotADirectoryError):
+        pass
+    except FlowError:
+        raise
+    except Exception as error:
+        # Clients of object stores have errors of their own, and what they say may hold secrets.
+        if location.folder is not None:
+            raise
+        raise location.error(error, "opened") from None
     return None
 
 

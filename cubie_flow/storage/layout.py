@@ -15,6 +15,8 @@ from cubie_flow.errors import FlowError
 CHUNK_BYTES = 2_000_000
 SHARD_BYTES = 40_000_000
 MINIMUM_SHARDS = 8
+#: Arrays of a shard that are encoded and written at once; the encoded bytes of so many are held.
+AT_ONCE = 4
 
 
 @frozen

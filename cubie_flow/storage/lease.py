@@ -20,8 +20,9 @@ from typing import Any
 from uuid import uuid4
 
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.location import Location
-from cubie_flow.storage.objects import Changed, SmallObject, small_object
+from cubie_flow.storage.location import ICECHUNK, Location
+from cubie_flow.storage.lock import locked
+from cubie_flow.storage.objects import Changed, SmallObject, Tag, small_object
 
 #: Seconds without renewal after which a lock no longer holds.
 LEASE = 60.0
@@ -73,7 +74,13 @@ def leased(place: Location, seconds: float | None = LEASE) -> Iterator[Lease]:
     FlowError
         If another process holds it, or there can be none.
     """
-    if place.folder is not None or seconds is None:
+    if place.client == ICECHUNK and place.path is not None and not place.group:
+        # It may be elsewhere than in the folder of the run, which is locked.
+        place.path.mkdir(parents=True, exist_ok=True)
+        with locked(place.path):
+            yield Lease()
+        return
+    if place.path is not None or seconds is None or not _lockable(place):
         yield Lease()
         return
     held = _Held(place, seconds)
@@ -94,6 +101,11 @@ def leased(place: Location, seconds: float | None = LEASE) -> Iterator[Lease]:
         held.release()
 
 
+def _lockable(place: Location) -> bool:
+    """Whether there is somebody to write a lock: beside a repository of Icechunk only in S3."""
+    return place.client != ICECHUNK or place.address.startswith("s3://")
+
+
 class _Held(Lease):
     def __init__(self, place: Location, seconds: float) -> None:
         self._place = place
@@ -109,7 +121,7 @@ class _Held(Lease):
             "started": _started(os.getpid()),
             "seconds": seconds,
         }
-        self._tag = ""
+        self._tag: Tag = None
         self._object: SmallObject
 
     def _content(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,12 @@ from attrs import evolve, field, frozen
 
 from cubie_flow.credentials import redacted, refuse_credentials, remember
 from cubie_flow.errors import FlowError
+
+ICECHUNK = "icechunk"
+NEEDS = "what s3:// needs"
+
+
+_FOR_DEVELOPERS = re.compile(r"\s*Debug source:|[\s|]*\bcontext:")
 
 
 def _address(given: str | Path) -> str:
@@ -38,7 +45,7 @@ class Location:
     group
         Path of the group inside the Zarr hierarchy; empty for the root.
     client
-        Of a URL: ``fsspec`` or ``obstore``.
+        Of a URL: ``fsspec`` or ``obstore``; ``icechunk`` is that of a path as well.
     options
         Of the client; they may hold credentials and are never shown.
     """
@@ -58,8 +65,22 @@ class Location:
 
     @property
     def folder(self) -> Path | None:
-        """The folder, if it is one on this machine."""
+        """The folder of Zarr files, if it is one on this machine."""
+        return None if self.client == ICECHUNK else self.path
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is on this machine, if it is there."""
         return None if "://" in self.address else Path(self.address)
+
+    @property
+    def alone(self) -> str:
+        """Why no other process may write here beside this one; empty where others may."""
+        if self.address.startswith("memory:"):
+            return "is in the memory of this process"
+        if self.client == ICECHUNK and self.path is not None:
+            return "is an Icechunk repository on a disk, which one process at a time may write"
+        return ""
 
     @property
     def name(self) -> str:
@@ -70,26 +91,40 @@ class Location:
         """Return the location of a group inside this one."""
         return evolve(self, group=f"{self.group}/{group}" if self.group else group)
 
-    def store(self, *, read_only: bool = False) -> Any:
+    def store(self, *, read_only: bool = False, create: bool = False) -> Any:
         """Return a zarr store for any reader of zarr; what is here is its group `group`.
+
+        Parameters
+        ----------
+        read_only : bool
+        create : bool
+            Whether to make what Icechunk needs to be there; files and objects need nothing.
 
         Raises
         ------
         FlowError
             If the URL's package is missing, or the URL is none that the client knows.
+        FileNotFoundError
+            If there is no Icechunk repository.
         """
         from cubie_flow.storage.backends import Folder, open_remote
 
         if self.folder is not None:
             return Folder(self.folder, read_only=read_only)
         try:
+            if self.client == ICECHUNK:
+                from cubie_flow.storage.versioned import open_versioned
+
+                how = {"read_only": read_only, "create": create}
+                return open_versioned(self.address, self.options, self.name, **how)
             return open_remote(self.address, self.client, self.options, read_only=read_only)
         except ImportError as error:
+            extra = ICECHUNK if self.client == ICECHUNK else "remote"
             raise FlowError(
                 f"'{self.name}' needs a package that is not installed ({redacted(str(error))}); "
-                "pip install 'cubie-flow[remote]' brings what s3:// needs"
+                f"pip install 'cubie-flow[{extra}]' brings {'it' if extra == ICECHUNK else NEEDS}"
             ) from None
-        except FlowError:
+        except (FlowError, FileNotFoundError):
             raise
         except Exception as error:
             raise self.error(error, "opened") from None
@@ -112,7 +147,8 @@ class Location:
         except FlowError:
             raise
         except FileNotFoundError:
-            return False
+            # No repository; of a disk it is known whether there is something else.
+            return self.path is not None and self.path.exists() and any(self.path.iterdir())
         except Exception as error:
             raise self.error(error, "opened") from None
 
@@ -144,9 +180,11 @@ class Location:
         if not self.holds_something():
             return
         try:
-            store = self.store()
             try:
-                zarr.open_group(store, path=self.group, mode="r", use_consolidated=False)
+                store = self.store()
+                zarr.open_group(
+                    store, path=self.group, mode="r", use_consolidated=False, zarr_format=3
+                )
             except (FileNotFoundError, ValueError, NotADirectoryError):
                 raise FlowError(
                     f"'{self.name}' holds something that is no results store, so it is not "
@@ -156,6 +194,8 @@ class Location:
                 shutil.rmtree(self.folder / self.group)
             else:
                 sync(store.delete_dir(self.group))
+                # A versioned store keeps it in its history.
+                store.commit("deleted, to be made anew")
         except FlowError:
             raise
         except Exception as error:
@@ -175,7 +215,9 @@ class Location:
 
     def error(self, error: Exception, done: str = "written") -> FlowError:
         """Return an error of the system or the network in one sentence, without credentials."""
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()[:40])
+        # What clients tell their developers comes after what they tell their users.
+        told = _FOR_DEVELOPERS.split(str(error), maxsplit=1)[0]
+        reason = getattr(error, "strerror", None) or " ".join(told.split()[:40])
         if not isinstance(error, OSError) or not reason:
             reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         kept = "; shards already complete are kept, so the study can be resumed once this is mended"

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-#: Protocols of fsspec that replace an object only if it is still the one that was read.
+#: Protocols of fsspec whose conditions are the server's own.
 S3 = ("s3", "s3a")
+
+
+#: What stands for the content of an object, in the words of its client.
+Tag = Any
 
 
 class Changed(Exception):
@@ -16,7 +20,7 @@ class Changed(Exception):
 class SmallObject(Protocol):
     """An object that several processes may want; a tag stands for its content."""
 
-    def create(self, data: bytes) -> str:
+    def create(self, data: bytes) -> Tag:
         """Write it if it is not there and return its tag.
 
         Raises
@@ -26,7 +30,7 @@ class SmallObject(Protocol):
         """
         ...
 
-    def replace(self, data: bytes, tag: str) -> str:
+    def replace(self, data: bytes, tag: Tag) -> Tag:
         """Write it if it is still that of `tag` and return its new tag.
 
         Raises
@@ -36,7 +40,7 @@ class SmallObject(Protocol):
         """
         ...
 
-    def read(self) -> tuple[bytes, str]:
+    def read(self) -> tuple[bytes, Tag]:
         """Return it and its tag.
 
         Raises
@@ -52,16 +56,37 @@ class SmallObject(Protocol):
 
 
 def small_object(address: str, client: str, options: Mapping[str, Any]) -> SmallObject:
-    """Return the object at a URL; what the client raises is not caught."""
+    """Return the object at a URL; what the client raises is not caught.
+
+    Icechunk has no way to write one; obstore, which comes with it, writes it beside a repository
+    in S3.
+    """
+    if client == "icechunk":
+        return _Obstore(address, _as_obstore(options))
     kinds: dict[str, type[_Fsspec | _Obstore]] = {"fsspec": _Fsspec, "obstore": _Obstore}
     return kinds[client](address, options)
+
+
+#: Options of icechunk for S3 by their names in obstore.
+_RENAMED = {
+    "endpoint_url": "endpoint", "anonymous": "skip_signature", "session_token": "session_token",
+    "access_key_id": "access_key_id", "secret_access_key": "secret_access_key", "region": "region",
+    "requester_pays": "request_payer",
+}  # fmt: skip
+
+
+def _as_obstore(options: Mapping[str, Any]) -> dict[str, Any]:
+    found = {_RENAMED[name]: value for name, value in options.items() if name in _RENAMED}
+    if options.get("allow_http"):
+        found["client_options"] = {"allow_http": True}
+    return found
 
 
 class _Fsspec:
     """By fsspec.
 
-    S3, Google and Azure create an object on the condition that there is none. S3 alone replaces
-    one on a condition; elsewhere it is read again just before.
+    S3 writes on a condition. What others do with ``mode="create"`` differs (some take no notice),
+    so there it is looked just before.
     """
 
     def __init__(self, address: str, options: Mapping[str, Any]) -> None:
@@ -71,11 +96,16 @@ class _Fsspec:
         self._files, self._path = fsspec.core.url_to_fs(address, **options)
         self._conditional = not {*S3}.isdisjoint(_protocols(self._files))
 
-    def create(self, data: bytes) -> str:
-        self._files.pipe_file(self._path, data, mode="create")
+    def create(self, data: bytes) -> Tag:
+        if self._conditional:
+            self._files.pipe_file(self._path, data, mode="create")
+        elif self._files.exists(self._path):
+            raise FileExistsError(self._path)
+        else:
+            self._files.pipe_file(self._path, data)
         return self._tag(data)
 
-    def replace(self, data: bytes, tag: str) -> str:
+    def replace(self, data: bytes, tag: Tag) -> Tag:
         try:
             if self._conditional:
                 self._files.pipe_file(self._path, data, IfMatch=tag)
@@ -91,13 +121,13 @@ class _Fsspec:
             raise
         return self._tag(data)
 
-    def read(self) -> tuple[bytes, str]:
+    def read(self) -> tuple[bytes, Tag]:
         # A tag that is older than the content only makes the replacing fail.
         tag = self._files.info(self._path)["ETag"] if self._conditional else ""
         data = bytes(self._files.cat_file(self._path))
         return data, tag or data.decode("latin-1")
 
-    def _tag(self, data: bytes) -> str:
+    def _tag(self, data: bytes) -> Tag:
         """Return the tag of what was just written."""
         found, tag = self.read()
         if found != data:
@@ -121,25 +151,30 @@ class _Obstore:
         folder, _, self._name = address.rpartition("/")
         self._store = from_url(folder, **options)
 
-    def create(self, data: bytes) -> str:
+    def create(self, data: bytes) -> Tag:
         from obstore.exceptions import AlreadyExistsError
 
         try:
-            return str(self._store.put(self._name, data, mode="create")["e_tag"])
+            return _known(self._store.put(self._name, data, mode="create"))
         except AlreadyExistsError:
             raise FileExistsError(self._name) from None
 
-    def replace(self, data: bytes, tag: str) -> str:
+    def replace(self, data: bytes, tag: Tag) -> Tag:
         from obstore.exceptions import PreconditionError
 
         try:
-            return str(self._store.put(self._name, data, mode={"e_tag": tag})["e_tag"])
+            return _known(self._store.put(self._name, data, mode=tag))
         except (PreconditionError, FileNotFoundError):
             raise Changed from None
 
-    def read(self) -> tuple[bytes, str]:
+    def read(self) -> tuple[bytes, Tag]:
         found = self._store.get(self._name)
-        return bytes(found.bytes()), str(found.meta["e_tag"])
+        return bytes(found.bytes()), _known(found.meta)
 
     def delete(self) -> None:
         self._store.delete(self._name)
+
+
+def _known(told: Mapping[str, Any]) -> Tag:
+    """Return what a server goes by: S3 and Azure by the tag, Google by the version."""
+    return {name: told[name] for name in ("e_tag", "version") if told[name] is not None}

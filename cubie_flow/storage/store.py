@@ -14,7 +14,7 @@ import warnings
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from zarr.core.sync import sync
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.storage.encoding import Encoder, codecs
-from cubie_flow.storage.layout import ShardPlan
+from cubie_flow.storage.layout import AT_ONCE, ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.schema import (
     PER_RUN_AND_OCCURRENCE,
@@ -45,8 +45,15 @@ from cubie_flow.storage.schema import (
 )
 
 CHECKSUMS = "checksums"
-#: Arrays of a shard that are encoded and written at once; the encoded bytes of so many are held.
-AT_ONCE = 4
+
+
+@contextmanager
+def _transaction(location: Location, store: Any, message: str) -> Iterator[None]:
+    """Write what belongs together, in one commit where the store knows commits."""
+    with _said(location):
+        store.begin()
+        yield
+        store.commit(message)
 
 
 @contextmanager
@@ -118,8 +125,9 @@ class ResultStore:
             location.refuse_what_is_there()
             if location.folder is not None:
                 location.folder.mkdir(parents=True, exist_ok=True)
-            store = location.store()
-            _write_schema(location, store, schema, plan)
+            store = location.store(create=True)
+            with _transaction(location, store, f"made for {plan.runs:,} runs{_of(location)}"):
+                _write_schema(location, store, schema, plan)
         return cls.open(location)
 
     @classmethod
@@ -200,7 +208,7 @@ class ResultStore:
             raise FlowError(f"shard {index} is not one of the {len(self.plan.shards)} of the study")
         start, stop = self.plan.shards[index]
         self._check(arrays, stop - start)
-        with _said(self.location):
+        with self._transaction(f"shard {index}: runs {start:,} to {stop - 1:,}"):
             self._write(self.names, index, arrays)
             checksums = self._group[CHECKSUMS]["crc32"]
             checksums[index] = self._checksum(arrays)
@@ -322,7 +330,7 @@ class ResultStore:
         if runs < self.plan.runs:
             name = self.location.name
             raise FlowError(f"'{name}' has {self.plan.runs} runs and cannot shrink to {runs}")
-        with _said(self.location):
+        with self._transaction(f"lengthened to {runs:,} runs"):
             for array in self._arrays.values():
                 array.resize((runs, *array.shape[1:]))
             grown = ShardPlan(runs, self.plan.chunk_runs, self.plan.shard_runs)
@@ -355,7 +363,7 @@ class ResultStore:
         FlowError
             Where the folder cannot be written.
         """
-        with _said(self.location):
+        with self._transaction("finished" if attrs else "stopped"):
             if self.location.folder is not None:
                 for partial in list(self.path.rglob("*.partial")):
                     partial.unlink()
@@ -379,10 +387,14 @@ class ResultStore:
         FlowError
             Where the store cannot be written.
         """
-        with _said(self.location):
+        with self._transaction(f"group {name}"):
             store, path = self._group.store, f"{self.location.group}/{name}".strip("/")
             table.to_zarr(store, group=path, mode="w", zarr_format=3, consolidated=False)
             _consolidate(evolve(self.location, group=""), store)
+
+    def _transaction(self, message: str) -> AbstractContextManager[None]:
+        message += _of(self.location)
+        return _transaction(self.location, self._group.store, message)
 
     def _check(self, arrays: Mapping[str, NDArray[Any]], runs: int) -> None:
         for name in arrays:
@@ -399,6 +411,10 @@ class ResultStore:
                 )
         if (arrays[STATUS] == UNWRITTEN).any():
             raise FlowError(f"a status of {UNWRITTEN} means 'not written' and cannot be written")
+
+
+def _of(location: Location) -> str:
+    return f" of {location.group}" if location.group else ""
 
 
 def _open_group(store: Any, path: str) -> zarr.Group:
@@ -429,9 +445,11 @@ def _write_schema(location: Location, store: Any, schema: StoreSchema, plan: Sha
         zarr.create_group(store, zarr_format=3)  # of all jobs that share the store
     prefix = f"{location.group}/" if location.group else ""
     # Without its status a store is none, so one that is left half made is not taken for whole.
+    # A repository of Icechunk wants the metadata of an array before its chunks.
     last = f"{STATUS}/zarr.json"
-    sync(_put(store, {f"{prefix}{name}": files[name] for name in files if name != last}))
-    sync(_put(store, {f"{prefix}{last}": files[last]}))
+    metadata = {name for name in files if name.endswith("zarr.json")}
+    for names in (metadata - {last}, files.keys() - metadata, {last}):
+        sync(_put(store, {f"{prefix}{name}": files[name] for name in sorted(names)}))
     _consolidate(location, store)
 
 
@@ -552,7 +570,9 @@ def _add_to_memory(
     table = _open_group(zarr.storage.MemoryStore(files), "")
     for name, (_, values) in columns.items():
         table[name][:] = values
-    sync(_put(store, {f"{prefix}{n}": content for n, content in files.items() if "/" in n}))
+    for chunks in (False, True):
+        part = {n: c for n, c in files.items() if "/" in n and chunks != n.endswith("zarr.json")}
+        sync(_put(store, {f"{prefix}{name}": content for name, content in part.items()}))
     group.update_attributes(attrs)
 
 
@@ -576,7 +596,7 @@ def _columns(
 
 def _consolidate(location: Location, store: Any) -> None:
     """Gather the metadata of a whole store in one file; of a group, its tree's owner does it."""
-    if location.group:
+    if location.group or not store.supports_consolidated_metadata:
         return
     with warnings.catch_warnings():
         # zarr warns that consolidated metadata is not in the format's text yet; readers that do

@@ -188,6 +188,11 @@ class ShardWork:
         """Where the store is."""
         return self.location.name
 
+    @property
+    def alone(self) -> str:
+        """Why no other process may write to the store; empty where others may."""
+        return self.location.alone
+
     def solver(self, seat: Seat) -> ShardSolver:
         """Return a solver for a seat."""
         study, kernel = self.study, self.kernel

@@ -31,7 +31,7 @@ from cubie_flow.engines import Part
 from cubie_flow.errors import FlowError
 from cubie_flow.logs import logged
 from cubie_flow.stopping import TIMED_OUT, Stopped, Watch, deaf
-from cubie_flow.storage import index, new_location
+from cubie_flow.storage import Location, index, new_location
 from cubie_flow.storage.folders import LOG
 from cubie_flow.sweeps.jobs import MISTAKES, Job, Reader, counted, engine_settings, run_job, said
 from cubie_flow.sweeps.shares import threads_of
@@ -67,6 +67,20 @@ class Launcher:
     name: str
     config: DictConfig
     context: HydraContext
+
+    def refuse_store(self, root: Location) -> None:
+        """Refuse a store that its processes cannot write.
+
+        Raises
+        ------
+        FlowError
+            Saying why.
+        """
+        if root.alone:
+            raise FlowError(
+                f"'{root.name}' {root.alone}, so jobs of hydra/launcher={self.name} cannot; leave "
+                "the launcher out, or use another storage.client or URL"
+            )
 
     def refuse_engine(self, settings: Settings) -> None:
         """Refuse workers of one machine that each of its jobs would start as well.

@@ -76,6 +76,8 @@ def run_multirun(
     folder = _folder(config, jobs)
     swept = [key for axis in axes.axes if axis.jobs for key in axis.keys]
     root = new_location(storage, folder)
+    if launcher is not None:
+        launcher.refuse_store(root)
     overrides = credentials.as_given(config.hydra.overrides.task)
     attrs = {**provenance(overrides), "sweep": axes.lines()}
     with locked(folder), leased(root, storage["lease"]) as lock, logged(folder / LOG):

@@ -74,6 +74,8 @@ def resume_multirun(
             _dry_run(jobs, root, recheck)
             return
         launcher = _launcher(folder, launching)
+        if launcher is not None:
+            launcher.refuse_store(root)
         if settings is not None:
             confirm(todo, settings)
             if launcher is not None:

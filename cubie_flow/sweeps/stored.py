@@ -104,11 +104,13 @@ def read_again(number: int, row: index.Row, root: Location, overrides: Sequence[
     try:
         settings = stored_settings(OmegaConf.create(row["config"]), overrides, attrs)
         study = stored_study(settings, attrs) if begun else settings.study()
+        read = evolve(job, settings=settings, study=study, overrides=tuple(attrs["overrides"]))
+        _ = read.amount  # what is wrong with its output is said of the job too
+        return read
     except MISTAKES as error:
         if begun:
             raise
         return evolve(job, error=said(error))
-    return evolve(job, settings=settings, study=study, overrides=tuple(attrs["overrides"]))
 
 
 def stored_job(folder: Path, number: int, overrides: Sequence[str]) -> tuple[Job, Location]:

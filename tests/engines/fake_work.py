@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from cubie_flow.engines import Record, Seat
 from cubie_flow.errors import FlowError
-from cubie_flow.storage import ResultStore, StoreSchema, Variable
+from cubie_flow.storage import Location, ResultStore, StoreSchema, Variable
 from cubie_flow.storage.layout import ShardPlan
 
 RUNS = 2
@@ -89,6 +89,10 @@ class FakeWork:
     @property
     def where(self) -> str:
         return self.path
+
+    @property
+    def alone(self) -> str:
+        return Location(self.path).alone
 
     def solver(self, seat: Seat) -> FakeSolver:
         return FakeSolver(self, seat)

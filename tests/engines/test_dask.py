@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -231,10 +232,58 @@ def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(FlowError) as caught:
         # With two workers another shard may wait for its turn on the one that dies, twice.
         make_engine("dask", workers=1, retries=1).run(work, range(6), account)
-    assert "shard 2 (runs 4 to 5) ended its worker process 2 times" in str(caught.value)
+    told = "shard 2 (runs 4 to 5) was with a worker process that ended, 2 times over"
+    assert told in str(caught.value)
     # A worker that dies may take the record of a shard with it that it wrote just before.
     assert set(account.records) <= store.completed()
     assert 2 not in store.completed()
+
+
+def test_a_worker_that_does_not_answer_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path / "a.zarr", 6)
+    account = Account({})
+    answer = distributed.Future.result
+    silent: list[int] = []
+
+    def result(future: distributed.Future, timeout: float | None = None) -> Any:
+        if future.key.endswith("-1") and len(account.records) < 5:
+            assert timeout is not None
+            assert timeout <= 2
+            silent.append(len(account.records))
+            raise TimeoutError
+        return answer(future, timeout)
+
+    monkeypatch.setattr(distributed.Future, "result", result)
+    work = FakeWork(str(tmp_path / "a.zarr"), token="silent")
+    make_engine("dask", workers=1).run(work, range(6), account)
+    assert silent
+    assert set(account.records) == store.completed() == set(range(6))
+
+
+def test_a_record_that_died_with_its_worker_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path / "a.zarr", 4)
+    account = Account({})
+    answer = distributed.Future.result
+    killed: list[int] = []
+
+    def result(future: distributed.Future, timeout: float | None = None) -> Any:
+        if not killed:
+            addresses = future.client.run(os.getpid)
+            killed.extend(addresses.values())
+            os.kill(killed[0], signal.SIGKILL)
+            # The last answer comes long after the wish for it was given up.
+            timeout = 1e-3
+        return answer(future, timeout)
+
+    monkeypatch.setattr(distributed.Future, "result", result)
+    work = FakeWork(str(tmp_path / "a.zarr"), token="gone")
+    make_engine("dask", workers=1).run(work, range(4), account)
+    assert killed
+    assert set(account.records) == store.completed() == set(range(4))
 
 
 def test_stores_in_memory_are_refused(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_pausing_after_every_attempt_changes_nothing(
 
     monkeypatch.setattr(cpu._Work, "slices", counted)
     monkeypatch.setattr(cpu, "FIRST_SLICE", 1)
+    monkeypatch.setattr(cpu, "ALONE_SECONDS", 0.0)
     monkeypatch.setattr(cpu, "GROWTH", 1.0)
     pausing = solve(forced(), **given)
     assert len(calls) > 20

@@ -35,6 +35,11 @@ def options_of(client: str, endpoint: str, secret: str = SECRET) -> dict[str, An
     """Return the options with which a client opens the server."""
     if client == "fsspec":
         return {"endpoint_url": endpoint, "key": KEY, "secret": secret}
+    if client == "icechunk":
+        return {
+            "endpoint_url": endpoint, "access_key_id": KEY, "secret_access_key": secret,
+            "region": "us-east-1", "allow_http": True, "force_path_style": True,
+        }  # fmt: skip
     return {
         "endpoint": endpoint, "access_key_id": KEY, "secret_access_key": secret,
         "region": "us-east-1", "client_options": {"allow_http": True},
@@ -44,7 +49,8 @@ def options_of(client: str, endpoint: str, secret: str = SECRET) -> dict[str, An
 def words_of(client: str, endpoint: str, secret: str = SECRET) -> list[str]:
     """Return the same as words of a command line."""
     given = options_of(client, endpoint, secret)
-    flat = {k: v for k, v in given.items() if not isinstance(v, dict)}
+    flat = {k: v for k, v in given.items() if not isinstance(v, dict | bool)}
+    flat.update({k: "true" for k, v in given.items() if v is True})
     flat.update({f"client_options.{k}": "true" for k in given.get("client_options", {})})
     return [
         f"storage.client={client}",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +17,10 @@ import zarr
 from object_server import KEY, SECRET, bucket, options_of, words_of
 
 from cubie_flow import credentials
+from cubie_flow.analysis import open_results
 from cubie_flow.analysis.cli import main as results
 from cubie_flow.app import main
-from cubie_flow.storage import Location, ResultStore
+from cubie_flow.storage import Location, ResultStore, index
 
 STUDY = [
     "study=far", "batch=sobol", "batch.values={rho: {uniform: [0, 40]}}", "batch.size=1024",
@@ -218,3 +222,158 @@ def test_in_memory_plan_overwrite_and_dry_run(capsys: pytest.CaptureFixture[str]
     assert len(list(Path("outputs/far").glob("*/*"))) == 1, "the refused run left nothing"
     assert main([*words, "storage.overwrite=true", "batch.size=512"]) == 0
     assert ResultStore.open(there).plan.runs == 512
+
+
+@pytest.mark.parametrize("client", ["fsspec", "obstore"])
+def test_a_multirun_keeps_no_credentials_and_records_a_job_that_failed(
+    client: str,
+    server: str,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # One by value, and one by a variable of the environment that is named.
+    monkeypatch.setenv("MY_KEY", KEY)
+    given = words_of(client, server)
+    given = [word.replace(f"={KEY}", "=${oc.env:MY_KEY}") for word in given]
+    address = f"s3://results/several-{client}.zarr"
+    words = [*STUDY, f"storage.url={address}", *given, "-m", "algorithm=tsit5,vern7"]
+    # The second job's output is refused; a URL with a password is refused before all jobs.
+    zipped = "hydra.sweeper.zip=[[algorithm,output.variables]]"
+    assert main([*words, "output.variables=[x],[nobody]", zipped]) == 1
+    said = "".join(capsys.readouterr())
+    assert main([*words[:-2], "storage.url=s3://me:hunter22@results/x", "-m", words[-1]]) == 1
+    refused = capsys.readouterr().err
+    assert refused.count("\n") == 1
+    assert "holds a user, a password or a signature" in refused
+    there = place(client, address, server)
+    rows, _ = index.read_index(there)
+    assert [row["job_status"] for row in rows] == [index.SUCCESS, index.FAILED]
+    assert "nobody" in rows[1]["error"]
+    (folder,) = Path("outputs/far").glob("*/*")
+    assert {p.name for p in folder.iterdir()} >= {"config.yaml", "run.log", "location.json"}
+    everything = said + refused + written(elsewhere, there) + json.dumps(rows)
+    assert "${secret:" in everything
+    assert "${oc.env:MY_KEY}" in everything
+    for secret in (SECRET, KEY, "hunter22"):
+        assert secret not in everything
+    # A server that cannot be reached is told without them, too.
+    credentials._values.clear()
+    lost = [word.replace(server, "http://127.0.0.1:9") for word in given]
+    assert main([f"resume={folder}", *lost[1:]]) == 1
+    refused = capsys.readouterr().err
+    assert refused.count("\n") == 1
+    assert SECRET not in refused
+    assert KEY not in refused
+    assert set(open_results(folder, options=dict(there.options)).children) == {"job_0"}
+    assert main([f"resume={folder}", *given[1:]]) == 1
+    assert "1 of 2 jobs were complete" in capsys.readouterr().out
+
+
+def test_workers_of_dask_write_to_a_url(
+    server: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    words = ["storage.url=s3://results/spread.zarr", *words_of("fsspec", server)]
+    dask = ["engine=dask", "engine.workers=2"]
+    assert main([*STUDY, *words, *dask, "storage.picture=false", "hydra.run.dir=spread"]) == 0
+    assert main([*STUDY, "storage.picture=false", "hydra.run.dir=here"]) == 0
+    there = zarr.open_group(place("fsspec", "s3://results/spread.zarr", server).store(), mode="r")
+    here = zarr.open_group("here/results.zarr", mode="r")
+    for name, array in here.arrays():
+        assert np.asarray(array[...]).tobytes() == np.asarray(there[name][...]).tobytes(), name
+    said = "".join(capfd.readouterr())
+    assert SECRET not in said + Path("spread/config.yaml").read_text()
+
+
+def test_commands_about_results_at_a_url(
+    server: str,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # What a client finds in the environment opens a bare URL as well.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    url = "s3://results/seen.zarr"
+    words = ["storage.picture=false", f"storage.url={url}", "hydra.run.dir=run"]
+    assert main([*STUDY, *words]) == 0
+    capsys.readouterr()
+    asked: list[str] = []
+    get = zarr.storage.FsspecStore.get
+
+    async def counted(store: zarr.storage.FsspecStore, key: str, *how: Any, **more: Any) -> Any:
+        asked.append(key)
+        return await get(store, key, *how, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.storage.FsspecStore, "get", counted)
+        assert results(["ls", ".", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["path"], row["study"], row["runs"]) == ("run", "far", 1024)
+    assert row["ended"] == "success 1,024"
+    assert asked == ["zarr.json"], "one object says it all"
+    for command in (
+        ["report", "run"], ["plot", "overview", "run", "-o", "p.png"], ["export", "run", "e.csv"],
+        ["show", url], ["verify", url], ["runs", url, "--limit", "3"], ["compare", "run", url],
+        ["export", url, "u.csv"],
+    ):  # fmt: skip
+        assert results(command) == 0, command
+    assert (elsewhere / "run" / "report.html").is_file()
+    assert (elsewhere / "e.csv").read_text() == (elsewhere / "u.csv").read_text()
+    assert results(["show", "."]) == 1
+    assert "there is one in 'run'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("client", ["fsspec", "obstore"])
+def test_a_server_that_does_not_answer_is_one_sentence(client: str, elsewhere: Path) -> None:
+    """In a process of its own: what is left undone would be told when that ends."""
+    (elsewhere / "run").mkdir()
+    once = {"fsspec": "config_kwargs", "obstore": "retry_config"}[client]
+    retries = {"fsspec": {"retries": {"max_attempts": 0}}, "obstore": {"max_retries": 0}}[client]
+    given = {**options_of(client, "http://127.0.0.1:9"), once: retries}
+    address = "s3://results/lost.zarr"
+    told = {"address": address, "client": client}
+    (elsewhere / "run" / "location.json").write_text(json.dumps(told))
+    (elsewhere / "run" / "config.yaml").write_text(json.dumps({"storage": {"options": given}}))
+    code = "import sys; from cubie_flow.analysis.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "show", "run"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert f"cubie-results: '{address}' cannot be opened: " in done.stderr
+    assert "Debug" not in done.stderr
+    assert SECRET not in done.stderr
+
+
+def test_what_was_asked_beside_a_request_that_failed_says_nothing_at_the_end() -> None:
+    code = """
+import asyncio
+from zarr.core.sync import sync
+from cubie_flow.storage import Location
+
+Location("memory://lab/x.zarr").store()
+
+async def late():
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        raise ValueError("as a client does that is dropped in another context")
+
+async def lost():
+    await asyncio.sleep(0)
+    raise OSError("lost")
+
+async def both():
+    await asyncio.gather(late(), lost())
+
+try:
+    sync(both())
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("lost\n", "")

@@ -532,7 +532,6 @@ def test_a_limit_of_time_is_that_of_all_jobs_on_dask(elsewhere: Path) -> None:
     assert whole.any()
     assert (status[~whole] == 255).all()
     again = [f"resume={path.parent}", "engine.time_limit=null", "engine=local"]
-    again += ["engine.workers=null"]
     assert main(again) == 0
     assert xarray.open_zarr(path, chunks=None).job_status.values.tolist() == [0, 0]
 

@@ -21,12 +21,18 @@ def report(path: str, target: str | None, as_json: bool) -> None:
 
     data = open_runs(path)
     if target is None:
-        store = str(data.flow.path)
-        beside = Path() if folders.is_url(store) else Path(store).parent
-        target = str(beside / "report.html")
+        target = str(_beside(path, str(data.flow.path)) / "report.html")
     made = write_report(data, target)
     size = made.stat().st_size
     if as_json:
         output.print_json({"report": str(made), "bytes": size})
     else:
         print(f"wrote {made} ({size / 1e6:.1f} MB)")
+
+
+def _beside(path: str, store: str) -> Path:
+    """Return the folder of a run: the one that was given where its store is at a URL."""
+    if not folders.is_url(store):
+        return Path(store).parent
+    given = Path(path.partition("::")[0]).expanduser()
+    return given if given.is_dir() else Path()

@@ -152,6 +152,8 @@ class CpuProgram:
         padded = [-(-arena * dialect.lanes // 64) * 64 for arena in arena_bytes]
         self._offsets = [sum(padded[:number]) for number in range(len(padded))]
         self._store_bytes = sum(padded) + ALIGNMENT
+        #: Seconds an attempt took in the last slice; None before there was one.
+        self.pace: float | None = None
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
@@ -251,7 +253,8 @@ class _Work:
             ctypes.addressof(result), ctypes.addressof(error),
             *[base + offset for offset in program._offsets], ctypes.addressof(runs),
         )  # fmt: skip
-        attempts, total = FIRST_SLICE, 0.0
+        pace, total = program.pace, 0.0
+        attempts = FIRST_SLICE if pace is None else max(1, int(ALONE_SECONDS / pace))
         while True:
             began = perf_counter()
             code = call(*inside, attempts, *self._outside)
@@ -261,6 +264,7 @@ class _Work:
             spent = perf_counter() - began
             total += spent
             yield total
+            program.pace = max(spent, 1e-9) / attempts
             goal = SLICE_SECONDS if total > ALONE_SECONDS else ALONE_SECONDS
             attempts = max(1, int(attempts * min(GROWTH, goal / max(spent, 1e-9))))
 
