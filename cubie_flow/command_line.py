@@ -73,7 +73,10 @@ def _refuse_no_choices(overrides: Sequence[str]) -> None:
     for override in overrides:
         key, _, value = override.partition("=")
         files = shipped("conf") / key.lstrip("+~")
-        if key.lstrip("+~").isidentifier() and files.is_dir() and not _may_be_a_name(value):
+        group = key.lstrip("+~").isidentifier() and files.is_dir()
+        if key.lstrip("+~") == "experiment" and not _may_be_a_name(value):
+            raise FlowError(f"{key} is {value}; it must be the name of a study")
+        if group and not _may_be_a_name(value):
             options = sorted(file.stem for file in files.glob("*.yaml"))
             raise FlowError(f"{key} is {value}; it must be one of {', '.join(options)}")
 

@@ -221,6 +221,11 @@ MISTAKES = [
     (["output={a: 1}"], ["output", "must be one of final, summaries"]),
     (["~hydra.job.num"], ["hydra.job.num", "cannot be changed"]),
     (["batch=0.5"], ["batch", "0.5", "must be one of grid"]),
+    (["experiment=[[1]]"], ["experiment", "[[1]]", "name of a study"]),
+    (
+        ["system.drivers.rho={times: [0, 1], values: [1, 2]}", "system.suggested=1"],
+        ["suggested", "mapping", "1"],
+    ),
     (["output.trajectories=[x]"], ["output.trajectories=[x]", "mapping and the other a list"]),
     (["-m", "hydra/launcher=jobli"], ["hydra/launcher", "jobli", "cubie-flow[launchers]"]),
     (["storage.url=s3://"], ["storage.url", "s3://", "s3://bucket/results"]),

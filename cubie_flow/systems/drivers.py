@@ -286,11 +286,11 @@ def driven(model: Mapping[str, Any], drivers: Any, where: str) -> dict[str, Any]
         old[name] = given
     changed["drivers"] = old
     changed["parameters"] = parameters
-    changed["suggested"] = {
-        name: value
-        for name, value in (changed.get("suggested") or {}).items()
-        if name not in drivers
-    }
+    suggested = changed.get("suggested") or {}
+    # What is no mapping is refused with the rest of the model.
+    if isinstance(suggested, Mapping):
+        left = {name: value for name, value in suggested.items() if name not in drivers}
+        changed["suggested"] = left
     changed["unused"] = [name for name in changed.get("unused") or () if name not in drivers]
     return changed
 
