@@ -9,6 +9,7 @@ the term of order ``k`` adds at the end of the step; nothing over- or underflows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from cubie_flow.errors import FlowError
@@ -23,6 +24,44 @@ from cubie_flow.expressions.graph import (
     topological,
     where,
 )
+
+#: Degree up to which derivatives at one point tell the near future. A switch, an exponential that
+#: rises from next to nothing or a high power can happen within a step, unforeseen at its start.
+STEEPEST = 8
+
+
+def foreseeable(nodes: Sequence[Node]) -> bool:
+    """Return whether nothing can hide within a step: plain equations of low degree.
+
+    That is polynomials, fractions, roots, sines and cosines.
+    """
+    return max(_degrees(nodes).values(), default=0.0) <= STEEPEST
+
+
+def _degrees(nodes: Sequence[Node]) -> dict[Node, float]:
+    """Return the degree of nodes in what they read; infinite if they are not plain."""
+    found: dict[Node, float] = {}
+    for node in topological(nodes):
+        degrees = [found[arg] for arg in node.args]
+        match node.op:
+            case "const" | "integer":
+                degree = 0.0
+            case "symbol" | "load":
+                degree = 1.0
+            case "add" | "sub" | "neg":
+                degree = max(degrees)
+            case "mul" | "div":
+                degree = sum(degrees)
+            case "sqrt":
+                degree = degrees[0] / 2
+            case "call" if node.value in ("sin", "cos"):
+                degree = degrees[0]
+            case "call" if node.value == "pow" and is_const(node.args[1]):
+                degree = degrees[0] * abs(float(node.args[1].value))
+            case _:
+                degree = math.inf
+        found[node] = degree
+    return found
 
 
 def coefficients(

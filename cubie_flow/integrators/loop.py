@@ -514,7 +514,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             failed.append((lost, "event_limit"))
             accept = block.let("accept", logical_and(accept, logical_not(cut)))
         if step.settings.chooses:
-            controller.follow(block, dt)
+            controller.follow(block, step.expected(dt, h, controller.settings))
         elif controller.adaptive:
             held = controller.hold(block) if cut is not FALSE else []
             controller.advance(block, error, ok, h, last, load("settings", DT_MAX))

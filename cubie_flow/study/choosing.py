@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from attrs import evolve, frozen
 
 from cubie_flow.expressions.block import Evaluate, Repeat, Statement, When
-from cubie_flow.expressions.graph import Node, is_const, topological
+from cubie_flow.expressions.graph import Node, topological
+from cubie_flow.expressions.taylor import foreseeable
 from cubie_flow.integrators.equations import mass_pattern
 from cubie_flow.integrators.loop import STATUS
 from cubie_flow.kernels.launch import BatchResult
@@ -29,9 +30,6 @@ SERIES = "taylor_12"
 #: Tolerance from which the series is worth a trial, operations of a right-hand side up to which it
 #: is, and how much longer one of its operations takes; measured in docs/performance.md.
 TIGHT, SMALL, LONGER = 1e-8, 30, 1.4
-#: Degree up to which derivatives at one point tell the near future. A switch, an exponential that
-#: rises from next to nothing or a high power can happen within a step, unforeseen at its start.
-STEEPEST = 8
 _FREE = ("const", "integer", "truth", "load", "symbol")
 #: Iterations that a loop in a block is counted for.
 _PASSES = 3
@@ -150,33 +148,7 @@ def series_pays(study: Study) -> bool:
         return False
     nodes = study.integrated.derivatives
     few = sum(node.op not in _FREE for node in topological(nodes)) <= SMALL
-    return few and max(_degrees(nodes).values()) <= STEEPEST
-
-
-def _degrees(nodes: Sequence[Node]) -> dict[Node, float]:
-    """Return the degree of nodes in the model's quantities; infinite if they are not plain."""
-    found: dict[Node, float] = {}
-    for node in topological(nodes):
-        degrees = [found[arg] for arg in node.args]
-        match node.op:
-            case "const" | "integer":
-                degree = 0.0
-            case "symbol":
-                degree = 1.0
-            case "add" | "sub" | "neg":
-                degree = max(degrees)
-            case "mul" | "div":
-                degree = sum(degrees)
-            case "sqrt":
-                degree = degrees[0] / 2
-            case "call" if node.value in ("sin", "cos"):
-                degree = degrees[0]
-            case "call" if node.value == "pow" and is_const(node.args[1]):
-                degree = degrees[0] * abs(float(node.args[1].value))
-            case _:
-                degree = np.inf
-        found[node] = degree
-    return found
+    return few and foreseeable(nodes)
 
 
 def operations(statements: tuple[Statement, ...]) -> int:

@@ -206,3 +206,27 @@ def test_what_a_taylor_method_cannot_use_is_refused(
             lorenz, parameters={"rho": [21.0]}, duration=1.0, algorithm="taylor_8",
             controller=controller,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("algorithm", ["taylor_8", "taylor_16"])
+@pytest.mark.parametrize(
+    ("equation", "right"),
+    [
+        ("where(x < 1, 1, 3)", 4.0),
+        # A sigmoid that its derivatives at the start know nothing of.
+        ("1/(1 + exp(-40*(t - 1))) - 0.2*x", 0.906177885),
+    ],
+)
+def test_what_happens_within_a_step_is_seen(
+    equation: str, right: float, algorithm: str, precision: str
+) -> None:
+    system = OdeSystem.from_equations(f"dx/dt = {equation}", states={"x": 0.0}, parameters={})
+    tolerance = 1e-8 if precision == "float64" else 1e-5
+    result = solve(
+        system, initial_values={"x": [0.0]}, duration=2.0, algorithm=algorithm,
+        precision=precision, rtol=tolerance, atol=tolerance,
+    )  # fmt: skip
+    assert int(result.status[0]) == 0
+    assert float(result.x_final[0]) == pytest.approx(right, abs=10 * tolerance)
+    assert 0 < int(result.rejected[0]) < 100

@@ -124,6 +124,10 @@ class Step(CUDAFactory[StepSettings]):
         """
         raise NotImplementedError
 
+    def expected(self, length: Node, h: Node, control: ControllerSettings) -> Node:
+        """Return the step to expect next, after one that chose `length` and took `h`."""
+        return length
+
     @abstractmethod
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
         """Write ``proposed_state`` and the derivative at the end of the step."""

@@ -17,6 +17,7 @@ from cubie_flow.expressions.graph import (
     integer,
     isub,
     load,
+    logical_not,
     maximum,
     minimum,
     symbol,
@@ -24,7 +25,7 @@ from cubie_flow.expressions.graph import (
     topological,
     where,
 )
-from cubie_flow.expressions.taylor import coefficients
+from cubie_flow.expressions.taylor import coefficients, foreseeable
 from cubie_flow.integrators.controllers import (
     ControllerSettings,
     bits_of_one,
@@ -38,6 +39,9 @@ from cubie_flow.memory import buffer_registry
 LARGEST = 20_000
 #: The first step that is tried, as a part of the run; longer ones follow only one after another.
 FIRST_PART = 1.0 / 16.0
+#: What a step may miss by its end, in tolerances: the step times what its derivative differs from
+#: that of the polynomial. A smooth step misses some tenths.
+MISMATCH = 2.0
 # Part of the first term that counts as size of a state that is 0, and the least size.
 _FIRST, _TINY = 1e-3, {"float32": 1e-30, "float64": 1e-200}
 # Squared error above which the terms are of no use, and how far the step then retreats.
@@ -73,7 +77,8 @@ class TaylorStep(Step):
     """One step of a Taylor series method.
 
     With step control the terms are computed first, for a power of two near the last step, and the
-    longest step that they allow is taken: none is tried in vain (Jorba and Zou, section 3.2).
+    longest step that they allow is taken: none is tried in vain (Jorba and Zou, section 3.2). Where
+    the equations have switches, or what can rise from nothing, its end is looked at as well.
 
     Buffers: ``coefficients`` (one row of terms an order, from 1), ``stage_increments`` (the
     derivative at the end, where something reads it), ``stage_state``, ``proposed_state`` and
@@ -137,8 +142,8 @@ class TaylorStep(Step):
 
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
         s, order = self.settings, self.method.order
+        theta = block.let("theta", h * load("frequency", 0)) if s.chooses else const(1.0)
         if s.chooses:
-            theta = block.let("theta", h * load("frequency", 0))
             block.sweep(s.states, {"proposed_state": self._polynomial(block, theta, "state")})
         else:
             self._expand(block, h, t)
@@ -147,8 +152,33 @@ class TaylorStep(Step):
             for k in reversed(range(1, order)):
                 total = total + self._term(k)
             block.sweep(s.states, {"proposed_state": total + load("state", 0, 1)})
-        if s.ends:
+        if s.ends or self._watches:
             self.derivative(block, "proposed_state", 0, h + t)
+        if self._watches:
+            self._compare(block, h, theta)
+
+    @property
+    def _watches(self) -> bool:
+        """Whether the end of a step is looked at, since not all can be known from its start."""
+        return self.settings.chooses and not foreseeable(self.settings.rhs.nodes)
+
+    def _compare(self, block: BlockBuilder, h: Node, theta: Node) -> None:
+        """Reject a step whose end has another derivative than the polynomial has there."""
+        order = self.method.order
+        slope = float(order) * self._term(order)
+        for k in reversed(range(1, order)):
+            slope = slope * theta + float(k) * self._term(k)
+        missing = h * self.end_derivative - slope * theta
+        square = block.let("mismatch", self.norm(block, "mismatch_square", missing) * self.mean)
+        strange = block.let("strange", logical_not(compare("<=", square, MISMATCH**2)))
+        met = where(strange, maximum(load("error", 0), const(4.0)), load("error", 0))
+        block.assign([("error", 0)], [met])
+
+    def expected(self, length: Node, h: Node, control: ControllerSettings) -> Node:
+        if not self._watches:
+            return length
+        # Half the step, when it has grown as much as it may.
+        return where(load("strange", 0, kind="bool"), (0.5 / control.max_factor) * h, length)
 
     def _polynomial(self, block: BlockBuilder, theta: Node, start: str) -> Node:
         """Return the state at `theta` of the terms' time, at the element of a sweep.
