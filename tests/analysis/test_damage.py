@@ -39,7 +39,7 @@ def test_a_store_without_its_model_is_not_resumed(
     file.write_text(json.dumps(metadata))
     assert flow([f"resume={run}"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "the store has no attribute 'system' to resume a study from" in line
+    assert "was damaged: it lacks its attribute 'system'" in line
 
 
 def test_a_negative_seed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
