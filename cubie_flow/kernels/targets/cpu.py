@@ -154,6 +154,8 @@ class CpuProgram:
         self._store_bytes = sum(padded) + ALIGNMENT
         #: Seconds an attempt took in the last slice; None before there was one.
         self.pace: float | None = None
+        #: Seconds of a core that a run took in the last batch; 0 before there was one.
+        self.cost = 0.0
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
@@ -185,11 +187,17 @@ class CpuProgram:
         work = _Work(self, batch)
         others = min(batch.threads, -(-count // lanes)) - 1
         helpers: list[Future[None]] = []
+
+        def call() -> list[Future[None]]:
+            return [_pool().submit(work.finish) for _ in range(others)]
+
         told = perf_counter()
         try:
+            if count * self.cost > 2.0 * ALONE_SECONDS:
+                helpers = call()
             for spent in work.slices():
                 if not helpers and spent > ALONE_SECONDS and work.taken < count:
-                    helpers = [_pool().submit(work.finish) for _ in range(others)]
+                    helpers = call()
                 if tick is not None and perf_counter() - told > SLICE_SECONDS:
                     tick(work.taken)
                     told = perf_counter()
@@ -204,6 +212,7 @@ class CpuProgram:
             work.stopped = True
             wait([helper for helper in helpers if not helper.cancel()])
             raise
+        self.cost = sum(work.spent) / max(count, 1)
         batch.measured["buffer_bytes"] = work.threads * self._store_bytes
         batch.measured["threads"] = work.threads
 
@@ -220,6 +229,8 @@ class _Work:
     def __init__(self, program: CpuProgram, batch: Batch) -> None:
         #: Threads that took part.
         self.threads = 0
+        #: Seconds that each of them spent, once it has ended.
+        self.spent: list[float] = []
         self.stopped = False
         self._program, self._count = program, batch.count
         self._counter = (ctypes.c_int64 * 8)()
@@ -259,10 +270,11 @@ class _Work:
             began = perf_counter()
             code = call(*inside, attempts, *self._outside)
             assert not code, code
-            if not runs[lanes]:
-                return
             spent = perf_counter() - began
             total += spent
+            if not runs[lanes]:
+                self.spent.append(total)
+                return
             yield total
             program.pace = max(spent, 1e-9) / attempts
             goal = SLICE_SECONDS if total > ALONE_SECONDS else ALONE_SECONDS
