@@ -13,7 +13,7 @@ import json
 import warnings
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -231,7 +231,7 @@ class ResultStore:
                     await store.set(path, cpu.Buffer.from_bytes(content))
 
         async def put_all() -> None:
-            await asyncio.gather(*(put(name) for name in names))
+            await _all(put(name) for name in names)
 
         sync(put_all())
 
@@ -453,8 +453,15 @@ def _write_schema(location: Location, store: Any, schema: StoreSchema, plan: Sha
     _consolidate(location, store)
 
 
+async def _all(tasks: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait until all tasks have ended, whether or not one fails, then raise the first failure."""
+    for found in await asyncio.gather(*tasks, return_exceptions=True):
+        if found is not None:
+            raise found
+
+
 async def _put(store: Any, files: Mapping[str, Any]) -> None:
-    await asyncio.gather(*(store.set(name, content) for name, content in files.items()))
+    await _all(store.set(name, content) for name, content in files.items())
 
 
 #: Files by what they were made from, of the last layouts.
