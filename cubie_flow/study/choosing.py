@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve, frozen
 
-from cubie_flow.expressions.block import Evaluate, Repeat, Statement, When
+from cubie_flow.expressions.block import CALL, Evaluate, Repeat, Statement, When
 from cubie_flow.expressions.graph import Node, topological
 from cubie_flow.expressions.taylor import foreseeable
 from cubie_flow.integrators.equations import mass_pattern
@@ -169,6 +169,5 @@ def operations(statements: tuple[Statement, ...]) -> int:
 
 
 def _arithmetic(nodes: tuple[Node, ...]) -> int:
-    # A call of an elementary function stands for some twenty operations.
     order = topological(nodes)
-    return sum(20 if node.op == "call" else 1 for node in order if node.op not in _FREE)
+    return sum(CALL if node.op == "call" else 1 for node in order if node.op not in _FREE)

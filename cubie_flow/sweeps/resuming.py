@@ -22,6 +22,7 @@ from cubie_flow.resume import missing_runs
 from cubie_flow.startup import keep_dask_out
 from cubie_flow.storage import Location, ResultStore, index, leased, locked
 from cubie_flow.storage.folders import LOG
+from cubie_flow.storage.lease import LEASE
 from cubie_flow.storage.provenance import provenance
 from cubie_flow.sweeps.jobs import Job, counted
 from cubie_flow.sweeps.launching import Launcher, Task, launch
@@ -82,7 +83,7 @@ def resume_multirun(
                 launcher.refuse_engine(settings)
         keep_dask_out()
         table = Table(root, rows, {**attrs, "resumed_by": provenance(overrides)}, attrs["swept"])
-        lease = 60.0 if settings is None else settings.values["storage"]["lease"]
+        lease = LEASE if settings is None else settings.values["storage"]["lease"]
         with leased(root, lease) as lock, logged(folder / LOG):
             log.info("resumed %s", " ".join(overrides))
             print(f"{len(rows) - len(todo):,} of {len(rows):,} jobs were complete", flush=True)

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 from held import held
-from object_server import KEY, SECRET, bucket, options_of, words_of
+from object_server import KEY, SECRET, options_of, words_of
 
 from cubie_flow import credentials
 from cubie_flow.analysis import open_results
@@ -32,12 +31,6 @@ STUDY = [
     "target.threads=1", "storage.picture=false",
 ]  # fmt: skip
 ICE = "storage.client=icechunk"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with bucket("results") as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(autouse=True)

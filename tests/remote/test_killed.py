@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import zarr
 from held import held
-from object_server import bucket, options_of, words_of
+from object_server import options_of, words_of
 
 from cubie_flow.storage import Location
 from cubie_flow.storage.objects import small_object
@@ -28,12 +27,6 @@ STUDY = [
     "output.save_every=0.5", f"storage.shard_runs={SHARD}", "engine.progress=false",
     "target.threads=1", "storage.picture=false", "hydra.run.dir=run",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with bucket("results") as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(scope="module")

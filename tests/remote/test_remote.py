@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from object_server import KEY, SECRET, bucket, options_of, words_of
+from object_server import KEY, SECRET, options_of, words_of
 
 from cubie_flow import credentials
 from cubie_flow.analysis import open_results
@@ -27,12 +26,6 @@ STUDY = [
     "duration=1", "output.save_every=0.5", "storage.shard_runs=512", "engine.progress=false",
     "target.threads=1",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with bucket("results") as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(autouse=True)

@@ -186,14 +186,13 @@ class TaylorStep(Step):
         In two halves, which a processor computes at the same time.
         """
         order = self.method.order
-        half, power = order // 2, theta
-        squared = block.let("theta_2", theta * theta)
+        half = order // 2
+        power = squared = block.let("theta_2", theta * theta)
         high, low = self._term(order), self._term(half)
         for k in reversed(range(half + 1, order)):
             high = high * theta + self._term(k)
         for k in reversed(range(1, half)):
             low = low * theta + self._term(k)
-        power = squared
         for number in range(2, half // 2 + 1):
             power = block.let(f"theta_{2 * number}", power * squared)
         return (high * power + low) * theta + load(start, 0, 1)
