@@ -19,7 +19,7 @@ from typing import Any
 
 from attrs import frozen
 
-from cubie_flow.expressions.block import Block, BlockBuilder
+from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import (
     Node,
     compare,
@@ -31,7 +31,6 @@ from cubie_flow.expressions.graph import (
     to_int,
     where,
 )
-from cubie_flow.integrators.events import Events
 from cubie_flow.systems.drivers import Driver
 
 Array = Any
@@ -67,6 +66,11 @@ class DriverSlot:
     def width(self) -> int:
         """Numbers beside the parameters: the origin, then the coefficients."""
         return self.degree + 2
+
+
+def width(drivers: Sequence[Driver]) -> int:
+    """Return how many numbers drivers hold beside the parameters of a run."""
+    return sum(driver.order + 2 for driver in drivers)
 
 
 def polynomials(drivers: Sequence[Driver], first: int, t: Node) -> dict[str, Node]:
@@ -195,13 +199,8 @@ class DriverBlocks:
                 [where(begun, middle, low), where(begun, high, middle)],
             )
 
-    def following(self, t: Node, eventful: bool) -> Block:
-        """Return the block that moves a run that is on a knot to the segments after it.
-
-        With events those are told to look whether something happens.
-        """
-        block = BlockBuilder()
-        t = block.let("t", t)
+    def follow(self, block: BlockBuilder, t: Node) -> None:
+        """Move a run that is on a knot to the segments after it."""
         restart: Node = const(0.0)
         for number, slot in enumerate(self.slots):
             own = FIRST + CLOCK * number
@@ -228,9 +227,6 @@ class DriverBlocks:
             if slot.restarts:
                 restart = where(passed, const(1.0), restart)
         self._earliest(block, restart)
-        if eventful:
-            Events.look(block)
-        return block.build("following", ("inputs", "initial"), per_lane=True)
 
 
 # the tables, on the host ----------------------------------------------------------------------

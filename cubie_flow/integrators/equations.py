@@ -12,13 +12,20 @@ from cubie_flow.expressions.graph import (
     substitute,
     symbol,
 )
-from cubie_flow.integrators.drivers import polynomials
+from cubie_flow.integrators.drivers import polynomials, width
+from cubie_flow.integrators.switches import SwitchFinder
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.events import Event
 
 #: Operations above which a model's equations are a function of their own even if they are few
 #: equations; measured in docs/performance.md.
 HEAVY = 500
+
+
+def finder(system: OdeSystem, varied: Sequence[str]) -> SwitchFinder:
+    """Return what finds switches in time; their slots in ``p`` follow those of the drivers."""
+    drivers = range(len(varied), len(varied) + width(system.drivers))
+    return SwitchFinder(drivers.stop, drivers)
 
 
 def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> list[Node]:
@@ -40,14 +47,14 @@ def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> lis
     return substitute(nodes, mapping)
 
 
-def right_hand_side(system: OdeSystem, varied: Sequence[str]) -> Function:
+def right_hand_side(system: OdeSystem, varied: Sequence[str], switches: SwitchFinder) -> Function:
     """Return ``du = f(t, u, p)``, divided by the mass where that is not 0."""
     masses = system.mass or (1.0,) * len(system.states)
     nodes = [
         node / mass if mass not in (0.0, 1.0) else node
         for node, mass in zip(system.derivatives, masses, strict=True)
     ]
-    return _function("rhs", "du", bind(system, nodes, varied))
+    return _function("rhs", "du", switches.replace(bind(system, nodes, varied)))
 
 
 def mass_pattern(system: OdeSystem) -> tuple[int, ...]:
@@ -55,10 +62,13 @@ def mass_pattern(system: OdeSystem) -> tuple[int, ...]:
     return tuple(int(mass != 0.0) for mass in system.mass) if 0.0 in system.mass else ()
 
 
-def observables(system: OdeSystem, varied: Sequence[str], names: Sequence[str]) -> Function:
+def observables(
+    system: OdeSystem, varied: Sequence[str], names: Sequence[str], switches: SwitchFinder
+) -> Function:
     """Return the observables `names` of ``(t, u, p)``."""
     known = {item.name: item.expression for item in system.observables}
-    return _function("observables", "g", bind(system, [known[name] for name in names], varied))
+    nodes = switches.replace(bind(system, [known[name] for name in names], varied))
+    return _function("observables", "g", nodes)
 
 
 def bound_events(system: OdeSystem, varied: Sequence[str]) -> tuple[Event, ...]:
@@ -66,6 +76,11 @@ def bound_events(system: OdeSystem, varied: Sequence[str]) -> tuple[Event, ...]:
     return tuple(
         event.replaced(lambda nodes: bind(system, nodes, varied)) for event in system.events
     )
+
+
+def event_truths(events: Sequence[Event], switches: SwitchFinder) -> tuple[Node, ...]:
+    """Return what tells whether an event happens, of bound events without a schedule, in order."""
+    return tuple(switches.replace([event.truth for event in events if event.times is None]))
 
 
 def event_targets(system: OdeSystem, varied: Sequence[str]) -> dict[str, tuple[str, int]]:

@@ -38,7 +38,8 @@ from cubie_flow.expressions.graph import (
 )
 from cubie_flow.integrators.controllers import EPSILON
 from cubie_flow.integrators.steps.base import any_of
-from cubie_flow.systems.events import Event, margin, moments
+from cubie_flow.integrators.switches import SwitchBlocks
+from cubie_flow.systems.events import Event, margin
 
 # Elements of the buffer `agenda`, before two for every schedule: the next time to land on, where
 # a cut step ends, whether events are due, how many happened without time going on, when the last
@@ -77,6 +78,8 @@ class Events:
     events : tuple of Event
         Their expressions read states from ``u``, parameters from ``p``, and ``t``; they set
         ``u[i]`` and ``p[i]`` under the names ``("u", i)`` of `targets`.
+    truths : sequence of Node
+        Conditions of those without a schedule, in order; switches in time are slots in them.
     targets : mapping
         Buffer and element of everything they set, by name.
     times_kept : int
@@ -84,15 +87,19 @@ class Events:
     first_row : int
         Row of the final values where counts begin; after them come the times.
     precision : str
+    rechecks : bool
+        Whether they set parameters that decide when switches in time change.
     """
 
     def __init__(
         self,
         events: tuple[Event, ...],
+        truths: Sequence[Node],
         targets: Mapping[str, tuple[str, int]],
         times_kept: int,
         first_row: int,
         precision: str,
+        rechecks: bool = False,
     ) -> None:
         self.events = events
         self.targets = targets
@@ -100,7 +107,8 @@ class Events:
         self.watched = [i for i, event in enumerate(events) if event.times is None]
         self.scheduled = [i for i, event in enumerate(events) if event.times is not None]
         self.recorded = [i for i, event in enumerate(events) if event.record]
-        self.truths = {i: events[i].truth for i in self.watched}
+        self.truths = dict(zip(self.watched, truths, strict=True))
+        self.rechecks = rechecks
         self.sloped = [
             i for i in self.watched if events[i].root is not None and events[i].direction != "both"
         ]
@@ -522,7 +530,9 @@ class Events:
         }
         self._reset(block, happening, t)
         self._remember(block, happening, before, t)
-        self._next_stop(block, open_, t)
+        self._next_stop(block, open_)
+        if self.rechecks:
+            SwitchBlocks.recheck(block, anything)
         again: Node = FALSE
         for i, event in enumerate(self.events):
             if event.resets:
@@ -690,23 +700,12 @@ class Events:
                 values.append(where(now, told, side))
         block.assign(targets, values)
 
-    def _next_stop(self, block: BlockBuilder, open_: Node, t: Node) -> None:
+    def _next_stop(self, block: BlockBuilder, open_: Node) -> None:
         """Write the next time to land on."""
-
-        def fixed(node: Node) -> bool:
-            return not any(
-                n.op == "symbol" or (n.op == "load" and n.value[0] == "u")
-                for n in topological([node])
-            )
 
         stop: Node = _NEVER
         for i in self.scheduled:
             stop = minimum(_agenda(self._next(i)), stop)
-        found = [one for i in self.watched for one in moments(self.truths[i], fixed)]
-        for moment in self._placed(list(dict.fromkeys(found)), t):
-            stop = where(
-                logical_and(compare(">", moment, t), compare("<", moment, stop)), moment, stop
-            )
         block.assign([("agenda", STOP)], [where(open_, stop, _agenda(STOP))])
 
     # what is written ----------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.integrators.steps.taylor import FIRST_PART
+from cubie_flow.integrators.switches import Switch, SwitchBlocks, parameters_read
 from cubie_flow.memory import CUDAFactory, buffer_registry
 from cubie_flow.systems.events import Event
 
@@ -104,6 +105,10 @@ class LoopSettings:
         What is compared with data at the samples, numbered alike.
     sampling : bool
         Whether there are times to sample at.
+    switches : tuple of Switch
+        What changes at times that parameters alone decide.
+    event_truths : tuple of Node
+        What tells whether an event happens, of those without a schedule.
     events : tuple of Event
         Bound to ``u`` and ``p``, see `cubie_flow.integrators.events`.
     event_targets : tuple of (str, (str, int))
@@ -128,7 +133,9 @@ class LoopSettings:
     compared_numbers: tuple[int, ...] = ()
     sampling: bool = False
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
+    switches: tuple[Switch, ...] = ()
     events: tuple[Event, ...] = ()
+    event_truths: tuple[Node, ...] = field(default=(), metadata={"hash": False})
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
     event_times: int = 0
     promoted: tuple[float, ...] = ()
@@ -146,8 +153,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     """Owns time, acceptance, saving and status of a run.
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
-    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``, ``misfit``,
-    ``agenda`` (next times to land on) and ``event_memory`` (what is known of every event).
+    ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``,
+    ``switch_clock``, ``misfit``, ``agenda`` (next times to land on) and ``event_memory`` (what is
+    known of every event).
     """
 
     def register_buffers(self) -> None:
@@ -159,7 +167,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
         keep("state", n)
         keep("derivative", n)
-        keep("parameters", max(1, s.parameters + sum(slot.width for slot in s.drivers)))
+        keep("parameters", max(1, self._first_switch + len(s.switches)))
         keep("clock", CLOCK)
         keep("counters", COUNTERS)
         if self.events is not None:
@@ -167,6 +175,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             keep("event_memory", self.events.memory_size)
         if s.drivers:
             keep("driver_clock", self.driving.size)
+        if s.switches:
+            keep("switch_clock", self.switching.size)
         if s.sampling:
             keep("previous_state", n)
             scratch = "local"
@@ -188,13 +198,42 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s = self.settings
         if not s.events:
             return None
+        targets = dict(s.event_targets)
+        changed = {place for buffer, place in targets.values() if buffer == "p"}
         return Events(
             s.events,
-            dict(s.event_targets),
+            s.event_truths,
+            targets,
             s.event_times,
             s.states + len(METRICS) * len(s.summarised_numbers) + SUMS * len(s.compared_numbers),
             s.precision,
+            bool(changed & parameters_read(s.switches)),
         )
+
+    @property
+    def _first_switch(self) -> int:
+        """Place in ``parameters`` of the first switch, behind the numbers of the drivers."""
+        s = self.settings
+        return s.parameters + sum(slot.width for slot in s.drivers)
+
+    @property
+    def switching(self) -> SwitchBlocks:
+        """What keeps a run in the right piece between switching times."""
+        s = self.settings
+        return SwitchBlocks(s.switches, self._first_switch, s.precision)
+
+    @property
+    def _knots(self) -> list[Node]:
+        """Next times at which what acts on a run changes form."""
+        s = self.settings
+        found = [self.driving.next_knot()] if s.drivers else []
+        return found + ([SwitchBlocks.next_time()] if s.switches else [])
+
+    @property
+    def _restarts(self) -> list[Node]:
+        """What tells that a run begins anew at a knot."""
+        found = [self.driving.restarting()] if self.driving.restarts else []
+        return found + ([SwitchBlocks.restarting()] if self.settings.switches else [])
 
     @property
     def driving(self) -> DriverBlocks:
@@ -261,14 +300,32 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             built["react"] = events.react(_flag(CODE), CODE, _clock(T), flags)
             if events.times_kept:
                 built |= events.record_blocks(_clock(T))
-        if self.settings.drivers:
-            running = compare("==", _flag(CODE), float(RUNNING))
-            reached = compare(">=", _clock(T), self.driving.next_knot())
-            built["at_knot"] = self._mask("at_knot", logical_and(running, reached))
-            built["following"] = self.driving.following(_clock(T), events is not None)
-            if self.driving.restarts:
-                built["restarting"] = self._mask("restarting", self.driving.restarting())
+        if self._knots:
+            built["at_knot"] = self._mask("at_knot", self._at_knot())
+            built["following"] = self._following()
+            if self._restarts:
+                built["restarting"] = self._mask("restarting", any_of(self._restarts))
         return built
+
+    def _at_knot(self) -> Node:
+        """Return whether a lane that can go on is at a knot of a driver or switch."""
+        running = compare("==", _flag(CODE), float(RUNNING))
+        reached = any_of([compare(">=", _clock(T), knot) for knot in self._knots])
+        return logical_and(running, reached)
+
+    def _following(self) -> Block:
+        """Return the block that takes a run at a knot into the piece after it."""
+        s = self.settings
+        block = BlockBuilder()
+        t = block.let("t", _clock(T))
+        if s.drivers:
+            self.driving.follow(block, t)
+        if s.switches:
+            knot = self.driving.next_knot() if s.drivers else None
+            self.switching.update(block, t, _clock(T_START), _clock(T_END), knot)
+        if self.events is not None:
+            Events.look(block)
+        return block.build("following", ("inputs", "initial"), per_lane=True)
 
     def _mask(self, name: str, truth: Node) -> Block:
         return Block(name, (), (), False, truth)
@@ -281,10 +338,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     def _due(self) -> Node:
         occupied = compare("!=", _flag(CODE), float(IDLE))
         due = logical_and(occupied, compare(">=", _clock(T), _clock(T_NEXT)))
-        if self.events is None:
+        restless = [self._waiting(), Events.jumped()] if self.events is not None else []
+        restless += [self._at_knot()] if self._knots else []
+        if not restless:
             return due
-        # What is saved at the time of an event is what it leaves.
-        calm = logical_not(logical_or(self._waiting(), Events.jumped()))
+        # What is saved at the time of a knot or an event is what it leaves.
+        calm = logical_not(any_of(restless))
         return logical_and(due, logical_or(calm, compare(">", _clock(T), _clock(T_NEXT))))
 
     @staticmethod
@@ -330,6 +389,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             self.events.start(block, t_start)
         if s.drivers:
             self.driving.find(block, t_start)
+        if s.switches:
+            self.switching.start(block)
         if s.compared_numbers:
             self.comparison.start(block)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
@@ -348,7 +409,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     def _jumped(self) -> Node | None:
         """Return whether a lane begins anew behind a jump; None where nothing jumps."""
         jumps = [Events.jumped()] if self.events is not None else []
-        jumps += [self.driving.restarting()] if self.driving.restarts else []
+        jumps += self._restarts
         return any_of(jumps) if jumps else None
 
     def _begin(self, step: Step, controller: StepController) -> Block:
@@ -407,6 +468,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             Events.landed(block)
         if self.driving.restarts:
             self.driving.restarted(block)
+        if s.switches:
+            SwitchBlocks.restarted(block)
         return block.build("begin", ("settings",), per_lane=True)
 
     def _first_step(
@@ -445,7 +508,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     def _unwatched(self) -> bool:
         """Whether nothing asks what time it is between steps, only whether the end is reached."""
         s = self.settings
-        return not (s.sampling or s.summarised_numbers or s.drivers or self.events is not None)
+        told = s.sampling or s.summarised_numbers or self._knots or self.events is not None
+        return not told
 
     def leaps(self, step: Step, controller: StepController) -> bool:
         """Return whether steps of fixed size are taken several at a time."""
@@ -468,8 +532,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         landing = s.sampling and not dense
         end = _clock(T_END)
         stops = minimum(end, _clock(T_NEXT)) if landing else end
-        if s.drivers:
-            stops = minimum(stops, self.driving.next_knot())
+        for knot in self._knots:
+            stops = minimum(stops, knot)
         events = self.events
         if events is not None:
             stops = minimum(stops, events.stop())
@@ -571,8 +635,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             attention = logical_or(attention, compare(">=", t_new, _clock(T_NEXT)))
         if events is not None:
             attention = logical_or(attention, Events.pending())
-        if s.drivers:
-            attention = logical_or(attention, compare(">=", t_new, self.driving.next_knot()))
+        for knot in self._knots:
+            attention = logical_or(attention, compare(">=", t_new, knot))
         return block.build("attempt", ("settings",), mask=logical_and(active, attention))
 
     def _later(self, block: BlockBuilder, t: Node, h: Node) -> tuple[Node, Node]:

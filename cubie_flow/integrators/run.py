@@ -14,6 +14,8 @@ from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import (
     bound_events,
     event_targets,
+    event_truths,
+    finder,
     mass_pattern,
     observables,
     right_hand_side,
@@ -223,9 +225,14 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         changed = {name for event in s.system.events for name, _ in event.resets}
         parameters += [name for name in values if name in changed and name not in rows]
         multistep = isinstance(method(s.algorithm), Multistep)
+        switches = finder(s.system, parameters)
+        rhs = right_hand_side(s.system, parameters, switches)
+        observed = observables(s.system, parameters, watched, switches) if watched else None
+        events = bound_events(s.system, parameters)
+        truths = event_truths(events, switches)
         return LoopSettings(
-            rhs=right_hand_side(s.system, parameters),
-            observables=observables(s.system, parameters, watched) if watched else None,
+            rhs=rhs,
+            observables=observed,
             states=len(states),
             parameters=len(parameters),
             start=tuple(
@@ -251,7 +258,9 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             compared_numbers=tuple(numbers[name] for name in compared),
             sampling=s.sampling,
             precision=s.precision,
-            events=bound_events(s.system, parameters),
+            switches=tuple(switches.switches),
+            events=events,
+            event_truths=truths,
             event_targets=tuple(event_targets(s.system, parameters).items()),
             event_times=s.event_times,
             promoted=tuple(values[name] for name in parameters[varied:]),

@@ -191,25 +191,3 @@ def margin(truth: Node) -> Node:
         case "not":
             return -margin(a[0])
     return graph.where(truth, 1.0, -1.0)
-
-
-def moments(truth: Node, fixed: Callable[[Node], bool]) -> list[Node]:
-    """Return the times at which comparisons of ``t`` with what is `fixed` change.
-
-    A run lands on them exactly, so that what happens ``at t >= 5`` happens at 5.
-    """
-    t = graph.symbol("t")
-    found = []
-    for node in graph.topological([truth]):
-        if node.op != "compare":
-            continue
-        difference = node.args[0] - node.args[1]
-        slope = graph.differentiate(difference, t)
-        if slope is ZERO or not fixed(slope):
-            continue
-        if t in graph.topological([slope]):
-            continue
-        rest = graph.substitute([difference], {t: ZERO})[0]
-        if fixed(rest):
-            found.append(-rest / slope)
-    return found

@@ -110,8 +110,8 @@ def test_outside_of_the_series(outside: str) -> None:
         else:
             ends = {} if outside == "hold" else {"left": 0.0, "right": 0.0}
             wanted = np.interp(t, KNOTS, LEVELS, **ends)
-            # A value at a jump is that before it.
-            wanted = np.where((t == 0.0) & (outside == "zero"), 0.0, wanted)
+            # A value at a jump is that after it.
+            wanted = np.where((t == 3.0) & (outside == "zero"), 0.0, wanted)
         np.testing.assert_allclose(data.shown.values[0], wanted, atol=1e-12)
 
 

@@ -65,6 +65,7 @@ def make_driver(
     if eventful:
         happen = _make_events(blocks, first_of, compile_function)
     clear_events = blocks.get("clear_events", idle)
+    enter_piece = blocks.get("following", idle)
 
     def driver(
         memory: Any, runs: Any, attempts: int, queue: Any, given: Any, sampling: Any, results: Any
@@ -100,6 +101,8 @@ def make_driver(
                         memory, lane, (inputs, count, following), (sampling[0], 1, 0),
                         (initial, 1, 0),
                     )  # fmt: skip
+                    if driving:
+                        enter_piece(memory, lane, (inputs, count, following), (initial, 1, 0))
                     if recording:
                         clear_events(memory, lane, (finals, count, following))
                     begin(memory, lane, (settings, 1, 0))
@@ -118,11 +121,11 @@ def make_driver(
                     if saving:
                         save_due(memory, runs, sampling, initial)
                     busy = 0
-                    if eventful:
+                    if driving:
+                        busy = pass_knots(memory, runs, count, given)
+                    if eventful and busy == 0:
                         # What is saved at the time of an event is what it leaves.
                         busy = happen(memory, runs, count, settings, finals)
-                    if driving and busy == 0:
-                        busy = pass_knots(memory, runs, count, given)
                 vacant = finished(memory, 0)
                 if vacant == 0:
                     marks = 0

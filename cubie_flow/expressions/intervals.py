@@ -1,0 +1,217 @@
+"""Bounds of expressions over an interval, as expressions.
+
+Interval arithmetic (R. E. Moore, R. B. Kearfott and M. J. Cloud, Introduction to Interval
+Analysis, SIAM 2009): every operation gives bounds that hold for all values of its operands within
+theirs. Roundings are left out; who compares a bound with a number allows for them. A bound that is
+not known is infinite or NaN, so a comparison with it never claims anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from attrs import frozen
+
+from cubie_flow.errors import FlowError
+from cubie_flow.expressions.graph import (
+    ONE,
+    ZERO,
+    Node,
+    call,
+    compare,
+    const,
+    fabs,
+    floor,
+    logical_and,
+    maximum,
+    minimum,
+    power,
+    sqrt,
+    topological,
+    where,
+)
+
+_INFINITE = const(math.inf)
+#: Functions of one argument that grow with it wherever they are defined.
+_INCREASING = frozenset(
+    ("acosh", "asin", "asinh", "atan", "atanh", "cbrt", "erf", "exp", "exp2", "expm1")
+    + ("log", "log10", "log1p", "log2", "sinh", "tanh")
+)
+
+
+@frozen
+class Interval:
+    """Lower and upper bound of an expression."""
+
+    low: Node
+    high: Node
+
+    @property
+    def magnitude(self) -> Node:
+        """Largest absolute value."""
+        return maximum(fabs(self.low), fabs(self.high))
+
+
+def bounds(nodes: Sequence[Node], variable: Node, low: Node, high: Node) -> list[Interval]:
+    """Return bounds of expressions while one variable goes from `low` to `high`.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+    variable : Node
+        A symbol or load; everything else has one value.
+    low, high : Node
+        Its bounds.
+
+    Returns
+    -------
+    list of Interval
+
+    Raises
+    ------
+    FlowError
+        If an expression has an operation without bounds.
+    """
+    found: dict[Node, Interval] = {variable: Interval(low, high)}
+    for node in topological(nodes):
+        if node in found or node.kind != "float":
+            continue
+        if all(arg not in found for arg in node.args):
+            if node.op == "select" and _reads(node.args[0], variable):
+                found[node] = _hull(_fixed(node.args[1]), _fixed(node.args[2]))
+            continue
+        found[node] = _bounds(node, [found.get(arg, _fixed(arg)) for arg in node.args], variable)
+    return [found.get(node, _fixed(node)) for node in nodes]
+
+
+def _fixed(node: Node) -> Interval:
+    return Interval(node, node)
+
+
+def _reads(node: Node, variable: Node) -> bool:
+    return variable in topological([node])
+
+
+def _hull(a: Interval, b: Interval) -> Interval:
+    return Interval(minimum(a.low, b.low), maximum(a.high, b.high))
+
+
+def _bounds(node: Node, x: Sequence[Interval], variable: Node) -> Interval:
+    match node.op:
+        case "add":
+            return Interval(x[0].low + x[1].low, x[0].high + x[1].high)
+        case "sub":
+            return Interval(x[0].low - x[1].high, x[0].high - x[1].low)
+        case "neg":
+            return Interval(-x[0].high, -x[0].low)
+        case "mul":
+            if node.args[0] is node.args[1]:
+                return _even(x[0], lambda size: size * size)
+            return _product(x[0], x[1])
+        case "div":
+            return _quotient(x[0], x[1])
+        case "sqrt":
+            return Interval(sqrt(x[0].low), sqrt(x[0].high))
+        case "fabs":
+            return _even(x[0], lambda size: size)
+        case "floor":
+            return Interval(floor(x[0].low), floor(x[0].high))
+        case "min":
+            return Interval(minimum(x[0].low, x[1].low), minimum(x[0].high, x[1].high))
+        case "max":
+            return Interval(maximum(x[0].low, x[1].low), maximum(x[0].high, x[1].high))
+        case "select":
+            if _reads(node.args[0], variable):
+                return _hull(x[1], x[2])
+            condition = node.args[0]
+            return Interval(
+                where(condition, x[1].low, x[2].low), where(condition, x[1].high, x[2].high)
+            )
+        case "call":
+            return _call(node.value, x)
+    raise FlowError(f"'{node.op}' has no bounds")
+
+
+def _even(x: Interval, function: Callable[[Node], Node]) -> Interval:
+    """Return the bounds of an even function that grows with the size of its argument."""
+    across = logical_and(compare("<=", x.low, 0.0), compare(">=", x.high, 0.0))
+    least = where(across, ZERO, minimum(fabs(x.low), fabs(x.high)))
+    return Interval(function(least), function(x.magnitude))
+
+
+def _corners(values: Sequence[Node]) -> Interval:
+    low = high = values[0]
+    for value in values[1:]:
+        low, high = minimum(low, value), maximum(high, value)
+    return Interval(low, high)
+
+
+def _product(a: Interval, b: Interval) -> Interval:
+    for one, other in ((a, b), (b, a)):
+        if one.low is one.high:
+            return _corners([one.low * other.low, one.low * other.high])
+    return _corners([a.low * b.low, a.low * b.high, a.high * b.low, a.high * b.high])
+
+
+def _quotient(a: Interval, b: Interval) -> Interval:
+    if b.low is b.high:
+        return _corners([a.low / b.low, a.high / b.low])
+    found = _corners([a.low / b.low, a.low / b.high, a.high / b.low, a.high / b.high])
+    pole = logical_and(compare("<=", b.low, 0.0), compare(">=", b.high, 0.0))
+    return Interval(where(pole, -_INFINITE, found.low), where(pole, _INFINITE, found.high))
+
+
+def _wave(x: Interval, ends: Sequence[Node], peak: float) -> Interval:
+    """Return the bounds of a wave of period 2 pi between -1 and 1 that is highest at `peak`."""
+    period = 2.0 * math.pi
+
+    def passes(place: float) -> Node:
+        last = floor((x.high - place) * (1.0 / period)) * period + place
+        return compare(">=", last, x.low)
+
+    low, high = minimum(*ends), maximum(*ends)
+    low = where(passes(peak - math.pi), const(-1.0), low)
+    return Interval(low, where(passes(peak), ONE, high))
+
+
+def _call(name: str, x: Sequence[Interval]) -> Interval:
+    first = x[0]
+    ends = [call(name, first.low), call(name, first.high)] if len(x) == 1 else []
+    if name in _INCREASING:
+        return Interval(*ends)
+    match name:
+        case "acos":
+            return Interval(ends[1], ends[0])
+        case "cosh":
+            return _even(first, lambda size: call("cosh", size))
+        case "sin":
+            return _wave(first, ends, 0.5 * math.pi)
+        case "cos":
+            return _wave(first, ends, 0.0)
+        case "tan":
+            last = floor((first.high - 0.5 * math.pi) * (1.0 / math.pi)) * math.pi + 0.5 * math.pi
+            pole = compare(">=", last, first.low)
+            return Interval(where(pole, -_INFINITE, ends[0]), where(pole, _INFINITE, ends[1]))
+        case "hypot":
+            squares = [_even(one, lambda size: size * size) for one in x]
+            return Interval(
+                sqrt(squares[0].low + squares[1].low), sqrt(squares[0].high + squares[1].high)
+            )
+        case "atan2":
+            return Interval(const(-math.pi), const(math.pi))
+        case "pow":
+            return _power(x[0], x[1])
+    raise FlowError(f"'{name}' has no bounds")
+
+
+def _power(base: Interval, exponent: Interval) -> Interval:
+    """Return the bounds of a power, which are at the corners where the base is positive."""
+    pairs = dict.fromkeys(
+        (one, other)
+        for one in (base.low, base.high)
+        for other in (exponent.low, exponent.high)
+    )
+    found = _corners([power(*pair) for pair in pairs])
+    unknown = compare("<", base.low, 0.0)
+    return Interval(where(unknown, -_INFINITE, found.low), where(unknown, _INFINITE, found.high))
