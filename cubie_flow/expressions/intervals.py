@@ -208,9 +208,7 @@ def _call(name: str, x: Sequence[Interval]) -> Interval:
 def _power(base: Interval, exponent: Interval) -> Interval:
     """Return the bounds of a power, which are at the corners where the base is positive."""
     pairs = dict.fromkeys(
-        (one, other)
-        for one in (base.low, base.high)
-        for other in (exponent.low, exponent.high)
+        (one, other) for one in (base.low, base.high) for other in (exponent.low, exponent.high)
     )
     found = _corners([power(*pair) for pair in pairs])
     unknown = compare("<", base.low, 0.0)

@@ -35,11 +35,14 @@ def foreseeable(nodes: Sequence[Node]) -> bool:
 
     That is polynomials, fractions, roots, sines and cosines.
     """
-    return max(_degrees(nodes).values(), default=0.0) <= STEEPEST
+    return max(degrees(nodes).values(), default=0.0) <= STEEPEST
 
 
-def _degrees(nodes: Sequence[Node]) -> dict[Node, float]:
-    """Return the degree of nodes in what they read; infinite if they are not plain."""
+def degrees(nodes: Sequence[Node]) -> dict[Node, float]:
+    """Return the degree of nodes in what they read, those below them too.
+
+    It is infinite for what is no plain polynomial, fraction, root or wave.
+    """
     found: dict[Node, float] = {}
     for node in topological(nodes):
         degrees = [found[arg] for arg in node.args]

@@ -42,6 +42,7 @@ from cubie_flow.integrators.controllers import (
 )
 from cubie_flow.integrators.drivers import HEADER, DriverBlocks, DriverSlot
 from cubie_flow.integrators.events import Events
+from cubie_flow.integrators.pulses import Pulse, PulseBlocks
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.integrators.steps.taylor import FIRST_PART
@@ -107,6 +108,8 @@ class LoopSettings:
         Whether there are times to sample at.
     switches : tuple of Switch
         What changes at times that parameters alone decide.
+    pulses : tuple of Pulse
+        Parts of the equations that may rise and fall within a step.
     event_truths : tuple of Node
         What tells whether an event happens, of those without a schedule.
     events : tuple of Event
@@ -134,6 +137,7 @@ class LoopSettings:
     sampling: bool = False
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
     switches: tuple[Switch, ...] = ()
+    pulses: tuple[Pulse, ...] = ()
     events: tuple[Event, ...] = ()
     event_truths: tuple[Node, ...] = field(default=(), metadata={"hash": False})
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
@@ -154,8 +158,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
     ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``,
-    ``switch_clock``, ``misfit``, ``agenda`` (next times to land on) and ``event_memory`` (what is
-    known of every event).
+    ``switch_clock``, ``pulse_range``, ``misfit``, ``agenda`` (next times to land on) and
+    ``event_memory`` (what is known of every event).
     """
 
     def register_buffers(self) -> None:
@@ -177,6 +181,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             keep("driver_clock", self.driving.size)
         if s.switches:
             keep("switch_clock", self.switching.size)
+        if s.pulses:
+            keep("pulse_range", len(s.pulses))
         if s.sampling:
             keep("previous_state", n)
             scratch = "local"
@@ -391,6 +397,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             self.driving.find(block, t_start)
         if s.switches:
             self.switching.start(block)
+        if s.pulses:
+            PulseBlocks(s.pulses).start(block, t_start, t_end)
         if s.compared_numbers:
             self.comparison.start(block)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
@@ -547,6 +555,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if step.settings.chooses:
             length = step.propose(block, dt, t, smallest, controller.settings)
             dt = block.let("chosen_dt", minimum(length, longest))
+        if s.pulses:
+            dt = PulseBlocks(s.pulses).shorten(block, dt, t, remaining, smallest, active)
         # The last stretch may be a little longer than a step, never a sliver of one.
         last = block.let("last", compare("<=", remaining, 1.01 * dt))
         h = block.let("h", where(last, remaining, dt))

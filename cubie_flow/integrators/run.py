@@ -21,6 +21,7 @@ from cubie_flow.integrators.equations import (
     right_hand_side,
 )
 from cubie_flow.integrators.loop import IVPLoop, LoopSettings
+from cubie_flow.integrators.pulses import find_pulses
 from cubie_flow.integrators.steps import (
     LINEAR_SOLVERS,
     Step,
@@ -178,6 +179,13 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             if type(present) is not kind_of_factory or present.settings != settings:
                 self.adopt(name, kind_of_factory(settings))
 
+    @property
+    def _adapts(self) -> bool:
+        """Whether steps follow an error estimate."""
+        s = self.settings
+        kind = method(s.algorithm).controller if s.controller == "default" else s.controller
+        return kind != "fixed"
+
     def _controller_settings(self, kind: str) -> ControllerSettings:
         s, chosen = self.settings, method(self.settings.algorithm)
         own = kind == chosen.controller
@@ -259,6 +267,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             sampling=s.sampling,
             precision=s.precision,
             switches=tuple(switches.switches),
+            pulses=find_pulses(rhs.nodes, switches) if self._adapts else (),
             events=events,
             event_truths=truths,
             event_targets=tuple(event_targets(s.system, parameters).items()),

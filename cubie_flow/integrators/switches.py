@@ -420,5 +420,3 @@ class SwitchBlocks:
                 ),
             ],
         )  # fmt: skip
-
-
