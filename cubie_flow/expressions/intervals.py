@@ -33,11 +33,8 @@ from cubie_flow.expressions.graph import (
 )
 
 _INFINITE = const(math.inf)
-#: Functions of one argument that grow with it wherever they are defined.
-_INCREASING = frozenset(
-    ("acosh", "asin", "asinh", "atan", "atanh", "cbrt", "erf", "exp", "exp2", "expm1")
-    + ("log", "log10", "log1p", "log2", "sinh", "tanh")
-)
+#: Functions of one argument that grow with it everywhere.
+_INCREASING = frozenset(("asinh", "atan", "cbrt", "erf", "exp", "exp2", "expm1", "sinh", "tanh"))
 
 
 @frozen
@@ -112,7 +109,7 @@ def _bounds(node: Node, x: Sequence[Interval], variable: Node) -> Interval:
         case "div":
             return _quotient(x[0], x[1])
         case "sqrt":
-            return Interval(sqrt(x[0].low), sqrt(x[0].high))
+            return _within(x[0], Interval(sqrt(x[0].low), sqrt(x[0].high)), 0.0, math.inf)
         case "fabs":
             return _even(x[0], lambda size: size)
         case "floor":
@@ -175,14 +172,36 @@ def _wave(x: Interval, ends: Sequence[Node], peak: float) -> Interval:
     return Interval(low, where(passes(peak), ONE, high))
 
 
+def _within(x: Interval, found: Interval, least: float, most: float) -> Interval:
+    """Return what is found of an argument that is nowhere below or above a function's domain."""
+    low, high = found.low, found.high
+    if least > -math.inf:
+        outside = compare("<", x.low, least)
+        low, high = where(outside, -_INFINITE, low), where(outside, _INFINITE, high)
+    if most < math.inf:
+        outside = compare(">", x.high, most)
+        low, high = where(outside, -_INFINITE, low), where(outside, _INFINITE, high)
+    return Interval(low, high)
+
+
+#: Domains of functions that are not defined everywhere.
+_DOMAINS = {
+    "acos": (-1.0, 1.0), "acosh": (1.0, math.inf), "asin": (-1.0, 1.0), "atanh": (-1.0, 1.0),
+    "log": (0.0, math.inf), "log10": (0.0, math.inf), "log1p": (-1.0, math.inf),
+    "log2": (0.0, math.inf),
+}  # fmt: skip
+
+
 def _call(name: str, x: Sequence[Interval]) -> Interval:
     first = x[0]
     ends = [call(name, first.low), call(name, first.high)] if len(x) == 1 else []
+    if name == "acos":
+        ends.reverse()
+    if name in _DOMAINS:
+        return _within(first, Interval(*ends), *_DOMAINS[name])
     if name in _INCREASING:
         return Interval(*ends)
     match name:
-        case "acos":
-            return Interval(ends[1], ends[0])
         case "cosh":
             return _even(first, lambda size: call("cosh", size))
         case "sin":

@@ -330,6 +330,8 @@ class SwitchBlocks:
             operands = [call("sin", math.pi * a[0]), ZERO]
         difference = operands[0] - operands[1]
         slope = differentiate(difference, _T)
+        # Comparisons with what is not defined are false.
+        undefined = 1.0 if switch.node.value in ("<", "<=") else -1.0
         stop = block.let("scan_stop", stop)
         grain = _GRAINS * EPSILON[self.precision]
         least = maximum(_LEAST * (t_end - t_start), grain * maximum(fabs(t), fabs(stop)))
@@ -342,7 +344,7 @@ class SwitchBlocks:
         block.let("scan_crossing", ZERO)
         block.let("scan_going", where(compare("<", begin, stop), ONE, ZERO))
         with block.repeat(lambda: compare("!=", load("scan_going", 0), 0.0), _PASSES):
-            self._scan(block, operands, difference, slope)
+            self._scan(block, operands, difference, slope, undefined)
         crossing = compare("!=", load("scan_crossing", 0), 0.0)
         low, high = load("scan_mark", 0), load("scan_at", 0)
         block.let("bisecting", where(crossing, ONE, ZERO))
@@ -350,6 +352,7 @@ class SwitchBlocks:
         with block.repeat(lambda: compare("!=", load("bisecting", 0), 0.0), _HALVINGS):
             middle = block.let("halfway", 0.5 * low + 0.5 * high)
             (value,) = self._placed([difference], middle)
+            value = where(compare("==", value, value), value, const(undefined))
             same = block.let("same_side", compare(">", value * side, 0.0))
             between = logical_and(compare(">", middle, low), compare("<", middle, high))
             going = block.let("halving", logical_and(crossing, between))
@@ -365,7 +368,12 @@ class SwitchBlocks:
         block.let("switch_found", where(over, _NEVER, high))
 
     def _scan(
-        self, block: BlockBuilder, operands: Sequence[Node], difference: Node, slope: Node
+        self,
+        block: BlockBuilder,
+        operands: Sequence[Node],
+        difference: Node,
+        slope: Node,
+        undefined: float,
     ) -> None:
         """Look at one interval of a search, and choose the next."""
         at, width, least = load("scan_at", 0), load("scan_width", 0), load("scan_least", 0)
@@ -382,13 +390,18 @@ class SwitchBlocks:
 
         whole = block.let("scan_whole", side_of(a.low - b.high, a.high - b.low))
         ends = [self._placed([difference], place)[0] for place in (at, right)]
-        first, last = (block.let(f"scan_end_{i}", side_of(e, e)) for i, e in enumerate(ends))
+        missing = [compare("!=", end, end) for end in ends]
+        first, last = (
+            block.let(f"scan_end_{i}", where(missing[i], const(undefined), side_of(end, end)))
+            for i, end in enumerate(ends)
+        )
         one_way = logical_or(compare(">", steep.low, 0.0), compare("<", steep.high, 0.0))
         one_way = block.let("scan_one_way", one_way)
-        new = block.let("scan_new", where(one_way, last, whole))
+        nowhere = logical_and(*missing)
+        new = block.let("scan_new", where(logical_or(one_way, nowhere), last, whole))
         decided = block.let("scan_decided", compare("!=", new, 0.0))
         unknown = compare("==", side, 0.0)
-        known = block.let("scan_known", where(unknown, where(one_way, first, whole), side))
+        known = block.let("scan_known", where(unknown, where(one_way, first, new), side))
         crossing = compare("<", known * new, 0.0)
         crossing = block.let("scan_found", logical_and(decided, crossing))
         begun = logical_and(unknown, compare("!=", known, 0.0))
