@@ -40,6 +40,7 @@ from cubie_flow.integrators.controllers import (
     StepController,
     approximate_power,
 )
+from cubie_flow.integrators.dips import missed
 from cubie_flow.integrators.drivers import HEADER, DriverBlocks, DriverSlot
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.pulses import Pulse, PulseBlocks
@@ -110,6 +111,8 @@ class LoopSettings:
         What changes at times that parameters alone decide.
     pulses : tuple of Pulse
         Parts of the equations that may rise and fall within a step.
+    dips : tuple of Node
+        What changes sign at switches on states.
     event_truths : tuple of Node
         What tells whether an event happens, of those without a schedule.
     events : tuple of Event
@@ -138,6 +141,7 @@ class LoopSettings:
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
     switches: tuple[Switch, ...] = ()
     pulses: tuple[Pulse, ...] = ()
+    dips: tuple[Node, ...] = field(default=(), metadata={"hash": False})
     events: tuple[Event, ...] = ()
     event_truths: tuple[Node, ...] = field(default=(), metadata={"hash": False})
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
@@ -568,6 +572,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             error = step.error(block, h, t)
             if trouble:
                 error = block.let("error", where(unsolved, const(_UNSOLVED), error))
+            if s.dips:
+                error = step.distrust(block, error, missed(block, s.dips, n, h, t, step.end_place))
             ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
             finite = compare("<", error, 1e38)

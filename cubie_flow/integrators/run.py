@@ -10,6 +10,7 @@ from attrs import field, frozen
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
+from cubie_flow.integrators.dips import find_dips
 from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import (
     bound_events,
@@ -167,7 +168,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     mass=mass,
                     precision=s.precision,
                     dense=s.sampling and chosen.continuous,
-                    ends=bool(s.summarised or s.system.events),
+                    ends=bool(s.summarised or s.system.events or loop.dips),
                     chooses=isinstance(chosen, Taylor) and kind != "fixed",
                     linear_solver=s.linear_solver,
                 ),
@@ -267,6 +268,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             sampling=s.sampling,
             precision=s.precision,
             switches=tuple(switches.switches),
+            dips=find_dips(rhs.nodes) if self._adapts else (),
             pulses=find_pulses(rhs.nodes, switches) if self._adapts else (),
             events=events,
             event_truths=truths,

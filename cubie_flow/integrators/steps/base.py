@@ -10,7 +10,7 @@ from attrs import field, frozen, validators
 
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function, operations
-from cubie_flow.expressions.graph import Node, const, fabs, load, logical_or, maximum
+from cubie_flow.expressions.graph import Node, const, fabs, load, logical_or, maximum, where
 from cubie_flow.integrators.controllers import (
     SETTINGS,
     ControllerSettings,
@@ -22,6 +22,8 @@ from cubie_flow.memory import CUDAFactory
 #: Operations of a right-hand side up to which a step is light; measured in docs/performance.md.
 LIGHT = 60
 
+#: Squared error that a step which may have missed something counts as having; it is about halved.
+MISSED = 1e3
 #: How the linear systems of an implicit step are solved.
 LINEAR_SOLVERS = ("auto", "sparse", "pivoted", "bicgstab")
 
@@ -141,6 +143,11 @@ class Step(CUDAFactory[StepSettings]):
         return block.let(
             "error", self.norm(block, "error_square", self.estimate(block, h, t)) * self.mean
         )
+
+    def distrust(self, block: BlockBuilder, error: Node, missed: Node) -> Node:
+        """Return the error of a step, one that is to be repeated shorter where it may have missed
+        what happened within it."""
+        return block.let("error", where(missed, maximum(error, const(MISSED)), error))
 
     def initialise(self, block: BlockBuilder, t: Node) -> Node | None:
         """Make the state consistent; return whether that failed, None if it cannot."""

@@ -18,6 +18,7 @@ from cubie_flow.expressions.graph import (
     isub,
     load,
     logical_not,
+    logical_or,
     maximum,
     minimum,
     symbol,
@@ -173,6 +174,11 @@ class TaylorStep(Step):
         strange = block.let("strange", logical_not(compare("<=", square, MISMATCH**2)))
         met = where(strange, maximum(load("error", 0), const(4.0)), load("error", 0))
         block.assign([("error", 0)], [met])
+
+    def distrust(self, block: BlockBuilder, error: Node, missed: Node) -> Node:
+        strange = load("strange", 0, kind="bool")
+        block.assign([("strange", 0)], [logical_or(strange, missed)])
+        return super().distrust(block, error, missed)
 
     def expected(self, length: Node, h: Node, control: ControllerSettings) -> Node:
         if not self._watches:
