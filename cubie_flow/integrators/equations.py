@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from attrs import evolve
+
 from cubie_flow.expressions.block import Function, operations
 from cubie_flow.expressions.graph import (
     Node,
@@ -71,16 +73,25 @@ def observables(
     return _function("observables", "g", nodes)
 
 
-def bound_events(system: OdeSystem, varied: Sequence[str]) -> tuple[Event, ...]:
-    """Return the events reading ``u`` and ``p``."""
-    return tuple(
-        event.replaced(lambda nodes: bind(system, nodes, varied)) for event in system.events
-    )
+def bound_events(
+    system: OdeSystem, varied: Sequence[str], switches: SwitchFinder
+) -> tuple[Event, ...]:
+    """Return the events reading ``u`` and ``p``, with slots for the switches that decide them."""
+    return tuple(_bound_event(system, event, varied, switches) for event in system.events)
 
 
-def event_truths(events: Sequence[Event], switches: SwitchFinder) -> tuple[Node, ...]:
-    """Return what tells whether an event happens, of bound events without a schedule, in order."""
-    return tuple(switches.replace([event.truth for event in events if event.times is None]))
+def _bound_event(
+    system: OdeSystem, event: Event, varied: Sequence[str], switches: SwitchFinder
+) -> Event:
+    event = event.replaced(lambda nodes: bind(system, nodes, varied))
+    if event.condition is not None:
+        return evolve(event, condition=switches.replace([event.condition])[0])
+    if event.root is None:
+        return event
+    if switches.is_timed(event.root):
+        # A slot tells the side; the slope of a root that may jump does not.
+        return evolve(event, condition=switches.replace([event.truth])[0], root=None)
+    return evolve(event, root=switches.replace([event.root])[0])
 
 
 def event_targets(system: OdeSystem, varied: Sequence[str]) -> dict[str, tuple[str, int]]:

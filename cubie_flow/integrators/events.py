@@ -78,8 +78,6 @@ class Events:
     events : tuple of Event
         Their expressions read states from ``u``, parameters from ``p``, and ``t``; they set
         ``u[i]`` and ``p[i]`` under the names ``("u", i)`` of `targets`.
-    truths : sequence of Node
-        Conditions of those without a schedule, in order; switches in time are slots in them.
     targets : mapping
         Buffer and element of everything they set, by name.
     times_kept : int
@@ -94,7 +92,6 @@ class Events:
     def __init__(
         self,
         events: tuple[Event, ...],
-        truths: Sequence[Node],
         targets: Mapping[str, tuple[str, int]],
         times_kept: int,
         first_row: int,
@@ -107,7 +104,7 @@ class Events:
         self.watched = [i for i, event in enumerate(events) if event.times is None]
         self.scheduled = [i for i, event in enumerate(events) if event.times is not None]
         self.recorded = [i for i, event in enumerate(events) if event.record]
-        self.truths = dict(zip(self.watched, truths, strict=True))
+        self.truths = {i: events[i].truth for i in self.watched}
         self.rechecks = rechecks
         self.sloped = [
             i for i in self.watched if events[i].root is not None and events[i].direction != "both"

@@ -113,8 +113,6 @@ class LoopSettings:
         Parts of the equations that may rise and fall within a step.
     dips : tuple of Node
         What changes sign at switches on states.
-    event_truths : tuple of Node
-        What tells whether an event happens, of those without a schedule.
     events : tuple of Event
         Bound to ``u`` and ``p``, see `cubie_flow.integrators.events`.
     event_targets : tuple of (str, (str, int))
@@ -143,7 +141,6 @@ class LoopSettings:
     pulses: tuple[Pulse, ...] = ()
     dips: tuple[Node, ...] = field(default=(), metadata={"hash": False})
     events: tuple[Event, ...] = ()
-    event_truths: tuple[Node, ...] = field(default=(), metadata={"hash": False})
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
     event_times: int = 0
     promoted: tuple[float, ...] = ()
@@ -212,7 +209,6 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         changed = {place for buffer, place in targets.values() if buffer == "p"}
         return Events(
             s.events,
-            s.event_truths,
             targets,
             s.event_times,
             s.states + len(METRICS) * len(s.summarised_numbers) + SUMS * len(s.compared_numbers),

@@ -15,7 +15,6 @@ from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import (
     bound_events,
     event_targets,
-    event_truths,
     finder,
     mass_pattern,
     observables,
@@ -237,8 +236,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         switches = finder(s.system, parameters)
         rhs = right_hand_side(s.system, parameters, switches)
         observed = observables(s.system, parameters, watched, switches) if watched else None
-        events = bound_events(s.system, parameters)
-        truths = event_truths(events, switches)
+        events = bound_events(s.system, parameters, switches)
         return LoopSettings(
             rhs=rhs,
             observables=observed,
@@ -271,7 +269,6 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             dips=find_dips(rhs.nodes) if self._adapts else (),
             pulses=find_pulses(rhs.nodes, switches) if self._adapts else (),
             events=events,
-            event_truths=truths,
             event_targets=tuple(event_targets(s.system, parameters).items()),
             event_times=s.event_times,
             promoted=tuple(values[name] for name in parameters[varied:]),

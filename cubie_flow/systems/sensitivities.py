@@ -26,6 +26,7 @@ from cubie_flow.expressions.graph import (
 )
 from cubie_flow.systems.events import Event, Times, margin
 from cubie_flow.systems.quantities import Described, Observable, Quantity
+from cubie_flow.systems.switch_jumps import SwitchJumps
 from cubie_flow.systems.system import OdeSystem
 
 #: Stands for a condition that is never near changing; as large as float32 can hold.
@@ -190,7 +191,37 @@ class _Jumps:
         FlowError
             For the first event whose effect has no derivative, or one that is not known here.
         """
-        return tuple(map(self._event, self.system.events))
+        return (*map(self._event, self.system.events), *self._switches())
+
+    def _switches(self) -> tuple[Event, ...]:
+        """Return the events at which equations change form.
+
+        Raises
+        ------
+        FlowError
+            If they move the sensitivities of what is not known.
+        """
+        named = (*self.system.states, *self.system.parameters)
+        found = SwitchJumps(
+            self.flow,
+            self.states,
+            self.names,
+            self._own,
+            self._slopes,
+            {one.name: one.value for one in named},
+        ).events()
+        drivers = {driver.name for driver in self.system.drivers}
+        for event in found:
+            assert event.root is not None
+            driven = drivers & set(free_symbols([event.root]))
+            if driven or self.algebraic:
+                why = f"the driver '{min(driven)}'" if driven else "algebraic equations"
+                raise FlowError(
+                    f"output.sensitivities: the equations of system '{self.system.name}' change "
+                    f"form where {event.root} is 0; sensitivities do not go across such a switch "
+                    f"with {why}"
+                )
+        return found
 
     def _refuse(self, event: Event, reason: str) -> NoReturn:
         raise FlowError(

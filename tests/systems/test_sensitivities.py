@@ -400,3 +400,36 @@ def test_a_name_that_is_taken_is_said(robertson: OdeSystem) -> None:
     renamed = evolve(robertson.observables[0], name="dy1_dk1")
     with pytest.raises(FlowError, match="makes 'dy1_dk1', but system 'robertson' has"):
         solve(evolve(robertson, observables=(renamed,)), sensitivities=["k1"])
+
+
+def test_switches_in_time_move_with_their_parameters() -> None:
+    """A lag and a period, against closed forms of the end they change."""
+    model = OdeSystem.from_mapping(
+        {
+            "states": {"x": 0.0, "y": 0.0},
+            "parameters": {"k": 0.5, "lag": 2.0, "P": 3.0, "D": 0.5},
+            "equations": {"x": "-k*x + where(t >= lag, 3, 0)", "y": "where(mod(t, P) < D, t, 0)"},
+        }
+    )
+    data = solve(model, duration=20.0, sensitivities=["lag", "P", "D"], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(data.dx_dlag_final, -3 * np.exp(-0.5 * 18), rtol=1e-6)
+    # y gains ((n*P + D)**2 - (n*P)**2)/2 in period n.
+    np.testing.assert_allclose(data.dy_dP_final, sum(n * 0.5 for n in range(7)), rtol=1e-9)
+    np.testing.assert_allclose(data.dy_dD_final, sum(n * 3 + 0.5 for n in range(7)), rtol=1e-9)
+    assert abs(data.dx_dP_final.values[0]) < 1e-12
+
+
+def test_switches_on_states_move_with_everything() -> None:
+    model = OdeSystem.from_equations(
+        "x' = v + where(x > c, 2, 0)", {"x": 0.0}, {"c": 1.0, "v": 1.0}
+    )
+    data = solve(model, duration=3.0, sensitivities=["c", "v", "x"], rtol=1e-9, atol=1e-10)
+    # x(3) = c + (v + 2)*(3 - (c - x0)/v)
+    found = [data[f"dx_d{name}_final"].values[0] for name in ("c", "v", "x_initial")]
+    np.testing.assert_allclose(found, [-2.0, 5.0, 3.0], rtol=1e-8)
+
+
+def test_branches_that_meet_make_no_events() -> None:
+    text = "x' = where(abs(x + 40) < 1e-6, 1, 0.1*(x + 40)/(1 - exp(-(x + 40)/10))) - k*max(x, 0)"
+    model = OdeSystem.from_equations(text, {"x": -65.0}, {"k": 0.1})
+    assert with_sensitivities(model, ("k", "x")).events == ()
