@@ -19,6 +19,7 @@ from cubie_flow.expressions.graph import (
     fabs,
     load,
     logical_and,
+    logical_or,
     maximum,
     substitute,
     symbol,
@@ -125,12 +126,13 @@ def _dip(
     first, leaving = at("state", ("derivative", 0), t)
     last, arriving = at("proposed_state", end, t + h)
     first, last = block.let("dip_first", first), block.let("dip_last", last)
-    # Upside down below the switch.
-    below = compare("<", first, 0.0)
+    # Upside down below the switch; a step that starts on it is on the side where it ends.
+    on = compare("==", first, 0.0)
+    below = compare("<", where(on, last, first), 0.0)
     leaving = block.let("dip_leaving", where(below, -leaving, leaving))
     arriving = block.let("dip_arriving", where(below, -arriving, arriving))
     there_and_back = logical_and(compare("<", leaving, 0.0), compare(">", arriving, 0.0))
-    same = compare(">", first * last, 0.0)
+    same = logical_or(compare(">", first * last, 0.0), on)
     # first + leaving*s = last - arriving*(1 - s), times (arriving - leaving) > 0.
     meeting = fabs(first) * arriving - leaving * (fabs(last) - arriving)
     room = ZERO

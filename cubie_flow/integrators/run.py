@@ -170,6 +170,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     ends=bool(s.summarised or s.system.events or loop.dips),
                     chooses=isinstance(chosen, Taylor) and kind != "fixed",
                     linear_solver=s.linear_solver,
+                    distrusted=bool(loop.dips),
                 ),
             ),
             "controller": (StepController, self._controller_settings(kind)),
@@ -237,6 +238,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         rhs = right_hand_side(s.system, parameters, switches)
         observed = observables(s.system, parameters, watched, switches) if watched else None
         events = bound_events(s.system, parameters, switches)
+        truths = [event.truth for event in events if event.times is None]
         return LoopSettings(
             rhs=rhs,
             observables=observed,
@@ -266,7 +268,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             sampling=s.sampling,
             precision=s.precision,
             switches=tuple(switches.switches),
-            dips=find_dips(rhs.nodes) if self._adapts else (),
+            dips=find_dips((*rhs.nodes, *truths)) if self._adapts else (),
             pulses=find_pulses(rhs.nodes, switches) if self._adapts else (),
             events=events,
             event_targets=tuple(event_targets(s.system, parameters).items()),

@@ -97,7 +97,7 @@ class SwitchJumps:
 
     def events(self) -> tuple[Event, ...]:
         """Return the events, which set sensitivities and are not recorded."""
-        found = []
+        found: list[Event] = []
         for switch in (*self._conditions(), *self._whole()):
             resets = self._resets(switch)
             if resets:
@@ -120,7 +120,8 @@ class SwitchJumps:
                 groups.setdefault(root, []).append((node, False))
         found = []
         for root, members in groups.items():
-            low, high = {}, {}
+            low: dict[Node, Node] = {}
+            high: dict[Node, Node] = {}
             for node, turned in members:
                 below = as_node(node.value in ("<", "<=", "!="))
                 above = as_node(node.value in (">", ">=", "!="))

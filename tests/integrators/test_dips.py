@@ -53,3 +53,21 @@ def test_which_conditions_are_looked_at() -> None:
     }
     for name, (truth, count) in conditions.items():
         assert len(find_dips([where(truth, x, y)])) == count, name
+
+
+@pytest.mark.parametrize("algorithm", ["tsit5", "rodas5p", "taylor_12"])
+def test_short_events_are_counted(algorithm: str) -> None:
+    model = OdeSystem.from_mapping(
+        {
+            "states": {"s": 0.0, "c": 1.0},
+            "parameters": {"level": 0.9},
+            "equations": {"s": "c", "c": "-s"},
+            "events": {
+                "up": {"when": "s > level"},
+                "down": {"root": "s + level", "direction": "falling"},
+            },
+        }
+    )
+    data = solve(model, parameters={"level": LEVELS}, duration=8 * np.pi, algorithm=algorithm)
+    assert data.up_count.values.tolist() == [4] * 4
+    assert data.down_count.values.tolist() == [4] * 4

@@ -49,6 +49,8 @@ class StepSettings:
         Whether the step itself finds the length for which its error is right.
     linear_solver : {"auto", "sparse", "pivoted", "bicgstab"}
         Of an implicit method.
+    distrusted : bool
+        Whether the loop may find that a step has missed something.
     """
 
     algorithm: str
@@ -60,6 +62,7 @@ class StepSettings:
     ends: bool = False
     chooses: bool = False
     linear_solver: str = field(default="auto", validator=one_of(*LINEAR_SOLVERS))
+    distrusted: bool = False
 
     def is_algebraic(self, state: int) -> bool:
         """Return whether the equation of a state is algebraic."""

@@ -161,7 +161,8 @@ class TaylorStep(Step):
     @property
     def _watches(self) -> bool:
         """Whether the end of a step is looked at, since not all can be known from its start."""
-        return self.settings.chooses and not foreseeable(self.settings.rhs.nodes)
+        s = self.settings
+        return s.chooses and (s.distrusted or not foreseeable(s.rhs.nodes))
 
     def _compare(self, block: BlockBuilder, h: Node, theta: Node) -> None:
         """Reject a step whose end has another derivative than the polynomial has there."""
