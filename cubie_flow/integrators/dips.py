@@ -54,6 +54,21 @@ def find_dips(nodes: Sequence[Node]) -> tuple[Node, ...]:
     return tuple(form for form in found if _reads_state(form))
 
 
+def unseen(nodes: Sequence[Node]) -> int:
+    """Return how many switches on states of bound equations are not looked at.
+
+    These are whole parts of states, and conditions of too many forms.
+    """
+    count = 0
+    for node in topological(nodes):
+        if node.op == "floor":
+            count += _reads_state(node)
+        elif node.op == "compare" and node.value not in ("==", "!="):
+            difference = node.args[0] - node.args[1]
+            count += _reads_state(difference) and not _forms(difference)
+    return count
+
+
 def _reads_state(node: Node) -> bool:
     return any(one.op == "load" and one.value[0] == "u" for one in topological([node]))
 

@@ -8,13 +8,48 @@ import numpy as np
 
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import ZERO
+from cubie_flow.integrators.dips import find_dips, unseen
+from cubie_flow.integrators.equations import bind, finder
+from cubie_flow.integrators.pulses import find_pulses
+from cubie_flow.integrators.tableaus import method
 from cubie_flow.study.definition import Study
 from cubie_flow.systems.events import Event
 
 
 def remarks(study: Study) -> list[str]:
     """Return what is remarkable about a study, one sentence each."""
-    return [*_too_accurate(study), *_before_the_start(study)]
+    return [*_too_accurate(study), *_before_the_start(study), *_unseen(study)]
+
+
+def _unseen(study: Study) -> list[str]:
+    """Say that something may happen within a step and not be noticed."""
+    system = study.system
+    varied = [one.name for one in system.parameters if one.name in study.design.names]
+    switches = finder(system, varied)
+    nodes = switches.replace(bind(system, system.derivatives, varied))
+    found = []
+    count = unseen(nodes)
+    if count:
+        found.append(
+            f"{count} {'switches' if count > 1 else 'switch'} of the equations on whole parts of "
+            "states, or of many forms"
+        )
+    c = study.controller
+    fixed = c.kind == "fixed" or (c.kind == "default" and _is_fixed(study.algorithm))
+    if fixed and (find_pulses(nodes, switches) or find_dips(nodes)):
+        found.append("pulses and switches on states between steps of fixed size")
+    if not found:
+        return []
+    remedy = "controller.dt" if fixed else "controller.dt_max"
+    return [
+        f"what begins and ends within one step may be missed: {' and '.join(found)}; {remedy} "
+        "bounds the step"
+    ]
+
+
+def _is_fixed(algorithm: str) -> bool:
+    """Return whether a method's own controller takes steps of one size."""
+    return algorithm != "auto" and method(algorithm).controller == "fixed"
 
 
 def _too_accurate(study: Study) -> list[str]:
