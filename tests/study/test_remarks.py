@@ -15,7 +15,7 @@ from cubie_flow.study.remarks import remarks
     [
         ("-k*x", None, None),
         ("where(x > k, -1, 1) + exp(-(t - 3)**2)", None, None),
-        ("floor(x)", None, "whole parts of states"),
+        ("k*floor(x)", None, "whole parts of states"),
         ("where(x > k, -1, 1)", 0.1, "between steps of fixed size"),
         ("-x + exp(-((t - k)/0.01)**2)", 0.1, "between steps of fixed size"),
         ("-k*x", 0.1, None),
