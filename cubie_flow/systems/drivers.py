@@ -132,6 +132,48 @@ class Driver(Described):
                     f"'{self.name}': a whole number from 0 to {last}"
                 )
 
+    def segments(self, series: int) -> Any:
+        """Return one series as polynomials, float64, shape (n, order + 3).
+
+        A row is the time at which a segment begins, the origin of its polynomial and the
+        coefficients, that of the lowest power first; the last row is where the segments end.
+        """
+        import numpy as np
+
+        times, values, order = np.asarray(self.times), np.asarray(self.values[series]), self.order
+        if order == 3:
+            from scipy.interpolate import CubicSpline
+
+            ends = "periodic" if self.outside == "periodic" else "not-a-knot"
+            coefficients = CubicSpline(times, values, bc_type=ends).c[::-1].T
+        elif order == 1:
+            coefficients = np.column_stack([values[:-1], np.diff(values) / np.diff(times)])
+        else:
+            coefficients = values[:-1, None]
+        inner = np.column_stack([times[:-1], times[:-1], coefficients])
+        last = np.zeros((1, order + 3))
+        if self.outside == "periodic":
+            last[0, 0] = times[-1]
+            return np.concatenate([inner, last])
+        before, after = np.zeros((1, order + 3)), np.zeros((1, order + 3))
+        before[0, :2] = -np.inf, times[0]
+        after[0, :2] = times[-1]
+        if self.outside == "hold":
+            before[0, 2], after[0, 2] = values[0], values[-1]
+        last[0, 0] = np.inf
+        return np.concatenate([before, inner, after, last])
+
+    def value_at(self, t: float, series: int = 0) -> float:
+        """Return the value at a time."""
+        import numpy as np
+
+        rows = self.segments(series)
+        if self.outside == "periodic":
+            period = rows[-1, 0] - rows[0, 0]
+            t -= period * np.floor((t - rows[0, 0]) / period)
+        row = rows[np.searchsorted(rows[:-1, 0], t, side="right") - 1]
+        return float(np.polynomial.polynomial.polyval(t - row[1], row[2:]))
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the entry of a model that makes the same driver, its data written out."""
         values = [list(row) for row in self.values]

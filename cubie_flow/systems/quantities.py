@@ -50,14 +50,20 @@ class Quantity(Described):
     ----------
     name : str
     value : float
+        Of an expression its number at the default values of a system and the time 0, which the
+        system computes.
     unit : str
     long_name : str
+    start : Node, optional
+        What every run computes the value from when it starts: an expression in symbols of
+        parameters, of states, meaning their initial values, of drivers and of ``t``.
     """
 
     name: str
     value: float
     unit: str = ""
     long_name: str = ""
+    start: Node | None = None
 
 
 @frozen
