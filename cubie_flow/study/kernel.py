@@ -147,12 +147,11 @@ def _check_range(study: Study) -> None:
     ]
     numbers += [("t_start", study.t_start), ("duration", study.span)]
     numbers += [("controller.dt", study.controller.dt or 0.0)]
-    written = [*system.derivatives, *(one.expression for one in system.observables)]
-    written += [node for event in system.events for node in event.nodes]
+    starts = [one.start for one in (*system.parameters, *system.states) if one.start is not None]
     # Infinity itself stands for what never happens.
     numbers += [
         (f"a number in the equations of {system.name}", node.value)
-        for node in topological(written)
+        for node in topological([*system.expressions, *starts])
         if node.op == "const" and np.isfinite(node.value)
     ]
     limit = float(np.finfo(study.precision).max)

@@ -7,17 +7,21 @@ run evaluates it once, when it starts; its parameter is constant from then on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions import graph
-from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.graph import Node, const, symbol
 from cubie_flow.systems.drivers import Driver
 from cubie_flow.systems.quantities import Quantity, finite
 from cubie_flow.systems.trace import check_graph
+
+if TYPE_CHECKING:
+    from cubie_flow.systems.system import OdeSystem
 
 _Group = tuple[Quantity, ...]
 
@@ -53,6 +57,42 @@ def start_levels(quantities: Iterable[Quantity], where: str) -> Iterator[_Group]
         ready = sorter.get_ready()
         yield tuple(computed[name] for name in ready)
         sorter.done(*ready)
+
+
+def computed_starts(system: OdeSystem, varied: Collection[str]) -> dict[str, Node]:
+    """Return what a run computes when it starts: values that the model alone does not decide.
+
+    Other expressions give the same in every run, the numbers that the system has; parameters that
+    only other start values use are part of those.
+
+    Parameters
+    ----------
+    system : OdeSystem
+    varied : collection of str
+        Quantities whose values a run is given.
+
+    Returns
+    -------
+    dict
+        By name, in symbols of `varied`, of drivers and of ``t``.
+    """
+    quantities = (*system.parameters, *system.states)
+    moving = {"t", *varied, *(driver.name for driver in system.drivers)}
+    known = {symbol(item.name): const(item.value) for item in quantities if item.name not in varied}
+    wanted = {state.name for state in system.states} | {*graph.free_symbols(system.expressions)}
+    found: dict[str, Node] = {}
+    open_ones = [item for item in quantities if item.name not in varied]
+    for level in start_levels(open_ones, f"system {system.name}"):
+        computed = {
+            item.name: item.start
+            for item in level
+            if item.start is not None and moving.intersection(graph.free_symbols([item.start]))
+        }
+        nodes = graph.substitute(list(computed.values()), known)
+        found |= zip(computed, nodes, strict=True)
+        known |= {symbol(name): found[name] for name in computed}
+        moving |= computed.keys()
+    return {name: node for name, node in found.items() if name in wanted}
 
 
 def with_numbers(

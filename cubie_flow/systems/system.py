@@ -400,6 +400,13 @@ class OdeSystem:
         write_yaml(self.to_mapping(), Path(path))
 
     @property
+    def expressions(self) -> tuple[Node, ...]:
+        """Everything that is evaluated in the course of a run."""
+        observed = (item.expression for item in self.observables)
+        events = (node for event in self.events for node in event.nodes)
+        return (*self.derivatives, *observed, *events)
+
+    @property
     def content_hash(self) -> str:
         """SHA-256 digest of what decides the numbers: equations, names and values."""
         outputs = [*self.derivatives, *(item.expression for item in self.observables)]
