@@ -147,7 +147,7 @@ def _check_range(study: Study) -> None:
     ]
     numbers += [("t_start", study.t_start), ("duration", study.span)]
     numbers += [("controller.dt", study.controller.dt or 0.0)]
-    starts = [one.start for one in (*system.parameters, *system.states) if one.start is not None]
+    starts = [one.start for one in system.quantities if one.start is not None]
     # Infinity itself stands for what never happens.
     numbers += [
         (f"a number in the equations of {system.name}", node.value)

@@ -76,12 +76,15 @@ def computed_starts(system: OdeSystem, varied: Collection[str]) -> dict[str, Nod
     dict
         By name, in symbols of `varied`, of drivers and of ``t``.
     """
-    quantities = (*system.parameters, *system.states)
     moving = {"t", *varied, *(driver.name for driver in system.drivers)}
-    known = {symbol(item.name): const(item.value) for item in quantities if item.name not in varied}
+    known = {
+        symbol(item.name): const(item.value)
+        for item in system.quantities
+        if item.name not in varied
+    }
     wanted = {state.name for state in system.states} | {*graph.free_symbols(system.expressions)}
     found: dict[str, Node] = {}
-    open_ones = [item for item in quantities if item.name not in varied]
+    open_ones = [item for item in system.quantities if item.name not in varied]
     for level in start_levels(open_ones, f"system {system.name}"):
         computed = {
             item.name: item.start

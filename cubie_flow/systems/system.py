@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -323,6 +323,16 @@ class OdeSystem:
             states=self._replaced("state", self.states, states or {}),
         )
 
+    def with_given(self, names: Collection[str]) -> OdeSystem:
+        """Return the model in which the values of `names` are given, whatever computes them."""
+        if not any(item.start is not None and item.name in names for item in self.quantities):
+            return self
+        given = [
+            tuple(evolve(item, start=None) if item.name in names else item for item in group)
+            for group in (self.states, self.parameters)
+        ]
+        return evolve(self, states=given[0], parameters=given[1])
+
     def _replaced(
         self, kind: str, quantities: tuple[Quantity, ...], values: Mapping[str, float]
     ) -> tuple[Quantity, ...]:
@@ -400,6 +410,11 @@ class OdeSystem:
         write_yaml(self.to_mapping(), Path(path))
 
     @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """The parameters and states."""
+        return (*self.parameters, *self.states)
+
+    @property
     def expressions(self) -> tuple[Node, ...]:
         """Everything that is evaluated in the course of a run."""
         observed = (item.expression for item in self.observables)
@@ -423,7 +438,7 @@ class OdeSystem:
             told += repr([float(mass).hex() for mass in self.mass])
         if self.events:
             told += repr([event.content_hash for event in self.events])
-        starts = [item.start for item in (*self.states, *self.parameters) if item.start is not None]
+        starts = [item.start for item in self.quantities if item.start is not None]
         if starts:
             told += graph.content_hash(starts)
         return hashlib.sha256(told.encode()).hexdigest()
