@@ -301,11 +301,14 @@ def driven(model: Mapping[str, Any], drivers: Any, where: str) -> dict[str, Any]
     FlowError
         If there is no such driver or parameter.
     """
+    from cubie_flow.systems.mapping import is_expression, with_spares
+
     if not isinstance(drivers, Mapping):
         raise FlowError(f"drivers must map names to series, not be {shortened(drivers)}")
     changed = dict(model)
     old = dict(changed.get("drivers") or {})
     parameters = dict(changed.get("parameters") or {})
+    computed = any(is_expression(parameters.get(name)) for name in drivers)
     for name, given in drivers.items():
         if name not in old and name not in parameters:
             known = (*old, *parameters)
@@ -326,6 +329,8 @@ def driven(model: Mapping[str, Any], drivers: Any, where: str) -> dict[str, Any]
         if isinstance(present, Mapping) and isinstance(given, Mapping):
             given = {**{key: text for key, text in present.items() if key != "value"}, **given}
         old[name] = given
+    if computed:
+        changed = with_spares(changed)
     changed["drivers"] = old
     changed["parameters"] = parameters
     suggested = changed.get("suggested") or {}

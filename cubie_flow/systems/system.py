@@ -422,6 +422,20 @@ class OdeSystem:
         return (*self.derivatives, *observed, *events)
 
     @property
+    def reaching(self) -> frozenset[str]:
+        """Names of the states, and of the parameters on which something of a run depends."""
+        starts = {item.name: item.start for item in self.quantities if item.start is not None}
+        found = {state.name for state in self.states}
+        found.update(graph.free_symbols(self.expressions), (one.series for one in self.drivers))
+        open_ones = list(found)
+        while open_ones:
+            start = starts.get(open_ones.pop())
+            new = {*graph.free_symbols([start])} - found if start is not None else set()
+            found |= new
+            open_ones += new
+        return frozenset(found & {item.name for item in self.quantities})
+
+    @property
     def content_hash(self) -> str:
         """SHA-256 digest of what decides the numbers: equations, names and values."""
         outputs = [*self.derivatives, *(item.expression for item in self.observables)]

@@ -102,6 +102,9 @@ def test_a_driver_counts_with_its_value_at_the_start() -> None:
     assert values(system.with_drivers({"k": entry}))["A"] == 12.0
     shifted = {**entry, "times": [3, 5, 7]}
     assert values(system.with_drivers({"k": shifted}))["A"] == 12.0
+    # What only the expression of a parameter used that is a driver now is no mistake.
+    driven = OdeSystem.from_mapping(DOSED).with_drivers({"V": entry})
+    assert values(driven)["C"] == 25.0
     with pytest.raises(FlowError, match="'k_series' chooses a series, so it must be a number, not"):
         OdeSystem.from_mapping(
             {
