@@ -452,7 +452,8 @@ class Settings:
         self.notes.extend(notes)
         output = dict(v["output"])
         output["where"] = output.pop("trajectories")["where"]
-        augmented = with_sensitivities(system, tuple(output["sensitivities"] or ()))
+        integrated = system.with_given(design.names)
+        augmented = with_sensitivities(integrated, tuple(output["sensitivities"] or ()))
         states = [state.name for state in augmented.states]
         for key in ("variables", "summaries"):
             if output[key] == ["all"] and "all" not in states:
