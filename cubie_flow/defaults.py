@@ -38,7 +38,7 @@ def load_system(given: Mapping[str, Any], keys: Collection[str] = ()) -> OdeSyst
     from cubie_flow.systems import OdeSystem
     from cubie_flow.systems.drivers import driven
     from cubie_flow.systems.files import read_model_file
-    from cubie_flow.systems.mapping import is_expression, with_spares
+    from cubie_flow.systems.quantities import is_expression, with_spares
 
     changes = {key: value for key, value in given.items() if value is not None}
     if "file" not in changes:

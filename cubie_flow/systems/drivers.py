@@ -12,7 +12,14 @@ from typing import Any
 from attrs import field, frozen
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.systems.quantities import Described, check_name, finite, shortened
+from cubie_flow.systems.quantities import (
+    Described,
+    check_name,
+    finite,
+    is_expression,
+    shortened,
+    with_spares,
+)
 from cubie_flow.systems.series import read_columns
 
 #: How values between two times are made, by the degree of the polynomial.
@@ -301,8 +308,6 @@ def driven(model: Mapping[str, Any], drivers: Any, where: str) -> dict[str, Any]
     FlowError
         If there is no such driver or parameter.
     """
-    from cubie_flow.systems.mapping import is_expression, with_spares
-
     if not isinstance(drivers, Mapping):
         raise FlowError(f"drivers must map names to series, not be {shortened(drivers)}")
     changed = dict(model)

@@ -166,24 +166,6 @@ def read_model(model: Mapping[str, Any]) -> dict[str, Any]:
     return _Reader(name, model).read()
 
 
-def with_spares(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model in which nothing has to be used.
-
-    What a replaced expression used may be used nowhere else, and is no mistake.
-    """
-    names: list[str] = []
-    for section in ("settings", "constants", "parameters", "definitions", "drivers"):
-        given = model.get(section)
-        if isinstance(given, Mapping):
-            names += [str(key).partition("[")[0].strip() for key in given]
-    return {**model, "unused": list(dict.fromkeys(names))}
-
-
-def is_expression(given: Any) -> bool:
-    """Tell whether an entry of a model is a text rather than a number."""
-    return isinstance(given.get("value") if isinstance(given, Mapping) else given, str)
-
-
 def _check_keys(given: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
     for key in given:
         if key not in known:
