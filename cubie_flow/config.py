@@ -413,6 +413,18 @@ class Settings:
         """Name of the task."""
         return str(self.values["task"]["name"])
 
+    def system(self) -> OdeSystem:
+        """Return the system that the config describes.
+
+        Raises
+        ------
+        FlowError
+            For a mistake in the model.
+        """
+        from cubie_flow.defaults import load_system
+
+        return load_system(self.values["system"], self.keys)
+
     def study(self, system: OdeSystem | None = None) -> Study:
         """Return the study that the config describes (imports the solver).
 
@@ -426,7 +438,7 @@ class Settings:
         FlowError
             For a mistake in the model or the batch.
         """
-        from cubie_flow.defaults import batch_design, load_system
+        from cubie_flow.defaults import batch_design
         from cubie_flow.study.attempts import read_rescue
         from cubie_flow.study.choices import ControllerChoice, OutputChoice, TargetChoice
         from cubie_flow.study.definition import Study
@@ -435,12 +447,13 @@ class Settings:
 
         v = self.values
         if system is None:
-            system = load_system(v["system"])
+            system = self.system()
         design, notes = batch_design(v["batch"], system, self.keys)
         self.notes.extend(notes)
         output = dict(v["output"])
         output["where"] = output.pop("trajectories")["where"]
-        augmented = with_sensitivities(system, tuple(output["sensitivities"] or ()))
+        integrated = system.with_given(design.names)
+        augmented = with_sensitivities(integrated, tuple(output["sensitivities"] or ()))
         states = [state.name for state in augmented.states]
         for key in ("variables", "summaries"):
             if output[key] == ["all"] and "all" not in states:

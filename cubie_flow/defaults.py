@@ -20,8 +20,15 @@ _AS_DISTRIBUTION = {"linspace": "uniform", "logspace": "loguniform"}
 _AS_LIST = {"uniform": "linspace", "loguniform": "logspace"}
 
 
-def load_system(given: Mapping[str, Any]) -> OdeSystem:
+def load_system(given: Mapping[str, Any], keys: Collection[str] = ()) -> OdeSystem:
     """Return the system of a config: its equations, or those of ``system.file`` with changes.
+
+    Parameters
+    ----------
+    given
+        The group ``system`` of the config.
+    keys
+        What the command line gave a value.
 
     Raises
     ------
@@ -31,14 +38,19 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
     from cubie_flow.systems import OdeSystem
     from cubie_flow.systems.drivers import driven
     from cubie_flow.systems.files import read_model_file
+    from cubie_flow.systems.quantities import is_expression, with_spares
 
     changes = {key: value for key, value in given.items() if value is not None}
     if "file" not in changes:
-        return OdeSystem.from_mapping(_with_drivers(changes))
+        # What a value on the command line replaced is not known any more.
+        replaced = any(key.startswith(FIXED) for key in keys)
+        model = _with_drivers(changes)
+        return OdeSystem.from_mapping(with_spares(model) if replaced else model)
     path = Path(str(changes.pop("file"))).expanduser()
     model = read_model_file(path)
     if "drivers" in changes:
         model = driven(model, changes.pop("drivers"), f"'{path}'")
+    spares = False
     for key, value in changes.items():
         own = model.get(key)
         if isinstance(value, Mapping) and isinstance(own, Mapping):
@@ -48,9 +60,10 @@ def load_system(given: Mapping[str, Any]) -> OdeSystem:
                         f"system.{key}.{name} is not in '{path}' (it has: {', '.join(own)})"
                         f"{nearest(name, own)}"
                     )
+            spares |= any(is_expression(own[name]) for name in value)
             value = {**own, **{name: _replaced(own[name], new) for name, new in value.items()}}
         model[key] = value
-    return OdeSystem.from_mapping(model)
+    return OdeSystem.from_mapping(with_spares(model) if spares else model)
 
 
 def _with_drivers(model: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -117,7 +130,9 @@ def batch_design(
             )
     elif kind not in ("table", "single"):
         given = [key.split(".")[2] for key in keys if key.startswith(FIXED)]
-        filled, size, more = batch_values(kind, values, size, system, [*given, *swept])
+        filled, size, more = batch_values(
+            kind, values, size, system.with_given(swept), [*given, *swept]
+        )
         values = {
             name: spec for name, spec in filled.items() if name not in swept or name in values
         }
@@ -129,7 +144,7 @@ def batch_design(
         return make_design(kind, values, size, seed, batch["path"])
 
     design = swept_design(sweep, batch["seed"], make) if sweep else make(batch["seed"])
-    known = {quantity.name for quantity in (*system.states, *system.parameters)} | {"duration"}
+    known = {quantity.name for quantity in system.quantities} | {"duration"}
     for name in design.names:
         if name not in known:
             if kind == "table" and name not in (*values, *swept):
@@ -154,8 +169,8 @@ def batch_values(
 ) -> tuple[dict[str, Any], int | None, list[str]]:
     """Return what varies, in the form that a batch of `kind` can use.
 
-    Empty `values` become what the system suggests, or 20 % to either side of each parameter. What
-    the user has `given` a value stays near that value.
+    Empty `values` become what the system suggests, or 20 % to either side of each parameter that
+    is a number and reaches something. What the user has `given` a value stays near that value.
     A range given as a list is a distribution where runs are sampled and the reverse, so that
     ``batch=sobol`` works with any study.
 
@@ -185,7 +200,8 @@ def batch_values(
 
 
 def _suggested(system: OdeSystem, given: Collection[str]) -> tuple[dict[str, Any], str]:
-    quantities = {q.name: q for q in (*system.states, *system.parameters) if q.value}
+    quantities = {q.name: q for q in system.quantities if q.value}
+    reaching = {*system.reaching, "duration"}
     near = {
         name: {"uniform": sorted([0.8 * float(q.value), 1.2 * float(q.value)])}
         for name, q in quantities.items()
@@ -194,11 +210,13 @@ def _suggested(system: OdeSystem, given: Collection[str]) -> tuple[dict[str, Any
         values = {
             name: near[name] if name in given and name in near else value
             for name, value in system.suggested.items()
+            if name in reaching
         }
         return values, f"what the system '{system.name}' suggests"
-    names = [q.name for q in system.parameters if q.value]
+    free = [q.name for q in system.quantities if q.value and q.start is None]
+    names = [q.name for q in system.parameters if q.name in free and q.name in reaching]
     what = "parameter" if names else "initial value"
-    names = names or [q.name for q in system.states if q.value]
+    names = names or [q.name for q in system.states if q.name in free]
     return {name: near[name] for name in names}, f"every {what} by 20 %"
 
 

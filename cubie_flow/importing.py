@@ -17,9 +17,7 @@ def import_model(settings: Settings) -> str:
     FlowError
         If the model cannot be read, or the file is there already or cannot be written.
     """
-    from cubie_flow.defaults import load_system
-
-    system = load_system(settings.values["system"])
+    system = settings.system()
     path = Path(settings.values["to"] or f"{system.name}.yaml").expanduser()
     system.to_file(path)
     counts = f"{len(system.states)} states, {len(system.parameters)} parameters"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from cubie_flow.study.contents import schema
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import lent_kernel, threads_of
 from cubie_flow.study.plan import plan_study
+from cubie_flow.study.remarks import without_effect
 from cubie_flow.study.restate import restated
 from cubie_flow.study.running import run_study
 from cubie_flow.study.shards import ShardSolver
@@ -155,6 +157,8 @@ def solve(
         linear_solver=linear_solver,
         rescue=read_rescue(rescue),
     )
+    for told in without_effect(study):
+        warnings.warn(told, stacklevel=2)
     return solve_study(study)
 
 

@@ -14,6 +14,7 @@ import pytest
 import xarray
 import yaml
 
+from cubie_flow import open_results
 from cubie_flow.app import main
 from cubie_flow.config import shipped
 
@@ -188,6 +189,36 @@ def test_what_can_hardly_be_meant_is_said(
     assert "note     controller.rtol=1e-09 is below the rounding of float32, 1.2e-07" in told
     assert main([*words, "t_start=-5", "precision=float64"]) == 0
     assert "note" not in capsys.readouterr().out
+
+
+def test_start_values_that_are_expressions(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "ia.yaml").write_text(
+        "parameters: {dose: 100, BW: 70, f: 0.05, V: BW*f, k: 0.1, spare: 1}\n"
+        "states: {C: dose/V}\nequations: {C: -k*C}\nunused: [spare]\ntime: {duration: 10}\n"
+    )
+    words = ["system.file=ia.yaml", "precision=float64", "output.save_every=10", *SMALL[1:]]
+    assert main([*words, "batch.values={BW: [70, 80], spare: [1, 2]}"]) == 0
+    told = capsys.readouterr().out
+    assert "note     the batch varies 'spare', which changes nothing: no equation" in told
+    (store,) = results(elsewhere)
+    data = open_results(store)
+    starts = [100 / 3.5, 100 / 3.5, 25, 25]
+    assert data.C.values[:, 0] == pytest.approx(starts, rel=1e-14)
+    again = data.flow.rerun([1, 2])
+    assert (again.C.values == data.C.values[1:3]).all()
+    assert data.flow.rerun([2], parameters={"f": 0.1}).C.values[0, 0] == pytest.approx(12.5)
+    assert data.flow.rerun([2], initial_values={"C": 3}).C.values[0, 0] == 3.0
+    # What the command line gives is not computed, and what only that used is no mistake.
+    assert main([*words, "system.parameters.V=4", "batch.size=8"]) == 0
+    told = capsys.readouterr().out
+    assert "every parameter by 20 %: dose from 80 to 120; V from 3.2 to 4.8; k from" in told
+    assert main([*words, "system.states.C=dose/V/2", "batch=single"]) == 0
+    assert open_results(results(elsewhere)[-1]).C.values[0, 0] == pytest.approx(50 / 3.5)
+    capsys.readouterr()
+    assert main([*words, "batch.values={dose: [1, 2], C: [3, 4]}"]) == 1
+    assert "the batch varies 'dose', but gives besides all that" in capsys.readouterr().err
 
 
 MISTAKES = [

@@ -153,6 +153,7 @@ def test_a_value_that_was_given_is_not_left_behind() -> None:
         (["batch.values.rho=null", "batch.values.sigma=[8, 10]"], ["sigma"], 2),
         (["system=sir", "batch.size=100"], ["beta", "gamma"], 100),
         (["system=pleiades", "batch=zip", "batch.size=7"], ["x_0"], 7),
+        (["system=sir", "system.states.S=500", "system.suggested=null"], ["beta", "gamma"], 10_000),
         (["batch=single"], [], 1),
     ],
 )

@@ -239,42 +239,13 @@ def tables(drivers: Sequence[Driver], states: int) -> Array:
     headers, parts = [], []
     place = states + HEADER * len(drivers) + 1
     for driver in drivers:
-        series = [_rows(driver, values) for values in driver.values]
+        series = [driver.segments(number) for number in range(len(driver.values))]
         period = driver.times[-1] - driver.times[0] if driver.outside == "periodic" else 0.0
         size = series[0].size
         headers.append([place, len(series[0]) - 1, period, size])
         parts += [rows.ravel() for rows in series]
         place += size * len(series)
     return np.concatenate([np.ravel(headers), [place], *parts])
-
-
-def _rows(driver: Driver, values: Sequence[float]) -> Array:
-    """Return one series as rows of segments, the last row being where they end."""
-    import numpy as np
-
-    times, order = np.asarray(driver.times), driver.order
-    if order == 3:
-        from scipy.interpolate import CubicSpline
-
-        ends = "periodic" if driver.outside == "periodic" else "not-a-knot"
-        coefficients = CubicSpline(times, np.asarray(values), bc_type=ends).c[::-1].T
-    elif order == 1:
-        slopes = np.diff(values) / np.diff(times)
-        coefficients = np.column_stack([values[:-1], slopes])
-    else:
-        coefficients = np.asarray(values, np.float64)[:-1, None]
-    inner = np.column_stack([times[:-1], times[:-1], coefficients])
-    last = np.zeros((1, order + 3))
-    if driver.outside == "periodic":
-        last[0, 0] = times[-1]
-        return np.concatenate([inner, last])
-    before, after = np.zeros((1, order + 3)), np.zeros((1, order + 3))
-    before[0, :2] = -np.inf, times[0]
-    after[0, :2] = times[-1]
-    if driver.outside == "hold":
-        before[0, 2], after[0, 2] = values[0], values[-1]
-    last[0, 0] = np.inf
-    return np.concatenate([before, inner, after, last])
 
 
 def check_choices(drivers: Sequence[Driver], columns: Mapping[str, Array]) -> None:

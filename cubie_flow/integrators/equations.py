@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import evolve
 
@@ -71,6 +71,20 @@ def observables(
     known = {item.name: item.expression for item in system.observables}
     nodes = switches.replace(bind(system, [known[name] for name in names], varied))
     return _function("observables", "g", nodes)
+
+
+def starts(system: OdeSystem, varied: Sequence[str], computed: Mapping[str, Node]) -> Function:
+    """Return what a run computes when it starts, as a function that writes ``u`` and ``p``.
+
+    It reads what is given of them: varied values, and the drivers at the time ``t``.
+    """
+    places = {state.name: ("u", i) for i, state in enumerate(system.states)}
+    places |= {name: ("p", i) for i, name in enumerate(varied)}
+    wanted = {name: node for name, node in computed.items() if name in places}
+    nodes = bind(system, list(wanted.values()), varied)
+    outputs = tuple(places[name] for name in wanted)
+    apart = operations(nodes) > HEAVY
+    return Function("starts", ("u", "p"), ("t",), outputs, tuple(nodes), apart)
 
 
 def bound_events(

@@ -97,8 +97,9 @@ class LoopSettings:
         What is sampled: below `states` a state, above an observable.
     summarised_numbers : tuple of int
         What metrics are kept of, numbered alike.
-    start : tuple of (int or float)
-        For each state its literal initial value, or the row of the inputs (int) it comes from.
+    start : tuple of (int, float or None)
+        For each state its literal initial value, the row of the inputs (int) it comes from, or
+        None where `starts` computes it.
     start_from, duration_from : int or float
         Likewise.
     drivers : tuple of DriverSlot
@@ -119,15 +120,18 @@ class LoopSettings:
         What they set: its name, and its place in ``u`` or ``p``.
     event_times : int
         First times that are kept of every recorded event.
-    promoted : tuple of float
-        Parameters after the varied ones that events change: their values at the start.
+    promoted : tuple of (float or None)
+        Parameters after the varied ones that events change or that differ between runs: their
+        values at the start, None where `starts` computes them.
+    starts : Function, optional
+        What a run computes when it starts; it reads and writes ``u`` and ``p``.
     """
 
     rhs: Function
     observables: Function | None
     states: int
     parameters: int
-    start: tuple[int | float, ...]
+    start: tuple[int | float | None, ...]
     start_from: int | float
     duration_from: int | float
     first_parameter: int
@@ -143,7 +147,8 @@ class LoopSettings:
     events: tuple[Event, ...] = ()
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
     event_times: int = 0
-    promoted: tuple[float, ...] = ()
+    promoted: tuple[float | None, ...] = ()
+    starts: Function | None = None
 
 
 def _flag(name: int) -> Node:
@@ -372,14 +377,13 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         elif s.states > UNROLL_LIMIT and not rows:
             block.sweep(s.states, {"state": load("initial", 0, 1)})
         else:
-            block.assign([("state", i) for i in range(s.states)], [given(v) for v in s.start])
+            known = {i: given(value) for i, value in enumerate(s.start) if value is not None}
+            block.assign([("state", i) for i in known], list(known.values()))
         varied = s.parameters - len(s.promoted)
         if varied:
             block.sweep(varied, {"parameters": load("inputs", s.first_parameter, 1)})
-        block.assign(
-            [("parameters", varied + i) for i in range(len(s.promoted))],
-            [const(value) for value in s.promoted],
-        )
+        known = {varied + i: const(v) for i, v in enumerate(s.promoted) if v is not None}
+        block.assign([("parameters", i) for i in known], list(known.values()))
         t_start = block.let("t_start", given(s.start_from))
         t_end = block.let("t_end", t_start + given(s.duration_from))
         zero = const(0.0)
@@ -391,10 +395,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             [("counters", i) for i in range(COUNTERS)],
             [const(RUNNING), zero, zero, zero],
         )
-        if self.events is not None:
-            self.events.start(block, t_start)
         if s.drivers:
             self.driving.find(block, t_start)
+        if s.starts is not None:
+            block.evaluate(s.starts, {"u": ("state", 0), "p": ("parameters", 0)}, t=t_start)
+        if self.events is not None:
+            self.events.start(block, t_start)
         if s.switches:
             self.switching.start(block)
         if s.pulses:

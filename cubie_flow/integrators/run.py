@@ -19,6 +19,7 @@ from cubie_flow.integrators.equations import (
     mass_pattern,
     observables,
     right_hand_side,
+    starts,
 )
 from cubie_flow.integrators.loop import IVPLoop, LoopSettings
 from cubie_flow.integrators.pulses import find_pulses
@@ -33,6 +34,7 @@ from cubie_flow.integrators.tableaus import Multistep, Tableau, Taylor, method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.measurements import Measurements
+from cubie_flow.systems.starts import computed_starts
 
 DURATION = "duration"
 
@@ -49,8 +51,8 @@ class RunSettings:
     ----------
     system : OdeSystem
     varied : tuple of str
-        Quantities that differ between runs: states (their initial values), parameters, and
-        ``duration``. All others are compiled in.
+        Quantities that runs are given: states (their initial values), parameters, and
+        ``duration``. All others are compiled in, or computed from these when a run starts.
     algorithm : str
     precision : {"float32", "float64"}
     controller : str
@@ -231,8 +233,10 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         varied = len(parameters)
         # Parameters that events set differ between runs, whether the batch varies them or not.
         values = {p.name: float(p.value) for p in s.system.parameters}
-        changed = {name for event in s.system.events for name, _ in event.resets}
-        parameters += [name for name in values if name in changed and name not in rows]
+        promoted = {name for event in s.system.events for name, _ in event.resets}
+        computed = computed_starts(s.system, rows)
+        promoted |= computed.keys()
+        parameters += [name for name in values if name in promoted and name not in rows]
         multistep = isinstance(method(s.algorithm), Multistep)
         switches = finder(s.system, parameters)
         rhs = right_hand_side(s.system, parameters, switches)
@@ -245,8 +249,8 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             states=len(states),
             parameters=len(parameters),
             start=tuple(
-                rows.index(state.name) if state.name in rows else float(state.value)
-                for state in s.system.states
+                rows.index(name) if name in rows else None if name in computed else float(value)
+                for name, value in ((state.name, state.value) for state in s.system.states)
             ),
             start_from=float(s.t_start),
             duration_from=rows.index(DURATION) if DURATION in rows else float(s.duration),
@@ -273,7 +277,10 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             events=events,
             event_targets=tuple(event_targets(s.system, parameters).items()),
             event_times=s.event_times,
-            promoted=tuple(values[name] for name in parameters[varied:]),
+            promoted=tuple(
+                None if name in computed else values[name] for name in parameters[varied:]
+            ),
+            starts=starts(s.system, parameters, computed) if computed else None,
         )
 
     def build(self) -> dict[str, Block]:

@@ -50,8 +50,12 @@ class Study:
 
     @cached_property
     def integrated(self) -> OdeSystem:
-        """The system that is integrated: that of the study, with sensitivities if asked for."""
-        return with_sensitivities(self.system, tuple(self.output.sensitivities or ()))
+        """The system that is integrated: that of the study, with sensitivities if asked for.
+
+        What the batch gives is not computed, so nothing depends on what it is computed from.
+        """
+        given = self.system.with_given(self.design.names)
+        return with_sensitivities(given, tuple(self.output.sensitivities or ()))
 
     @cached_property
     def spans(self) -> tuple[float, float]:

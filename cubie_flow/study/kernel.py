@@ -122,12 +122,25 @@ def _check_study(study: Study) -> None:
         wrong = span if shortest >= 0 else shortest
         raise FlowError(f"duration is {wrong}; it must be a finite number of at least 0")
     _check_range(study)
+    _check_reach(study)
     resolution = float(np.finfo(study.precision).eps) * max(abs(study.t_start), span)
     if 0 < span < 1000 * resolution:
         raise FlowError(
             f"t_start={study.t_start:g} with duration={span:g} leaves times that "
             f"{study.precision} cannot tell apart; start nearer to 0 or use precision=float64"
         )
+
+
+def _check_reach(study: Study) -> None:
+    """Refuse to vary what only what is given besides would depend on."""
+    given = study.system.with_given(study.design.names)
+    lost = study.system.reaching - given.reaching if given is not study.system else frozenset()
+    for name in study.design.names:
+        if name in lost:
+            raise FlowError(
+                f"the batch varies '{name}', but gives besides all that is computed from it, so "
+                f"'{name}' reaches nothing; leave it out, or what is computed from it"
+            )
 
 
 def _check_range(study: Study) -> None:
@@ -147,12 +160,11 @@ def _check_range(study: Study) -> None:
     ]
     numbers += [("t_start", study.t_start), ("duration", study.span)]
     numbers += [("controller.dt", study.controller.dt or 0.0)]
-    written = [*system.derivatives, *(one.expression for one in system.observables)]
-    written += [node for event in system.events for node in event.nodes]
+    starts = [one.start for one in system.quantities if one.start is not None]
     # Infinity itself stands for what never happens.
     numbers += [
         (f"a number in the equations of {system.name}", node.value)
-        for node in topological(written)
+        for node in topological([*system.expressions, *starts])
         if node.op == "const" and np.isfinite(node.value)
     ]
     limit = float(np.finfo(study.precision).max)

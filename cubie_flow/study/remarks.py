@@ -14,11 +14,17 @@ from cubie_flow.integrators.pulses import find_pulses
 from cubie_flow.integrators.tableaus import method
 from cubie_flow.study.definition import Study
 from cubie_flow.systems.events import Event
+from cubie_flow.systems.starts import computed_starts
 
 
 def remarks(study: Study) -> list[str]:
     """Return what is remarkable about a study, one sentence each."""
-    return [*_too_accurate(study), *_before_the_start(study), *_unseen(study)]
+    return [
+        *_too_accurate(study),
+        *_before_the_start(study),
+        *_unseen(study),
+        *without_effect(study),
+    ]
 
 
 def _unseen(study: Study) -> list[str]:
@@ -68,7 +74,8 @@ def _too_accurate(study: Study) -> list[str]:
 
 def _before_the_start(study: Study) -> list[str]:
     """Say of events whose times are known that some are before the start and do not happen."""
-    fixed = [one for one in study.system.parameters if one.name not in study.design.names]
+    own = {*study.design.names, *computed_starts(study.system, study.design.names)}
+    fixed = [one for one in study.system.parameters if one.name not in own]
     values = {graph.symbol(one.name): graph.const(one.value) for one in fixed}
     found = []
     for event in study.system.events:
@@ -79,6 +86,18 @@ def _before_the_start(study: Study) -> list[str]:
                 f"event {event.name} does not happen at {told}: runs start at {study.t_start:g}"
             )
     return found
+
+
+def without_effect(study: Study) -> list[str]:
+    """Return a sentence for each parameter that varies, but that the model uses nowhere."""
+    parameters = {one.name for one in study.system.parameters}.intersection(study.design.names)
+    parameters -= study.system.reaching if parameters else set()
+    return [
+        f"the batch varies '{name}', which changes nothing: no equation, start value, event or "
+        f"observable of '{study.system.name}' uses it"
+        for name in study.design.names
+        if name in parameters
+    ]
 
 
 def _times(event: Event, values: Mapping[graph.Node, graph.Node]) -> list[float]:

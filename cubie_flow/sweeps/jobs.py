@@ -110,12 +110,9 @@ class Reader:
             return evolve(job, error=said(error))
 
     def _study(self, settings: Settings) -> Study:
-        from cubie_flow.defaults import load_system
-
-        given = settings.values["system"]
-        key = json.dumps(given, default=str)
+        key = json.dumps(settings.values["system"], default=str)
         if key not in self._systems:
-            self._systems[key] = load_system(given)
+            self._systems[key] = settings.system()
         return settings.study(self._systems[key])
 
 

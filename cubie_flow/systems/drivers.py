@@ -12,7 +12,14 @@ from typing import Any
 from attrs import field, frozen
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.systems.quantities import Described, check_name, finite, shortened
+from cubie_flow.systems.quantities import (
+    Described,
+    check_name,
+    finite,
+    is_expression,
+    shortened,
+    with_spares,
+)
 from cubie_flow.systems.series import read_columns
 
 #: How values between two times are made, by the degree of the polynomial.
@@ -131,6 +138,48 @@ class Driver(Described):
                     f"{self.series} is {value:g}, but it chooses one of the series of driver "
                     f"'{self.name}': a whole number from 0 to {last}"
                 )
+
+    def segments(self, series: int) -> Any:
+        """Return one series as polynomials, float64, shape (n, order + 3).
+
+        A row is the time at which a segment begins, the origin of its polynomial and the
+        coefficients, that of the lowest power first; the last row is where the segments end.
+        """
+        import numpy as np
+
+        times, values, order = np.asarray(self.times), np.asarray(self.values[series]), self.order
+        if order == 3:
+            from scipy.interpolate import CubicSpline
+
+            ends = "periodic" if self.outside == "periodic" else "not-a-knot"
+            coefficients = CubicSpline(times, values, bc_type=ends).c[::-1].T
+        elif order == 1:
+            coefficients = np.column_stack([values[:-1], np.diff(values) / np.diff(times)])
+        else:
+            coefficients = values[:-1, None]
+        inner = np.column_stack([times[:-1], times[:-1], coefficients])
+        last = np.zeros((1, order + 3))
+        if self.outside == "periodic":
+            last[0, 0] = times[-1]
+            return np.concatenate([inner, last])
+        before, after = np.zeros((1, order + 3)), np.zeros((1, order + 3))
+        before[0, :2] = -np.inf, times[0]
+        after[0, :2] = times[-1]
+        if self.outside == "hold":
+            before[0, 2], after[0, 2] = values[0], values[-1]
+        last[0, 0] = np.inf
+        return np.concatenate([before, inner, after, last])
+
+    def value_at(self, t: float, series: int = 0) -> float:
+        """Return the value at a time."""
+        import numpy as np
+
+        rows = self.segments(series)
+        if self.outside == "periodic":
+            period = rows[-1, 0] - rows[0, 0]
+            t -= period * np.floor((t - rows[0, 0]) / period)
+        row = rows[np.searchsorted(rows[:-1, 0], t, side="right") - 1]
+        return float(np.polynomial.polynomial.polyval(t - row[1], row[2:]))
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the entry of a model that makes the same driver, its data written out."""
@@ -264,6 +313,7 @@ def driven(model: Mapping[str, Any], drivers: Any, where: str) -> dict[str, Any]
     changed = dict(model)
     old = dict(changed.get("drivers") or {})
     parameters = dict(changed.get("parameters") or {})
+    computed = any(is_expression(parameters.get(name)) for name in drivers)
     for name, given in drivers.items():
         if name not in old and name not in parameters:
             known = (*old, *parameters)
@@ -284,6 +334,8 @@ def driven(model: Mapping[str, Any], drivers: Any, where: str) -> dict[str, Any]
         if isinstance(present, Mapping) and isinstance(given, Mapping):
             given = {**{key: text for key, text in present.items() if key != "value"}, **given}
         old[name] = given
+    if computed:
+        changed = with_spares(changed)
     changed["drivers"] = old
     changed["parameters"] = parameters
     suggested = changed.get("suggested") or {}

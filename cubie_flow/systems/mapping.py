@@ -9,7 +9,7 @@ A model is a mapping with these keys; only `states` and `equations` are needed::
     indices:                            # what runs in indexed families, from 0 to size - 1
       i: {size: size, boundary: clamp}  # boundary: none (the default), periodic or clamp
     constants: {length: 0.5}            # numbers, folded in
-    parameters: {k: 1e-4}               # numbers that a batch may vary
+    parameters: {k: 1e-4}               # what a batch may vary
     states:                             # initial values
       T[i]: where(i == 0, 100, 0)       # or a list, [100, 0, 0, ...]
     definitions: {dx: length/size}      # named parts of expressions, not saved
@@ -26,9 +26,11 @@ A model is a mapping with these keys; only `states` and `equations` are needed::
     suggested: {k: {loguniform: [1e-5, 1e-3]}}   # what a batch varies if nobody says
     unused: []                          # names that are meant to be used nowhere
 
-Every value is a number or an expression. Values of constants, parameters and states may use
-numbers, settings, constants and the family's own index; definitions, equations and observables
-may use everything, each other too, and ``t``. Instead of a value, ``{value: 1.0, unit: m,
+Every value is a number or an expression. Constants may use numbers, settings, other constants and
+the family's own index; all others may use everything, each other too, and ``t``. The value of a
+parameter or state that uses more than a constant may is computed at the start of every run: a
+state's name means its initial value there and ``t`` the time of the start; the parameter is
+constant from then on. Instead of a value, ``{value: 1.0, unit: m,
 long_name: height}`` (``expression`` for definitions and observables) may stand.
 
 An indexed family ``T[i]`` is written out: its elements are called ``T_0``, ``T_1`` and so on,
@@ -43,6 +45,7 @@ methods solve; its start is made consistent. Masses are numbers, the same all th
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -195,13 +198,14 @@ class _Reader:
         self._check_families()
         self._check_equations()
         self._constants()
-        parameters = self._quantities("parameters") + self._choices()
-        states = self._quantities("states")
         duration = self._value(
             Item("duration", (), time.get("duration", 1.0), f"{self.where}, duration"), {}
         )
-        self._symbols(parameters, states)
+        choices = self._choices()
+        self._symbols(choices)
         observables = self._derived()
+        parameters = self._quantities("parameters") + choices
+        states = self._quantities("states")
         derivatives = self._derivatives(states)
         happenings = Happenings(
             self.model, self.scope, self.where, [state.name for state in states]
@@ -467,8 +471,8 @@ class _Reader:
             raise FlowError(f"{item.where}: '{expression.text}' is not a finite number")
         return float(node.value)
 
-    def _values(self, item: Item) -> Iterator[tuple[tuple[int, ...], float]]:
-        """Yield the place and number of every element of an item."""
+    def _elements(self, item: Item) -> Iterator[tuple[tuple[int, ...], Item]]:
+        """Yield the place and content of every element of an item of values."""
         indices, parts = self._indices_of(item), item.parts
         if isinstance(item.content, tuple) and len(parts) != indices[0].size:
             raise FlowError(
@@ -476,7 +480,11 @@ class _Reader:
                 f"size {indices[0].size}"
             )
         for number, at in enumerate(elements(indices)):
-            part = parts[number] if isinstance(item.content, tuple) else item
+            yield at, parts[number] if isinstance(item.content, tuple) else item
+
+    def _values(self, item: Item) -> Iterator[tuple[tuple[int, ...], float]]:
+        """Yield the place and number of every element of an item."""
+        for at, part in self._elements(item):
             yield at, self._value(part, dict(zip(item.letters, at, strict=True)))
 
     def _constants(self) -> None:
@@ -488,10 +496,23 @@ class _Reader:
     def _quantities(self, section: str) -> list[Quantity]:
         found = []
         for item in self.items[section].values():
-            for at, value in self._values(item):
+            for at, part in self._elements(item):
                 label = _element_label(item.long_name, at)
-                found.append(Quantity(element_name(item.name, at), value, item.unit, label))
+                node = self._start(part, dict(zip(item.letters, at, strict=True)))
+                given, start = (node.value, None) if node.op == "const" else (math.nan, node)
+                name = element_name(item.name, at)
+                found.append(Quantity(name, given, item.unit, label, start))
         return found
+
+    def _start(self, item: Item, at: Mapping[str, int]) -> Node:
+        """Return the value of a parameter or state: a literal, or what a run computes."""
+        if not isinstance(item.content, str):
+            return const(finite(item.content, item.where))
+        expression = item.expression
+        node = as_number(self._expression(item).build(self.scope, at), expression)
+        if node.op != "const" and not graph.free_symbols([node]):
+            raise FlowError(f"{item.where}: '{expression.text}' is not a finite number")
+        return node
 
     def _mass(self, states: list[Quantity]) -> tuple[float, ...]:
         """Return the mass of every state, or nothing where all are 1."""
@@ -513,10 +534,16 @@ class _Reader:
 
     # expressions ----------------------------------------------------------------------------
 
-    def _symbols(self, parameters: list[Quantity], states: list[Quantity]) -> None:
-        self.scope.names["t"] = symbol("t")
-        for quantity in (*parameters, *states, *self.drivers):
-            self.scope.names[quantity.name] = symbol(quantity.name)
+    def _symbols(self, choices: list[Quantity]) -> None:
+        """Let every name of a parameter, state or driver, and ``t``, stand in expressions."""
+        names = [
+            element_name(item.name, at)
+            for section in ("parameters", "states")
+            for item in self.items[section].values()
+            for at in elements(self._indices_of(item))
+        ]
+        names += [item.name for item in (*choices, *self.drivers)]
+        self.scope.names |= {name: symbol(name) for name in ("t", *names)}
 
     def _in_order(self, items: Mapping[str, Item]) -> list[str]:
         """Return the names of `items`, each after those it uses."""
@@ -610,14 +637,19 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
     Families are written out and constants folded. Large shared parts become definitions, so that
     the text is never much longer than the graph.
     """
-    quantities = (*system.parameters, *system.states, *system.observables)
+    given = (*system.parameters, *system.states)
+    quantities = (*given, *system.observables)
     outputs = [*system.derivatives, *(item.expression for item in system.observables)]
     plain = len(outputs)
     outputs += [node for event in system.events for node in event.nodes]
+    eventful = len(outputs)
+    outputs += [item.start for item in given if item.start is not None]
     taken = {item.name for item in (*quantities, *system.drivers)}
     definitions, written = _with_definitions(outputs, taken)
     texts = [graph.to_text(node) for node in written]
     used = set(graph.free_symbols(outputs)) | {driver.series for driver in system.drivers}
+    starts = iter(texts[eventful:])
+    values = {item.name: item.value if item.start is None else next(starts) for item in given}
     derived = zip(system.observables, texts[len(system.states) : plain], strict=True)
     model = {
         "name": system.name,
@@ -625,8 +657,8 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
         "description": system.description,
         "source": system.source,
         "time": {"unit": system.time_unit, "duration": system.duration},
-        "parameters": {item.name: item.value for item in system.parameters},
-        "states": {item.name: item.value for item in system.states},
+        "parameters": {item.name: values[item.name] for item in system.parameters},
+        "states": {item.name: values[item.name] for item in system.states},
         "definitions": definitions,
         "equations": {item.name: text for item, text in zip(system.states, texts, strict=False)},
         "mass": {
@@ -635,7 +667,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
             if value != 1.0
         },
         "observables": {item.name: text for item, text in derived},
-        "events": write_events(system.events, texts[plain:]),
+        "events": write_events(system.events, texts[plain:eventful]),
         "drivers": {driver.name: driver.to_mapping() for driver in system.drivers},
         "units": {item.name: item.unit for item in quantities if item.unit},
         "long_names": {item.name: item.long_name for item in quantities if item.long_name},

@@ -6,7 +6,7 @@ import keyword
 import math
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -50,14 +50,20 @@ class Quantity(Described):
     ----------
     name : str
     value : float
+        Of an expression its number at the default values of a system and the time 0, which the
+        system computes.
     unit : str
     long_name : str
+    start : Node, optional
+        What every run computes the value from when it starts: an expression in symbols of
+        parameters, of states, meaning their initial values, of drivers and of ``t``.
     """
 
     name: str
     value: float
     unit: str = ""
     long_name: str = ""
+    start: Node | None = None
 
 
 @frozen
@@ -142,3 +148,21 @@ def finite(value: Any, where: str) -> float:
     if not math.isfinite(number):
         raise FlowError(f"{where} is {number}, which is not finite")
     return number
+
+
+def with_spares(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model in which nothing has to be used.
+
+    What a replaced expression used may be used nowhere else, and is no mistake.
+    """
+    names: list[str] = []
+    for section in ("settings", "constants", "parameters", "definitions", "drivers"):
+        given = model.get(section)
+        if isinstance(given, Mapping):
+            names += [str(key).partition("[")[0].strip() for key in given]
+    return {**model, "unused": list(dict.fromkeys(names))}
+
+
+def is_expression(given: Any) -> bool:
+    """Tell whether an entry of a model is a text rather than a number."""
+    return isinstance(given.get("value") if isinstance(given, Mapping) else given, str)

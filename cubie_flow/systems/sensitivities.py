@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NoReturn
 
@@ -14,7 +15,6 @@ from cubie_flow.expressions.graph import (
     ZERO,
     Node,
     compare,
-    differentiate,
     directional,
     floor,
     free_symbols,
@@ -26,6 +26,7 @@ from cubie_flow.expressions.graph import (
 )
 from cubie_flow.systems.events import Event, Times, margin
 from cubie_flow.systems.quantities import Described, Observable, Quantity
+from cubie_flow.systems.starts import start_levels
 from cubie_flow.systems.switch_jumps import SwitchJumps
 from cubie_flow.systems.system import OdeSystem
 
@@ -65,10 +66,13 @@ def with_sensitivities(system: OdeSystem, names: tuple[str, ...]) -> OdeSystem:
 
     For a parameter p the sensitivities ``s = dy/dp`` obey ``M ds/dt = (df/dy) s + df/dp`` from
     ``s = 0``; for an initial value they obey ``M ds/dt = (df/dy) s`` from 1 in that state and 0
-    in the others (Hairer, Norsett and Wanner, Solving ODEs I, section I.14). Both are
-    differentiated in the graph. They are states like others: integrated, saved and part of the
-    error estimate, with the relative tolerance of y and its absolute one divided by the size of
-    p, so that ``p*dy/dp`` is as accurate as y.
+    in the others (Hairer, Norsett and Wanner, Solving ODEs I, section I.14). Start values that
+    are expressions add their derivatives: ``s`` begins with that of the initial value, and a
+    parameter q computed from p adds ``(df/dq) (dq/dp)``. What is differentiated by is free
+    itself, whatever it is computed from. All is differentiated in the graph. Sensitivities are
+    states like others: integrated, saved and part of the error estimate, with the relative
+    tolerance of y and its absolute one divided by the size of p, so that ``p*dy/dp`` is as
+    accurate as y.
 
     Parameters
     ----------
@@ -102,33 +106,35 @@ def with_sensitivities(system: OdeSystem, names: tuple[str, ...]) -> OdeSystem:
             raise FlowError(f"output.sensitivities names '{name}' twice")
     taken = {*known, *(item.name for item in system.observables)}
     variables = [symbol(name) for name in states]
+    ways = {name: _Ways(system, name) for name in names}
     augmented: list[Quantity] = []
+    parameters: list[Quantity] = []
     derivatives: list[Node] = []
     observables: list[Observable] = []
     for name in names:
         source = known[name]
         start = name in states
-        own = initial_name(name) if start else name
-        made = {item: sensitivity_name(item, own) for item in (*states, *_names(system))}
-        for item in made.values():
+        way = ways[name]
+        made = {item: way.made(item) for item in (*states, *_names(system))}
+        for item in (*made.values(), *(one.name for one in way.parameters)):
             if item in taken:
                 raise FlowError(
                     f"output.sensitivities={name} makes '{item}', but system '{system.name}' "
                     "has a quantity of that name; rename it"
                 )
-        inputs = list(variables)
-        direction = [symbol(made[state]) for state in states]
-        if not start:
-            inputs.append(symbol(name))
-            direction.append(ONE)
+        inputs = [*variables, *map(symbol, way.directions)]
+        direction = [*(symbol(made[state]) for state in states), *way.directions.values()]
+        parameters += way.parameters
         scale = 1.0 / abs(source.value) if source.value else 1.0
         for state in system.states:
+            slope = way.slopes.get(state.name, ZERO)
             augmented.append(
                 Sensitivity(
                     name=made[state.name],
-                    value=1.0 if state.name == name else 0.0,
+                    value=float(slope.value) if slope.op == "const" else math.nan,
                     unit=_ratio(state.unit, source.unit),
                     long_name=_label(state, source, start),
+                    start=None if slope.op == "const" else slope,
                     of=state.name,
                     scale=scale,
                 )
@@ -141,12 +147,74 @@ def with_sensitivities(system: OdeSystem, names: tuple[str, ...]) -> OdeSystem:
             observables.append(Observable(made[observable.name], node, unit, label))
     return evolve(
         system,
-        events=_Jumps(system, names).events(),
+        events=_Jumps(system, ways).events(),
+        parameters=(*system.parameters, *parameters),
         states=(*system.states, *augmented),
         derivatives=(*system.derivatives, *derivatives),
         observables=(*system.observables, *observables),
         mass=system.mass * (1 + len(names)),
     )
+
+
+class _Ways:
+    """How start values and parameters depend on what is differentiated by.
+
+    Parameters
+    ----------
+    system : OdeSystem
+    name : str
+        A parameter, or a state for its initial value.
+
+    Attributes
+    ----------
+    slopes : dict
+        Derivatives of start values by name, those that are not 0, as they are at the start.
+    directions : dict
+        Derivatives of parameters in the course of a run.
+    parameters : list of Quantity
+        The directions that are not the same number all the time.
+    """
+
+    def __init__(self, system: OdeSystem, name: str) -> None:
+        states = {state.name: state for state in system.states}
+        quantities = {**states, **{one.name: one for one in system.parameters}}
+        self.own = initial_name(name) if name in states else name
+        self.slopes = {name: ONE}
+        others = [item for item in quantities.values() if item.name != name]
+        for level in start_levels(others, f"system {system.name}"):
+            nodes = directional(
+                [item.start for item in level if item.start is not None],
+                [symbol(one) for one in self.slopes],
+                list(self.slopes.values()),
+            )
+            pairs = zip(level, nodes, strict=True)
+            self.slopes |= {item.name: node for item, node in pairs if node is not ZERO}
+        self.directions: dict[str, Node] = {}
+        self.parameters: list[Quantity] = []
+        used = set(free_symbols(system.expressions))
+        reset = {target for event in system.events for target, _ in event.resets}
+        for item, slope in self.slopes.items():
+            if item in states or (item not in used and item != name):
+                continue
+            self.directions[item] = slope
+            if item == name or (slope.op == "const" and item not in reset):
+                continue
+            # The names of states mean their initial values in it, and events may set it.
+            constant = slope.op == "const"
+            one, source = quantities[item], quantities[name]
+            added = Quantity(
+                self.made(item),
+                float(slope.value) if constant else math.nan,
+                _ratio(one.unit, source.unit),
+                _label(one, source, name in states),
+                None if constant else slope,
+            )
+            self.parameters.append(added)
+            self.directions[item] = symbol(added.name)
+
+    def made(self, quantity: str) -> str:
+        """Return the name of the derivative of a quantity."""
+        return sensitivity_name(quantity, self.own)
 
 
 class _Jumps:
@@ -167,13 +235,13 @@ class _Jumps:
     Parameters
     ----------
     system : OdeSystem
-    names : tuple of str
-        What is differentiated by.
+    ways : mapping
+        How everything depends on what is differentiated by, by the name of that.
     """
 
-    def __init__(self, system: OdeSystem, names: tuple[str, ...]) -> None:
+    def __init__(self, system: OdeSystem, ways: Mapping[str, _Ways]) -> None:
         self.system = system
-        self.names = names
+        self.ways = ways
         self.states = [state.name for state in system.states]
         masses = system.mass or (1.0,) * len(self.states)
         self.algebraic = 0.0 in masses
@@ -205,8 +273,8 @@ class _Jumps:
         found = SwitchJumps(
             self.flow,
             self.states,
-            self.names,
-            self._own,
+            tuple(self.ways),
+            lambda state, name: self.ways[name].made(state),
             self._slopes,
             {one.name: one.value for one in named},
         ).events()
@@ -232,7 +300,7 @@ class _Jumps:
         if not event.resets:
             return event
         set_to = [dict(event.resets).get(name, symbol(name)) for name in self.states]
-        moments = {name: self._moment(event, name) for name in self.names}
+        moments = {name: self._moment(event, name) for name in self.ways}
         added: list[tuple[str, Node]] = []
         moves = [ZERO] * len(self.states)
         if event.times is None:
@@ -242,60 +310,80 @@ class _Jumps:
             after = {symbol(name): node for name, node in event.resets}
             pairs = zip(self._along(set_to), substitute(self.flow, after), strict=True)
             moves = [before - new for before, new in pairs]
-        for name in self.names:
+        for name, way in self.ways.items():
             slopes = self._slopes(set_to, name)
             for i, state in enumerate(self.states):
                 slopes[i] = slopes[i] + moves[i] * moments[name]
-                own = symbol(self._own(state, name))
+                own = symbol(way.made(state))
                 if slopes[i] is not own:
                     added.append((str(own.value), slopes[i]))
-            self._check_parameters(event, name, moments[name])
+            added += self._set_parameters(event, name, moments[name])
         return evolve(event, resets=(*event.resets, *added))
-
-    def _own(self, state: str, name: str) -> str:
-        return sensitivity_name(state, initial_name(name) if name in self.states else name)
 
     def _slopes(self, nodes: Sequence[Node], name: str) -> list[Node]:
         """Return the derivatives of nodes at a fixed time by what is differentiated by."""
-        inputs = [symbol(state) for state in self.states]
-        direction = [symbol(self._own(state, name)) for state in self.states]
-        if name not in self.states:
-            inputs.append(symbol(name))
-            direction.append(ONE)
-        return directional(nodes, inputs, direction)
+        way = self.ways[name]
+        inputs = [*map(symbol, self.states), *map(symbol, way.directions)]
+        direction = [symbol(way.made(state)) for state in self.states]
+        return directional(nodes, inputs, [*direction, *way.directions.values()])
 
     def _along(self, nodes: Sequence[Node]) -> list[Node]:
         """Return the time derivatives of nodes along a solution."""
         inputs = [*(symbol(state) for state in self.states), symbol("t")]
         return directional(nodes, inputs, [*self.flow, ONE])
 
-    def _check_parameters(self, event: Event, name: str, moment: Node) -> None:
-        """Refuse a parameter that would depend on what is differentiated by."""
+    def _set_parameters(self, event: Event, name: str, moment: Node) -> list[tuple[str, Node]]:
+        """Return what happens to the derivatives of parameters that an event sets.
+
+        One that depended on nothing must not depend on what is differentiated by afterwards.
+        """
+        way = self.ways[name]
+        followed = {one.name for one in way.parameters}
+        found = []
         for target, node in event.resets:
             if target in self.states:
                 continue
-            depends = self._slopes([node], name)[0] is not ZERO
+            slope = self._slopes([node], name)[0]
             if moment is not ZERO:
-                depends |= self._along([node])[0] is not ZERO
-            if target == name or depends:
+                slope = slope + self._along([node])[0] * moment
+            if target != name and way.made(target) in followed:
+                found.append((way.made(target), slope))
+            elif target == name or slope is not ZERO:
                 self._refuse(
                     event,
                     f"sets the parameter '{target}', which then depends on '{name}'; make it a "
                     "state with the equation 0",
                 )
+        return found
 
     # when -----------------------------------------------------------------------------------
 
     def _moment(self, event: Event, name: str) -> Node:
         """Return the derivative of an event's time by what is differentiated by."""
         if event.times is not None:
-            return ZERO if name in self.states else _scheduled(event.times, name)
+            return self._scheduled(event.times, name)
         crossing = event.root
         if crossing is None:
             assert event.condition is not None
             crossing = self._crossing(event, event.condition)
         gained, along = self._slopes([crossing], name)[0], self._along([crossing])[0]
         return ZERO if gained is ZERO else -(gained / along)
+
+    def _scheduled(self, times: Times, name: str) -> Node:
+        """Return the derivative of the time of a schedule that is now."""
+        t = symbol("t")
+        given = (times.lag, times.start, times.every, *times.listed)
+        lag, start, every, *slopes = self._slopes(given, name)
+        if not times.listed:
+            found = start + lag
+            if every is not ZERO:
+                found = found + every * floor((t - times.lag - times.start) / times.every + 0.5)
+            return found
+        found = slopes[0]
+        for earlier, time, slope in zip(times.listed, times.listed[1:], slopes[1:], strict=False):
+            between = 0.5 * (earlier + time) + times.lag
+            found = where(compare(">", t, between), slope, found)
+        return found + lag
 
     def _crossing(self, event: Event, truth: Node) -> Node:
         """Return what goes through zero when a condition changes."""
@@ -341,24 +429,6 @@ class _Jumps:
                 if other is not event and any(target in gives for target, _ in other.resets):
                     self._refuse(event, f"uses values from before '{other.name}' {beyond}")
         return evolve(event, early=False)
-
-
-def _scheduled(times: Times, name: str) -> Node:
-    """Return the derivative by a parameter of the time of a schedule that is now."""
-    source, t = symbol(name), symbol("t")
-    lag = differentiate(times.lag, source)
-    if not times.listed:
-        every = differentiate(times.every, source)
-        found = differentiate(times.start, source) + lag
-        if every is not ZERO:
-            found = found + every * floor((t - times.lag - times.start) / times.every + 0.5)
-        return found
-    slopes = [differentiate(time, source) for time in times.listed]
-    found = slopes[0]
-    for earlier, time, slope in zip(times.listed, times.listed[1:], slopes[1:], strict=False):
-        between = 0.5 * (earlier + time) + times.lag
-        found = where(compare(">", t, between), slope, found)
-    return found + lag
 
 
 def _names(system: OdeSystem) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from cubie_flow.expressions.graph import Node
 from cubie_flow.systems.drivers import Driver, driven
 from cubie_flow.systems.events import Event, check_events
 from cubie_flow.systems.mapping import read_model, write_model
+from cubie_flow.systems.parser import parse_expression
 from cubie_flow.systems.quantities import Observable, Quantity, check_name, check_unique, finite
+from cubie_flow.systems.starts import with_numbers
 from cubie_flow.systems.text import read_equations
 from cubie_flow.systems.trace import check_graph, trace
 
@@ -31,7 +34,7 @@ class OdeSystem:
     ----------
     name : str
     states : tuple of Quantity
-        In order, with initial values.
+        In order, with initial values, which may be expressions.
     derivatives : tuple of Node
         Time derivative of each state, in symbols of states, parameters and ``t``.
     parameters : tuple of Quantity
@@ -85,7 +88,8 @@ class OdeSystem:
         for kind, quantities in kinds:
             for quantity in quantities:
                 check_name(quantity.name, f"{where}: the {kind}")
-                finite(quantity.value, f"{where}: {kind} '{quantity.name}'")
+                if quantity.start is None:
+                    finite(quantity.value, f"{where}: {kind} '{quantity.name}'")
         if self.mass and len(self.mass) != len(self.states):
             raise FlowError(
                 f"{where}: it has {len(self.states)} states, but {len(self.mass)} masses; the "
@@ -104,6 +108,9 @@ class OdeSystem:
         check_unique(((kind, item.name) for kind, group in named for item in group), self.name)
         if finite(self.duration, f"{where}: duration") <= 0:
             raise FlowError(f"{where}: duration is {self.duration}; it must be positive")
+        states, parameters = with_numbers((self.states, self.parameters), self.drivers, where)
+        object.__setattr__(self, "states", states)
+        object.__setattr__(self, "parameters", parameters)
         groups = (self.states, self.parameters, self.drivers)
         known = {"t"} | {item.name for group in groups for item in group}
         pairs = zip(self.states, self.derivatives, strict=True)
@@ -128,11 +135,16 @@ class OdeSystem:
         """Refuse a driver whose series is chosen by what is no such number."""
         if not driver.series:
             return
-        values = [item.value for item in self.parameters if item.name == driver.series]
+        choices = [item for item in self.parameters if item.name == driver.series]
         where = f"system {self.name}: driver '{driver.name}'"
-        if not values:
+        if not choices:
             raise FlowError(f"{where}: there is no parameter '{driver.series}' to choose a series")
-        driver.check_series(values)
+        if choices[0].start is not None:
+            raise FlowError(
+                f"{where}: the parameter '{driver.series}' chooses a series, so it must be a "
+                f"number, not '{graph.to_text(choices[0].start, 30)}'"
+            )
+        driver.check_series(item.value for item in choices)
 
     # making one ---------------------------------------------------------------------------------
 
@@ -225,8 +237,8 @@ class OdeSystem:
     def from_function(
         cls,
         function: Callable[[Any, Any, Any], Any],
-        states: Mapping[str, float],
-        parameters: Mapping[str, float] | None = None,
+        states: Mapping[str, Any],
+        parameters: Mapping[str, Any] | None = None,
         *,
         observables: Callable[[Any, Any, Any], Mapping[str, Any]] | None = None,
         units: Mapping[str, str] | None = None,
@@ -242,7 +254,9 @@ class OdeSystem:
             of `cubie_flow.maths`, its ``where`` instead of ``if`` on a value, and its ``equal``
             instead of ``==``.
         states, parameters : mapping
-            Initial values and values by name.
+            Initial values and values by name: numbers, or what every run computes when it starts,
+            a text such as ``"dose/V"`` or a function of ``(t, y, p)``, with ``t`` the time of the
+            start and ``y`` the initial values.
         observables : callable, optional
             ``g(t, y, p)`` that returns a mapping of further quantities.
         units : mapping, optional
@@ -265,9 +279,11 @@ class OdeSystem:
         name = str(more.pop("name", default))
         where = f"system {name}"
         units = units or {}
-        initial = _quantities("state", states, units, where)
-        free = _quantities("parameter", parameters or {}, units, where)
-        names = [item.name for item in initial], [item.name for item in free]
+        free = parameters or {}
+        names = (
+            [check_name(name, f"{where}: the state") for name in states],
+            [check_name(name, f"{where}: the parameter") for name in free],
+        )
         derivatives = trace(function, *names, where, names[0])
         extra = trace(observables, *names, where, None) if observables else {}
         for key in units:
@@ -278,8 +294,8 @@ class OdeSystem:
                 )
         return cls(
             name=name,
-            states=initial,
-            parameters=free,
+            states=_quantities("state", states, names, units, where),
+            parameters=_quantities("parameter", free, names, units, where),
             derivatives=tuple(derivatives.values()),
             observables=tuple(Observable(k, v, units.get(k, "")) for k, v in extra.items()),
             **more,
@@ -294,6 +310,8 @@ class OdeSystem:
     ) -> OdeSystem:
         """Return the same model with other parameter values and initial values.
 
+        A number replaces an expression; what other expressions make of it is computed anew.
+
         Raises
         ------
         FlowError
@@ -304,6 +322,16 @@ class OdeSystem:
             parameters=self._replaced("parameter", self.parameters, parameters or {}),
             states=self._replaced("state", self.states, states or {}),
         )
+
+    def with_given(self, names: Collection[str]) -> OdeSystem:
+        """Return the model in which the values of `names` are given, whatever computes them."""
+        if not any(item.start is not None and item.name in names for item in self.quantities):
+            return self
+        given = [
+            tuple(evolve(item, start=None) if item.name in names else item for item in group)
+            for group in (self.states, self.parameters)
+        ]
+        return evolve(self, states=given[0], parameters=given[1])
 
     def _replaced(
         self, kind: str, quantities: tuple[Quantity, ...], values: Mapping[str, float]
@@ -318,7 +346,7 @@ class OdeSystem:
                 )
             finite(value, f"system {self.name}: {kind} '{name}'")
         return tuple(
-            evolve(quantity, value=float(values[quantity.name]))
+            evolve(quantity, value=float(values[quantity.name]), start=None)
             if quantity.name in values
             else quantity
             for quantity in quantities
@@ -382,11 +410,38 @@ class OdeSystem:
         write_yaml(self.to_mapping(), Path(path))
 
     @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """The parameters and states."""
+        return (*self.parameters, *self.states)
+
+    @property
+    def expressions(self) -> tuple[Node, ...]:
+        """Everything that is evaluated in the course of a run."""
+        observed = (item.expression for item in self.observables)
+        events = (node for event in self.events for node in event.nodes)
+        return (*self.derivatives, *observed, *events)
+
+    @property
+    def reaching(self) -> frozenset[str]:
+        """Names of the states, and of the parameters on which something of a run depends."""
+        starts = {item.name: item.start for item in self.quantities if item.start is not None}
+        found = {state.name for state in self.states}
+        found.update(graph.free_symbols(self.expressions), (one.series for one in self.drivers))
+        open_ones = list(found)
+        while open_ones:
+            start = starts.get(open_ones.pop())
+            new = {*graph.free_symbols([start])} - found if start is not None else set()
+            found |= new
+            open_ones += new
+        return frozenset(found & {item.name for item in self.quantities})
+
+    @property
     def content_hash(self) -> str:
         """SHA-256 digest of what decides the numbers: equations, names and values."""
         outputs = [*self.derivatives, *(item.expression for item in self.observables)]
+        # The number of an expression may differ between machines in its last digit.
         values = [
-            [(item.name, float(item.value).hex()) for item in group]
+            [(item.name, float(item.value).hex() if item.start is None else "") for item in group]
             for group in (self.states, self.parameters)
         ]
         names = [item.name for item in self.observables]
@@ -397,17 +452,32 @@ class OdeSystem:
             told += repr([float(mass).hex() for mass in self.mass])
         if self.events:
             told += repr([event.content_hash for event in self.events])
+        starts = [item.start for item in self.quantities if item.start is not None]
+        if starts:
+            told += graph.content_hash(starts)
         return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _quantities(
-    kind: str, given: Mapping[str, float], units: Mapping[str, str], where: str
+    kind: str,
+    given: Mapping[str, Any],
+    names: tuple[Sequence[str], Sequence[str]],
+    units: Mapping[str, str],
+    where: str,
 ) -> tuple[Quantity, ...]:
-    return tuple(
-        Quantity(
-            check_name(name, f"{where}: the {kind}"),
-            finite(value, f"{where}: {kind} '{name}'"),
-            units.get(name, ""),
-        )
-        for name, value in given.items()
-    )
+    """Return quantities of a Python function, their values numbers, texts or functions."""
+    symbols = {name: graph.symbol(name) for name in ("t", *names[0], *names[1])}
+    found = []
+    for name, value in given.items():
+        place = f"{where}: {kind} '{name}'"
+        if isinstance(value, str):
+            node = parse_expression(value, symbols, place)
+        elif callable(value):
+            traced = trace(lambda *args, f=value, n=name: {n: f(*args)}, *names, place, None)
+            node = traced[name]
+        else:
+            node = graph.const(finite(value, place))
+        number = node.value if node.op == "const" else math.nan
+        start = None if node.op == "const" else node
+        found.append(Quantity(name, number, units.get(name, ""), start=start))
+    return tuple(found)

@@ -433,3 +433,68 @@ def test_branches_that_meet_make_no_events() -> None:
     text = "x' = where(abs(x + 40) < 1e-6, 1, 0.1*(x + 40)/(1 - exp(-(x + 40)/10))) - k*max(x, 0)"
     model = OdeSystem.from_equations(text, {"x": -65.0}, {"k": 0.1})
     assert with_sensitivities(model, ("k", "x")).events == ()
+
+
+# start values that are expressions ----------------------------------------------------------------
+
+
+def test_sensitivities_begin_with_the_derivative_of_the_start() -> None:
+    dosed = OdeSystem.from_mapping(
+        {
+            "parameters": {"dose": 100, "BW": 70, "f": 0.05, "V": "BW*f", "k": 0.1},
+            "states": {"C": "dose/V"},
+            "equations": {"C": "-k*C"},
+            "observables": {"amount": "V*C"},
+        }
+    )
+    given = {"save_every": 1, "variables": ["dC_dBW", "dC_dV", "damount_dBW", "damount_dV"]}
+    data = solve(dosed, sensitivities=["BW", "V"], parameters={"BW": [70.0, 80.0]}, **given)
+    weight = np.array([70.0, 80.0])
+    np.testing.assert_allclose(data.dC_dBW.values[:, 0], -100 / (weight**2 * 0.05), rtol=1e-14)
+    # V is free where it is differentiated by, and has the value that runs compute.
+    np.testing.assert_allclose(data.dC_dV.values[:, 0], -100 / (weight * 0.05) ** 2, rtol=1e-14)
+    np.testing.assert_allclose(data.damount_dBW.values, 0, atol=1e-12)
+    np.testing.assert_allclose(data.damount_dV.values, 0, atol=1e-11)
+    # What the batch gives depends on nothing.
+    data = solve(dosed, sensitivities=["BW", "V"], initial_values={"C": [1.0, 2.0]}, **given)
+    np.testing.assert_array_equal(data.dC_dBW.values, 0)
+    np.testing.assert_allclose(data.damount_dBW.values[:, 0], 0.05 * np.array([1, 2]), rtol=1e-14)
+
+
+def test_sensitivities_through_computed_values_are_those_of_finite_differences() -> None:
+    """Through other starts, drivers, time, events that set computed parameters, and schedules."""
+    system = OdeSystem.from_mapping(
+        {
+            "parameters": {
+                "a": 1.3, "b": 0.7, "q": "2*a + sin(b*t) + x*b", "late": "a*3 + q/10",
+                "r": "a*b", "h": "2*a",
+            },
+            "states": {"x": "t + u + b*a", "y": "x*2 + a**2", "z": 0},
+            "equations": {
+                "x": "q*cos(t) + 2 + 0.1*h", "y": "-y*r*b + a", "z": "u - 0.3*z*q",
+            },
+            "drivers": {"u": {"times": [0, 10], "values": [0.5, 20]}},
+            "events": {
+                "up": {"when": "x > late", "set": {"q": "q/2 + a + x/10", "z": "z + q*r + y"}},
+                "at": {
+                    "at": {"start": "late/3", "every": "r", "count": 2},
+                    "set": {"z": "z + 100*r", "r": 1.5, "h": 3},
+                },
+            },
+        }
+    )  # fmt: skip
+    given = {"duration": 4, "t_start": 0.25, "rtol": 1e-11, "atol": 1e-11}
+    data = solve(system, sensitivities=["a", "x"], **given)
+    assert (data.status.values == 0).all()
+    x = 0.25 + 0.5 + 19.5 / 40 + 0.7 * 1.3
+    step = 1e-5 * np.array([-1.0, 1.0])
+    for name, value in (("a", 1.3), ("x", x)):
+        group = "initial_values" if name == "x" else "parameters"
+        pair = solve(system, **{group: {name: value + step}}, **given)
+        for state in ("x", "y", "z"):
+            low, high = pair[f"{state}_final"].values
+            own = "x_initial" if name == "x" else name
+            found = data[f"d{state}_d{own}_final"].values[0]
+            assert found == pytest.approx((high - low) / 2e-5, rel=1e-6), (state, name)
+    with pytest.raises(FlowError, match="sets the parameter 'q', which then depends on 'r'"):
+        with_sensitivities(system, ("r",))

@@ -161,7 +161,7 @@ def test_two_indices() -> None:
         (changed(DECAY, states__x=None, states={"x": None, "y": 1}),
          "initial value of x is None, which is not a number"),
         (changed(DECAY, states__x=[1, 2]), "a list of values is only for"),
-        (changed(DECAY, states__x="sigma"),
+        (changed(DECAY, constants__m="sigma"),
          "'sigma' is a parameter; a value may use numbers, settings and constants only"),
         (changed(DECAY, states__x="one"), "initial value of x: 'one' is not defined"),
         (changed(DECAY, states__x={"valu": 1}),
