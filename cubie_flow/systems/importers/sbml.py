@@ -5,7 +5,9 @@ Journal of Integrative Bioinformatics 16, 2019) and "SBML Level 2 Version 5".
 
 A species is a state in the unit that its name has in the model's formulas: a concentration,
 or an amount where ``hasOnlySubstanceUnits`` says so. Where its compartment changes size the
-state is the amount, named ``<species>_amount``, and the concentration is an observable.
+state is the amount, named ``<species>_amount``, and the concentration is an observable: a new size
+leaves amounts as they are. Only a rate rule of the concentration in a compartment whose size cannot
+jump leaves the concentration the state.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.graph import Node, const, symbol
 from cubie_flow.systems.events import Event
 from cubie_flow.systems.importers import vocabulary
-from cubie_flow.systems.importers.formula import Builder, Formula, Function, without_rates
+from cubie_flow.systems.importers.formula import (
+    Builder,
+    Formula,
+    Function,
+    rate_symbol,
+    without_rates,
+)
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.mathml import formula_of
 from cubie_flow.systems.importers.names import MAX_REASON, Names, package, sentence, system_name
@@ -440,7 +448,7 @@ class _Reader:
             where = self._place("event", key) if key else f"event {number}"
             trigger = item.getTrigger()
             if trigger is None or trigger.getMath() is None:
-                continue  # without a condition it never happens (L3V2, 4.11)
+                continue  # without a condition it never happens (L3V2, 4.12)
 
             def part(owner: Any, where: str = where) -> Formula | None:
                 has = owner is not None and owner.getMath() is not None
@@ -576,6 +584,10 @@ class _Reader:
         """Tell whether a rule or an event gives `name` its value over time."""
         return name in self.assigned or name in self.rates or name in self.set_by_events
 
+    def may_jump(self, name: str) -> bool:
+        """Tell whether an event may change `name` at once, itself or by what its rule uses."""
+        return name in self.assigned or name in self.set_by_events
+
     @property
     def set_by_events(self) -> set[str]:
         """Everything that some event assigns."""
@@ -637,7 +649,8 @@ class _Equations:
             if item.kind == "species":
                 own = r.species[name]
                 changes = changes or (own.changed_by_reactions and name in reacting)
-                if name not in r.rates and not own.as_amount and r.moves(own.compartment):
+                holds = r.may_jump if name in r.rates else r.moves
+                if not own.as_amount and holds(own.compartment):
                     self._amount(name, own, changes)
                     derived[name] = ({own.compartment}, self._concentration(name, own))
                     self._observe(name)
@@ -705,7 +718,7 @@ class _Equations:
         found = []
         for name in rated:
             if name in r.rates:
-                found.append(r._built(r.rates[name], self.names, r._where(name)))
+                found.append(self._ruled(name))
                 continue
             total = graph.ZERO
             reacts = name in r.species and r.species[name].changed_by_reactions
@@ -725,6 +738,17 @@ class _Equations:
                 total = graph.div(total, self.names[own.compartment])
             found.append(total)
         return found
+
+    def _ruled(self, name: str) -> Node:
+        """Return the derivative of the state that stands for `name`, which a rate rule changes."""
+        r = self.read
+        rate = r._built(r.rates[name], self.names, r._where(name))
+        if name not in self.amounts:
+            return rate
+        # The rule gives the rate of the concentration C: A = V*C has the rate V*C' + C*V'.
+        place = r.species[name].compartment
+        growth = graph.mul(self.names[name], symbol(rate_symbol(place)))
+        return graph.add(graph.mul(self.names[place], rate), growth)
 
     def _finished(self, derivatives: list[Node]) -> SbmlModel:
         r = self.read
