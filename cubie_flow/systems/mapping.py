@@ -78,6 +78,7 @@ from cubie_flow.systems.quantities import (
     finite,
     shortened,
 )
+from cubie_flow.systems.starts import with_start
 
 if TYPE_CHECKING:
     from cubie_flow.systems.system import OdeSystem
@@ -499,9 +500,8 @@ class _Reader:
             for at, part in self._elements(item):
                 label = _element_label(item.long_name, at)
                 node = self._start(part, dict(zip(item.letters, at, strict=True)))
-                given, start = (node.value, None) if node.op == "const" else (math.nan, node)
-                name = element_name(item.name, at)
-                found.append(Quantity(name, given, item.unit, label, start))
+                quantity = Quantity(element_name(item.name, at), math.nan, item.unit, label)
+                found.append(with_start(quantity, node))
         return found
 
     def _start(self, item: Item, at: Mapping[str, int]) -> Node:

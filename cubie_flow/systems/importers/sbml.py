@@ -251,7 +251,9 @@ class _Reader:
         self.assigned: dict[str, Formula] = {}
         self.rates: dict[str, Formula] = {}
         self.initial: dict[str, Formula] = {}
+        #: Places of rules and of initial assignments.
         self.wheres: dict[str, str] = {}
+        self.begins: dict[str, str] = {}
         self.builder = Builder()
         self.events: list[Written] = []
 
@@ -313,7 +315,7 @@ class _Reader:
             if item.getMath() is not None:
                 where = self._place("initialAssignment", item.getSymbol())
                 self.initial[item.getSymbol()] = self._formula(item.getMath(), where)
-                self.wheres.setdefault(item.getSymbol(), where)
+                self.begins[item.getSymbol()] = where
 
     def _label(self, item: Any) -> str:
         return sentence(item.getName()) if item.isSetName() else ""
@@ -498,7 +500,8 @@ class _Reader:
         self._refuse(self._where(name), "it has no value, and no rule or initial assignment")
 
     def _refuse_start(self, name: str, value: float) -> NoReturn:
-        self._refuse(self._where(name), f"its value at the start is {value}, not finite")
+        where = self.begins.get(name) or self._where(name)
+        self._refuse(where, f"its value at the start is {value}, not finite")
 
     def _built(self, formula: Formula, names: Mapping[str, Node], where: str) -> Node:
         return self.builder.build(formula, names, f"'{self.file}', {where}")
@@ -615,7 +618,7 @@ class _Equations:
             is_amount = own.amount is not None
             given = own.amount if is_amount else own.concentration
         if name in r.initial:
-            node = r._built(r.initial[name], self.names, r._where(name))
+            node = r._built(r.initial[name], self.names, r.begins[name])
             is_amount = own is not None and own.as_amount
         elif given is None:
             r._no_value(name)
