@@ -170,7 +170,8 @@ class _Reader:
             id(v): v.name if counts[v.name] == 1 else f"{v.component}_{v.name}"
             for v in self.variables
         }
-        called = Names().reserve(dict.fromkeys(wanted.values()))
+        self.names = Names()
+        called = self.names.reserve(dict.fromkeys(wanted.values()))
         self.called = {id(v): called[wanted[id(v)]] for v in self.variables}
         for variable in self.variables:
             for other in _equivalent(variable.handle):
@@ -314,6 +315,7 @@ class _Reader:
         self._check_finite(quantities, given)
         return OdeSystem(
             name=system_name(model.name(), self.fallback),
+            description=self.names.note,
             source=f"CellML {self.file.version}",
             states=tuple(quantities[: len(states)]),
             parameters=tuple(quantities[len(states) :]),

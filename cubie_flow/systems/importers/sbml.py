@@ -585,7 +585,9 @@ class _Equations:
         return self._finished(derivatives, events)
 
     def _label(self, name: str, label: str) -> str:
-        return label or (name if self.own[name] != name else "")
+        if self.own[name] == name:
+            return label
+        return f"{label} ({name})" if label else name
 
     def _observe(self, name: str) -> None:
         r = self.read
@@ -703,6 +705,7 @@ class _Equations:
         system = OdeSystem(
             name=r.name,
             title=sentence(model.getName()) if model.isSetName() else "",
+            description=self.called.note,
             source=f"SBML level {r.level} version {model.getVersion()}",
             states=tuple(self.states),
             parameters=tuple(self.parameters),
@@ -782,7 +785,7 @@ class _Equations:
                 trigger = graph.compare("!=", trigger, 0.0)
             found.append(
                 Event(
-                    name=self.called.new(event.name),
+                    name=self.called.reserve([event.name])[event.name],
                     condition=trigger,
                     resets=tuple(resets),
                     priority=priority,
