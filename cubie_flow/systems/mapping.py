@@ -647,7 +647,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
     taken = {item.name for item in (*quantities, *system.drivers)}
     definitions, written = _with_definitions(outputs, taken)
     texts = [graph.to_text(node) for node in written]
-    used = set(graph.free_symbols(outputs)) | {driver.series for driver in system.drivers}
+    reaching = system.reaching
     starts = iter(texts[eventful:])
     values = {item.name: item.value if item.start is None else next(starts) for item in given}
     derived = zip(system.observables, texts[len(system.states) : plain], strict=True)
@@ -672,7 +672,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
         "units": {item.name: item.unit for item in quantities if item.unit},
         "long_names": {item.name: item.long_name for item in quantities if item.long_name},
         "suggested": _plain(system.suggested),
-        "unused": [item.name for item in system.parameters if item.name not in used],
+        "unused": [item.name for item in system.parameters if item.name not in reaching],
     }
     return {key: value for key, value in model.items() if value not in ("", {}, [])}
 

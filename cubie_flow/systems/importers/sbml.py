@@ -585,7 +585,7 @@ class _Equations:
         return self._finished(derivatives, events)
 
     def _label(self, name: str, label: str) -> str:
-        if self.own[name] == name:
+        if self.own[name] == name or name in label.split():
             return label
         return f"{label} ({name})" if label else name
 

@@ -12,6 +12,7 @@ from markup_text import (
     cellml,
     compartment,
     component,
+    event,
     initial,
     listed,
     parameter,
@@ -224,6 +225,24 @@ def test_a_start_that_uses_itself_by_a_rate_is_refused() -> None:
             listed("InitialAssignments", initial("x", "rateOf(A) + 1")),
             listed("Reactions", reaction("r", "x*A", "A")),
         )
+
+
+def test_unused_parameters_are_those_that_reach_nothing() -> None:
+    names = ("rate", "begins", "triggers", "sets", "chain", "source", "nothing")
+    system = read(
+        listed(
+            "Parameters",
+            parameter("x", None, False),
+            *(parameter(one, 2.0) for one in names),
+        ),
+        listed("InitialAssignments", initial("x", "begins"), initial("chain", "source")),
+        listed("Rules", rule("rate", "x", "-rate")),
+        listed("Events", event("e", "x > triggers", x="sets")),
+    ).system
+    unused = ["chain", "source", "nothing"]
+    assert system.to_mapping()["unused"] == unused
+    assert system.reaching == {"x", *names} - set(unused)
+    assert OdeSystem.from_mapping(system.to_mapping()).to_mapping() == system.to_mapping()
 
 
 # CellML -------------------------------------------------------------------------------------------
