@@ -151,6 +151,8 @@ class _Reader:
         )
         self.variables: list[Variable] = []
         self.keys: dict[tuple[str, str], str] = {}
+        #: Variables as their components have them, with those that own their values.
+        self.connected: dict[tuple[str, str], tuple[Any, Any]] = {}
         for kind, group in kinds:
             for item in group:
                 handle = item.variable()
@@ -161,9 +163,7 @@ class _Reader:
                 if source is not None and kind in ("state", "constant"):
                     variable.initial = source.initialValue()
                     variable.initial_component = source.parent().name()
-                    variable.factor = self.libcellml.Units.scalingFactor(
-                        source.units(), handle.units()
-                    )
+                    variable.factor = self._scaling(source, handle)
                 self.variables.append(variable)
         counts = Counter(v.name for v in self.variables)
         wanted = {
@@ -177,6 +177,7 @@ class _Reader:
             for other in _equivalent(variable.handle):
                 key = (other.parent().name(), other.name())
                 self.keys[key] = self.called[id(variable)]
+                self.connected[key] = (other, variable.handle)
         self.time: set[tuple[str, str]] = set()
         if self.analysed.voi() is not None:
             for other in _equivalent(self.analysed.voi().variable()):
@@ -278,14 +279,19 @@ class _Reader:
         try:
             value: Node = const(float(text))
         except ValueError:
-            name = self.keys.get((variable.initial_component, text), "")
-            if name not in names:
+            key = (variable.initial_component, text)
+            if self.keys.get(key) not in names:
                 self._refuse(
                     self._place(variable.component, variable.name),
                     f"its initial value '{text}' has no value",
                 )
-            value = names[name]
+            own, owner = self.connected[key]
+            value = graph.mul(self._scaling(owner, own), names[self.keys[key]])
         return graph.mul(variable.factor, value)
+
+    def _scaling(self, variable: Any, other: Any) -> float:
+        """Return the factor that turns a value of `variable` into one in the units of `other`."""
+        return float(self.libcellml.Units.scalingFactor(other.units(), variable.units()))
 
     def _check_finite(self, quantities: Sequence[Quantity], given: Sequence[Variable]) -> None:
         numbers = start_numbers(quantities, (), f"'{self.file.path}'")

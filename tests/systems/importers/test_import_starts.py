@@ -275,3 +275,45 @@ def test_initial_values_of_cellml_that_name_others(version: str, tmp_path: Path)
     assert at_start(system, nodes, {"p": 1.0}) == {"x": 10.0, "y": 1.0}
     assert at_start(system, nodes, {"half": 5.0}) == {"x": 41.0, "y": 5.0}
     assert {item.name for item in system.parameters} == {"p", "half"}
+
+
+def connected(version: str, one: str, two: str, first: str, second: str) -> str:
+    maps = f'<map_variables variable_1="{first}" variable_2="{second}"/>'
+    ends = f'component_1="{one}" component_2="{two}"'
+    if version == "2.0":
+        return f"<connection {ends}>{maps}</connection>"
+    return f"<connection><map_components {ends}/>{maps}</connection>"
+
+
+@pytest.mark.parametrize("version", ["1.1", "2.0"])
+def test_initial_values_of_cellml_in_other_units(version: str, tmp_path: Path) -> None:
+    """U and V are in mV; p, that U starts as, and W, that V is elsewhere, are in V."""
+    pytest.importorskip("libcellml")
+    out = 'interface="public"' if version == "2.0" else 'public_interface="out"'
+    inside = out.replace("out", "in")
+    (tmp_path / "m.cellml").write_text(
+        cellml(
+            version,
+            component("env", variable("p", "volt", f'initial_value="2" {out}')),
+            component(
+                "c",
+                variable("t", "second")
+                + variable("p", "mV", inside)
+                + variable("U", "mV", 'initial_value="p"')
+                + variable("V", "mV", out)
+                + variable("k", "mV_per_s", 'initial_value="1"'),
+                "d(U)/d(t) = k",
+                "d(V)/d(t) = k",
+            ),
+            component("d", variable("W", "volt", f'initial_value="5" {inside}')),
+            connections=connected(version, "env", "c", "p", "p")
+            + connected(version, "c", "d", "V", "W"),
+            units='<units name="mV"><unit prefix="milli" units="volt"/></units>'
+            '<units name="mV_per_s"><unit prefix="milli" units="volt"/>'
+            '<unit units="second" exponent="-1"/></units>',
+        )
+    )
+    system = OdeSystem.from_file(tmp_path / "m.cellml")
+    assert {item.name: item.value for item in system.states} == {"U": 2000.0, "V": 5000.0}
+    system = system.with_values({"p": 3.0})
+    assert {item.name: item.value for item in system.states} == {"U": 3000.0, "V": 5000.0}
