@@ -21,4 +21,5 @@ def import_model(settings: Settings) -> str:
     path = Path(settings.values["to"] or f"{system.name}.yaml").expanduser()
     system.to_file(path)
     counts = f"{len(system.states)} states, {len(system.parameters)} parameters"
-    return f"wrote {path}: {counts}; run it with system.file={path}"
+    text = f"wrote {path}: {counts}; run it with system.file={path}"
+    return f"{text}\n{system.description}" if system.description else text

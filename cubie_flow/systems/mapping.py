@@ -78,6 +78,7 @@ from cubie_flow.systems.quantities import (
     finite,
     shortened,
 )
+from cubie_flow.systems.starts import with_start
 
 if TYPE_CHECKING:
     from cubie_flow.systems.system import OdeSystem
@@ -499,9 +500,8 @@ class _Reader:
             for at, part in self._elements(item):
                 label = _element_label(item.long_name, at)
                 node = self._start(part, dict(zip(item.letters, at, strict=True)))
-                given, start = (node.value, None) if node.op == "const" else (math.nan, node)
-                name = element_name(item.name, at)
-                found.append(Quantity(name, given, item.unit, label, start))
+                quantity = Quantity(element_name(item.name, at), math.nan, item.unit, label)
+                found.append(with_start(quantity, node))
         return found
 
     def _start(self, item: Item, at: Mapping[str, int]) -> Node:
@@ -647,7 +647,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
     taken = {item.name for item in (*quantities, *system.drivers)}
     definitions, written = _with_definitions(outputs, taken)
     texts = [graph.to_text(node) for node in written]
-    used = set(graph.free_symbols(outputs)) | {driver.series for driver in system.drivers}
+    reaching = system.reaching
     starts = iter(texts[eventful:])
     values = {item.name: item.value if item.start is None else next(starts) for item in given}
     derived = zip(system.observables, texts[len(system.states) : plain], strict=True)
@@ -672,7 +672,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
         "units": {item.name: item.unit for item in quantities if item.unit},
         "long_names": {item.name: item.long_name for item in quantities if item.long_name},
         "suggested": _plain(system.suggested),
-        "unused": [item.name for item in system.parameters if item.name not in used],
+        "unused": [item.name for item in system.parameters if item.name not in reaching],
     }
     return {key: value for key, value in model.items() if value not in ("", {}, [])}
 

@@ -7,6 +7,7 @@ run evaluates it once, when it starts; its parameter is constant from then on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from cubie_flow.systems.system import OdeSystem
 
 _Group = tuple[Quantity, ...]
+
+
+def with_start(quantity: Quantity, node: Node) -> Quantity:
+    """Return the state or parameter with a value that is an expression, or a number."""
+    if node.op == "const":
+        return evolve(quantity, value=float(node.value), start=None)
+    return evolve(quantity, value=math.nan, start=node)
 
 
 def start_levels(quantities: Iterable[Quantity], where: str) -> Iterator[_Group]:
@@ -98,6 +106,36 @@ def computed_starts(system: OdeSystem, varied: Collection[str]) -> dict[str, Nod
     return {name: node for name, node in found.items() if name in wanted}
 
 
+def start_numbers(
+    quantities: Sequence[Quantity], drivers: Sequence[Driver], where: str
+) -> dict[str, float]:
+    """Return the values of quantities, of drivers that starts use and of ``t`` at the time 0.
+
+    Those that are expressions come last, each after what it uses; they need not be finite.
+
+    Raises
+    ------
+    FlowError
+        If an expression uses what there is not, or itself.
+    """
+    from cubie_flow.expressions.evaluate import evaluate
+
+    starts: list[tuple[str, Node]] = [
+        (f"start value of {item.name}", item.start) for item in quantities if item.start is not None
+    ]
+    known = {"t", *(item.name for item in quantities), *(driver.name for driver in drivers)}
+    check_graph(starts, known, where)
+    values = {item.name: float(item.value) for item in quantities if item.start is None}
+    values["t"] = 0.0
+    for driver in drivers:
+        if driver.name in graph.free_symbols(node for _, node in starts):
+            values[driver.name] = driver.value_at(0.0, int(values.get(driver.series, 0.0)))
+    for level in start_levels(quantities, where):
+        numbers = evaluate([item.start for item in level if item.start is not None], values)
+        values |= {item.name: float(x) for item, x in zip(level, numbers, strict=True)}
+    return values
+
+
 def with_numbers(
     groups: Sequence[_Group], drivers: Sequence[Driver], where: str
 ) -> tuple[_Group, ...]:
@@ -111,24 +149,11 @@ def with_numbers(
         If an expression uses what there is not, itself, or has no finite value.
     """
     quantities = [item for group in groups for item in group]
-    starts: list[tuple[str, Node]] = [
-        (f"start value of {item.name}", item.start) for item in quantities if item.start is not None
-    ]
-    if not starts:
+    if all(item.start is None for item in quantities):
         return tuple(groups)
-    from cubie_flow.expressions.evaluate import evaluate
-
-    known = {"t", *(item.name for item in quantities), *(driver.name for driver in drivers)}
-    check_graph(starts, known, where)
-    values = {item.name: float(item.value) for item in quantities if item.start is None}
-    values["t"] = 0.0
-    for driver in drivers:
-        if driver.name in graph.free_symbols(node for _, node in starts):
-            values[driver.name] = driver.value_at(0.0, int(values.get(driver.series, 0.0)))
-    for level in start_levels(quantities, where):
-        numbers = evaluate([item.start for item in level if item.start is not None], values)
-        for item, number in zip(level, numbers, strict=True):
-            values[item.name] = finite(float(number), f"{where}: the start value of '{item.name}'")
+    values = start_numbers(quantities, drivers, where)
+    for name, number in values.items():
+        finite(number, f"{where}: the start value of '{name}'")
     return tuple(
         tuple(
             evolve(item, value=values[item.name]) if item.start is not None else item

@@ -19,7 +19,7 @@ from cubie_flow.systems.events import Event, check_events
 from cubie_flow.systems.mapping import read_model, write_model
 from cubie_flow.systems.parser import parse_expression
 from cubie_flow.systems.quantities import Observable, Quantity, check_name, check_unique, finite
-from cubie_flow.systems.starts import with_numbers
+from cubie_flow.systems.starts import with_numbers, with_start
 from cubie_flow.systems.text import read_equations
 from cubie_flow.systems.trace import check_graph, trace
 
@@ -477,7 +477,5 @@ def _quantities(
             node = traced[name]
         else:
             node = graph.const(finite(value, place))
-        number = node.value if node.op == "const" else math.nan
-        start = None if node.op == "const" else node
-        found.append(Quantity(name, number, units.get(name, ""), start=start))
+        found.append(with_start(Quantity(name, math.nan, units.get(name, "")), node))
     return tuple(found)

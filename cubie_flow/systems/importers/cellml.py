@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.names import Names, package, system_name
 from cubie_flow.systems.importers.units import symbol_of
 from cubie_flow.systems.quantities import Observable, Quantity
+from cubie_flow.systems.starts import start_numbers, with_start
 from cubie_flow.systems.system import OdeSystem
 
 #: Operations of libcellml by the names of MathML.
@@ -150,6 +151,8 @@ class _Reader:
         )
         self.variables: list[Variable] = []
         self.keys: dict[tuple[str, str], str] = {}
+        #: Variables as their components have them, with those that own their values.
+        self.connected: dict[tuple[str, str], tuple[Any, Any]] = {}
         for kind, group in kinds:
             for item in group:
                 handle = item.variable()
@@ -160,21 +163,21 @@ class _Reader:
                 if source is not None and kind in ("state", "constant"):
                     variable.initial = source.initialValue()
                     variable.initial_component = source.parent().name()
-                    variable.factor = self.libcellml.Units.scalingFactor(
-                        source.units(), handle.units()
-                    )
+                    variable.factor = self._scaling(source, handle)
                 self.variables.append(variable)
         counts = Counter(v.name for v in self.variables)
         wanted = {
             id(v): v.name if counts[v.name] == 1 else f"{v.component}_{v.name}"
             for v in self.variables
         }
-        called = Names().reserve(dict.fromkeys(wanted.values()))
+        self.names = Names()
+        called = self.names.reserve(dict.fromkeys(wanted.values()))
         self.called = {id(v): called[wanted[id(v)]] for v in self.variables}
         for variable in self.variables:
             for other in _equivalent(variable.handle):
                 key = (other.parent().name(), other.name())
                 self.keys[key] = self.called[id(variable)]
+                self.connected[key] = (other, variable.handle)
         self.time: set[tuple[str, str]] = set()
         if self.analysed.voi() is not None:
             for other in _equivalent(self.analysed.voi().variable()):
@@ -270,84 +273,58 @@ class _Reader:
             circle = " -> ".join(reversed(error.args[1]))
             self._refuse("", f"values use each other in a circle: {circle}")
 
-    def _start(self, variable: Variable, values: Mapping[str, Node]) -> Node:
-        """Return the value of a state or constant at the start."""
+    def _start(self, variable: Variable, names: Mapping[str, Node]) -> Node:
+        """Return the value of a state or constant at the start, a number or that of another."""
         text = variable.initial
         try:
             value: Node = const(float(text))
         except ValueError:
-            name = self.keys.get((variable.initial_component, text), "")
-            if name not in values:
+            key = (variable.initial_component, text)
+            if self.keys.get(key) not in names:
                 self._refuse(
                     self._place(variable.component, variable.name),
                     f"its initial value '{text}' has no value",
                 )
-            value = values[name]
+            own, owner = self.connected[key]
+            value = graph.mul(self._scaling(owner, own), names[self.keys[key]])
         return graph.mul(variable.factor, value)
 
-    def _starts(self) -> dict[str, float]:
-        """Return the value of every state and constant at the start."""
-        by_name = {self.called[id(v)]: v for v in self.variables}
-        uses: dict[str, set[str]] = {}
-        for name, variable in by_name.items():
-            if variable.kind == "computed":
-                uses[name] = self.computed[name].names if name in self.computed else set()
-            else:
-                other = self.keys.get((variable.initial_component, variable.initial))
-                uses[name] = {other} if other else set()
-        values: dict[str, Node] = {}
-        # Only what an initial value refers to is needed beforehand.
-        needed, stack = set(), [n for n, v in by_name.items() if v.kind != "computed"]
-        while stack:
-            name = stack.pop()
-            if name not in needed:
-                needed.add(name)
-                stack.extend(uses.get(name, ()))
-        for name in self._ordered({n: uses[n] for n in needed}):
-            variable = by_name[name]
-            if variable.kind == "computed":
-                node = self.builder.build(self.computed[name], values, f"'{self.file.path}'")
-                values[name] = graph.substitute([node], {symbol("t"): graph.ZERO})[0]
-            else:
-                values[name] = self._start(variable, values)
-        found = {}
-        for name, node in values.items():
-            variable = by_name[name]
-            if variable.kind != "computed":
-                if node.op != "const" or not math.isfinite(node.value):
-                    self._refuse(
-                        self._place(variable.component, variable.name),
-                        "its initial value is not a finite number",
-                    )
-                found[name] = float(node.value)
-        return found
+    def _scaling(self, variable: Any, other: Any) -> float:
+        """Return the factor that turns a value of `variable` into one in the units of `other`."""
+        return float(self.libcellml.Units.scalingFactor(other.units(), variable.units()))
+
+    def _check_finite(self, quantities: Sequence[Quantity], given: Sequence[Variable]) -> None:
+        numbers = start_numbers(quantities, (), f"'{self.file.path}'")
+        for quantity, variable in zip(quantities, given, strict=True):
+            if not math.isfinite(numbers[quantity.name]):
+                self._refuse(
+                    self._place(variable.component, variable.name),
+                    f"its value at the start is {numbers[quantity.name]}, not finite",
+                )
 
     def _system(self, model: Any) -> OdeSystem:
-        starts = self._starts()
-        states: list[Quantity] = []
-        parameters: list[Quantity] = []
-        names: dict[str, Node] = {}
-        for variable in self.variables:
-            name = self.called[id(variable)]
-            if variable.kind == "computed":
-                continue
-            quantity = Quantity(
-                name, starts[name], symbol_of(variable.unit), self._label(variable, name)
-            )
-            (states if variable.kind == "state" else parameters).append(quantity)
-            names[name] = symbol(name)
         where = f"'{self.file.path}'"
-        for name in self._ordered({n: f.names for n, f in self.computed.items()}):
-            names[name] = self.builder.build(self.computed[name], names, where)
+        states = [v for v in self.variables if v.kind == "state"]
         if not states:
             self._refuse("", "it has no differential equation")
-        derivatives = [self.builder.build(self.rates[s.name], names, where) for s in states]
-        derivatives, names = without_rates(states, derivatives, names, where)
+        given = states + [v for v in self.variables if v.kind == "constant"]
+        names = {self.called[id(v)]: symbol(self.called[id(v)]) for v in given}
+        for name in self._ordered({n: f.names for n, f in self.computed.items()}):
+            names[name] = self.builder.build(self.computed[name], names, where)
+        plain = [self._quantity(v) for v in given]
+        moving = plain[: len(states)]
+        derivatives = [self.builder.build(self.rates[s.name], names, where) for s in moving]
+        starts = {f"start of {self.called[id(v)]}": self._start(v, names) for v in given}
+        derivatives, found = without_rates(moving, derivatives, {**names, **starts}, where)
+        names = {name: found[name] for name in names}
+        quantities = list(map(with_start, plain, (found[start] for start in starts)))
+        self._check_finite(quantities, given)
         return OdeSystem(
             name=system_name(model.name(), self.fallback),
+            description=self.names.note,
             source=f"CellML {self.file.version}",
-            states=tuple(states),
-            parameters=tuple(parameters),
+            states=tuple(quantities[: len(states)]),
+            parameters=tuple(quantities[len(states) :]),
             derivatives=tuple(derivatives),
             observables=tuple(
                 Observable(
@@ -361,6 +338,11 @@ class _Reader:
             ),
             time_unit=symbol_of(self.analysed.voi().variable().units().name()),
         )
+
+    def _quantity(self, variable: Variable) -> Quantity:
+        name = self.called[id(variable)]
+        unit = symbol_of(variable.unit)
+        return Quantity(name, math.nan, unit, self._label(variable, name))
 
     def _label(self, variable: Variable, name: str) -> str:
         return f"{variable.name} of {variable.component}"

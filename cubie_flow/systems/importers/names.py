@@ -15,6 +15,8 @@ from cubie_flow.systems.quantities import MAX_NAME, check_name
 
 #: Characters that errors quote of a message of a library.
 MAX_REASON = 400
+#: Renamed quantities that a note lists.
+MAX_LISTED = 20
 
 
 def package(module: str, extra: str, what: str) -> Any:
@@ -61,9 +63,12 @@ class Names:
     ----------
     taken : set of str
         Names that are in use.
+    renamed : dict
+        Names of the model that others stand for here.
     """
 
     taken: set[str] = field(factory=set)
+    renamed: dict[str, str] = field(factory=dict)
 
     def reserve(self, wanted: Iterable[str]) -> dict[str, str]:
         """Return the name of each of `wanted`; those that can keep theirs do."""
@@ -75,8 +80,18 @@ class Names:
                 found[name] = name
         for name in wanted:
             if name not in found:
-                found[name] = self.new(name)
+                found[name] = self.renamed[name] = self.new(name)
         return found
+
+    @property
+    def note(self) -> str:
+        """What a reader of the model must know of its names; empty where all are kept."""
+        if not self.renamed:
+            return ""
+        pairs = [f"'{wanted}' is '{name}'" for wanted, name in self.renamed.items()]
+        more = len(pairs) - MAX_LISTED
+        listed = ", ".join(pairs[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+        return f"names that cannot be used here are changed: {listed}"
 
     def new(self, wanted: str) -> str:
         """Return a name like `wanted` that is not in use."""

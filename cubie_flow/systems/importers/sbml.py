@@ -5,7 +5,9 @@ Journal of Integrative Bioinformatics 16, 2019) and "SBML Level 2 Version 5".
 
 A species is a state in the unit that its name has in the model's formulas: a concentration,
 or an amount where ``hasOnlySubstanceUnits`` says so. Where its compartment changes size the
-state is the amount, named ``<species>_amount``, and the concentration is an observable.
+state is the amount, named ``<species>_amount``, and the concentration is an observable: a new size
+leaves amounts as they are. Only a rate rule of the concentration in a compartment whose size cannot
+jump leaves the concentration the state.
 """
 
 from __future__ import annotations
@@ -20,16 +22,22 @@ from attrs import define, field, frozen
 
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions import graph
-from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.graph import Node, const, symbol
 from cubie_flow.systems.events import Event
 from cubie_flow.systems.importers import vocabulary
-from cubie_flow.systems.importers.formula import Builder, Formula, Function, without_rates
+from cubie_flow.systems.importers.formula import (
+    Builder,
+    Formula,
+    Function,
+    rate_symbol,
+    without_rates,
+)
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.mathml import formula_of
 from cubie_flow.systems.importers.names import MAX_REASON, Names, package, sentence, system_name
 from cubie_flow.systems.importers.units import unit_text
 from cubie_flow.systems.quantities import Observable, Quantity
+from cubie_flow.systems.starts import start_numbers, with_start
 from cubie_flow.systems.system import OdeSystem
 
 #: Name of the state of a model in which nothing else changes by itself.
@@ -243,7 +251,9 @@ class _Reader:
         self.assigned: dict[str, Formula] = {}
         self.rates: dict[str, Formula] = {}
         self.initial: dict[str, Formula] = {}
+        #: Places of rules and of initial assignments.
         self.wheres: dict[str, str] = {}
+        self.begins: dict[str, str] = {}
         self.builder = Builder()
         self.events: list[Written] = []
 
@@ -256,7 +266,6 @@ class _Reader:
         self._species()
         self._reactions()
         self.events = self._events()
-        self._initial_values()
         return self._system()
 
     # what is written ----------------------------------------------------------------------------
@@ -306,7 +315,7 @@ class _Reader:
             if item.getMath() is not None:
                 where = self._place("initialAssignment", item.getSymbol())
                 self.initial[item.getSymbol()] = self._formula(item.getMath(), where)
-                self.wheres.setdefault(item.getSymbol(), where)
+                self.begins[item.getSymbol()] = where
 
     def _label(self, item: Any) -> str:
         return sentence(item.getName()) if item.isSetName() else ""
@@ -440,7 +449,7 @@ class _Reader:
             where = self._place("event", key) if key else f"event {number}"
             trigger = item.getTrigger()
             if trigger is None or trigger.getMath() is None:
-                continue  # without a condition it never happens (L3V2, 4.11)
+                continue  # without a condition it never happens (L3V2, 4.12)
 
             def part(owner: Any, where: str = where) -> Formula | None:
                 has = owner is not None and owner.getMath() is not None
@@ -469,39 +478,12 @@ class _Reader:
             )
         return found
 
-    # numbers at the start -----------------------------------------------------------------------
-
-    def _initial_values(self) -> None:
-        """Fill ``self.start``: what every identifier is in formulas at the start, a number."""
-        self.start: dict[str, Node] = {}
-        uses: dict[str, set[str]] = {}
-        for name, item in self.symbols.items():
-            uses[name] = self._uses_at_start(name, item)
-        for name, reaction in self.reactions.items():
-            uses[name] = reaction.rate.names if reaction.rate else set()
-        at_zero = {symbol("t"): graph.ZERO}
-        # What only rules compute may be anything at the start, unless a value refers to it.
-        needed: set[str] = set()
-        stack = [name for name in self.symbols if name not in self.assigned]
-        while stack:
-            name = stack.pop()
-            if name not in needed and name in uses:
-                needed.add(name)
-                stack.extend(uses[name])
-        for name in self._in_order({name: uses[name] for name in needed}):
-            node = self._start_of(name)
-            if node is not None:
-                self.start[name] = graph.substitute([node], at_zero)[0]
+    # for the equations ---------------------------------------------------------------------------
 
     def _where(self, name: str) -> str:
         if name in self.wheres:
             return self.wheres[name]
         return self.symbols[name].where if name in self.symbols else self.reactions[name].where
-
-    def _uses_at_start(self, name: str, item: Symbol) -> set[str]:
-        formula = self.initial.get(name) or self.assigned.get(name)
-        found = {self.species[name].compartment} if item.kind == "species" else set()
-        return found if formula is None else found | formula.names
 
     def _in_order(self, uses: Mapping[str, Iterable[str]]) -> list[str]:
         known = {name: sorted(n for n in used if n in uses) for name, used in uses.items()}
@@ -512,60 +494,17 @@ class _Reader:
             circle = " -> ".join(reversed(names))
             self._refuse(self._where(names[0]), f"values use each other in a circle: {circle}")
 
-    def _start_of(self, name: str) -> Node | None:
-        formula = self.initial.get(name) or self.assigned.get(name)
-        if name in self.reactions:
-            formula = self.reactions[name].rate
-            if formula is None:
-                return None
-        if formula is not None:
-            missing = sorted(n for n in formula.names if n not in self.start)
-            for used in missing:
-                self._no_value(used)
-            return self._built(formula, self.start, self._where(name))
-        item = self.symbols[name]
-        if item.kind != "species":
-            return None if item.value is None else vocabulary.literal(item.value)
-        return self._start_of_species(name)
-
-    def _start_of_species(self, name: str) -> Node | None:
-        item = self.species[name]
-        for given, is_amount in ((item.amount, True), (item.concentration, False)):
-            if given is None:
-                continue
-            if is_amount == item.as_amount:
-                return vocabulary.literal(given)
-            size = self.start.get(item.compartment)
-            if size is None:
-                self._no_value(item.compartment)
-            if is_amount and graph.is_const(size, 0.0):
-                self._refuse(self._where(name), "its compartment has size zero")
-            value = vocabulary.literal(given)
-            return graph.div(value, size) if is_amount else graph.mul(value, size)
-        return None
-
     def _no_value(self, name: str) -> NoReturn:
         if name not in self.symbols and name not in self.reactions:
             raise FlowError(f"'{self.file}': '{name}' is not defined")
         self._refuse(self._where(name), "it has no value, and no rule or initial assignment")
 
+    def _refuse_start(self, name: str, value: float) -> NoReturn:
+        where = self.begins.get(name) or self._where(name)
+        self._refuse(where, f"its value at the start is {value}, not finite")
+
     def _built(self, formula: Formula, names: Mapping[str, Node], where: str) -> Node:
         return self.builder.build(formula, names, f"'{self.file}', {where}")
-
-    def _number(self, name: str) -> float:
-        value = self.start_value(name)
-        if not math.isfinite(value):
-            self._refuse(self._where(name), f"its value at the start is {value}, not finite")
-        return value
-
-    def start_value(self, name: str) -> float:
-        """Return the value of an identifier at the start, finite or not."""
-        if name not in self.start:
-            self._no_value(name)
-        node = self.start[name]
-        if graph.free_symbols([node]):
-            self._refuse(self._where(name), "rateOf in a value at the start is not supported")
-        return float(node.value if node.op == "const" else evaluate([node], {})[0])
 
     # equations ----------------------------------------------------------------------------------
 
@@ -576,34 +515,14 @@ class _Reader:
         """Tell whether a rule or an event gives `name` its value over time."""
         return name in self.assigned or name in self.rates or name in self.set_by_events
 
+    def may_jump(self, name: str) -> bool:
+        """Tell whether an event may change `name` at once, itself or by what its rule uses."""
+        return name in self.assigned or name in self.set_by_events
+
     @property
     def set_by_events(self) -> set[str]:
         """Everything that some event assigns."""
         return {name for event in self.events for name in event.assignments}
-
-    def fixed_formulas(self) -> dict[str, Formula]:
-        """Return the initial assignments of constants that only use constants.
-
-        They stay formulas, so that a batch that varies what they use varies them too.
-        """
-        constants = {
-            name
-            for name, item in self.symbols.items()
-            if item.kind in ("parameter", "compartment") and not self.moves(name)
-        }
-        found = {name: f for name, f in self.initial.items() if name in constants}
-        while True:
-            kept = {
-                name: formula
-                for name, formula in found.items()
-                if formula.names <= constants
-                and formula.names
-                and not any(part.op in ("time", "rate") for part in formula.walk())
-                and all(n in found or n not in self.initial for n in formula.names)
-            }
-            if len(kept) == len(found):
-                return kept
-            found = kept
 
 
 class _Equations:
@@ -619,17 +538,18 @@ class _Equations:
         self.amounts: dict[str, Node] = {}
         self.called: Names = Names()
         self.own: dict[str, str] = {}
+        #: What each state and parameter stands for.
+        self.identifiers: dict[str, str] = {}
 
     def model(self) -> SbmlModel:
         r = self.read
         self.own = self.called.reserve([*r.symbols, *r.reactions])
-        fixed = r.fixed_formulas()
         derived: dict[str, tuple[set[str], Callable[[], Node]]] = {}
         reacting = {effect.species for item in r.reactions.values() for effect in item.effects}
         rated: list[str] = []
         for name, item in r.symbols.items():
-            if name in r.assigned or name in fixed:
-                formula = r.assigned.get(name) or fixed[name]
+            if name in r.assigned:
+                formula = r.assigned[name]
                 derived[name] = (formula.names, self._later(name, formula))
                 self._observe(name)
                 continue
@@ -637,23 +557,18 @@ class _Equations:
             if item.kind == "species":
                 own = r.species[name]
                 changes = changes or (own.changed_by_reactions and name in reacting)
-                if name not in r.rates and not own.as_amount and r.moves(own.compartment):
-                    self._amount(name, own, changes)
+                holds = r.may_jump if name in r.rates else r.moves
+                if not own.as_amount and holds(own.compartment):
+                    label = f"amount of {item.label or name}"
+                    quantity = Quantity(self.called.new(f"{name}_amount"), math.nan, "", label)
+                    self.amounts[name] = self._add(name, quantity, changes)
                     derived[name] = ({own.compartment}, self._concentration(name, own))
                     self._observe(name)
                     if changes:
                         rated.append(name)
                     continue
-            if not changes and not math.isfinite(r.start_value(name)):
-                # Nothing that a batch could vary.
-                derived[name] = (set(), self._constant(r.start_value(name)))
-                self._observe(name)
-                continue
-            quantity = Quantity(
-                self.own[name], r._number(name), item.unit, self._label(name, item.label)
-            )
-            (self.states if changes else self.parameters).append(quantity)
-            self.names[name] = symbol(quantity.name)
+            quantity = Quantity(self.own[name], math.nan, item.unit, self._label(name, item.label))
+            self.names[name] = self._add(name, quantity, changes)
             if changes:
                 rated.append(name)
         for name, reaction in r.reactions.items():
@@ -663,13 +578,16 @@ class _Equations:
         for name in r._in_order({name: used for name, (used, _) in derived.items()}):
             self.names[name] = derived[name][1]()
         derivatives = self._derivatives(rated)
+        derivatives, events = self._resolved(derivatives, self._events())
         if not self.states:
             self.states.append(Quantity(self.called.new(CLOCK), 0.0, "", "the time"))
             derivatives.append(const(1.0))
-        return self._finished(derivatives)
+        return self._finished(derivatives, events)
 
     def _label(self, name: str, label: str) -> str:
-        return label or (name if self.own[name] != name else "")
+        if self.own[name] == name or name in label.split():
+            return label
+        return f"{label} ({name})" if label else name
 
     def _observe(self, name: str) -> None:
         r = self.read
@@ -681,20 +599,39 @@ class _Equations:
     def _later(self, name: str, formula: Formula) -> Callable[[], Node]:
         return lambda: self.read._built(formula, self.names, self.read._where(name))
 
-    def _constant(self, value: float) -> Callable[[], Node]:
-        return lambda: vocabulary.literal(value)
-
     def _concentration(self, name: str, own: Species) -> Callable[[], Node]:
         return lambda: graph.div(self.amounts[name], self.names[own.compartment])
 
-    def _amount(self, name: str, own: Species, changes: bool) -> None:
-        start = self.read._number(name) * self.read._number(own.compartment)
-        if name not in self.read.initial and own.amount is not None:
-            start = own.amount
-        label = f"amount of {self.read.symbols[name].label or name}"
-        quantity = Quantity(self.called.new(f"{name}_amount"), start, "", label)
+    def _add(self, name: str, quantity: Quantity, changes: bool) -> Node:
+        """Add what stands for `name` as a state or parameter; return its symbol."""
         (self.states if changes else self.parameters).append(quantity)
-        self.amounts[name] = symbol(quantity.name)
+        self.identifiers[quantity.name] = name
+        return symbol(quantity.name)
+
+    def _start(self, name: str) -> Node:
+        """Return what the state or parameter that stands for `name` is at the start.
+
+        The graphs of all names hold then too, with the initial values of the states.
+        """
+        r = self.read
+        item, own = r.symbols[name], r.species.get(name)
+        given, is_amount = item.value, False
+        if own is not None:
+            is_amount = own.amount is not None
+            given = own.amount if is_amount else own.concentration
+        if name in r.initial:
+            node = r._built(r.initial[name], self.names, r.begins[name])
+            is_amount = own is not None and own.as_amount
+        elif given is None:
+            r._no_value(name)
+        else:
+            node = vocabulary.literal(given)
+        if own is None or is_amount == (own.as_amount or name in self.amounts):
+            return node
+        size = self.names.get(own.compartment)
+        if size is None:
+            r._no_value(own.compartment)
+        return graph.div(node, size) if is_amount else graph.mul(node, size)
 
     def _derivatives(self, rated: list[str]) -> list[Node]:
         r = self.read
@@ -705,7 +642,7 @@ class _Equations:
         found = []
         for name in rated:
             if name in r.rates:
-                found.append(r._built(r.rates[name], self.names, r._where(name)))
+                found.append(self._ruled(name))
                 continue
             total = graph.ZERO
             reacts = name in r.species and r.species[name].changed_by_reactions
@@ -726,24 +663,49 @@ class _Equations:
             found.append(total)
         return found
 
-    def _finished(self, derivatives: list[Node]) -> SbmlModel:
+    def _ruled(self, name: str) -> Node:
+        """Return the derivative of the state that stands for `name`, which a rate rule changes."""
         r = self.read
-        where = f"'{r.file}'"
-        events = self._events()
-        # What events use is written out together with everything else.
-        parts = {
-            f"{number} of event {event.name}": node
-            for event in events
-            for number, node in enumerate(event.nodes)
+        rate = r._built(r.rates[name], self.names, r._where(name))
+        if name not in self.amounts:
+            return rate
+        # The rule gives the rate of the concentration C: A = V*C has the rate V*C' + C*V'.
+        place = r.species[name].compartment
+        growth = graph.mul(self.names[name], symbol(rate_symbol(place)))
+        return graph.add(graph.mul(self.names[place], rate), growth)
+
+    def _resolved(
+        self, derivatives: list[Node], events: list[Event]
+    ) -> tuple[list[Node], list[Event]]:
+        """Write out rates, and what has no finite value, wherever they are used."""
+        groups: dict[str, Mapping[str, Node]] = {
+            "": self.names,
+            "amount of ": self.amounts,
+            "start of ": {own: self._start(name) for own, name in self.identifiers.items()},
+            "of events ": {
+                str(k): node for k, node in enumerate(n for e in events for n in e.nodes)
+            },
         }
-        derivatives, names = without_rates(self.states, derivatives, {**self.names, **parts}, where)
-        self.names = {name: names[name] for name in self.names}
-        written = iter([names[name] for name in parts])
-        events = [event.replaced(lambda nodes: [next(written) for _ in nodes]) for event in events]
+        nodes = {f"{kind}{key}": group[key] for kind, group in groups.items() for key in group}
+        derivatives, nodes = without_rates(self.states, derivatives, nodes, f"'{self.read.file}'")
+        fixed = self._begin({own: nodes[f"start of {own}"] for own in self.identifiers})
+        derivatives = graph.substitute(derivatives, fixed)
+        nodes = dict(zip(nodes, graph.substitute(list(nodes.values()), fixed), strict=True))
+        self.names, self.amounts, _, parts = (
+            {key: nodes[f"{kind}{key}"] for key in group} for kind, group in groups.items()
+        )
+        written = iter(parts.values())
+        return derivatives, [
+            event.replaced(lambda old: [next(written) for _ in old]) for event in events
+        ]
+
+    def _finished(self, derivatives: list[Node], events: list[Event]) -> SbmlModel:
+        r = self.read
         model = r.model
         system = OdeSystem(
             name=r.name,
             title=sentence(model.getName()) if model.isSetName() else "",
+            description=self.called.note,
             source=f"SBML level {r.level} version {model.getVersion()}",
             states=tuple(self.states),
             parameters=tuple(self.parameters),
@@ -765,6 +727,35 @@ class _Equations:
             elif name not in self.amounts and size is not None:
                 amounts[name] = graph.mul(node, size)
         return SbmlModel(system, self.names, amounts, concentrations)
+
+    def _begin(self, starts: Mapping[str, Node]) -> dict[Node, Node]:
+        """Give states and parameters their values at the start, numbers or expressions.
+
+        Returns
+        -------
+        dict
+            What stands instead of parameters without a finite value, which no batch could vary.
+        """
+        r = self.read
+        given = [with_start(item, starts[item.name]) for item in (*self.states, *self.parameters)]
+        numbers = start_numbers(given, (), f"'{r.file}'")
+        infinite = {name: x for name, x in numbers.items() if not math.isfinite(x)}
+        for state in self.states:
+            if state.name in infinite:
+                r._refuse_start(self.identifiers[state.name], infinite[state.name])
+        self.parameters = [item for item in self.parameters if item.name not in infinite]
+        free = {item.name for item in self.parameters} | infinite.keys()
+        fixed: dict[Node, Node] = {}
+        for own, number in infinite.items():
+            node = starts[own]
+            if not free.issuperset(graph.free_symbols([node])):
+                node = vocabulary.literal(number)
+            fixed[symbol(own)] = graph.substitute([node], fixed)[0]
+            self._observe(self.identifiers[own])
+        for group in (self.states, self.parameters):
+            nodes = graph.substitute([starts[item.name] for item in group], fixed)
+            group[:] = map(with_start, group, nodes)
+        return fixed
 
     def _events(self) -> list[Event]:
         """Return the events, setting the states that stand for what they assign."""
@@ -794,7 +785,7 @@ class _Equations:
                 trigger = graph.compare("!=", trigger, 0.0)
             found.append(
                 Event(
-                    name=self.called.new(event.name),
+                    name=self.called.reserve([event.name])[event.name],
                     condition=trigger,
                     resets=tuple(resets),
                     priority=priority,
