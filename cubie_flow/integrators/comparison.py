@@ -5,8 +5,8 @@ no trajectory is stored. Values measured several times at one time are folded in
 mean, weight and weighted mean, which leaves sums of squares as they are but for a constant that
 is added at the end.
 
-The table is behind the initial values and the tables of drivers: the number of samples, then for
-every sample and quantity ``number, mean, weight, weighted mean``.
+The table is behind the initial values and the tables of drivers: the number of samples up to the
+last one of the data, then for every sample and quantity ``number, mean, weight, weighted mean``.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Comparison:
         return block.build("compare", ("initial",), per_lane=True)
 
     def finish(self, block: BlockBuilder, good: Node, saved: Node, first: int) -> None:
-        """Write the sums of a run to ``finals``; NaN unless every sample was taken."""
+        """Write the sums of a run to ``finals``; NaN unless every sample of the data was taken."""
         samples = fetch("initial", to_int(self.place))
         whole = where(good, compare(">=", saved, samples), compare(">", const(0.0), 1.0))
         whole = block.let("compared", whole)
@@ -102,7 +102,8 @@ def table(data: Measurements, times: Array) -> Array:
             product = np.bincount(index[there], (weight * values)[there], len(times))
             found[:, position, 2 * item] = total
             found[:, position, 2 * item + 1] = product / np.where(total > 0, total, 1.0)
-    return np.concatenate([[len(times)], found.ravel()])
+    # Samples after the data are those of other quantities, which no misfit waits for.
+    return np.concatenate([[index.max() + 1], found.ravel()])
 
 
 def _weights(one: Series) -> Array:

@@ -119,7 +119,7 @@ def screen(study: Study) -> Screen | None:
             "saved; give output.save_every or output.times"
         )
     first = study.screened
-    known = [variable.name for variable in variables(first)]
+    known = [variable.name for variable in variables(first) if variable.dims == PER_RUN]
     known += [coordinate_name(first, name) for name in (*first.design.names, *first.design.labels)]
     known += ["status", "steps", "rejected", *(["attempt"] if first.rescue else [])]
     return Screen.read(study.output.where, known)
