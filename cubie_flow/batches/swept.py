@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from cubie_flow.batches.designs import Design, Grid, Single, Zip
 from cubie_flow.batches.values import Array, Constant, Distribution, Listed, parse_value
 from cubie_flow.errors import FlowError
+from cubie_flow.store_names import BATCH_SEED
 
 #: What a sweep calls the seed of the batch; no quantity of a model has a dot in its name.
 SEED = "batch.seed"
 #: Under which it is recorded with each run.
-SEED_LABEL = "batch_seed"
+SEED_LABEL = BATCH_SEED
 
 
 @frozen(eq=False)

@@ -17,6 +17,7 @@ from typing import Any
 
 from cubie_flow.expressions.block import Block, BlockBuilder
 from cubie_flow.expressions.graph import Node, compare, const, fetch, load, to_int, where
+from cubie_flow.store_names import LOGLIK
 from cubie_flow.systems.measurements import Measurements, Series
 
 Array = Any
@@ -147,7 +148,7 @@ def residuals(data: Measurements, sums: Array) -> dict[str, Array]:
         else:
             with np.errstate(divide="ignore"):
                 likelihood -= 0.5 * n * (np.log(2 * math.pi * sse / n) + 1.0)
-    found["loglik"] = likelihood
+    found[LOGLIK] = likelihood
     return found
 
 
