@@ -366,6 +366,22 @@ def refuse_targets(config: Any, key: str = "") -> None:
         refuse_targets(item, where)
 
 
+def given_keys(overrides: Sequence[str]) -> frozenset[str]:
+    """Return the keys that a command line gives a value, those inside of mappings too."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    found = set()
+    for override in overrides:
+        key, _, text = override.lstrip("+").partition("=")
+        if key.startswith("~"):
+            continue
+        found.add(key)
+        if text.lstrip().startswith("{"):
+            inside = OverridesParser.create().parse_override(override).value()
+            found.update(f"{key}.{name}" for name in inside if isinstance(inside, Mapping))
+    return frozenset(found)
+
+
 @frozen(eq=False)
 class Settings:
     """A validated config.
@@ -401,8 +417,7 @@ class Settings:
             For the first mistake found.
         """
         refuse_targets(container)
-        keys = frozenset(override.lstrip("+~").partition("=")[0] for override in overrides)
-        settings = cls(checked(container), keys)
+        settings = cls(checked(container), given_keys(overrides))
         to = settings.values["to"]
         if to is not None and settings.task != "import":
             raise FlowError(f"to={to} is for task=import, not task={settings.task}")
@@ -448,7 +463,8 @@ class Settings:
         v = self.values
         if system is None:
             system = self.system()
-        design, notes = batch_design(v["batch"], system, self.keys)
+        keys = self.keys if v["duration"] is not None else self.keys - {"duration"}
+        design, notes = batch_design(v["batch"], system, keys)
         self.notes.extend(notes)
         output = dict(v["output"])
         output["where"] = output.pop("trajectories")["where"]

@@ -104,50 +104,95 @@ def batch_design(
     FlowError
         For a mistake in the batch, or a quantity that the system does not have.
     """
-    from cubie_flow.batches import SEED, make_design, swept_design
-    from cubie_flow.batches.tables import SOME
+    from cubie_flow.batches import make_design, swept_design
+
+    notes: list[str] = []
+    fixed = _fixed(keys)
+    # What differs from job to job is swept, and has no values here.
+    axes = [axis for axis in batch["sweep"] if None not in axis.values()]
+    _refuse_both(fixed, batch["values"], [name for axis in axes for name in axis], keys)
+    drawn, sweep = _drawn(axes)
+    values, size = _values(batch, drawn, system, fixed, keys, notes)
+
+    def make(seed: int) -> Design:
+        return make_design(batch["kind"], values, size, seed, batch["path"])
+
+    design = swept_design(sweep, batch["seed"], make) if sweep else make(batch["seed"])
+    _check_names(design, batch, values, system, fixed)
+    return design, notes
+
+
+def _drawn(
+    axes: Collection[Mapping[str, Any]],
+) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """Return the intervals of a sweep, whose values the batch chooses, and the other axes."""
+    drawn = {
+        name: spec for axis in axes for name, spec in axis.items() if _form(spec)[0] in _AS_LIST
+    }
+    rest = [{name: spec for name, spec in axis.items() if name not in drawn} for axis in axes]
+    return drawn, [axis for axis in rest if axis]
+
+
+def _values(
+    batch: Mapping[str, Any],
+    drawn: Mapping[str, Any],
+    system: OdeSystem,
+    fixed: Collection[str],
+    keys: Collection[str],
+    notes: list[str],
+) -> tuple[dict[str, Any], int | None]:
+    """Return what the batch itself varies and its size, for `make_design`."""
+    from cubie_flow.batches import SEED
 
     kind, values, size = batch["kind"], dict(batch["values"]), batch["size"]
-    notes: list[str] = []
     if kind == "single" and not any(key.startswith("batch.values") for key in keys):
         values = {}
     swept = [name for axis in batch["sweep"] for name in axis]
-    replaced = [name for name in swept if values.pop(name, None) is not None]
-    if replaced:
-        notes.append(f"what is swept replaces batch.values of {', '.join(replaced)}")
-    sweep = []
-    for axis in batch["sweep"]:
-        # An interval holds no values of its own: the batch chooses them.
-        drawn = {name: spec for name, spec in axis.items() if _form(spec)[0] in _AS_LIST}
-        values.update(drawn)
-        sweep.append({name: spec for name, spec in axis.items() if name not in drawn})
-    sweep = [axis for axis in sweep if axis]
+    varied = any(spec is not None for spec in values.values())
+    for what, names in (("is swept", swept), ("the command line sets", fixed)):
+        replaced = [name for name in names if values.get(name) is not None]
+        if replaced:
+            notes.append(f"what {what} replaces batch.values of {', '.join(replaced)}")
+        values = {name: spec for name, spec in values.items() if name not in replaced}
+    emptied = varied and not values
+    values.update(drawn)
+    if kind in ("table", "single"):
+        return values, size
     sampled = kind in ("sobol", "latin_hypercube")
-    if not values and not sampled and set(swept) - {SEED}:
+    if not values and not sampled and (emptied or set(swept) - {SEED}):
+        own = f"only {', '.join(swept)} varies, with values of its own"
         if size is not None:
-            raise FlowError(
-                f"batch.size is {size}, but only {', '.join(swept)} varies, with values of its own"
-            )
-    elif kind not in ("table", "single"):
-        given = [key.split(".")[2] for key in keys if key.startswith(FIXED)]
-        filled, size, more = batch_values(
-            kind, values, size, system.with_given(swept), [*given, *swept]
-        )
-        values = {
-            name: spec for name, spec in filled.items() if name not in swept or name in values
-        }
-        if not values and swept:
-            raise FlowError(f"batch.kind {kind} has nothing to draw beside {', '.join(swept)}")
-        notes.extend(more)
+            raise FlowError(f"batch.size is {size}, but {own if swept else 'nothing varies'}")
+        notes.extend([] if swept else ["nothing else varies, so there is one run"])
+        return values, size
+    taken = [*fixed, *swept, *(name for name, spec in values.items() if spec is None)]
+    values, size, more = batch_values(kind, values, size, system.with_given(swept), taken)
+    if not values and swept:
+        raise FlowError(f"batch.kind {kind} has nothing to draw beside {', '.join(swept)}")
+    notes.extend(more)
+    return values, size
 
-    def make(seed: int) -> Design:
-        return make_design(kind, values, size, seed, batch["path"])
 
-    design = swept_design(sweep, batch["seed"], make) if sweep else make(batch["seed"])
+def _check_names(
+    design: Design,
+    batch: Mapping[str, Any],
+    values: Mapping[str, Any],
+    system: OdeSystem,
+    fixed: Mapping[str, str],
+) -> None:
+    """Refuse what varies and is no quantity of the system, or has one value."""
+    from cubie_flow.batches.tables import SOME
+
+    swept = [name for axis in batch["sweep"] for name in axis]
     known = {quantity.name for quantity in system.quantities} | {"duration"}
     for name in design.names:
+        if name in fixed:
+            raise FlowError(
+                f"'{name}' is set by {fixed[name]}, but a column of '{batch['path']}' varies it; "
+                "leave one of them"
+            )
         if name not in known:
-            if kind == "table" and name not in (*values, *swept):
+            if batch["kind"] == "table" and name not in (*values, *swept):
                 raise FlowError(
                     f"column '{name}' of '{batch['path']}' is no parameter, state or duration of "
                     f"the system '{system.name}' ({SOME}){nearest(name, known)}"
@@ -157,7 +202,30 @@ def batch_design(
                 f"{what} names '{name}', which is no parameter, state or duration of "
                 f"the system '{system.name}'{nearest(name, known)}"
             )
-    return design, notes
+
+
+def _fixed(keys: Collection[str]) -> dict[str, str]:
+    """Return the quantities that the command line gives one value, each with the key."""
+    found = {}
+    for key in sorted(keys):
+        name, _, part = key.removeprefix("system.").partition(".")[2].partition(".")
+        if key.startswith(FIXED) and part in ("", "value"):
+            found[name] = key
+    return {**found, **({"duration": "duration"} if "duration" in keys else {})}
+
+
+def _refuse_both(
+    fixed: Mapping[str, str],
+    values: Mapping[str, Any],
+    swept: Collection[str],
+    keys: Collection[str],
+) -> None:
+    """Refuse a quantity to which the command line gives one value and also several."""
+    for name, key in fixed.items():
+        typed = values.get(name) is not None and f"batch.values.{name}" in keys
+        if typed or name in swept:
+            other = f"batch.values.{name}" if typed else "batch.sweep"
+            raise FlowError(f"'{name}' is set by {key}, but {other} varies it; leave one of them")
 
 
 def batch_values(
@@ -165,12 +233,13 @@ def batch_values(
     values: Mapping[str, Any],
     size: int | None,
     system: OdeSystem,
-    given: Collection[str] = (),
+    taken: Collection[str] = (),
 ) -> tuple[dict[str, Any], int | None, list[str]]:
     """Return what varies, in the form that a batch of `kind` can use.
 
     Empty `values` become what the system suggests, or 20 % to either side of each parameter that
-    is a number and reaches something. What the user has `given` a value stays near that value.
+    is a number and reaches something, or of each initial value that is a number. What is `taken` is
+    left out: it has a value, or is swept.
     A range given as a list is a distribution where runs are sampled and the reverse, so that
     ``batch=sobol`` works with any study.
 
@@ -184,10 +253,10 @@ def batch_values(
     notes: list[str] = []
     chosen = {name: value for name, value in values.items() if value is not None}
     if not chosen:
-        chosen, source = _suggested(system, given)
+        chosen, source = _suggested(system, taken)
         size = size or RUNS
         if not chosen:
-            return {}, 1, ["nothing varies: the system has no parameter, so there is one run"]
+            return {}, 1, [f"nothing of the system '{system.name}' is left to vary: one run"]
         listed = "; ".join(f"{name} {_words(value)}" for name, value in chosen.items())
         notes.append(f"batch.values is empty, so the batch varies {source}: {listed}")
     if kind in ("sobol", "latin_hypercube"):
@@ -199,25 +268,27 @@ def batch_values(
     return dict(chosen), size, notes
 
 
-def _suggested(system: OdeSystem, given: Collection[str]) -> tuple[dict[str, Any], str]:
-    quantities = {q.name: q for q in system.quantities if q.value}
+def _suggested(system: OdeSystem, taken: Collection[str]) -> tuple[dict[str, Any], str]:
+    """Return what a batch varies of which nobody said so, and why, in words."""
     reaching = {*system.reaching, "duration"}
-    near = {
-        name: {"uniform": sorted([0.8 * float(q.value), 1.2 * float(q.value)])}
-        for name, q in quantities.items()
+    values = {
+        name: spec
+        for name, spec in system.suggested.items()
+        if name not in taken and name in reaching
     }
-    if system.suggested:
-        values = {
-            name: near[name] if name in given and name in near else value
-            for name, value in system.suggested.items()
-            if name in reaching
-        }
+    if values:
         return values, f"what the system '{system.name}' suggests"
-    free = [q.name for q in system.quantities if q.value and q.start is None]
-    names = [q.name for q in system.parameters if q.name in free and q.name in reaching]
-    what = "parameter" if names else "initial value"
-    names = names or [q.name for q in system.states if q.name in free]
-    return {name: near[name] for name in names}, f"every {what} by 20 %"
+    for what, group in (("parameter", system.parameters), ("initial value", system.states)):
+        near = {
+            quantity.name: {"uniform": sorted([0.8 * quantity.value, 1.2 * quantity.value])}
+            for quantity in group
+            if quantity.value and quantity.start is None
+            if quantity.name not in taken and quantity.name in reaching
+        }
+        if near:
+            other = "other " if any(quantity.name in taken for quantity in group) else ""
+            return near, f"every {other}{what} by 20 %"
+    return {}, ""
 
 
 def _form(value: Any) -> tuple[str, Any]:

@@ -135,11 +135,85 @@ def test_a_quantity_that_the_model_lacks_is_named() -> None:
         Settings.from_container(composed("batch.values.rhoo=[1, 2]")).study()
 
 
-def test_a_value_that_was_given_is_not_left_behind() -> None:
-    overrides = ["system=van_der_pol", "system.parameters.mu=5", "batch=sobol", "batch.size=64"]
-    study = Settings.from_container(composed(*overrides), overrides).study()
-    mu = study.design.columns(0, 64)["mu"]
-    assert 4.0 <= mu.min() < mu.max() <= 6.0
+def typed(words: list[str]) -> Settings:
+    """Return the settings of a command line."""
+    overrides = arguments(words)
+    return Settings.from_container(composed(*overrides), overrides)
+
+
+SIR = ["system=sir"]  # which suggests beta and gamma
+FIXED = ["system.parameters.beta=0.4"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names", "runs"),
+    [
+        ([*SIR, *FIXED], ["gamma"], 10_000),
+        ([*SIR, "system.parameters.beta='0.4'"], ["gamma"], 10_000),
+        ([*SIR, "system.parameters={beta: 0.4}"], ["gamma"], 10_000),
+        ([*SIR, "system.parameters.beta.value=0.4"], ["gamma"], 10_000),
+        ([*SIR, *FIXED, "batch=sobol", "batch.size=64"], ["gamma"], 64),
+        ([*SIR, *FIXED, "batch.values.gamma=[1, 2]"], ["gamma"], 2),
+        ([*SIR, *FIXED, "+batch.sweep=[{gamma: [1, 2, 3]}]"], ["gamma"], 3),
+        ([*SIR, *FIXED, "+batch.sweep=[{gamma: null}]"], [], 1),
+        ([*SIR, "batch.values.beta=null"], ["gamma"], 10_000),
+        # Nothing that the system suggests is left: the other parameters, then the initial values.
+        (["system=bouncing_ball", "system.parameters.elasticity=0.8"], ["g"], 10_000),
+        (["system=van_der_pol", "system.parameters.mu=5"], ["x"], 10_000),
+        (["system=van_der_pol", "system.parameters.mu=5", "system.states.x=1"], [], 1),
+        # What the study varies is not made up for.
+        (["system.parameters.rho=28"], [], 1),
+        (["system.parameters.rho=28", "system.parameters.sigma=9"], [], 1),
+        (["system.parameters.beta=2"], ["rho"], 100_000),
+        (["batch.values={duration: [1, 2]}", "duration=null"], ["duration"], 2),
+    ],
+)
+def test_what_the_command_line_sets_is_not_varied(
+    overrides: list[str], names: list[str], runs: int
+) -> None:
+    design = typed(overrides).study().design
+    assert sorted(design.names) == names
+    assert design.size == runs
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            [*FIXED, "batch.values.beta=[1, 2]"],
+            "'beta' is set by system.parameters.beta, but batch",
+        ),
+        (["system.parameters={beta: 1}", "batch.values={beta: [1, 2]}"], "leave one of them"),
+        ([*FIXED, "+batch.sweep=[{beta: [1, 2]}]"], "but batch.sweep varies it"),
+        (["duration=5", "batch.values.duration=[1, 2]"], "'duration' is set by duration, but"),
+        (["system.parameters.rho=28", "batch.size=7"], "batch.size is 7, but nothing varies"),
+        (["system.parameters.beta=null"], "beta is None, which is not a number"),
+        (["system.parameters.beta=inf"], "beta is inf, which is not finite"),
+        (["system.parameters.beta=true"], "beta is True, which is not a number"),
+        (["system.parameters.beta=[1, 2]"], "beta: a list of values is only for"),
+        (["batch.values.beta=[1, one]"], "is the text 'one', not a number"),
+        (["batch.values.beta=nan"], "must be finite, not nan"),
+        (["batch.values.beta='inf'"], "must be finite, not inf"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(FlowError, match=words) as caught:
+        typed(overrides).study()
+    assert "\n" not in str(caught.value)
+
+
+def test_text_that_writes_a_number_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BETA", "1.5")
+    overrides = ["batch.values.beta=['1', 1e-3, ${oc.env:BETA}]"]
+    design = typed(overrides).study().design
+    assert design.columns(0, 3)["beta"].tolist() == [1.0, 1e-3, 1.5]
+
+
+def test_a_column_of_a_table_is_not_set_besides(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("beta,sigma\n1,2\n3,4\n")
+    overrides = ["batch=table", f"batch.path={tmp_path / 'runs.csv'}", *FIXED]
+    with pytest.raises(FlowError, match=r"is set by system\.parameters\.beta, but a column"):
+        typed(overrides).study()
 
 
 @pytest.mark.parametrize(

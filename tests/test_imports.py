@@ -13,15 +13,16 @@ PACKAGE = Path(__file__).parent.parent / "cubie_flow"
 #: What each room may import of the others; modules of the top level are rooms of their own.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "store_names": set(),
     "expressions": {"errors"},
     "maths": {"expressions", "errors"},
-    "systems": {"expressions", "maths", "errors"},
+    "systems": {"expressions", "maths", "store_names", "errors"},
     "memory": {"errors"},
-    "integrators": {"systems", "expressions", "memory", "errors"},
+    "integrators": {"systems", "expressions", "memory", "store_names", "errors"},
     "kernels": {"integrators", "systems", "expressions", "memory", "errors"},
-    "batches": {"errors"},
+    "batches": {"store_names", "errors"},
     "credentials": {"errors"},
-    "storage": {"credentials", "errors"},
+    "storage": {"credentials", "store_names", "errors"},
     "engines": {"storage", "stopping", "errors"},
 }
 ROOMS["profiling"] = set()
@@ -57,6 +58,7 @@ ROOMS["analysis"] = {
     "systems",
     "integrators",
     "storage",
+    "store_names",
     "startup",
     "errors",
 }

@@ -14,6 +14,7 @@ from cubie_flow.analysis import describe, groups, jobs, runs
 from cubie_flow.analysis.notebook import described
 from cubie_flow.analysis.pictures.plots import Plots
 from cubie_flow.analysis.unfold import unfold
+from cubie_flow.store_names import MEMORY
 
 
 @xr.register_dataset_accessor("flow")  # type: ignore[no-untyped-call]
@@ -156,7 +157,7 @@ class FlowAccessor:
         FlowError
             If the dataset comes from no store.
         """
-        return groups.group(self._data, "memory")
+        return groups.group(self._data, MEMORY)
 
 
 @xr.register_datatree_accessor("flow")  # type: ignore[no-untyped-call]

@@ -8,11 +8,12 @@ import numpy as np
 
 from cubie_flow.analysis.groups import group, location
 from cubie_flow.errors import FlowError
+from cubie_flow.store_names import AUDIT
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-GROUP = "audit"
+GROUP = AUDIT
 #: Where a run has parted from its reference.
 PARTED = 0.01
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cubie_flow.analysis import describe, runs
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.schema import RUN, STATUS, TIME
+from cubie_flow.store_names import RUN, STATUS, TIME
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -114,6 +114,7 @@ def compare(
     rtol = _asked(first, second, "rtol") if rtol is None else rtol
     atol = _asked(first, second, "atol") if atol is None else atol
     pairs, how = match(first, second)
+    first = runs.numbered(first)
     return Comparison(
         config=config_differences(first, second),
         matched=len(pairs[0]),

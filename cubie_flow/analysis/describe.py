@@ -13,7 +13,6 @@ from attrs import frozen
 from cubie_flow.analysis import runs
 from cubie_flow.analysis.audited import sentences, stored
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.schema import RUN
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -130,7 +129,7 @@ def _facts(v: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _audited(data: Dataset) -> list[str]:
     """Say what the last audit of a whole result found."""
     # Of a selection it would say something about other runs.
-    table = None if RUN in data.coords else stored(data)
+    table = stored(data) if runs.is_whole(data) else None
     return [] if table is None else sentences(table)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cubie_flow.analysis import runs
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.storage.schema import RUN, TIME
+from cubie_flow.store_names import RUN, TIME
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -67,6 +67,7 @@ def export(
         )
     if path.exists() and not overwrite:
         raise FlowError(f"'{path}' exists already; --overwrite replaces it")
+    data = runs.numbered(data)
     table = path.suffix in (".parquet", ".csv")
     names = _chosen(data, variables, table)
     write = {".parquet": _parquet, ".csv": _csv, ".nc": _netcdf, ".npz": _numpy}[path.suffix]
@@ -110,7 +111,7 @@ def _pieces(data: Dataset, names: Sequence[str]) -> Iterator[tuple[slice, Column
     """Yield some runs at a time: their place and their arrays."""
     width = max((int(np.prod(data.variables[name].shape[1:])) for name in names), default=1)
     for part in runs.blocks(data, max(1, BLOCK // max(width, 1))):
-        held: Columns = {RUN: runs.numbers(data, part)}
+        held: Columns = {RUN: runs.column(data, RUN, part)}
         for name in names:
             held[name] = np.asarray(data.variables[name][{RUN: part}].values)
         yield part, held

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
+from cubie_flow.analysis.opened import mark_as_opened
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.location import Location
 
@@ -45,6 +46,7 @@ def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
     data.encoding["source"] = place.name
     # Other groups of the store are opened from here; it knows the options of a URL.
     data.encoding["location"] = place.child(group) if group else place
+    mark_as_opened(data)
     return data
 
 

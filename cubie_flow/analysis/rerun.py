@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cubie_flow.analysis import runs
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.storage.schema import RUN
+from cubie_flow.store_names import RUN
 
 if TYPE_CHECKING:
     from xarray import Dataset

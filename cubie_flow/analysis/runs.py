@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from cubie_flow.analysis.numbering import numbering
 from cubie_flow.errors import FlowError
 from cubie_flow.predicates import Column, Predicate, read_predicate
-from cubie_flow.storage.schema import RUN, STATUS, TIME
+from cubie_flow.store_names import RUN, STATUS, TIME
 
 #: Runs read at a time: 8 MB a column of doubles.
 BLOCK = 1_000_000
@@ -67,12 +69,39 @@ def numbers(data: xr.Dataset, positions: Any = None) -> NDArray[np.int64]:
     data : xarray.Dataset
     positions : optional
         Of the runs in the dataset; all by default.
+
+    Raises
+    ------
+    FlowError
+        If the runs may have moved, and what varied does not tell them apart.
     """
-    if RUN in data.coords:
-        every = np.asarray(data[RUN].values, np.int64)
-    else:
-        every = np.arange(length(data))
+    every = numbering(data)
+    every = np.arange(length(data)) if every is None else every
     return every if positions is None else every[positions]
+
+
+def numbered(data: xr.Dataset) -> xr.Dataset:
+    """Return a dataset in which every run is at the position of its number, or ``run`` says it."""
+    every = numbering(data)
+    return data if every is None else with_numbers(data, every)
+
+
+def with_numbers(data: xr.Dataset, every: NDArray[np.int64]) -> xr.Dataset:
+    """Return a dataset whose coordinate ``run`` holds the numbers of its runs."""
+    runs = xr.Variable((RUN,), every, {"long_name": "number of the run in its study"})
+    return data.assign_coords({RUN: runs})
+
+
+def is_whole(data: xr.Dataset) -> bool:
+    """Return whether a dataset holds every run of its study, each once and in order."""
+    design = json.loads(data.attrs.get("design", "{}"))
+    if length(data) != design.get("size", length(data)):
+        return False
+    try:
+        every = numbering(data)
+    except FlowError:
+        return False
+    return every is None or bool((every == np.arange(every.size)).all())
 
 
 def blocks(data: xr.Dataset, runs: int | None = None) -> Iterator[slice]:
@@ -90,7 +119,7 @@ def blocks(data: xr.Dataset, runs: int | None = None) -> Iterator[slice]:
 def column(data: xr.Dataset, name: str, part: slice) -> NDArray[Any]:
     """Return one column of some runs, read from the store."""
     if name == RUN and RUN not in data.coords:
-        return np.arange(part.start, part.stop)
+        return np.arange(part.start, part.stop)  # of a dataset that is `numbered`
     return np.asarray(data.variables[name][{RUN: part}].values)
 
 
@@ -105,6 +134,8 @@ def where(data: xr.Dataset, condition: str | Predicate) -> NDArray[np.int64]:
     length(data)
     if not isinstance(condition, Predicate):
         condition = read_predicate(condition, columns(data))
+    if RUN in condition.names:
+        data = numbered(data)
     found = [
         part.start + np.flatnonzero(condition({n: column(data, n, part) for n in condition.names}))
         for part in blocks(data)
@@ -117,9 +148,7 @@ def take(data: xr.Dataset, positions: NDArray[np.int64]) -> xr.Dataset:
     chosen = numbers(data, positions)
     neighbours = positions.size > 0 and bool((np.diff(positions) == 1).all())
     indexer: Any = slice(int(positions[0]), int(positions[-1]) + 1) if neighbours else positions
-    runs = xr.Variable((RUN,), chosen, {"long_name": "number of the run in its study"})
-    taken = data.drop_vars(RUN, errors="ignore").isel({RUN: indexer})
-    return taken.assign_coords({RUN: runs})
+    return with_numbers(data.drop_vars(RUN, errors="ignore").isel({RUN: indexer}), chosen)
 
 
 def positions_of(data: xr.Dataset, runs: int | Iterable[int]) -> NDArray[np.int64]:
@@ -137,12 +166,12 @@ def positions_of(data: xr.Dataset, runs: int | Iterable[int]) -> NDArray[np.int6
         raise FlowError(f"runs are named by their numbers, such as [0, 7], not by {runs!r:.60}")
     given = given.astype(np.int64)
     total = length(data)
-    if RUN not in data.coords:
+    every = numbering(data)
+    if every is None:
         wrong = given[(given < 0) | (given >= total)]
         if wrong.size:
             raise FlowError(f"there is no run {wrong[0]}; the runs are 0 to {total - 1:,}")
         return given
-    every = numbers(data)
     order = np.argsort(every, kind="stable")
     places = np.searchsorted(every, given, sorter=order)
     places = order[np.minimum(places, total - 1)] if total else given

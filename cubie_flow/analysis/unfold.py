@@ -15,8 +15,9 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from cubie_flow.analysis import runs
+from cubie_flow.analysis.numbering import coordinate, numbering
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.schema import RUN
+from cubie_flow.store_names import RUN
 
 #: Axis of a batch that is no grid, inside a sweep.
 DRAW = "draw"
@@ -83,7 +84,7 @@ def axes_of(data: xr.Dataset) -> list[Axis]:
     Raises
     ------
     FlowError
-        If the runs are no grid and no sweep, or only some of one.
+        If the runs are no grid and no sweep.
     """
     from cubie_flow.batches import make_design
 
@@ -103,7 +104,6 @@ def axes_of(data: xr.Dataset) -> list[Axis]:
         columns = lists.columns(0, lists.size)
         held = {coordinate(data, name): values for name, values in columns.items()}
         axes.append(Axis(next(iter(held)), lists.size, held))
-    total = runs.length(data)
     outer = math.prod(axis.size for axis in axes)
     if kind == "grid":
         grid = make_design("grid", described["values"])
@@ -111,34 +111,38 @@ def axes_of(data: xr.Dataset) -> list[Axis]:
             held = {coordinate(data, name): values}
             axes.append(Axis(next(iter(held)), len(values), held))
     elif outer < described["size"]:
-        axes.append(Axis(DRAW, described["size"] // outer, {}))
-    whole = math.prod(axis.size for axis in axes)
-    if total != whole or RUN in data.coords:
-        raise FlowError(
-            f"unfold needs all {whole:,} runs of the batch and here are {total:,} selected "
-            "ones; unfold first and select then"
-        )
+        taken = DRAW in data.variables or any(DRAW in axis.values for axis in axes)
+        axes.append(Axis(f"{DRAW}_" if taken else DRAW, described["size"] // outer, {}))
     return axes
 
 
-def coordinate(data: xr.Dataset, quantity: str) -> str:
-    """Return the coordinate of a quantity that a design varies.
+def in_order(data: xr.Dataset, whole: int) -> xr.Dataset:
+    """Return a dataset with its runs in the order of their study, lazily.
 
     Raises
     ------
     FlowError
-        If the dataset has none.
+        Unless it holds each of `whole` runs once.
     """
-    for name in (quantity, f"{quantity}_initial", quantity.replace(".", "_")):
-        if name in data.variables and data.variables[name].dims == (RUN,):
-            return name
-    raise FlowError(f"the design varies '{quantity}', which the dataset does not hold")
+    numbers = numbering(data)
+    total = runs.length(data)
+    every = np.arange(total) if numbers is None else numbers
+    order = np.argsort(every, kind="stable")
+    if total != whole or (every[order] != np.arange(whole)).any():
+        raise FlowError(
+            f"unfold needs all {whole:,} runs of the batch, each of them once, and these "
+            f"{total:,} are others; unfold first and select then"
+        )
+    if numbers is None:
+        return data
+    return data.drop_vars(RUN, errors="ignore").isel({RUN: order})
 
 
 def unfold(data: xr.Dataset) -> xr.Dataset:
     """Return a grid or a sweep with one dimension for each of its axes instead of ``run``.
 
-    Nothing is read; an index reads only the runs it asks for.
+    Every run goes to the place of its values, wherever it lies. Nothing is read of a dataset that
+    is as it was opened, of another one only what varied; an index reads only the runs it asks for.
 
     Raises
     ------
@@ -146,6 +150,7 @@ def unfold(data: xr.Dataset) -> xr.Dataset:
         If the runs are no grid, or only some of one.
     """
     axes = axes_of(data)
+    data = in_order(data, math.prod(axis.size for axis in axes))
     grid, dims = tuple(axis.size for axis in axes), tuple(axis.name for axis in axes)
     coords: dict[str, Any] = {
         name: ((axis.name,), values, data.variables[name].attrs)

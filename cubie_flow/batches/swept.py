@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from cubie_flow.batches.designs import Design, Grid, Single, Zip
 from cubie_flow.batches.values import Array, Constant, Distribution, Listed, parse_value
 from cubie_flow.errors import FlowError
+from cubie_flow.store_names import BATCH_SEED
 
 #: What a sweep calls the seed of the batch; no quantity of a model has a dot in its name.
 SEED = "batch.seed"
 #: Under which it is recorded with each run.
-SEED_LABEL = "batch_seed"
+SEED_LABEL = BATCH_SEED
 
 
 @frozen(eq=False)
@@ -132,7 +133,7 @@ def swept_design(
     """
     groups = tuple(_group(axis) for axis in sweep)
     seeds = [values for group in groups for name, values in group.lists.items() if name == SEED]
-    chosen = [int(value) for value in seeds[0].at(np.arange(seeds[0].size))] if seeds else [seed]
+    chosen = _whole(seeds[0].at(np.arange(seeds[0].size))) if seeds else [seed]
     if len(set(chosen)) < len(chosen):
         raise FlowError(f"{SEED} is swept over the same seed twice: {chosen}")
     inner = tuple(make(number) for number in chosen)
@@ -153,6 +154,13 @@ def swept_design(
     elif single and len(groups) == 1:
         return groups[0]
     return Swept(groups, inner)
+
+
+def _whole(values: Array) -> list[int]:
+    for value in values:
+        if value != int(value):
+            raise FlowError(f"{SEED} must be a whole number of at least 0, not {value:g}")
+    return [int(value) for value in values]
 
 
 def _group(axis: Mapping[str, Any]) -> Zip:

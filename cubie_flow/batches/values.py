@@ -310,7 +310,11 @@ def _distribution(key: str, form: str, numbers: list[float]) -> Distribution:
 
 def _number(key: str, value: Any) -> float:
     if isinstance(value, str):
-        raise FlowError(f"{key} is the text {value!r}, not a number")
+        # Environment variables are text.
+        try:
+            value = float(value)
+        except ValueError:
+            raise FlowError(f"{key} is the text {value!r}, not a number") from None
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         raise FlowError(f"{key} must be a number, not {value!r}")
     try:

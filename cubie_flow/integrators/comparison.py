@@ -5,8 +5,8 @@ no trajectory is stored. Values measured several times at one time are folded in
 mean, weight and weighted mean, which leaves sums of squares as they are but for a constant that
 is added at the end.
 
-The table is behind the initial values and the tables of drivers: the number of samples, then for
-every sample and quantity ``number, mean, weight, weighted mean``.
+The table is behind the initial values and the tables of drivers: the number of samples up to the
+last one of the data, then for every sample and quantity ``number, mean, weight, weighted mean``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from cubie_flow.expressions.block import Block, BlockBuilder
 from cubie_flow.expressions.graph import Node, compare, const, fetch, load, to_int, where
+from cubie_flow.store_names import LOGLIK
 from cubie_flow.systems.measurements import Measurements, Series
 
 Array = Any
@@ -73,7 +74,7 @@ class Comparison:
         return block.build("compare", ("initial",), per_lane=True)
 
     def finish(self, block: BlockBuilder, good: Node, saved: Node, first: int) -> None:
-        """Write the sums of a run to ``finals``; NaN unless every sample was taken."""
+        """Write the sums of a run to ``finals``; NaN unless every sample of the data was taken."""
         samples = fetch("initial", to_int(self.place))
         whole = where(good, compare(">=", saved, samples), compare(">", const(0.0), 1.0))
         whole = block.let("compared", whole)
@@ -102,7 +103,8 @@ def table(data: Measurements, times: Array) -> Array:
             product = np.bincount(index[there], (weight * values)[there], len(times))
             found[:, position, 2 * item] = total
             found[:, position, 2 * item + 1] = product / np.where(total > 0, total, 1.0)
-    return np.concatenate([[len(times)], found.ravel()])
+    # Samples after the data are those of other quantities, which no misfit waits for.
+    return np.concatenate([[index.max() + 1], found.ravel()])
 
 
 def _weights(one: Series) -> Array:
@@ -146,7 +148,7 @@ def residuals(data: Measurements, sums: Array) -> dict[str, Array]:
         else:
             with np.errstate(divide="ignore"):
                 likelihood -= 0.5 * n * (np.log(2 * math.pi * sse / n) + 1.0)
-    found["loglik"] = likelihood
+    found[LOGLIK] = likelihood
     return found
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-from attrs import evolve, field, frozen
+from attrs import evolve, field, fields, frozen
 
 from cubie_flow.integrators.comparison import SUMS, table
 from cubie_flow.integrators.drivers import check_choices, tables
@@ -18,9 +18,21 @@ from cubie_flow.kernels.targets.batch import Batch, Program
 Array = Any
 
 
+#: Key of the metadata of a field: the axis of runs of its array, None if it has none.
+_AXIS = "run_axis"
+
+
+def _axis(number: int | None) -> dict[str, int | None]:
+    """Return the metadata of a field whose array counts the runs along an axis, or along none."""
+    return {_AXIS: number}
+
+
 @frozen(eq=False)
 class BatchResult:
     """What a batch of runs gives.
+
+    Every field says which axis of its array counts the runs; `RUN_AXES` is made from that, and
+    whatever moves, selects or replaces runs uses it.
 
     Attributes
     ----------
@@ -44,36 +56,77 @@ class BatchResult:
         Which attempt of a rescue a run comes from, 0 for none.
     """
 
-    samples: Array
-    finals: Array
-    metrics: Array
-    misfits: Array
-    event_counts: Array
-    event_times: Array
-    status: Array
-    steps: Array
-    rejected: Array
-    evaluations: Array
-    seconds: float
-    measured: dict[str, float] = field(factory=dict)
-    attempts: Array | None = None
+    samples: Array = field(metadata=_axis(1))
+    finals: Array = field(metadata=_axis(1))
+    metrics: Array = field(metadata=_axis(2))
+    misfits: Array = field(metadata=_axis(2))
+    event_counts: Array = field(metadata=_axis(1))
+    event_times: Array = field(metadata=_axis(2))
+    status: Array = field(metadata=_axis(0))
+    steps: Array = field(metadata=_axis(0))
+    rejected: Array = field(metadata=_axis(0))
+    evaluations: Array = field(metadata=_axis(0))
+    seconds: float = field(metadata=_axis(None))
+    measured: dict[str, float] = field(metadata=_axis(None), factory=dict)
+    attempts: Array | None = field(metadata=_axis(0), default=None)
 
     def put_back(self, order: Array) -> BatchResult:
         """Return the result with run ``i`` of it as run ``order[i]``, as it was before."""
 
         def moved(array: Array, axis: int) -> Array:
             found = np.empty_like(array)
-            np.moveaxis(found, axis, 0)[order] = np.moveaxis(array, axis, 0)
+            _runs_first(found, axis)[order] = _runs_first(array, axis)
             return found
 
-        return evolve(self, **{name: moved(getattr(self, name), i) for name, i in RUN_AXES})
+        return evolve(self, **{name: moved(array, axis) for name, array, axis in self._arrays()})
+
+    def replace_runs(self, runs: Array, other: BatchResult, chosen: Array) -> None:
+        """Write the runs of `other` that are `chosen` over the runs numbered `runs`, in place.
+
+        Parameters
+        ----------
+        runs : ndarray of int, shape (n,)
+        other : BatchResult
+            With the same arrays, of any precision.
+        chosen : ndarray
+            Index of n runs of `other`.
+        """
+        for name, array, axis in self._arrays():
+            # A float64 result may hold numbers that float32 has not.
+            with np.errstate(over="ignore"):
+                _runs_first(array, axis)[runs] = _runs_first(getattr(other, name), axis)[chosen]
+
+    def _arrays(self) -> Iterator[tuple[str, Array, int]]:
+        """Yield the name of every array that is there, the array, and its axis of runs."""
+        for name, axis in RUN_AXES.items():
+            array = getattr(self, name)
+            if array is not None:
+                yield name, array, axis
+
+
+def run_axes(result: type) -> dict[str, int]:
+    """Return the axis of runs of every array of a result class, by name.
+
+    Raises
+    ------
+    TypeError
+        Naming a field that does not say whether it has one.
+    """
+    found = {}
+    for one in fields(result):
+        if _AXIS not in one.metadata:
+            raise TypeError(f"{result.__name__}.{one.name} does not say which axis counts the runs")
+        if one.metadata[_AXIS] is not None:
+            found[one.name] = one.metadata[_AXIS]
+    return found
+
+
+def _runs_first(array: Array, axis: int) -> Array:
+    return np.moveaxis(array, axis, 0)
 
 
 #: Arrays of a result and their axis of runs.
-RUN_AXES = (
-    ("samples", 1), ("finals", 1), ("metrics", 2), ("misfits", 2), ("status", 0), ("steps", 0),
-    ("rejected", 0), ("evaluations", 0),
-)  # fmt: skip
+RUN_AXES = run_axes(BatchResult)
 
 
 class Launch:

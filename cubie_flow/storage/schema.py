@@ -9,16 +9,17 @@ import numpy as np
 from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
+from cubie_flow import store_names
 from cubie_flow.errors import FlowError
+from cubie_flow.store_names import GROUPS, MEANINGS, OCCURRENCE, RUN, STATUS, TIME
 
-RUN, TIME, STATUS = "run", "time", "status"
 UNWRITTEN = 255
 #: Attributes without which a study cannot be resumed from its store.
 STATED = ("system", "algorithm", "design")
 PER_RUN = (RUN,)
 PER_RUN_AND_TIME = (RUN, TIME)
 #: What happens several times in a run, in the order in which it does.
-PER_RUN_AND_OCCURRENCE = (RUN, "occurrence")
+PER_RUN_AND_OCCURRENCE = (RUN, OCCURRENCE)
 
 # xarray reads these English words as calendar durations; the UDUNITS symbols stay numbers, which
 # is what the time of an ODE is.
@@ -88,8 +89,8 @@ class Variable:
         return {**{key: text for key, text in named.items() if text}, **plain(self.attrs)}
 
 
-STEPS = Variable("steps", PER_RUN, "int32", "1", "accepted steps")
-REJECTED = Variable("rejected", PER_RUN, "int32", "1", "rejected steps")
+STEPS = Variable(store_names.STEPS, PER_RUN, "int32", "1", "accepted steps")
+REJECTED = Variable(store_names.REJECTED, PER_RUN, "int32", "1", "rejected steps")
 
 
 def _variables(variables: Iterable[Variable]) -> tuple[Variable, ...]:
@@ -142,16 +143,18 @@ class StoreSchema:
     def __attrs_post_init__(self) -> None:
         if self.runs < 1:
             raise FlowError(f"a store needs at least one run, not {self.runs}")
-        known: set[str] = {RUN, TIME, STATUS}
+        own = (RUN, TIME, STATUS, OCCURRENCE, *GROUPS)
+        known = {name: MEANINGS[name] for name in own}
         for variable in self.arrays:
+            meaning = variable.long_name or f"the quantity {variable.name}"
             if variable.name in known:
                 raise FlowError(
-                    f"the store cannot hold two arrays named '{variable.name}' "
-                    f"({RUN}, {TIME} and {STATUS} are its own); rename the quantity in the model"
+                    f"the store cannot hold two arrays named '{variable.name}', "
+                    f"{known[variable.name]} and {meaning}; rename the quantity in the model"
                 )
             if not variable.name or "/" in variable.name or variable.name.startswith((".", "__")):
                 raise FlowError(f"'{variable.name}' cannot be the name of an array in a store")
-            known.add(variable.name)
+            known[variable.name] = meaning
         for variable in self.coordinates + self.counters:
             if variable.dims != PER_RUN:
                 raise FlowError(f"'{variable.name}' must lie along run only, not {variable.dims}")

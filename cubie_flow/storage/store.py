@@ -33,18 +33,14 @@ from cubie_flow.storage.location import Location
 from cubie_flow.storage.schema import (
     PER_RUN_AND_OCCURRENCE,
     PER_RUN_AND_TIME,
-    RUN,
     STATED,
-    STATUS,
-    TIME,
     UNWRITTEN,
     StoreSchema,
     Variable,
     lacks_status,
     plain,
 )
-
-CHECKSUMS = "checksums"
+from cubie_flow.store_names import CHECKSUMS, CONFIG, MEMORY, RUN, STATUS, TIME
 
 
 @contextmanager
@@ -249,7 +245,7 @@ class ResultStore:
             Naming what is gone.
         """
         with _said(self.location, "read"):
-            groups = [name for name in ("memory", CHECKSUMS) if name not in self._group]
+            groups = [name for name in (MEMORY, CHECKSUMS) if name not in self._group]
         attributes = [name for name in STATED if name not in self.attrs]
         gone = [
             f"its {kind}{'s' * (len(names) > 1)} {', '.join(map(repr, names))}"
@@ -385,8 +381,13 @@ class ResultStore:
         Raises
         ------
         FlowError
-            Where the store cannot be written.
+            Where the store cannot be written, or has an array of that name.
         """
+        if isinstance(self._group.get(name), zarr.Array):
+            raise FlowError(
+                f"'{self.location.name}' has an array named '{name}', so it cannot have a group of "
+                "that name"
+            )
         with self._transaction(f"group {name}"):
             store, path = self._group.store, f"{self.location.group}/{name}".strip("/")
             table.to_zarr(store, group=path, mode="w", zarr_format=3, consolidated=False)
@@ -433,13 +434,14 @@ def _write_schema(location: Location, store: Any, schema: StoreSchema, plan: Sha
     files = {
         **_remembered(("arrays", layout, times), lambda made: _make_arrays(made, schema, plan)),
         **{
-            f"memory/{name}": content
+            f"{MEMORY}/{name}": content
             for name, content in _remembered(
-                ("memory", repr(schema.memory)), lambda made: _make_memory(made, schema)
+                (MEMORY, repr(schema.memory)), lambda made: _make_memory(made, schema)
             ).items()
         },
     }
-    for group, attrs in (("", schema.attrs), ("memory/", schema.plan), ("config/", schema.config)):
+    held = (("", schema.attrs), (f"{MEMORY}/", schema.plan), (f"{CONFIG}/", schema.config))
+    for group, attrs in held:
         files[f"{group}zarr.json"] = _with_attributes(files[f"{group}zarr.json"], attrs)
     if location.group and not sync(store.exists("zarr.json")):
         zarr.create_group(store, zarr_format=3)  # of all jobs that share the store
@@ -539,7 +541,7 @@ def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
     root = xr.Dataset(data, coordinates)
     root.to_zarr(store, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
     group = _open_group(store, "")
-    group.create_group("config")
+    group.create_group(CONFIG)
     for _, array in group.arrays():
         if array.metadata.dimension_names[0] == RUN:
             array.resize((schema.runs, *array.shape[1:]))
@@ -556,7 +558,7 @@ def _add_to_memory(
 ) -> None:
     import xarray as xr
 
-    group, store = root["memory"], root.store
+    group, store = root[MEMORY], root.store
     prefix = f"{group.path}/"
     # What an interrupted run measured is kept, unless a shard was done anew; no size of an array
     # is changed, so the columns are written afresh.

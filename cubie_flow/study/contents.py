@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cubie_flow import store_names
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.comparison import residuals
 from cubie_flow.integrators.loop import METRICS, STATUS
@@ -29,12 +30,20 @@ from cubie_flow.systems.sensitivities import initial_name
 Array = Any
 #: Where a rescued run comes from.
 ATTEMPT = Variable(
-    "attempt", PER_RUN, "uint8", "1", "number of the rescue attempt that solved the run, 0 for none"
+    store_names.ATTEMPT,
+    PER_RUN,
+    "uint8",
+    "1",
+    "number of the rescue attempt that solved the run, 0 for none",
 )
 
 #: Which runs a condition chose.
 KEPT = Variable(
-    "trajectory_saved", PER_RUN, "uint8", "1", "whether the trajectory of the run is saved"
+    store_names.TRAJECTORY_SAVED,
+    PER_RUN,
+    "uint8",
+    "1",
+    "whether the trajectory of the run is saved",
 )
 
 
@@ -42,6 +51,18 @@ def coordinate_name(study: Study, quantity: str) -> str:
     """Return the name of a swept quantity in the store; an initial value is ``<state>_initial``."""
     states = {state.name for state in study.system.states}
     return initial_name(quantity) if quantity in states else quantity
+
+
+def _refuse_ambiguous(study: Study) -> None:
+    """Refuse an initial value whose coordinate would be taken for another quantity."""
+    known = _labels(study.system)
+    for name in study.design.names:
+        stored = coordinate_name(study, name)
+        if stored != name and stored in known:
+            raise FlowError(
+                f"the initial value of '{name}' varies, and the store names it '{stored}', as "
+                f"system '{study.system.name}' names another quantity; rename that one"
+            )
 
 
 def _labels(system: OdeSystem) -> dict[str, tuple[str, str]]:
@@ -96,7 +117,7 @@ def _misfit_variables(study: Study, labels: Mapping[str, tuple[str, str]]) -> li
             name, label = f"{one.name}_{kind}", f"{label} of {text or one.name}"
             found.append(Variable(name, PER_RUN, "float64", own, label))
     label = "logarithm of the Gaussian likelihood of the data"
-    return [*found, Variable("loglik", PER_RUN, "float64", "1", label)]
+    return [*found, Variable(store_names.LOGLIK, PER_RUN, "float64", "1", label)]
 
 
 _METRIC_LABELS = {
@@ -119,9 +140,9 @@ def screen(study: Study) -> Screen | None:
             "saved; give output.save_every or output.times"
         )
     first = study.screened
-    known = [variable.name for variable in variables(first)]
+    known = [variable.name for variable in variables(first) if variable.dims == PER_RUN]
     known += [coordinate_name(first, name) for name in (*first.design.names, *first.design.labels)]
-    known += ["status", "steps", "rejected", *(["attempt"] if first.rescue else [])]
+    known += [store_names.STATUS, *(variable.name for variable in counters(first))]
     return Screen.read(study.output.where, known)
 
 
@@ -139,6 +160,7 @@ def schema(
     """Return what the store of a study holds; without a built kernel nothing is compiled."""
     labels = _labels(study.system)
     coordinates = []
+    _refuse_ambiguous(study)
     for name in study.design.names:
         unit, text = labels.get(name, (study.system.time_unit, "duration of the run"))
         text = f"initial value of {text or name}" if coordinate_name(study, name) != name else text
@@ -232,7 +254,8 @@ def shard_arrays(
             arrays[f"{event.name}_times"] = np.ascontiguousarray(result.event_times[i].T)
     for name, values in columns.items():
         arrays[coordinate_name(study, name)] = values
-    arrays.update(steps=result.steps, rejected=result.rejected, status=result.status)
+    counted = {STEPS.name: result.steps, REJECTED.name: result.rejected}
+    arrays.update({**counted, store_names.STATUS: result.status})
     if result.attempts is not None:
-        arrays["attempt"] = result.attempts
+        arrays[ATTEMPT.name] = result.attempts
     return arrays

@@ -50,13 +50,8 @@ class Rescue:
             again = self._solve(number, chosen, failed.size, times, threads)
             seconds += again.seconds
             good = np.isin(again.status, _ENDED)
-            saved = failed[good]
-            for name, axis in _ARRAYS:
-                into, new = getattr(result, name), getattr(again, name)
-                # A float64 attempt may end where float32 has no number for it.
-                with np.errstate(over="ignore"):
-                    _rows(into, axis)[saved] = _rows(new, axis)[good]
-            attempts[saved] = number
+            result.replace_runs(failed[good], again, good)
+            attempts[failed[good]] = number
         return evolve(result, attempts=attempts, seconds=seconds)
 
     def _solve(
@@ -97,17 +92,8 @@ class Rescue:
                 atol=scaled(c.atol),
                 max_steps=min(steps, 2**24) if precision == "float32" else steps,
             ),
+            # Which runs are saved is decided already, by a condition that may name the attempt.
+            output=evolve(study.output, where=None),
             locations={},
             rescue=(),
         )
-
-
-#: Arrays of a result and their axis of runs.
-_ARRAYS = (
-    ("samples", 1), ("finals", 1), ("metrics", 2), ("misfits", 2), ("event_counts", 1),
-    ("event_times", 2), ("status", 0), ("steps", 0), ("rejected", 0),
-)  # fmt: skip
-
-
-def _rows(array: Array, axis: int) -> Array:
-    return np.moveaxis(array, axis, 0)

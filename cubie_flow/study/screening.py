@@ -52,6 +52,10 @@ class Screen:
         scope = Scope({name: const(code) for name, code in STATUS.items()})
         scope.names.update({name: symbol(name) for name in known})
         for name in sorted(expression.names):
+            if name in STATUS and name in known:
+                raise FlowError(
+                    f"{KEY}: '{name}' is a status and a quantity of the model; rename the quantity"
+                )
             if not scope.knows(name):
                 raise FlowError(
                     f"{KEY}: '{name}' is nothing that is kept of every run (there are "

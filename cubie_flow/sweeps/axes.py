@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,14 +12,18 @@ from hydra.core.override_parser.types import (
     ChoiceSweep,
     IntervalSweep,
     Override,
+    QuotedString,
     RangeSweep,
 )
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cubie_flow.errors import FlowError, nearest
 
 SEED, SWEEP = "batch.seed", "batch.sweep"
+MODEL, VALUES = ("system.parameters.", "system.states."), "batch.values."
 #: Keys of a quantity that runs of one launch may differ in. Everything else makes a job.
-QUANTITIES = ("system.parameters.", "system.states.", "batch.values.")
+QUANTITIES = (*MODEL, VALUES)
 DURATION = "duration"
 
 
@@ -36,6 +41,8 @@ class Axis:
         How many points it has; 0 for an interval, of which the batch draws as many as it wants.
     runs
         What each quantity takes, as in ``batch.sweep``; empty where the axis makes jobs.
+    apart
+        Quantities of the model that differ from job to job.
     jobs
         The overrides of each point; empty where the axis makes runs.
     why
@@ -48,6 +55,7 @@ class Axis:
     runs: Mapping[str, Any]
     jobs: tuple[tuple[str, ...], ...]
     why: str = ""
+    apart: tuple[str, ...] = ()
 
     def line(self) -> str:
         """Return one line that says what it is."""
@@ -75,7 +83,8 @@ class Axes:
     @property
     def common(self) -> tuple[str, ...]:
         """Overrides of every job, with the runs that each launches."""
-        sweep = [dict(axis.runs) for axis in self.axes if axis.runs]
+        sweep: list[Mapping[str, Any]] = [axis.runs for axis in self.axes if axis.runs]
+        sweep += [{name: None} for axis in self.axes for name in axis.apart]
         return (*self.fixed, f"{SWEEP}={_grammar(sweep)}") if sweep else self.fixed
 
     @property
@@ -104,11 +113,12 @@ def read_axes(overrides: Sequence[Override], zipped: Any = None, as_jobs: Any = 
     Raises
     ------
     FlowError
-        For a sweep that has no values, a group of keys that cannot advance together, or a
-        quantity that is swept and given values as well.
+        For a sweep that has no values, a group of keys that cannot advance together, a key that
+        is swept and given a value as well, or a quantity that is swept over what is not a number.
     """
     swept = {o.key_or_group: o for o in overrides if o.is_sweep_override()}
     fixed = [override for override in overrides if not override.is_sweep_override()]
+    _refuse_twice(overrides)
     forced = _keys("hydra.sweeper.jobs", as_jobs)
     for key in forced:
         _require_swept("hydra.sweeper.jobs", key, swept)
@@ -119,7 +129,7 @@ def read_axes(overrides: Sequence[Override], zipped: Any = None, as_jobs: Any = 
         runs = {}
         why = "" if not any(key in forced for key in group) else "hydra.sweeper.jobs"
         for override in members:
-            name = _quantity(override.key_or_group)
+            name = quantity_of(override.key_or_group)
             spec, reason = _numbers(override) if name else (None, "")
             why = why or reason
             if name and spec is not None:
@@ -142,7 +152,7 @@ def read_axes(overrides: Sequence[Override], zipped: Any = None, as_jobs: Any = 
                 "can have, where the batch draws its values; use range(...) or a list"
             )
         if runs and len(group) > 1 and not why:
-            others = [key for key in group if not _quantity(key)]
+            others = [key for key in group if not quantity_of(key)]
             why = f"advances with {', '.join(others)}"
         columns = [
             [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
@@ -150,35 +160,80 @@ def read_axes(overrides: Sequence[Override], zipped: Any = None, as_jobs: Any = 
         ]
         _require_one_size(group, [len(column) for column in columns])
         points = tuple(zip(*columns, strict=True))
-        axes.append(Axis(group, words, len(points), {}, points, why))
+        # Values of a batch make jobs too, each with a batch of its own.
+        names = [quantity_of(key) for key in group if key == DURATION or key.startswith(MODEL)]
+        apart = tuple(name for name in names if name)
+        axes.append(Axis(group, words, len(points), {}, points, why, apart))
     return Axes(tuple(str(override.input_line) for override in fixed), tuple(axes))
 
 
-def _quantity(key: str) -> str:
+def quantity_of(key: str) -> str:
     """Return what a key means to a run: a quantity of the model, the seed, or nothing."""
     if key in (DURATION, SEED):
         return key
     for prefix in QUANTITIES:
         name = key.removeprefix(prefix)
-        if name != key and "." not in name:
+        if prefix in MODEL:
+            name = name.removesuffix(".value")
+        if key.startswith(prefix) and "." not in name:
             return name
     return ""
 
 
 def _numbers(override: Override) -> tuple[Any, str]:
     """Return the values of a swept quantity as ``batch.sweep`` has them, or why it cannot."""
-    values = override.value()
+    key, values = override.key_or_group, override.value()
     if isinstance(values, IntervalSweep):
-        return {"uniform": [values.start, values.end]}, ""
+        return {"uniform": [_finite(key, end) for end in (values.start, values.end)]}, ""
     if isinstance(values, RangeSweep) and not values.shuffle:
-        return {"arange": [values.start, values.stop, values.step]}, ""
+        ends = (values.start, values.stop, values.step)
+        return {"arange": [_finite(key, end) for end in ends]}, ""
     if isinstance(values, RangeSweep | ChoiceSweep):
         # One list, in whatever order Hydra shuffles it into.
-        found = _listed(override)
-        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in found):
+        found = [_number(key, value) for value in _listed(override)]
+        if None not in found:
             return found, ""
         return None, "not all of its values are numbers"
     return None, ""
+
+
+def _number(key: str, value: Any) -> float | int | None:
+    """Return a swept value of a quantity as a number, None for what the composed config reads.
+
+    Text that writes a number is one where the model or the batch would read it so, and so is what
+    an interpolation such as ``${oc.env:K}`` gives without a config.
+
+    Raises
+    ------
+    FlowError
+        If no config could make it a number.
+    """
+    text = value.text if isinstance(value, QuotedString) else value
+    if isinstance(text, str) and key.startswith(QUANTITIES):
+        number = _written(text)
+        return None if number is None else _finite(key, number)
+    if isinstance(value, bool) or (value is None and key.startswith(MODEL)):
+        told = "null" if value is None else str(value).lower()
+        raise FlowError(f"{key} is swept over {told}, which is not a number")
+    return _finite(key, value) if isinstance(value, int | float) else None
+
+
+def _written(text: str) -> float | None:
+    """Return the number that a text writes, None for an expression or a reference to the config."""
+    from cubie_flow.systems.parser import written_number
+
+    if "${" in text:
+        try:
+            text = str(OmegaConf.create({"value": text}).value)
+        except OmegaConfBaseException:
+            return None  # the config of the job resolves it, or says why it cannot
+    return written_number(text)
+
+
+def _finite(key: str, number: Any) -> Any:
+    if not math.isfinite(number):
+        raise FlowError(f"{key} is swept over {number}, which is not a finite number")
+    return number
 
 
 def _listed(override: Override) -> list[Any]:
@@ -250,21 +305,39 @@ def _groups(zipped: Any, swept: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(taken.get(key, (key,)) for key in swept))
 
 
+def _refuse_twice(overrides: Iterable[Override]) -> None:
+    """Refuse a key that is swept where the same command line names it again."""
+    named: dict[str, Override] = {}
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_delete():
+            continue
+        other = named.setdefault(key, override)
+        if other is not override and (other.is_sweep_override() or override.is_sweep_override()):
+            raise FlowError(
+                f"'{key}' is swept, but the command line names it twice, {other.input_line} and "
+                f"{override.input_line}; leave one of them"
+            )
+
+
 def _refuse_values(runs: Mapping[str, Any], fixed: Iterable[Override]) -> None:
     """Refuse a quantity that is swept where the same command line gives it values."""
     for override in fixed:
         value = override.value()
         for name in runs:
-            inside = override.key_or_group == "batch.values" and isinstance(value, dict)
-            if override.key_or_group == f"batch.values.{name}" or (inside and name in value):  # type: ignore[operator]
-                raise FlowError(
-                    f"'{name}' is swept, and batch.values.{name} gives it values too; leave one "
-                    "of them"
-                )
+            for group in QUANTITIES:
+                key = f"{group}{name}"
+                inside = f"{override.key_or_group}." == group and isinstance(value, dict)
+                if override.key_or_group == key or (inside and name in value):  # type: ignore[operator]
+                    raise FlowError(
+                        f"'{name}' is swept, and {key} gives it values too; leave one of them"
+                    )
 
 
 def _grammar(value: Any) -> str:
     """Return a value as Hydra's command line writes it."""
+    if value is None:
+        return "null"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_grammar(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):

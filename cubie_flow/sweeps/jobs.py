@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from cubie_flow.systems import OdeSystem
 
 log = logging.getLogger("cubie_flow")
+#: Attribute of a multirun's root: the overrides of every job.
+COMMON = "common"
 #: Phases of a job whose seconds its row tells.
 PHASES = ("total", "build", "kernel", "write")
 #: What ends a job and not the multirun.

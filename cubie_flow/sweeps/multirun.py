@@ -25,7 +25,7 @@ from cubie_flow.storage.provenance import provenance
 from cubie_flow.sweeps import jobs as running
 from cubie_flow.sweeps.axes import Axes
 from cubie_flow.sweeps.decided import engine_of
-from cubie_flow.sweeps.jobs import Job, config_yaml, run_job
+from cubie_flow.sweeps.jobs import COMMON, Job, config_yaml, run_job
 from cubie_flow.sweeps.launching import Launcher, Task, launch
 from cubie_flow.sweeps.table import Table, place_of
 
@@ -79,7 +79,9 @@ def run_multirun(
     if launcher is not None:
         launcher.refuse_store(root)
     overrides = credentials.as_given(config.hydra.overrides.task)
-    attrs = {**provenance(overrides), "sweep": axes.lines()}
+    # A job that is resumed before it began is read again with what the command line gave it.
+    common = [credentials.redacted(word) for word in axes.common]
+    attrs = {**provenance(overrides), "sweep": axes.lines(), COMMON: common}
     with locked(folder), leased(root, storage["lease"]) as lock, logged(folder / LOG):
         if storage["overwrite"]:
             root.delete()

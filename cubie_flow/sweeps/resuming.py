@@ -24,7 +24,7 @@ from cubie_flow.storage import Location, ResultStore, index, leased, locked
 from cubie_flow.storage.folders import LOG
 from cubie_flow.storage.lease import LEASE
 from cubie_flow.storage.provenance import provenance
-from cubie_flow.sweeps.jobs import Job, counted
+from cubie_flow.sweeps.jobs import COMMON, Job, counted
 from cubie_flow.sweeps.launching import Launcher, Task, launch
 from cubie_flow.sweeps.multirun import above, confirm, report, run_here
 from cubie_flow.sweeps.stored import finish, is_begun, read_again, stored_row
@@ -62,7 +62,8 @@ def resume_multirun(
     """
     with locked(folder):
         rows, attrs = index.read_index(root)
-        jobs = [read_again(number, row, root, overrides) for number, row in enumerate(rows)]
+        common = attrs.get(COMMON, ())
+        jobs = [read_again(number, row, root, overrides, common) for number, row in enumerate(rows)]
         settings = next((job.settings for job in jobs if job.settings is not None), None)
         todo = []
         for job in jobs:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from cubie_flow.errors import FlowError
 from cubie_flow.storage import Location, index
-from cubie_flow.sweeps.jobs import MISTAKES, PHASES, Job, run_job, said
+from cubie_flow.sweeps.jobs import COMMON, MISTAKES, PHASES, Job, run_job, said
 
 if TYPE_CHECKING:
     from cubie_flow.study.definition import Study
@@ -71,7 +71,9 @@ def stored_row(place: Location, study: Study | None = None) -> index.Row | None:
     }
 
 
-def read_again(number: int, row: index.Row, root: Location, overrides: Sequence[str]) -> Job:
+def read_again(
+    number: int, row: index.Row, root: Location, overrides: Sequence[str], common: Sequence[str]
+) -> Job:
     """Return a job as its row and its group have it.
 
     Parameters
@@ -84,6 +86,8 @@ def read_again(number: int, row: index.Row, root: Location, overrides: Sequence[
         The store of the multirun.
     overrides
         What may differ from then, see `cubie_flow.resume`.
+    common
+        Overrides of every job, as the root has them.
 
     Raises
     ------
@@ -94,9 +98,10 @@ def read_again(number: int, row: index.Row, root: Location, overrides: Sequence[
     from cubie_flow.storage import ResultStore
 
     place = root.child(row["group"])
-    job = Job(number, tuple(row["overrides"].split()), (), row["config"])
+    own = tuple(row["overrides"].split())
+    job = Job(number, own, (), row["config"])
     begun = is_begun(place)
-    attrs: dict[str, Any] = {"overrides": []}
+    attrs: dict[str, Any] = {"overrides": [*common, *own]}
     if begun:
         store = ResultStore.open(place)
         store.refuse_gaps()
@@ -118,8 +123,8 @@ def stored_job(folder: Path, number: int, overrides: Sequence[str]) -> tuple[Job
     from cubie_flow.resume import location_of
 
     root = location_of(folder, overrides)
-    rows, _ = index.read_index(root)
-    return read_again(number, rows[number], root, overrides), root
+    rows, attrs = index.read_index(root)
+    return read_again(number, rows[number], root, overrides, attrs.get(COMMON, ())), root
 
 
 def finish(job: Job, root: Location, recheck: bool, **how: Any) -> index.Row:

@@ -10,8 +10,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from cubie_flow.command_line import key_of
 from cubie_flow.errors import FlowError
-from cubie_flow.sweeps.axes import Axes, read_axes
+from cubie_flow.sweeps.axes import Axes, quantity_of, read_axes
 
 if TYPE_CHECKING:
     from cubie_flow.sweeps.jobs import Job
@@ -95,6 +96,7 @@ class FlowSweeper(Sweeper):  # type: ignore[misc]
         jobs = []
         for number, own in enumerate(axes.jobs):
             jobs.append(reader.job(number, own, (*axes.common, *own), composer.compose(own)))
+        _refuse_quantities(jobs)
         read = [job.settings for job in jobs if job.settings is not None]
         for key, found in (
             ("task", {settings.task for settings in read}),
@@ -122,6 +124,13 @@ class FlowSweeper(Sweeper):  # type: ignore[misc]
         )
         for result in launcher.launch([[*axes.common, *own] for own in axes.jobs], 0):
             _ = result.return_value  # raises what the job raised
+
+
+def _refuse_quantities(jobs: list[Job]) -> None:
+    """Refuse a job whose own quantity cannot be read: the others would be a part of the study."""
+    for job in jobs:
+        if job.study is None and any(quantity_of(key_of(override)) for override in job.own):
+            raise FlowError(f"{' '.join(job.own)}: {job.error}")
 
 
 def register() -> None:

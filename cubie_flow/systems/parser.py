@@ -249,6 +249,19 @@ def parse_expression(text: str, names: Mapping[str, Node], where: str) -> Node:
     return as_number(expression.build(scope), expression)
 
 
+def written_number(text: str) -> float | None:
+    """Return the number that a text such as ``"1e-3"`` or ``"1/3"`` writes, None for another text.
+
+    Names are left out, ``pi`` and ``e`` too: a model may give them another meaning.
+    """
+    try:
+        expression = Expression.read(text, "number")
+        node = None if expression.names else as_number(expression.build(Scope()), expression)
+    except FlowError:
+        return None
+    return float(node) if node is not None and node.op == "const" else None
+
+
 def as_number(node: Node, expression: Expression) -> Node:
     """Return `node`, refusing a truth such as ``x > 0``."""
     if node.kind != "float":

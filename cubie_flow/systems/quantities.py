@@ -14,17 +14,14 @@ from attrs import frozen
 
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.graph import Node
+from cubie_flow.store_names import MEANINGS
 from cubie_flow.systems.parser import CALLABLE
 
 #: Names with a meaning of their own, in expressions or in the results.
 RESERVED = {
+    **MEANINGS,
     "t": "the time",
-    "time": "the time axis of the results",
     "duration": "the duration of a run",
-    "run": "the axis of runs in the results",
-    "status": "an array of the results",
-    "steps": "an array of the results",
-    "rejected": "an array of the results",
     "pi": "the number 3.14159...",
     **dict.fromkeys(CALLABLE, "a function"),
 }

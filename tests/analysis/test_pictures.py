@@ -194,12 +194,13 @@ def test_the_accessor_draws_every_kind(store: Path) -> None:
 
 def test_selected_runs_keep_their_numbers(store: Path) -> None:
     part = open_results(store).flow.sel_runs("alpha > 0.6")
-    picture = part.flow.plot.trajectories(runs=[1])
-    number = int(part.run[1])
-    assert number != 1
-    picture = part.flow.plot.trajectories(runs=[0, 1])
+    numbers = part.run.values[:2].tolist()
+    assert numbers != [0, 1]
+    picture = part.flow.plot.trajectories(runs=numbers)
     texts = [text.get_text() for text in picture.legends[0].get_texts()]
-    assert texts[1].startswith(f"run {number}:")
+    assert [text.split(":")[0] for text in texts] == [f"run {number}" for number in numbers]
+    with pytest.raises(FlowError, match="run 0 is not among the"):
+        part.flow.plot.trajectories(runs=[0])
 
 
 def test_the_timeline_is_that_of_the_shards(

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from cubie_flow import OdeSystem
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
+from cubie_flow.expressions.graph import symbol
 from cubie_flow.solve import ControllerChoice, OutputChoice, Study, run_study, solve_study
 from cubie_flow.study.ordering import LEAST, cost_order
 from cubie_flow.study.screening import Screen
+from cubie_flow.systems.events import Event
 
 #: The larger mu, the stiffer, and the dearer for an explicit method.
 SYSTEM = OdeSystem.from_equations(
@@ -85,6 +87,17 @@ def test_a_condition_needs_saved_times() -> None:
     output = evolve(STUDY.output, where=WHERE, save_every=None)
     with pytest.raises(FlowError, match=r"no trajectories are saved; give output.save_every"):
         solve_study(evolve(STUDY, output=output))
+
+
+def test_a_condition_reads_one_value_of_each_run() -> None:
+    ball = OdeSystem.from_equations(
+        "h' = v\nv' = -g", states={"h": 1.0, "v": 0.0}, parameters={"g": 9.81}
+    )
+    ball = evolve(ball, events=(Event("ground", root=symbol("h"), direction="falling"),))
+    output = OutputChoice(save_every=0.1, where="ground_times > 0.1")
+    study = evolve(STUDY, system=ball, design=make_design("single", {}), output=output)
+    with pytest.raises(FlowError, match=r"'ground_times' is nothing that is kept.*ground_count"):
+        solve_study(study)
 
 
 def test_not_a_number_satisfies_nothing() -> None:

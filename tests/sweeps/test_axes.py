@@ -38,9 +38,17 @@ def test_a_long_range_is_one_axis_and_never_a_list() -> None:
         ("batch.values.rho=1,2", "{rho:[1,2]}"),
         ("duration=range(1,3)", "{duration:{arange:[1,3,1]}}"),
         ("batch.seed=1,2", "{batch.seed:[1,2]}"),
+        (f"{RHO}='1',\"2\"", "{rho:[1.0,2.0]}"),
+        (f"{RHO}='1e-3',1e3,-2", "{rho:[0.001,1000.0,-2]}"),
+        (f"{RHO}=1/4,2*3", "{rho:[0.25,6.0]}"),
+        (f"{RHO}=str(1,2)", "{rho:[1.0,2.0]}"),
+        (f"{RHO}=${{oc.env:K}},2", "{rho:[1.5,2]}"),
+        (f"{RHO}.value=1,2", "{rho:[1,2]}"),
+        ("batch.values.rho='1',2", "{rho:[1.0,2]}"),
     ],
 )
-def test_quantities_make_runs(word: str, spec: str) -> None:
+def test_quantities_make_runs(word: str, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K", "1.5")
     axes = read([word])
     assert axes.common == (f"batch.sweep=[{spec}]",)
     assert axes.jobs == [()]
@@ -90,8 +98,39 @@ def test_a_quantity_makes_jobs_where_it_is_told_to() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "zipped", "apart"),
+    [
+        ([f"{RHO}=1,'2*sigma'"], None, "[{rho:null}]"),
+        ([f"{RHO}=${{system.parameters.sigma}},2"], None, "[{rho:null}]"),
+        (["duration=null,3"], None, "[{duration:null}]"),
+        (
+            [f"{RHO}=1,2", "algorithm=tsit5,rk4", f"{SIGMA}=3,4"],
+            [[RHO, "algorithm"]],
+            "[{sigma:[3,4]},{rho:null}]",
+        ),
+    ],
+)
+def test_the_batch_of_a_job_leaves_what_the_job_sets_alone(
+    words: list[str], zipped: Any, apart: str
+) -> None:
+    assert read(words, zipped).common == (f"batch.sweep={apart}",)
+
+
+@pytest.mark.parametrize(
     ("words", "zipped", "as_jobs", "said"),
     [
+        ([f"{RHO}=null,1"], None, None, f"{RHO} is swept over null, which is not a number"),
+        ([f"{RHO}=1,true"], None, None, "swept over true, which is not a number"),
+        ([f"{RHO}=inf,1"], None, None, "swept over inf, which is not a finite number"),
+        ([f"{RHO}=1,-nan"], None, None, "swept over nan, which is not a finite"),
+        ([f"{RHO}=range(0,inf)"], None, None, "swept over inf"),
+        ([f"{RHO}=interval(0,inf)"], None, None, "swept over inf"),
+        (["batch.seed=true,2"], None, None, "batch.seed is swept over true"),
+        ([f"{RHO}=null,1", "algorithm=a,b"], [[RHO, "algorithm"]], None, "over null"),
+        ([f"{RHO}=1,2", f"{RHO}=3"], None, None, "twice, .*=1,2 and .*=3; leave one"),
+        ([f"{RHO}=1,2", f"{RHO}=3,4"], None, None, "leave one"),
+        (["algorithm=rk4", "algorithm=tsit5,rk4"], None, None, "'algorithm' is swept, but"),
+        ([f"{RHO}=1,2", "system.parameters={rho: 3}"], None, None, "leave one"),
         (["a=1,2", "b=3,4,5"], [["a", "b"]], None, "a has 2, b has 3"),
         ([f"{RHO}=1,2", f"{SIGMA}=3,4,5"], [[RHO, SIGMA]], None, "rho has 2.*sigma has 3"),
         (["a=1,2", "b=3,4"], [["a", "bb"]], None, "'bb', which is not swept"),

@@ -28,6 +28,8 @@ parameters: {k: 0.5}
 equations: {x: -k * x, u: x}
 time: {duration: 2.0}
 """
+#: With a second parameter, which a batch that nobody described varies.
+TWO = MODEL.replace("{k: 0.5}", "{k: 0.5, j: 2.0}").replace("u: x}", "u: j * x}")
 MINE = ["system.file=decay.yaml", "storage.picture=false", "engine.progress=false"]
 K = "system.parameters.k"
 
@@ -141,6 +143,62 @@ def test_an_interval_is_drawn_by_the_batch(
     assert "'uniform'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        ([f"{K}='1','2'"], {"k": [1, 2]}),
+        ([f"{K}=${{oc.env:KV}},2"], {"k": [1.5, 2]}),
+        ([f"{K}=1/4,1e-3"], {"k": [0.25, 1e-3]}),
+        ([f"{K}='1',2", "system.states.x='3',4", f"hydra.sweeper.zip=[[{K},system.states.x]]"],
+         {"k": [1, 2], "x_initial": [3, 4]}),
+        # The study varies j besides; what is swept has its own values.
+        ([f"{K}='1','2'", "batch.values={j: [5, 6]}"], {"k": [1, 1, 2, 2], "j": [5, 6, 5, 6]}),
+        ([f"{K}=1,2", "batch=sobol", "batch.size=4"], {"k": [1, 1, 1, 1, 2, 2, 2, 2]}),
+    ],
+)  # fmt: skip
+def test_the_study_is_what_was_typed(
+    words: list[str], runs: dict[str, list[float]], elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (elsewhere / "decay.yaml").write_text(TWO)
+    monkeypatch.setenv("KV", "1.5")
+    assert main(["-m", *MINE, *words]) == 0
+    found = arrays(store(elsewhere), "job_0")
+    for name, values in runs.items():
+        np.testing.assert_array_equal(found[name], values)
+    assert not (store(elsewhere) / "job_1").exists()
+
+
+def test_jobs_that_set_a_quantity_vary_nothing_else(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "decay.yaml").write_text(TWO)
+    assert main(["-m", *MINE, f"{K}=1,2", f"hydra.sweeper.jobs=[{K}]"]) == 0
+    assert "sweep    2 kernels x 1 shard, 2 runs" in capsys.readouterr().out
+    path = store(elsewhere)
+    for job, k in enumerate((1.0, 2.0)):
+        data = xarray.open_zarr(path, group=f"job_{job}", chunks=None)
+        assert data.sizes["run"] == 1
+        assert float(data.x_final[0]) == pytest.approx(np.exp(-2 * k), rel=1e-4)
+
+
+def test_a_job_that_never_began_keeps_what_was_typed(elsewhere: Path) -> None:
+    """Of a batch that nobody described, what varies depends on the command line."""
+    (elsewhere / "decay.yaml").write_text(TWO)
+    words = [f"{K}=1.5", "batch=sobol", "batch.size=8", "precision=float32,float64"]
+    assert main(["-m", *MINE, *words]) == 0
+    path = store(elsewhere)
+    before = arrays(path, "job_1")
+    assert "j" in before
+    assert "k" not in before
+    shutil.rmtree(path / "job_1")
+    assert main([f"resume={path.parent}"]) == 0
+    assert_same(arrays(path, "job_1"), before)
+    (path / "job_1" / "status" / "c" / "0").unlink()
+    assert main([f"resume={path.parent}"]) == 0
+    assert_same(arrays(path, "job_1"), before)
+
+
 def test_a_job_that_fails_is_a_row(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", *MINE, f"{K}=1,2", "precision=float32,float31,float64"]) == 1
     said = capsys.readouterr()
@@ -165,6 +223,13 @@ def test_a_job_that_fails_is_a_row(elsewhere: Path, capsys: pytest.CaptureFixtur
         (["task=run,plan"], "task cannot be swept"),
         (["task=plan", "precision=float32,float64", "hydra/launcher=joblib"], "joblib"),
         (["a=1,2"], "'a'"),
+        ([f"{K}=null,1"], "system.parameters.k is swept over null, which is not a number"),
+        ([f"{K}=1,wrong"], "k=wrong: system decay, parameter k: 'wrong' is not defined"),
+        ([f"{K}=1,${{oc.env:NOT_THERE}}"], "Environment variable 'NOT_THERE' not found"),
+        ([f"{K}=1,2", "batch=sobol", "batch.size=4", "batch.seed=1.5,2"], "batch.seed must be a"),
+        ([f"{K}=1,2", f"{K}=3"], "the command line names it twice"),
+        (["batch.values.k=[1],[x]"], "batch.values.k[0] is the text 'x', not a number"),
+        (["duration=1,long"], "duration is 'long'; it must be a number"),
     ],
 )
 def test_a_mistake_is_said_before_anything_starts(

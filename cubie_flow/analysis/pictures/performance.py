@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from cubie_flow.analysis.pictures.style import (
     tidy,
 )
 from cubie_flow.errors import FlowError
+from cubie_flow.store_names import MEMORY
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -176,7 +178,9 @@ def _costs(data: Dataset) -> dict[str, float]:
     costs = {"steps a run, with rejected ones": _steps(data)}
     if "seconds_kernel" in data.attrs:
         seconds = float(data.attrs["seconds_kernel"])
-        costs = {"time of a run (us)": 1e6 * seconds / data.sizes["run"], **costs}
+        # Of all runs of the study, however many of them are here.
+        runs = json.loads(data.attrs.get("design", "{}")).get("size", data.sizes["run"])
+        costs = {"time of a run (us)": 1e6 * seconds / runs, **costs}
     return costs
 
 
@@ -217,7 +221,7 @@ def stalls(data: Dataset) -> Picture:
     """
     from matplotlib.ticker import MaxNLocator
 
-    memory = data if "kernel_seconds" in data else group(data, "memory")
+    memory = data if "kernel_seconds" in data else group(data, MEMORY)
     if "solve_began" not in memory:
         raise FlowError("this result kept no times of its shards, so there is no timeline")
     memory = memory.sortby("solve_began").load()

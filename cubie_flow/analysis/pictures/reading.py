@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cubie_flow.analysis.runs import numbers, positions_of
 from cubie_flow.errors import FlowError, nearest
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def sampled(data: Dataset) -> Dataset:
 
 
 def run_indices(data: Dataset, runs: int | Sequence[int]) -> Array:
-    """Return which runs to draw: those listed, or this many, evenly over the runs.
+    """Return the positions of the runs to draw: this many, evenly, or those of these numbers.
 
     Raises
     ------
@@ -138,11 +139,16 @@ def run_indices(data: Dataset, runs: int | Sequence[int]) -> Array:
         if runs < 1:
             raise FlowError(f"runs is {runs}; at least one must be drawn")
         return np.unique(np.linspace(0, total - 1, min(runs, total)).astype(int))
-    indices = np.asarray(runs, int)
-    bad = indices[(indices < 0) | (indices >= total)]
-    if bad.size:
-        raise FlowError(f"there is no run {bad[0]}; runs are numbered 0 to {total - 1:,}")
-    return indices
+    return positions_of(data, runs)
+
+
+def run_labels(data: Dataset, picked: Array, varied: Sequence[str]) -> list[str]:
+    """Return what to call some runs: their numbers in the study, and values of what varied."""
+    labels = []
+    for position, number in zip(picked, numbers(data, picked), strict=True):
+        values = [f"{name}={float(data[name][position]):.4g}" for name in varied]
+        labels.append(f"run {number:,}{': ' if values else ''}{', '.join(values)}")
+    return labels
 
 
 def heading(data: Dataset, name: str = "") -> str:

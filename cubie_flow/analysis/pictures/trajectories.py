@@ -15,6 +15,7 @@ from cubie_flow.analysis.pictures.reading import (
     heading,
     quantiles,
     run_indices,
+    run_labels,
     sampled,
     swept,
 )
@@ -57,7 +58,7 @@ def trajectories(
     variables : sequence of str, optional
         The first four by default.
     runs : int or sequence of int
-        How many runs, evenly over all of them, or which.
+        How many runs, evenly over all of them, or the numbers of those to draw.
     """
     names, picked = chosen(data, variables, PANELS), run_indices(data, runs)
     picture = Picture(height=_height(len(names)))
@@ -158,7 +159,7 @@ def phase(
     variables : pair of str, optional
         What goes along x and what along y; the first two saved by default.
     runs : int or sequence of int
-        How many runs, evenly over all of them, or which.
+        How many runs, evenly over all of them, or the numbers of those to draw.
     """
     names = chosen(data, variables, 2)
     if len(names) != 2:
@@ -213,13 +214,8 @@ def _looks(data: Dataset, picked: Array) -> list[dict[str, Any]]:
         norm = _norm(as_float(data[varied[0]].isel(run=picked)))
         return [{"color": c} for c in colour_map(MAP)(norm)]
     looks = []
-    for i, run in enumerate(picked):
+    for i, text in enumerate(run_labels(data, picked, varied[:3])):
         count = len(COLOURS)
-        # Of selected runs the coordinate holds the numbers that they have in the study.
-        text = f"run {int(data['run'][run]) if 'run' in data.coords else run:,}"
-        if varied:
-            values = [f"{n}={float(data[n][run]):.4g}" for n in varied[:3]]
-            text += f": {', '.join(values)}"
         looks.append(
             {"color": COLOURS[i % count], "ls": LINES[i // count % len(LINES)], "label": text}
         )

@@ -14,6 +14,7 @@ from cubie_flow.analysis.pictures.reading import (
     metrics,
     quantiles,
     run_indices,
+    run_labels,
     saved,
     swept,
 )
@@ -36,12 +37,7 @@ def over_time(data: Dataset) -> list[Chart]:
     picked = run_indices(data, RUNS)
     step = max(1, data.sizes["time"] // TIMES)
     part = data[names].isel(run=picked, time=slice(None, None, step)).load()
-    varied = swept(data)[:2]
-    labels = []
-    for run in picked:
-        number = int(data["run"][run]) if "run" in data.coords else int(run)
-        values = [f"{name}={float(data[name][run]):.4g}" for name in varied]
-        labels.append(", ".join([f"run {number:,}", *values]))
+    labels = run_labels(data, picked, swept(data)[:2])
     return [
         _chart(
             name,

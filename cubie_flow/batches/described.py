@@ -1,0 +1,37 @@
+"""A design made again from what a store says of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from cubie_flow.batches.designs import Design, make_design
+from cubie_flow.batches.swept import swept_design
+from cubie_flow.errors import FlowError
+
+
+def described_design(described: Mapping[str, Any]) -> Design:
+    """Return the design that `Design.describe` described.
+
+    Raises
+    ------
+    FlowError
+        If it cannot be made again: a table whose file is gone or has changed.
+    """
+    kind, values = str(described["kind"]), described.get("values") or {}
+    sweep = described.get("sweep") or []
+    outer = math.prod(make_design("zip", axis).size for axis in sweep)
+    size, path = described.get("size"), described.get("path")
+    sized = kind in ("sobol", "latin_hypercube", "table")
+
+    def make(seed: int) -> Design:
+        own = int(size) // outer if sized and size is not None else None
+        return make_design(kind, values, own, seed, path)
+
+    seed = int(described.get("seed", 0))
+    design = swept_design(sweep, seed, make) if sweep else make(seed)
+    hashed = design.describe().get("rows_hash")
+    if hashed != described.get("rows_hash"):
+        raise FlowError(f"'{path}' no longer holds the rows that it held when the study began")
+    return design

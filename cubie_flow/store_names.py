@@ -1,0 +1,25 @@
+"""Names that the store of a study gives its own arrays, axes and groups.
+
+They have one home, below the rooms that write them, so that a model cannot have a quantity of such
+a name: its array would be taken for the store's own, or replaced by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+RUN, TIME, OCCURRENCE = "run", "time", "occurrence"
+STATUS, STEPS, REJECTED, ATTEMPT = "status", "steps", "rejected", "attempt"
+TRAJECTORY_SAVED, LOGLIK, BATCH_SEED = "trajectory_saved", "loglik", "batch_seed"
+MEMORY, CONFIG, CHECKSUMS, AUDIT = "memory", "config", "checksums", "audit"
+
+ARRAYS = (STATUS, STEPS, REJECTED, ATTEMPT, TRAJECTORY_SAVED, LOGLIK, BATCH_SEED)
+GROUPS = (MEMORY, CONFIG, CHECKSUMS, AUDIT)
+#: Every name beside those of the model's quantities, and what it means.
+MEANINGS: Mapping[str, str] = {
+    RUN: "the axis of runs in the results",
+    TIME: "the time axis of the results",
+    OCCURRENCE: "the axis of the times of an event in the results",
+    **dict.fromkeys(ARRAYS, "an array of the results"),
+    **dict.fromkeys(GROUPS, "a group of the results"),
+}
