@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.conformance import command
 from benchmarks.record import RESULTS, is_record, read
 from cubie_flow.errors import FlowError
 
@@ -47,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     storage = commands.add_parser("storage", help="memory, and writing beside zarr alone")
     storage.add_argument("--rounds", type=int, default=3)
     storage.add_argument("--out", type=Path, default=RESULTS / "storage.json")
+    checked = commands.add_parser("conformance", help="random models against references")
+    command.add_arguments(checked)
     sbml = commands.add_parser("sbml", help="cases of the SBML Test Suite in a folder")
     sbml.add_argument("rest", nargs=argparse.REMAINDER, help="folder, and options of its own")
     return parser
@@ -101,6 +104,10 @@ def _opening(given: argparse.Namespace) -> None:
     from benchmarks import opening
 
     opening.command(given.out)
+
+
+def _conformance(given: argparse.Namespace) -> int:
+    return command.command(given)
 
 
 def _sbml(given: argparse.Namespace) -> int:

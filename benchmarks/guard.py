@@ -90,31 +90,12 @@ def emitted(kernel: BatchSolverKernel) -> Counts:
     """Return the IR instructions we emit, before any compiler has seen them."""
     from llvmlite import ir
 
-    from cubie_flow.expressions.emit import I8, I32, I64, BlockEmitter
+    from cubie_flow.kernels.targets.blocks import define_block
 
     dialect = evolve(kernel.dialect, vector=8)
-    real = ir.DoubleType() if dialect.bits == 64 else ir.FloatType()
     module = ir.Module("guard", context=ir.Context())
-    pointer = ir.PointerType(I8)
     for name, block in kernel.run.product.items():
-        outside = []
-        for given in block.externals:
-            outside += [ir.PointerType(I32 if given == "counts" else real), I64, I64]
-        signature = ir.FunctionType(ir.VoidType(), [pointer] * 3 + [I64] + outside)
-        function = ir.Function(module, signature, f"block_{name}")
-        builder = ir.IRBuilder(function.append_basic_block())
-        shared, local, persistent, lane, *rest = function.args
-        externals = {
-            given: tuple(rest[3 * i : 3 * i + 3]) for i, given in enumerate(block.externals)
-        }
-        groups = [0] if block.per_lane else range(0, dialect.lanes, dialect.width)
-        for first in groups:
-            BlockEmitter(
-                builder, dialect, kernel.places,
-                {"shared": shared, "local": local, "persistent": persistent}, externals,
-                lane if block.per_lane else None, first,
-            ).run(block)  # fmt: skip
-        builder.ret_void()
+        define_block(module, f"block_{name}", block, dialect, kernel.places)
     return {
         "instructions": sum(
             len(part.instructions) for function in module.functions for part in function.blocks

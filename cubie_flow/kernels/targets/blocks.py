@@ -1,12 +1,88 @@
-"""Blocks as numba intrinsics, for either of numba's compilers."""
+"""Blocks as functions of LLVM, and as numba intrinsics for either of numba's compilers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from llvmlite import ir
+
 from cubie_flow.expressions.block import Block
-from cubie_flow.expressions.emit import ARENAS, I64, BlockEmitter, Dialect, Place
+from cubie_flow.expressions.emit import ARENAS, I8, I32, I64, BlockEmitter, Dialect, Place
+
+
+def emit_block(
+    builder: Any,
+    block: Block,
+    dialect: Dialect,
+    places: Mapping[str, Place],
+    arenas: Mapping[str, Any],
+    outside: Mapping[str, Any],
+    lane: Any,
+    bodies: Any = None,
+) -> Any:
+    """Emit `block` for one lane or for all, vector by vector; return its mask or None.
+
+    Parameters
+    ----------
+    builder : llvmlite.ir.IRBuilder
+    block : Block
+    dialect : Dialect
+    places : mapping
+        Place of every buffer that lives in memory.
+    arenas : mapping
+        Pointer to every arena, by its name.
+    outside : mapping
+        Pointer, offset and stride of every external array, by its name.
+    lane : llvmlite.ir.Value
+        Which lane; of no account for a block of all lanes.
+    bodies : llvmlite.ir.Module, optional
+        Where the block's own functions are defined, see `BlockEmitter`.
+    """
+    groups = [0] if block.per_lane else range(0, dialect.lanes, dialect.width)
+    alone = lane if block.per_lane else None
+    total: Any = None
+    for first in groups:
+        emitter = BlockEmitter(
+            builder, dialect, places, dict(arenas), dict(outside), alone, first, bodies
+        )
+        mask = emitter.run(block)
+        if mask is not None and first:
+            mask = builder.shl(mask, I64(first))
+        total = mask if total is None else builder.or_(total, mask)
+    return total
+
+
+def define_block(
+    module: Any,
+    name: str,
+    block: Block,
+    dialect: Dialect,
+    places: Mapping[str, Place],
+    bodies: Any = None,
+) -> Any:
+    """Define `block` as a function of a module; return it.
+
+    Its arguments are the arenas, the lane, and three for every external array; see `emit_block`.
+    """
+    real = ir.DoubleType() if dialect.real == "float64" else ir.FloatType()
+    arguments = [ir.PointerType(I8)] * len(ARENAS) + [I64]
+    for external in block.externals:
+        arguments += [ir.PointerType(I32 if external == "counts" else real), I64, I64]
+    result = ir.VoidType() if block.mask is None else I64
+    function = ir.Function(module, ir.FunctionType(result, arguments), name)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    arenas = dict(zip(ARENAS, function.args, strict=False))
+    lane, *rest = function.args[len(ARENAS) :]
+    outside = {
+        external: tuple(rest[3 * i : 3 * i + 3]) for i, external in enumerate(block.externals)
+    }
+    mask = emit_block(builder, block, dialect, places, arenas, outside, lane, bodies)
+    if mask is None:
+        builder.ret_void()
+    else:
+        builder.ret(mask)
+    return function
 
 
 def block_intrinsic(
@@ -15,7 +91,6 @@ def block_intrinsic(
     places: Mapping[str, Place],
     intrinsic: Callable[[Any], Any],
     types: Any,
-    bodies: Any = None,
 ) -> Any:
     """Return `block` as an intrinsic ``(memory, lane, *externals) -> int64 or None``.
 
@@ -29,33 +104,45 @@ def block_intrinsic(
         The decorator of numba or of numba-cuda.
     types : module
         The types module that goes with it.
-    bodies : llvmlite.ir.Module, optional
-        Where the block's own functions are defined, see `BlockEmitter`.
     """
+
+    def generate(builder: Any, arenas: list[Any], lane: Any, outside: list[Any]) -> Any:
+        return emit_block(
+            builder, block, dialect, places, dict(zip(ARENAS, arenas, strict=True)),
+            {name: tuple(three) for name, three in zip(block.externals, outside, strict=True)},
+            lane,
+        )  # fmt: skip
+
+    return _intrinsic(block, generate, intrinsic, types)
+
+
+def block_call(name: str, block: Block, intrinsic: Callable[[Any], Any], types: Any) -> Any:
+    """Return a call of `block`, which `define_block` defines elsewhere, as an intrinsic."""
+
+    def generate(builder: Any, arenas: list[Any], lane: Any, outside: list[Any]) -> Any:
+        given = [*arenas, lane, *(value for three in outside for value in three)]
+        result = ir.VoidType() if block.mask is None else I64
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(result, [value.type for value in given]), name
+        )
+        called = builder.call(function, given)
+        return None if block.mask is None else called
+
+    return _intrinsic(block, generate, intrinsic, types)
+
+
+def _intrinsic(
+    block: Block, emit: Callable[..., Any], intrinsic: Callable[[Any], Any], types: Any
+) -> Any:
+    """Return an intrinsic with the arguments of `block`; `emit` makes what it computes."""
     result = types.void if block.mask is None else types.int64
 
     def define(memory: Any, lane: Any, *externals: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arenas: dict[str, Any] = {
-                arena: builder.extract_value(args[0], position)
-                for position, arena in enumerate(ARENAS)
-            }
-            outside = {
-                name: tuple(builder.extract_value(args[2 + position], i) for i in range(3))
-                for position, name in enumerate(block.externals)
-            }
-            lane = args[1] if block.per_lane else None
-            groups = [0] if block.per_lane else range(0, dialect.lanes, dialect.width)
-            total: Any = None
-            for first in groups:
-                emitter = BlockEmitter(
-                    builder, dialect, places, arenas, outside, lane, first, bodies
-                )
-                mask = emitter.run(block)
-                if mask is not None and first:
-                    mask = builder.shl(mask, I64(first))
-                total = mask if total is None else builder.or_(total, mask)
-            return context.get_dummy_value() if total is None else total
+            arenas = [builder.extract_value(args[0], i) for i in range(len(ARENAS))]
+            outside = [[builder.extract_value(given, i) for i in range(3)] for given in args[2:]]
+            mask = emit(builder, arenas, args[1], outside)
+            return context.get_dummy_value() if mask is None else mask
 
         return result(memory, lane, *externals), generate
 

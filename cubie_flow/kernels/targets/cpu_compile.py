@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import I64, Dialect, Place
-from cubie_flow.kernels.targets.blocks import block_intrinsic
+from cubie_flow.kernels.targets.blocks import block_call, define_block
 from cubie_flow.kernels.targets.driver import make_driver
 
 
@@ -84,19 +84,57 @@ def _driver_module(
     places: Mapping[str, Place],
     processor: str | None = None,
 ) -> tuple[Any, str]:
-    """Return (optimised LLVM module, entry symbol) of the driver."""
+    """Return (optimised LLVM module, entry symbol) of the driver.
+
+    The loop of the driver knows of its blocks only what they take and return, so numba, which is
+    most of the time of a first kernel, lowers it once; the blocks are put into it by LLVM.
+    """
+    shape = tuple((name, block.externals, block.mask is None) for name, block in blocks.items())
+    known = _loops.get((shape, dialect.real, dialect.lanes))
+    if known is None:
+        known = _loops[shape, dialect.real, dialect.lanes] = _lowered_loop(blocks, dialect)
+    loop, name = known
+    # Large functions are kept from the loop, which would optimise them several times over.
+    bodies = ir.Module("flow_bodies", context=ir.Context())
+    given = ir.Module("flow_blocks", context=ir.Context())
+    for block_name, block in blocks.items():
+        function = define_block(given, f"{_BLOCK}{block_name}", block, dialect, places, bodies)
+        # It goes where all calls of it are inlined.
+        function.linkage = "linkonce_odr"
+        function.attributes.add("alwaysinline")
+    module = llvm.parse_bitcode(loop)
+    given.triple = module.triple
+    module.link_in(llvm.parse_assembly(str(given)))
+    _inline(module, processor)
+    _optimise(module, 3, processor)
+    # Large functions are optimised once.
+    bodies.triple = module.triple
+    apart = _promised(bodies)
+    _optimise(apart, 2, processor)
+    module.link_in(apart)
+    missing = [f.name for f in module.functions if f.is_declaration and f.name.startswith("flow_")]
+    assert not missing, missing
+    return module, name
+
+
+#: What numba made of the loop, (bitcode, entry symbol), by the shape of the blocks, the precision
+#: and the lanes.
+_loops: dict[tuple[Any, str, int], tuple[bytes, str]] = {}
+_BLOCK = "flow_block_"
+
+
+def _lowered_loop(blocks: Mapping[str, Block], dialect: Dialect) -> tuple[bytes, str]:
+    """Return (bitcode, entry symbol) of the driver, which calls its blocks by their names."""
 
     def compile_function(function: Any) -> Any:
         # Inlined before anything is compiled: machine code of a part alone would be for nothing.
         return njit(function, inline="always")
 
-    # Large functions are kept from numba, which would optimise them several times over.
-    bodies = ir.Module("flow_bodies", context=ir.Context())
-    compiled = {
-        name: block_intrinsic(block, dialect, places, intrinsic, types, bodies)
+    called = {
+        name: block_call(f"{_BLOCK}{name}", block, intrinsic, types)
         for name, block in blocks.items()
     }
-    driver = make_driver(compiled, _take, dialect.lanes, compile_function, True, _lowest)
+    driver = make_driver(called, _take, dialect.lanes, compile_function, True, _lowest)
 
     def entry(
         shared: Any, local: Any, persistent: Any, runs: Any, attempts: int, count: int, chunk: int,
@@ -116,16 +154,7 @@ def _driver_module(
         real, real, size, real, size, size, size, real, types.CPointer(types.int32),
     )  # fmt: skip
     module, name = _lowered(entry, signature)
-    module = _promised(module)
-    _optimise(module, 3, processor)
-    # Large functions are optimised once.
-    bodies.triple = module.triple
-    apart = _promised(bodies)
-    _optimise(apart, 2, processor)
-    module.link_in(apart)
-    missing = [f.name for f in module.functions if f.is_declaration and f.name.startswith("flow_")]
-    assert not missing, missing
-    return module, name
+    return _promised(module).as_bitcode(), name
 
 
 def _promised(module: Any) -> Any:
@@ -141,6 +170,14 @@ def _promised(module: Any) -> Any:
         return f"{alone} alignstack(64) {{"
 
     return llvm.parse_assembly(re.sub(r"(?m)^(define .*?) \{$", promise, str(module)))
+
+
+def _inline(module: Any, processor: str | None) -> None:
+    """Put the blocks where they are called, before anything is optimised."""
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
+    options = llvm.create_pipeline_tuning_options()
+    passes.run(module, llvm.create_pass_builder(_target_machine(processor), options))
 
 
 def _optimise(module: Any, level: int, processor: str | None) -> None:
