@@ -189,18 +189,20 @@ class _Ways:
             )
             pairs = zip(level, nodes, strict=True)
             self.slopes |= {item.name: node for item, node in pairs if node is not ZERO}
+        directions = {item: node for item, node in self.slopes.items() if item not in states}
         self.directions: dict[str, Node] = {}
         self.parameters: list[Quantity] = []
-        used = set(free_symbols(system.expressions))
+        computed = directions.keys() - {name}
+        used = set(free_symbols(system.expressions)) if computed else set()
         reset = {target for event in system.events for target, _ in event.resets}
-        for item, slope in self.slopes.items():
-            if item in states or (item not in used and item != name):
+        for item, slope in directions.items():
+            constant = slope.op == "const"
+            if item in computed and item not in used:
                 continue
             self.directions[item] = slope
-            if item == name or (slope.op == "const" and item not in reset):
+            if item not in computed or (constant and item not in reset):
                 continue
             # The names of states mean their initial values in it, and events may set it.
-            constant = slope.op == "const"
             one, source = quantities[item], quantities[name]
             added = Quantity(
                 self.made(item),

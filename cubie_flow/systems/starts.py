@@ -84,6 +84,8 @@ def computed_starts(system: OdeSystem, varied: Collection[str]) -> dict[str, Nod
     dict
         By name, in symbols of `varied`, of drivers and of ``t``.
     """
+    if all(item.start is None for item in system.quantities):
+        return {}
     moving = {"t", *varied, *(driver.name for driver in system.drivers)}
     known = {
         symbol(item.name): const(item.value)
