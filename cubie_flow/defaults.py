@@ -43,9 +43,9 @@ def load_system(given: Mapping[str, Any], keys: Collection[str] = ()) -> OdeSyst
     changes = {key: value for key, value in given.items() if value is not None}
     if "file" not in changes:
         # What a value on the command line replaced is not known any more.
-        replaced = any(key.startswith(FIXED) for key in keys)
+        fixed = [name for name in _fixed(keys) if name != "duration"]
         model = _with_drivers(changes)
-        return OdeSystem.from_mapping(with_spares(model) if replaced else model)
+        return OdeSystem.from_mapping(with_spares(model, fixed) if fixed else model)
     path = Path(str(changes.pop("file"))).expanduser()
     model = read_model_file(path)
     if "drivers" in changes:

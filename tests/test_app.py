@@ -213,7 +213,7 @@ def test_start_values_that_are_expressions(
     # What the command line gives is not computed, and what only that used is no mistake.
     assert main([*words, "system.parameters.V=4", "batch.size=8"]) == 0
     told = capsys.readouterr().out
-    assert "every parameter by 20 %: dose from 80 to 120; V from 3.2 to 4.8; k from" in told
+    assert "every other parameter by 20 %: dose from 80 to 120; k from 0.08" in told
     assert main([*words, "system.states.C=dose/V/2", "batch=single"]) == 0
     assert open_results(results(elsewhere)[-1]).C.values[0, 0] == pytest.approx(50 / 3.5)
     capsys.readouterr()

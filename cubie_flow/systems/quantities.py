@@ -6,7 +6,7 @@ import keyword
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -147,16 +147,20 @@ def finite(value: Any, where: str) -> float:
     return number
 
 
-def with_spares(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model in which nothing has to be used.
+def with_spares(model: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+    """Return a model in which nothing has to be used besides what is `given`.
 
     What a replaced expression used may be used nowhere else, and is no mistake.
     """
-    names: list[str] = []
+    own = model.get("unused") or ()
+    if isinstance(own, str) or not isinstance(own, Sequence):
+        return dict(model)  # refused when the model is read
+    names = list(own)
     for section in ("settings", "constants", "parameters", "definitions", "drivers"):
-        given = model.get(section)
-        if isinstance(given, Mapping):
-            names += [str(key).partition("[")[0].strip() for key in given]
+        items = model.get(section)
+        declared = items if isinstance(items, Mapping) else ()
+        bare = (str(key).partition("[")[0].strip() for key in declared)
+        names += [name for name in bare if name not in given]
     return {**model, "unused": list(dict.fromkeys(names))}
 
 
