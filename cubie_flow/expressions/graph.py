@@ -2,8 +2,10 @@
 
 Equal subexpressions are one object, so common subexpressions cost nothing and a node can be
 compared with ``is``. A node knows no precision: it is chosen when the graph is emitted or
-evaluated. Building folds constants and drops neutral elements, as if every value were finite
-(``0*x`` is ``0``).
+evaluated.
+
+Building folds constants and drops neutral elements. That changes no value, special ones included,
+but where `DELIBERATE` says so.
 """
 
 from __future__ import annotations
@@ -29,6 +31,20 @@ FUNCTIONS: dict[str, int] = {
 }  # fmt: skip
 
 
+#: Rules of building that may change a value: for which x, and why they are kept. The tests hold
+#: that exactly these do.
+DELIBERATE: dict[str, str] = {
+    "0*x, 0/x, x - x, fma(0, x, c)": "0 where x is not finite, and 0/x where x is zero: a term "
+    "that a zero switches off costs nothing, and zeros of a Jacobian are no entries of it. What "
+    "is finite for no value of its symbols, as 1/0, is not taken for a finite x",
+    "x + 0, 0 - x, -(a - b), 0*x, fma(a, b, 0)": "another sign of a result that is zero",
+    "x**0.5, x**-0.5, x**1.5": "NaN where x is -inf, another sign where it is -0.0, and rounded "
+    "as square roots are, which is correctly",
+    "x**n, n whole and at most 64": "rounded as products are, and not as pow is",
+    "numbers": "operations on numbers are done in double precision, whatever the kernel's",
+}
+
+
 class Node:
     """One interned operation.
 
@@ -42,13 +58,16 @@ class Node:
         What the operation needs besides operands: a number, a name, a buffer and index.
     kind : {"float", "int", "bool"}
         What the node evaluates to.
+    singular : bool
+        Whether it is finite for no value of its symbols, as ``x/0``.
     """
 
-    __slots__ = ("__weakref__", "args", "kind", "op", "value")
+    __slots__ = ("__weakref__", "args", "kind", "op", "singular", "value")
     op: str
     args: tuple[Node, ...]
     value: Any
     kind: Kind
+    singular: bool
 
     def __add__(self, other: Node | float) -> Node:
         return add(self, other)
@@ -141,8 +160,21 @@ def _make(op: str, args: tuple[Node, ...] = (), value: Any = None, kind: Kind = 
     if found is None:
         found = Node()
         found.op, found.args, found.value, found.kind = op, args, value, kind
+        found.singular = _is_singular(op, args, value)
         _interned[key] = found
     return found
+
+
+#: Operations that are not finite where an operand is not.
+_PASSING = frozenset(("add", "sub", "mul", "neg", "fabs", "floor", "round"))
+
+
+def _is_singular(op: str, args: tuple[Node, ...], value: Any) -> bool:
+    if op == "const":
+        return not math.isfinite(value)
+    if op == "div":
+        return args[0].singular or (args[1].op == "const" and args[1].value == 0.0)
+    return op in _PASSING and any(arg.singular for arg in args)
 
 
 def const(value: float) -> Node:
@@ -223,7 +255,7 @@ def sub(a: Node | float, b: Node | float) -> Node:
         return a
     if is_const(a, 0.0):
         return neg(b)
-    if a is b:
+    if a is b and not a.singular:
         return ZERO
     if b.op == "neg":
         return add(a, b.args[0])
@@ -236,7 +268,7 @@ def mul(a: Node | float, b: Node | float) -> Node:
     if is_const(b) and not is_const(a):
         a, b = b, a
     if is_const(a):
-        if a.value == 0.0:
+        if a.value == 0.0 and not b.singular:
             return ZERO
         if a.value == 1.0:
             return b
@@ -254,7 +286,7 @@ def mul(a: Node | float, b: Node | float) -> Node:
 def div(a: Node | float, b: Node | float) -> Node:
     """Return ``a / b``; division by a power of two becomes an exact multiplication."""
     a, b = as_node(a), as_node(b)
-    if is_const(a, 0.0) and not is_const(b, 0.0):
+    if is_const(a, 0.0) and not is_const(b, 0.0) and not b.singular:
         return ZERO
     if is_const(b):
         if b.value == 1.0:
@@ -285,7 +317,7 @@ def neg(a: Node | float) -> Node:
 def fma(a: Node | float, b: Node | float, c: Node | float) -> Node:
     """Return ``a*b + c`` with one rounding."""
     a, b, c = as_node(a), as_node(b), as_node(c)
-    if is_const(a, 0.0) or is_const(b, 0.0):
+    if (is_const(a, 0.0) and not b.singular) or (is_const(b, 0.0) and not a.singular):
         return c
     if is_const(c, 0.0):
         return mul(a, b)
@@ -343,25 +375,25 @@ def fabs(a: Node | float) -> Node:
 def floor(a: Node | float) -> Node:
     """Return the largest whole number not above `a`."""
     a = as_node(a)
-    return _folded(lambda x: float(math.floor(x)), "floor", (a,))
+    return _folded(lambda x: math.copysign(math.floor(x), x), "floor", (a,))
 
 
 def round_even(a: Node | float) -> Node:
     """Return the nearest whole number, ties to even."""
     a = as_node(a)
-    return _folded(lambda x: float(round(x)), "round", (a,))
+    return _folded(lambda x: math.copysign(round(x), x), "round", (a,))
 
 
 def minimum(a: Node | float, b: Node | float) -> Node:
     """Return ``a if a < b else b``."""
     a, b = as_node(a), as_node(b)
-    return a if a is b else _folded(min, "min", (a, b))
+    return a if a is b else _folded(lambda x, y: x if x < y else y, "min", (a, b))
 
 
 def maximum(a: Node | float, b: Node | float) -> Node:
     """Return ``a if a > b else b``."""
     a, b = as_node(a), as_node(b)
-    return a if a is b else _folded(max, "max", (a, b))
+    return a if a is b else _folded(lambda x, y: x if x > y else y, "max", (a, b))
 
 
 # logic ----------------------------------------------------------------------------------------
