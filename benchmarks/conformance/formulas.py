@@ -22,7 +22,7 @@ _NAMES: dict[str, Any] = {
     )
 } | {
     "abs": abs, "max": max, "min": min, "pow": math.pow, "mod": lambda a, b: a % b,
-    "sign": lambda a: float((a > 0) - (a < 0)),
+    "sign": lambda a: float(a > 0) - float(a < 0),
 }  # fmt: skip
 
 

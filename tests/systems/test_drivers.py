@@ -175,7 +175,7 @@ def test_events_and_doses_beside_drivers(target: str) -> None:
     wanted = [0.5, 1.0, 11.75, 14.0, 115.5, 115.0]
     np.testing.assert_allclose(data.x.values[1], wanted, rtol=1e-9)
     # In the other run the jump at t = 1 makes the condition true.
-    np.testing.assert_allclose(data.x.values[0], wanted + 1000 * (data.time > 1), rtol=1e-9)
+    np.testing.assert_allclose(data.x.values[0], wanted + 1000 * (data.time >= 1), rtol=1e-9)
 
 
 @pytest.mark.gpu
