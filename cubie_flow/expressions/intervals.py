@@ -23,6 +23,7 @@ from cubie_flow.expressions.graph import (
     const,
     fabs,
     floor,
+    is_const,
     logical_and,
     maximum,
     minimum,
@@ -147,8 +148,13 @@ def _corners(values: Sequence[Node]) -> Interval:
 def _product(a: Interval, b: Interval) -> Interval:
     for one, other in ((a, b), (b, a)):
         if one.low is one.high:
-            return _corners([one.low * other.low, one.low * other.high])
-    return _corners([a.low * b.low, a.low * b.high, a.high * b.low, a.high * b.high])
+            return _corners([_corner(one.low, other.low), _corner(one.low, other.high)])
+    return _corners([_corner(x, y) for x in (a.low, a.high) for y in (b.low, b.high)])
+
+
+def _corner(x: Node, y: Node) -> Node:
+    """Return ``x*y``; an infinite bound stands for any value, and zero times any value is zero."""
+    return ZERO if is_const(x, 0.0) or is_const(y, 0.0) else x * y
 
 
 def _quotient(a: Interval, b: Interval) -> Interval:
