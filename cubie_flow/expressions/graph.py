@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from cubie_flow.errors import FlowError, nearest
 
@@ -749,7 +749,7 @@ def _derivative(node: Node, d: tuple[Node, ...]) -> Node:
         case "mul":
             return d[0] * x[1] + x[0] * d[1]
         case "div":
-            return (d[0] - node * d[1]) / x[1]
+            return _quotient_derivative(node, d[0], d[1])
         case "fma":
             return d[0] * x[1] + x[0] * d[1] + d[2]
         case "sqrt":
@@ -772,6 +772,44 @@ def _derivative(node: Node, d: tuple[Node, ...]) -> Node:
                     total = total + term() * inner
             return total
     raise FlowError(f"'{node.op}' has no derivative")
+
+
+#: Functions that overflow where what is divided by them goes to zero.
+_STEEP = frozenset(("cosh", "exp", "exp2", "expm1", "pow", "sinh"))
+#: A divisor from which on the derivative of a constant over it counts as zero, in every precision.
+_VAST = 1e30
+
+
+_steep: WeakKeyDictionary[Node, bool] = WeakKeyDictionary()
+
+
+def _is_steep(node: Node) -> bool:
+    """Return whether an expression calls a function that overflows, asked once of every node."""
+    stack = [node]
+    while stack:
+        one = stack[-1]
+        waiting = [arg for arg in one.args if arg not in _steep]
+        if waiting and one not in _steep:
+            stack += waiting
+            continue
+        own = one.op == "call" and one.value in _STEEP
+        _steep[one] = own or any(_steep[arg] for arg in one.args)
+        stack.pop()
+    return _steep[node]
+
+
+def _quotient_derivative(node: Node, upper: Node, lower: Node) -> Node:
+    """Return the derivative of a quotient from those of its operands.
+
+    Where a steep divisor overflows, the quotient and its derivative go to zero, and the formula
+    alone would give zero times infinity.
+    """
+    divisor = node.args[1]
+    found = (upper - node * lower) / divisor
+    if lower is ZERO or not _is_steep(divisor):
+        return found
+    largest = _VAST if upper is ZERO else math.nextafter(math.inf, 0.0)
+    return where(compare("<", fabs(divisor), largest), found, ZERO)
 
 
 def partials(node: Node) -> list[Node]:

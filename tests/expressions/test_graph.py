@@ -153,3 +153,19 @@ def test_fused_multiply_add_rounds_once(dtype: type) -> None:
         error = abs(Fraction(float(r)) - exact)
         for neighbour in (np.nextafter(r, dtype(np.inf)), np.nextafter(r, dtype(-np.inf))):
             assert error <= abs(Fraction(float(neighbour)) - exact)
+
+
+def test_derivatives_of_quotients_whose_divisor_overflows() -> None:
+    """A steep sigmoid is flat far from its middle, in value and derivative."""
+    x = g.symbol("x")
+    sigmoid = 1.0 / (1.0 + g.call("exp", -(x + 40.0) / 0.024))
+    current = (x + 40.0) / (1.0 - g.call("exp", -(x + 40.0) / 0.024))
+    for node, slope in ((sigmoid, 0.0), (current, 0.0)):
+        derivative = g.differentiate(node, x)
+        with np.errstate(over="ignore"):
+            value, found = (float(v) for v in evaluate([node, derivative], {"x": -90.0}))
+        assert value == pytest.approx(0.0, abs=1e-30)
+        assert found == slope
+    # Nearer to the middle nothing changes.
+    values = evaluate([g.differentiate(sigmoid, x)], {"x": -40.0})
+    assert float(values[0]) == pytest.approx(0.25 / 0.024)
