@@ -57,8 +57,7 @@ def _rescued(study: Study, report: RunReport) -> list[tuple[str, str]]:
     ]
     if told:
         return [("rescued", ", ".join(told))]
-    failed = sum(n for name, n in report.statuses.items() if name not in ("success", "event_stop"))
-    if not failed:
+    if not report.failed:
         return []
     remedy = "rescue=default solves failed runs again with stiff methods in float64"
     return [("remedy", f"{remedy}; algorithm=auto chooses a method for all")]

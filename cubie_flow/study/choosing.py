@@ -12,7 +12,7 @@ from cubie_flow.expressions.block import CALL, Evaluate, Repeat, Statement, When
 from cubie_flow.expressions.graph import Node, topological
 from cubie_flow.expressions.taylor import foreseeable
 from cubie_flow.integrators.equations import mass_pattern
-from cubie_flow.integrators.loop import STATUS
+from cubie_flow.integrators.status import ended_well
 from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.study.choices import OutputChoice
 from cubie_flow.study.definition import Study
@@ -96,7 +96,7 @@ def _choose(study: Study) -> tuple[str, str]:
     for algorithm in (_explicit(study), *[SERIES] * series_pays(study), STIFF):
         result, statements = _pilot(study, algorithm, runs, limit)
         attempts = float((result.steps + result.rejected).mean())
-        failed = int((result.status != STATUS["success"]).sum())
+        failed = int((~ended_well(result.status)).sum())
         trials.append(Trial(algorithm, attempts, operations(statements), failed, len(runs)))
     best = min(trials, key=lambda trial: trial.cost)
     if best.cost == np.inf:

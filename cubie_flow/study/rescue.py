@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 
-from cubie_flow.integrators.loop import STATUS
+from cubie_flow.integrators.status import ended_well
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, tolerances
 
 Array = Any
-#: Ends that are no failures.
-_ENDED = (STATUS["success"], STATUS["event_stop"])
 
 
 class Rescue:
@@ -43,13 +41,13 @@ class Rescue:
         attempts = np.zeros(len(result.status), np.uint8)
         seconds = result.seconds
         for number in range(1, len(self.study.rescue) + 1):
-            failed = np.flatnonzero(~np.isin(result.status, _ENDED))
+            failed = np.flatnonzero(~ended_well(result.status))
             if not failed.size:
                 break
             chosen = {name: values[failed] for name, values in columns.items()}
             again = self._solve(number, chosen, failed.size, times, threads)
             seconds += again.seconds
-            good = np.isin(again.status, _ENDED)
+            good = ended_well(again.status)
             result.replace_runs(failed[good], again, good)
             attempts[failed[good]] = number
         return evolve(result, attempts=attempts, seconds=seconds)

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from cubie_flow.engines import Account, Engine, LocalEngine, Part, pick_devices
 from cubie_flow.errors import FlowError
-from cubie_flow.integrators.loop import STATUS, WELL
+from cubie_flow.integrators.status import STATUS, WELL
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.profiling import peak_memory, stopwatch
@@ -94,6 +94,11 @@ class RunReport:
     device: str
     rescued: tuple[int, ...]
     notes: tuple[str, ...]
+
+    @property
+    def failed(self) -> int:
+        """Runs that did not end well."""
+        return sum(count for name, count in self.statuses.items() if name not in WELL)
 
     @property
     def path(self) -> Path:
