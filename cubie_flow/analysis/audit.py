@@ -236,6 +236,7 @@ def _errors(
     scale: Mapping[str, float],
 ) -> dict[str, Array]:
     """Return the errors of one piece, by the name of the variable."""
+
     def scaled(values: Array, reference: Array, name: str) -> Array:
         with np.errstate(all="ignore"):
             error = np.abs(values.astype(np.float64) - reference) / (

@@ -23,6 +23,7 @@ from cubie_flow.storage.schema import (
     REJECTED,
     STEPS,
 )
+from cubie_flow.study.accuracy import described
 from cubie_flow.study.definition import Study
 from cubie_flow.study.screening import Screen
 from cubie_flow.systems import OdeSystem
@@ -200,6 +201,7 @@ def schema(
             "design": json.dumps(study.design.describe()),
             "system": json.dumps(study.system.to_mapping()),
             "system_hash": study.system.content_hash,
+            **described(study),
             **_driver_hashes(study.system),
             **_data(study),
             **config,

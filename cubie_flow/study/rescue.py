@@ -59,7 +59,8 @@ class Rescue:
         study = self._study(number)
         if number not in self._kernels:
             self._kernels[number] = build_kernel(study)
-        limits = tolerances(study.controller)
+        factor = self.study.rescue[number - 1].tolerance_factor
+        limits = evolve(tolerances(study.controller), factor=factor)
         return self._kernels[number].solve(columns, count, limits, times, threads)
 
     def _study(self, number: int) -> Study:
@@ -68,11 +69,6 @@ class Rescue:
         c = study.controller
         precision = attempt.precision or study.precision
         steps = int(c.max_steps * attempt.max_steps_factor)
-
-        def scaled(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {name: one * attempt.tolerance_factor for name, one in value.items()}
-            return value * attempt.tolerance_factor
 
         return evolve(
             study,
@@ -86,8 +82,6 @@ class Rescue:
                 min_factor=None,
                 max_factor=None,
                 dt=None,
-                rtol=scaled(c.rtol),
-                atol=scaled(c.atol),
                 max_steps=min(steps, 2**24) if precision == "float32" else steps,
             ),
             # Which runs are saved is decided already, by a condition that may name the attempt.
