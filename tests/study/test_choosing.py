@@ -53,8 +53,8 @@ def test_a_method_that_contradicts_itself_is_not_taken(e5: OdeSystem) -> None:
     assert "tolerances from its own result at a tighter tolerance" in reason
     found = solve(e5, duration=1e13, algorithm="auto", rtol=1e-6, atol=1e-24)
     assert found.attrs["algorithm"] == "radau_iia_5"
-    assert float(found.y2_final[0]) == pytest.approx(END, rel=5e-3)
-    assert float(found.y3_final[0]) == pytest.approx(END, rel=5e-3)
+    assert float(found.y2_final[0]) == pytest.approx(END, rel=5e-3, abs=0.0)
+    assert float(found.y3_final[0]) == pytest.approx(END, rel=5e-3, abs=0.0)
     # At a tolerance that says nothing of y2 the stiff method fails, and the other one is taken.
     loose = evolve(kinetics(e5), controller=ControllerChoice())
     assert settled(loose)[0].algorithm == "radau_iia_5"
@@ -64,15 +64,14 @@ def test_a_method_that_contradicts_itself_is_not_taken(e5: OdeSystem) -> None:
     assert "precision=float64" in single
 
 
-@pytest.mark.parametrize("algorithm", ["rodas5p", "rosenbrock23", "kvaerno5", "radau_iia_5"])
+@pytest.mark.parametrize("algorithm", ["rodas5p", "rodas4", "kvaerno5", "radau_iia_5"])
 def test_slow_components_are_not_lost_without_a_matrix(e5: OdeSystem, algorithm: str) -> None:
     found = solve(
-        e5, duration=1e13, algorithm=algorithm, linear_solver="bicgstab", atol=1e-24,
-        rtol=1e-4 if algorithm == "rosenbrock23" else 1e-6,
-    )  # fmt: skip
+        e5, duration=1e13, algorithm=algorithm, linear_solver="bicgstab", rtol=1e-6, atol=1e-24
+    )
     assert int(found.status[0]) == 0
-    assert float(found.y2_final[0]) == pytest.approx(END, rel=0.1)
-    assert float(found.y3_final[0]) == pytest.approx(END, rel=0.1)
+    assert float(found.y2_final[0]) == pytest.approx(END, rel=0.1, abs=0.0)
+    assert float(found.y3_final[0]) == pytest.approx(END, rel=0.1, abs=0.0)
 
 
 def test_runs_that_an_event_stops_have_not_failed() -> None:
