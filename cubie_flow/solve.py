@@ -16,7 +16,7 @@ from cubie_flow.batches import Design, make_design
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.run import DURATION
 from cubie_flow.storage.schema import PER_RUN
-from cubie_flow.study.accuracy import Faint, faint_attribute, fine_choice
+from cubie_flow.study.accuracy import fine_choice
 from cubie_flow.study.attempts import read_rescue
 from cubie_flow.study.choices import ControllerChoice, OutputChoice, TargetChoice
 from cubie_flow.study.choosing import settled
@@ -28,6 +28,7 @@ from cubie_flow.study.remarks import without_effect
 from cubie_flow.study.restate import restated
 from cubie_flow.study.running import run_study
 from cubie_flow.study.shards import ShardSolver
+from cubie_flow.study.tolerance_record import Faint, faint_attribute
 from cubie_flow.systems import OdeSystem
 
 if TYPE_CHECKING:

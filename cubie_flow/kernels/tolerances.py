@@ -109,7 +109,8 @@ def absolute_tolerances(
     relative, scales = relative_tolerances(states, rtol), natural_scales(states)
     for state, part in zip(states, relative, strict=True):
         if not isinstance(state, Sensitivity):
-            scaled = max(min(LARGEST, max(part, rounding) * scales[state.name]), least)
+            scaled = float(f"{max(part, rounding) * scales[state.name]:.6g}")
+            scaled = max(min(LARGEST, scaled), least)
             own[state.name] = float(given.get(state.name, scaled if follows else atol))  # type: ignore[arg-type]
     found = [
         float(given.get(state.name, own[state.of] * state.scale))

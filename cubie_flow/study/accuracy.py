@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from attrs import astuple, evolve, frozen
+from attrs import evolve
 
 from cubie_flow.integrators.status import ended_well
 from cubie_flow.integrators.tableaus import method
@@ -20,16 +19,11 @@ from cubie_flow.kernels.tolerances import (
 )
 from cubie_flow.study.choices import ControllerChoice
 from cubie_flow.study.definition import Study
+from cubie_flow.study.tolerance_record import ATOL, LOOKED_AT, Faint, ranged, recorded_atol
 from cubie_flow.systems.quantities import Quantity
 from cubie_flow.systems.sensitivities import Sensitivity
 
 Array = Any
-#: Attribute of a store: the absolute tolerances that its runs were integrated with.
-ATOL = "atol"
-#: Attribute of a store: what is known of states below their tolerance, see `Faint`.
-BELOW = "below_atol"
-#: Runs of a shard that are looked at, spread over it, and states that a sentence names.
-LOOKED_AT, NAMED = 65_536, 3
 
 
 def adaptive(study: Study) -> bool:
@@ -68,8 +62,8 @@ def as_recorded(study: Study, attrs: Mapping[str, Any]) -> Study:
     In stores of versions that did not keep them, states without a tolerance of their own had 1e-6.
     """
     c = study.controller
-    if ATOL in attrs:
-        return _with_atol(study, json.loads(attrs[ATOL]))
+    if recorded := recorded_atol(attrs):
+        return _with_atol(study, recorded)
     if isinstance(c.atol, Mapping):
         rest = dict.fromkeys((state.name for state in study.system.states), LARGEST)
         return _with_atol(study, {**rest, **c.atol})
@@ -91,43 +85,8 @@ def accuracy(study: Study) -> str:
     """Return the tolerances in words; empty for fixed steps."""
     if not adaptive(study):
         return ""
-    rtol = _ranged("rtol", study.controller.rtol, rtol_of(study))
-    return f"{rtol}, {_ranged('atol', study.controller.atol, atol_of(study))}"
-
-
-def _ranged(key: str, given: Any, values: Mapping[str, float]) -> str:
-    """Return a tolerance, or the range of several; and which states have the smallest."""
-    least, most = min(values.values()), max(values.values())
-    chosen = f"{key} auto: " if given == AUTO else f"{key} "
-    if least == most:
-        return f"{chosen}{most:g}"
-    names = [name for name, value in values.items() if value == least]
-    return f"{chosen}{most:g} to {least:g} for {listed(names)}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first names and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
-@frozen
-class Faint:
-    """What is known of a state whose values stayed below its absolute tolerance.
-
-    Attributes
-    ----------
-    runs : int
-        In how many of the runs looked at.
-    largest : float
-        Magnitude of the largest value kept of those runs.
-    """
-
-    runs: int
-    largest: float
-
-    def __add__(self, other: Faint) -> Faint:
-        return Faint(self.runs + other.runs, max(self.largest, other.largest))
+    chosen = " auto:" if study.controller.atol == AUTO else ""
+    return f"rtol {ranged(rtol_of(study))}, atol{chosen} {ranged(atol_of(study))}"
 
 
 def faint_states(
@@ -174,39 +133,3 @@ def _sizes(
         # After the end of a run there is nothing.
         kept.append(np.fmax.reduce(np.abs(arrays[name][runs]), axis=1))
     return np.fmax.reduce(np.abs(kept), axis=0)
-
-
-def added(one: Mapping[str, Faint], two: Mapping[str, Faint]) -> dict[str, Faint]:
-    """Return what is known of states together."""
-    return {
-        name: one[name] + two[name] if name in one and name in two else (one.get(name) or two[name])
-        for name in (*one, *(name for name in two if name not in one))
-    }
-
-
-def faint_attribute(found: Mapping[str, Faint]) -> dict[str, str]:
-    """Return the attribute of a store that keeps what is known of faint states."""
-    return {BELOW: json.dumps({name: astuple(one) for name, one in found.items()})} if found else {}
-
-
-def recorded_faint(attrs: Mapping[str, Any]) -> dict[str, Faint]:
-    """Return what a store keeps of faint states."""
-    return {name: Faint(*one) for name, one in json.loads(attrs.get(BELOW, "{}")).items()}
-
-
-def faint_sentence(found: Mapping[str, Faint], attrs: Mapping[str, Any], runs: int) -> str:
-    """Return in words which states stayed below their absolute tolerance; empty if none did."""
-    if not found:
-        return ""
-    atol = json.loads(attrs[ATOL])
-    names = sorted(found, key=lambda name: -found[name].runs)
-    shown = [f"{name} (atol {atol[name]:g})" for name in names]
-    count = max(one.runs for one in found.values())
-    least = "at least " if count > LOOKED_AT else ""
-    finer = {name: 10.0 ** math.floor(math.log10(found[name].largest) - 6) for name in names}
-    remedy = ", ".join(f"{name}: {value:g}" for name, value in list(finer.items())[:NAMED])
-    return (
-        f"in {least}{count:,} of {runs:,} runs all that is kept of {listed(shown)} is below the "
-        f"absolute tolerance and may have no correct digit; controller.atol={{{remedy}}} would "
-        "resolve it"
-    )

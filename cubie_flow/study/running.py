@@ -20,18 +20,18 @@ from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolki
 from cubie_flow.profiling import peak_memory, stopwatch
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
-from cubie_flow.study.accuracy import (
+from cubie_flow.study.contents import schema
+from cubie_flow.study.definition import Study
+from cubie_flow.study.kernel import kernel_digest, lent_kernel, threads_of, tolerances
+from cubie_flow.study.plan import plan_with, shard_plan
+from cubie_flow.study.shards import ShardWork
+from cubie_flow.study.tolerance_record import (
     Faint,
     added,
     faint_attribute,
     faint_sentence,
     recorded_faint,
 )
-from cubie_flow.study.contents import schema
-from cubie_flow.study.definition import Study
-from cubie_flow.study.kernel import kernel_digest, lent_kernel, threads_of, tolerances
-from cubie_flow.study.plan import plan_with, shard_plan
-from cubie_flow.study.shards import ShardWork
 
 #: Said of a store that another version began.
 OTHER_NUMERICS = (
