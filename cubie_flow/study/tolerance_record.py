@@ -86,7 +86,7 @@ def faint_sentence(found: Mapping[str, Faint], attrs: Mapping[str, Any], runs: i
     finer = {name: 10.0 ** math.floor(math.log10(found[name].largest) - 6) for name in names}
     remedy = ", ".join(f"{name}: {value:g}" for name, value in list(finer.items())[:NAMED])
     return (
-        f"{listed(shown)} stay below their absolute tolerance in {least}{count:,} of {runs:,} runs, "
-        f"as far as values are kept, and may have no correct digit there; set controller.atol="
-        f"{{{remedy}}}"
+        f"{listed(shown)} stay below their absolute tolerance in {least}{count:,} of {runs:,} "
+        "runs, as far as values are kept, and may have no correct digit there; set "
+        f"controller.atol={{{remedy}}}"
     )

@@ -56,7 +56,7 @@ def test_small_amounts_have_their_digits_by_default(precision: str, algorithm: s
 def test_scales_are_those_of_a_unit() -> None:
     states = [
         Quantity("v", -85.0, "mV"), Quantity("m", 0.003, "1"), Quantity("h", 0.6, "1"),
-        Quantity("open", 0.0, "1"), Quantity("calcium", 1.5e-7, "mol/l"), Quantity("dose", 0.0, "g"),
+        Quantity("open", 0.0, "1"), Quantity("calcium", 1.5e-7, "mM"), Quantity("dose", 0.0, "g"),
     ]  # fmt: skip
     found = natural_scales(states)
     assert [found[s.name] for s in states] == pytest.approx([100, 1, 1, 1, 1e-6, 100])
