@@ -143,13 +143,19 @@ def axes(key: str, value: Any) -> list[dict[str, Any]]:
     return [mapping(f"{key}[{i}]", axis) for i, axis in enumerate(value)]
 
 
-def tolerance(*, zero: bool) -> Check:
-    """Return the check of a tolerance: one number, or one a state."""
-    one = number(least=0.0) if zero else number(above=0.0)
+def tolerance(*, absolute: bool) -> Check:
+    """Return the check of a tolerance: one number, or one per state; ``auto`` if absolute."""
+    one = number(least=0.0) if absolute else number(above=0.0)
 
-    def check(key: str, value: Any) -> float | dict[str, float]:
+    def check(key: str, value: Any) -> float | dict[str, float] | str:
         if isinstance(value, Mapping):
             return {str(name): one(f"{key}.{name}", item) for name, item in value.items()}
+        if absolute and value == "auto":
+            return "auto"
+        if absolute and isinstance(value, str):
+            raise FlowError(
+                f"{key} is '{value}'; it must be a number of at least 0, one per state, or auto"
+            )
         return float(one(key, value))
 
     return check
@@ -251,8 +257,8 @@ SCHEMA: Schema = {
     "precision": choice("float32", "float64"),
     "controller": {
         "kind": choice("default", "fixed", "i", "pi", "pid", "gustafsson"),
-        "rtol": tolerance(zero=False),
-        "atol": tolerance(zero=True),
+        "rtol": tolerance(absolute=False),
+        "atol": tolerance(absolute=True),
         "dt": number(above=0.0, optional=True),
         "dt_min": number(least=0.0),
         "dt_max": number(above=0.0, optional=True),

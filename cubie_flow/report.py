@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cubie_flow.study.accuracy import accuracy
+
 if TYPE_CHECKING:
     from cubie_flow.study.definition import Study
     from cubie_flow.study.running import RunReport
@@ -23,6 +25,7 @@ def summary(study: Study, report: RunReport, picture: Path | None, notes: list[s
         ("study", f"{study.name}: {title}, {study.algorithm}, {study.precision}"),
         ("runs", f"{report.runs:,} ({kind} over {', '.join(study.design.names) or 'nothing'})"),
         *_resumed(report),
+        *([("accuracy", asked)] if (asked := accuracy(study)) else []),
         ("ended", ended),
         *_rescued(study, report),
         ("steps", f"{report.mean_steps:,.1f} a run, {report.mean_rejected:,.1f} more rejected"),
@@ -57,8 +60,7 @@ def _rescued(study: Study, report: RunReport) -> list[tuple[str, str]]:
     ]
     if told:
         return [("rescued", ", ".join(told))]
-    failed = sum(n for name, n in report.statuses.items() if name not in ("success", "event_stop"))
-    if not failed:
+    if not report.failed:
         return []
     remedy = "rescue=default solves failed runs again with stiff methods in float64"
     return [("remedy", f"{remedy}; algorithm=auto chooses a method for all")]

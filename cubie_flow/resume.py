@@ -177,11 +177,12 @@ def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:
     FlowError
         If the batch is no longer what it was, or grows where it cannot.
     """
+    from cubie_flow.study.accuracy import as_recorded
     from cubie_flow.systems import OdeSystem
 
     study = settings.study(OdeSystem.from_mapping(json.loads(_stated(attrs, "system"))))
     # A method that was chosen from a pilot is not chosen again.
-    study = evolve(study, algorithm=_stated(attrs, "algorithm"))
+    study = as_recorded(evolve(study, algorithm=_stated(attrs, "algorithm")), attrs)
     if "compare" in attrs:
         study = evolve(study, output=evolve(study.output, compare=json.loads(attrs["compare"])))
     stored, now = json.loads(_stated(attrs, "design")), study.design.describe()

@@ -16,6 +16,7 @@ from cubie_flow.batches import Design, make_design
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.run import DURATION
 from cubie_flow.storage.schema import PER_RUN
+from cubie_flow.study.accuracy import fine_choice
 from cubie_flow.study.attempts import read_rescue
 from cubie_flow.study.choices import ControllerChoice, OutputChoice, TargetChoice
 from cubie_flow.study.choosing import settled
@@ -27,6 +28,7 @@ from cubie_flow.study.remarks import without_effect
 from cubie_flow.study.restate import restated
 from cubie_flow.study.running import run_study
 from cubie_flow.study.shards import ShardSolver
+from cubie_flow.study.tolerance_record import Faint, faint_attribute
 from cubie_flow.systems import OdeSystem
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ __all__ = [
 ]
 
 Array = Any
+#: Largest absolute tolerance of `solve` where none is asked for.
+FINE = 1e-9
 
 
 def solve(
@@ -66,7 +70,7 @@ def solve(
     event_times: int = 10,
     controller: ControllerChoice | None = None,
     rtol: float | Mapping[str, float] | None = None,
-    atol: float | Mapping[str, float] | None = None,
+    atol: float | Mapping[str, float] | str | None = None,
     dt: float | None = None,
     target: str | TargetChoice = "auto",
     locations: Mapping[str, str] | None = None,
@@ -97,7 +101,9 @@ def solve(
     save_every, times, variables, summaries, sensitivities, compare, event_times
         See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
-        Step control in full; `rtol`, `atol` and `dt` change single choices of it.
+        Step control in full; `rtol`, `atol` and `dt` change single choices of it. By default
+        rtol is 1e-6 and atol rtol times the scale of a state, see
+        `cubie_flow.kernels.tolerances.absolute_tolerances`, and at most 1e-9.
     target : str or TargetChoice
     locations : mapping, optional
         ``{buffer: location}``.
@@ -140,7 +146,7 @@ def solve(
         algorithm=algorithm,
         precision=precision,
         controller=evolve(
-            controller or ControllerChoice(rtol=1e-6, atol=1e-9),
+            controller or ControllerChoice(),
             **{key: value for key, value in changes.items() if value is not None},
         ),
         output=OutputChoice(
@@ -159,6 +165,8 @@ def solve(
     )
     for told in without_effect(study):
         warnings.warn(told, stacklevel=2)
+    if controller is None and atol is None:
+        study = evolve(study, controller=fine_choice(study, FINE))
     return solve_study(study)
 
 
@@ -236,7 +244,7 @@ def solve_study(study: Study) -> xarray.Dataset:
         held = schema(study, kernel, {"config": restated(study)})
         # One shard: all of it is held in memory in the end, and joining shards would hold it twice.
         solver = ShardSolver(study, kernel, [(0, study.design.size)], threads_of(study))
-        arrays, _ = solver.solve(0)
+        arrays, record = solver.solve(0)
     described = {v.name: v for v in held.arrays}
     data = {}
     for name, values in arrays.items():
@@ -250,4 +258,5 @@ def solve_study(study: Study) -> xarray.Dataset:
     coordinates = {v.name: data.pop(v.name) for v in held.coordinates}
     if held.time is not None:
         coordinates["time"] = (("time",), held.time, {"units": held.time_unit})
-    return xarray.Dataset(data, coordinates, dict(held.attrs))
+    faint = {name: Faint(*one) for name, one in record.faint.items()}
+    return xarray.Dataset(data, coordinates, {**held.attrs, **faint_attribute(faint)})

@@ -24,6 +24,7 @@ from cubie_flow.analysis.audited import GROUP, PARTED
 from cubie_flow.analysis.groups import location
 from cubie_flow.analysis.rerun import stored_study
 from cubie_flow.errors import FlowError
+from cubie_flow.integrators.status import WELL, ended_well
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -121,7 +122,7 @@ def sample(data: Dataset, fraction: float = FRACTION, seed: int = 0) -> NDArray[
         If no run ended well.
     """
     known = runs.flags(data["status"]) if "status" in data.variables else {}
-    well = [known[word] for word in runs.ENDED_WELL if word in known]
+    well = [known[word] for word in WELL if word in known]
     parts = [
         part.start + np.flatnonzero(np.isin(runs.column(data, "status", part), well))
         for part in (runs.blocks(data) if known else ())
@@ -235,7 +236,6 @@ def _errors(
     scale: Mapping[str, float],
 ) -> dict[str, Array]:
     """Return the errors of one piece, by the name of the variable."""
-    from cubie_flow.integrators.loop import STATUS
 
     def scaled(values: Array, reference: Array, name: str) -> Array:
         with np.errstate(all="ignore"):
@@ -244,8 +244,7 @@ def _errors(
             )
         return np.where(values == reference, 0.0, error)
 
-    codes = [STATUS[word] for word in runs.ENDED_WELL]
-    well = np.isin(best.status, codes) & np.isin(second.status, codes)
+    well = ended_well(best.status) & ended_well(second.status)
     found: dict[str, Array] = {"reference_status": best.status}
     per_state, doubts = [], []
     for final in finals:

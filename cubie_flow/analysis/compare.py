@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cubie_flow.analysis import describe, runs
 from cubie_flow.errors import FlowError
 from cubie_flow.store_names import RUN, STATUS, TIME
+from cubie_flow.study.tolerance_record import ATOL, recorded_atol
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -185,6 +186,8 @@ def _asked(first: Dataset, second: Dataset, name: str) -> float:
             if (key == f"controller.{name}" or key.startswith(f"controller.{name}."))
             and isinstance(value, int | float)
         ]
+        # What an automatic tolerance came to is kept beside the configuration.
+        values += recorded_atol(data.attrs).values() if name == ATOL else []
     return max(values, default=1e-6)
 
 

@@ -13,6 +13,7 @@ from attrs import frozen
 from cubie_flow.analysis import runs
 from cubie_flow.analysis.audited import sentences, stored
 from cubie_flow.errors import FlowError
+from cubie_flow.study.tolerance_record import faint_sentence, recorded_faint
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -97,6 +98,7 @@ def summary(data: Dataset) -> Summary:
         },
         "overrides": list(attrs.get("overrides", [])),
         "audit": _audited(data),
+        "below_atol": faint_sentence(recorded_faint(attrs), attrs, total),
     }
     return Summary(tuple(_facts(values)), values)
 
@@ -117,6 +119,7 @@ def _facts(v: Mapping[str, Any]) -> list[tuple[str, str]]:
         kernel = v["seconds"].get("kernel", 0.0)
         facts.append(("time", f"{v['seconds']['total']:.2f} s, {kernel:.2f} of it solving"))
     facts += [("audited error", text) for text in v["audit"]]
+    facts += [("note", v["below_atol"])] if v["below_atol"] else []
     if v["device"]:
         facts.append(("device", str(v["device"])))
     if v["created"]:

@@ -79,6 +79,7 @@ def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[s
 
     from cubie_flow.batches import make_design
     from cubie_flow.config import Settings
+    from cubie_flow.study.accuracy import as_recorded
     from cubie_flow.systems import OdeSystem
 
     allowed = (*CHANGES, *VALUES)
@@ -98,6 +99,8 @@ def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[s
         columns.pop("duration", None)
     settings = Settings.from_container(_config(data, changes))
     study = settings.study(system)
+    if not {"rtol", "atol"} & set(changes):
+        study = as_recorded(study, data.attrs)
     if "compare" in data.attrs:
         kept = json.loads(data.attrs["compare"])
         study = evolve(study, output=evolve(study.output, compare=kept))

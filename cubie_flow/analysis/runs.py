@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from cubie_flow.analysis.numbering import numbering
 from cubie_flow.errors import FlowError
+from cubie_flow.integrators.status import WELL
 from cubie_flow.predicates import Column, Predicate, read_predicate
 from cubie_flow.store_names import RUN, STATUS, TIME
 
 #: Runs read at a time: 8 MB a column of doubles.
 BLOCK = 1_000_000
-#: Ends of a run that are no failures; the last is no end.
-ENDED_WELL = ("success", "event_stop")
+#: The status of a run that no process has written yet.
 NOT_WRITTEN = "not_written"
 
 
@@ -203,7 +203,7 @@ def failed(data: xr.Dataset) -> NDArray[np.int64]:
     if STATUS not in data.variables:
         raise FlowError("this dataset has no 'status': it holds no runs of a study")
     known = flags(data[STATUS])
-    well = [known[word] for word in (*ENDED_WELL, NOT_WRITTEN) if word in known]
+    well = [known[word] for word in (*WELL, NOT_WRITTEN) if word in known]
     found = [
         part.start + np.flatnonzero(~np.isin(column(data, STATUS, part), well))
         for part in blocks(data)

@@ -58,6 +58,9 @@ class Record:
         What the store keeps of every shard: seconds by phase.
     worker : str
         Who solved it.
+    faint : dict
+        States of which some runs keep only values below the absolute tolerance: in how many
+        runs, and the largest such value.
     """
 
     index: int
@@ -70,6 +73,7 @@ class Record:
     measured: dict[str, float] = field(factory=dict)
     row: dict[str, float] = field(factory=dict)
     worker: str = ""
+    faint: dict[str, tuple[int, float]] = field(factory=dict)
 
 
 @frozen

@@ -44,6 +44,7 @@ from cubie_flow.integrators.dips import missed
 from cubie_flow.integrators.drivers import HEADER, DriverBlocks, DriverSlot
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.pulses import Pulse, PulseBlocks
+from cubie_flow.integrators.status import STATUS, WELL
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.integrators.steps.taylor import FIRST_PART
@@ -51,18 +52,6 @@ from cubie_flow.integrators.switches import Switch, SwitchBlocks, parameters_rea
 from cubie_flow.memory import CUDAFactory, buffer_registry
 from cubie_flow.systems.events import Event
 
-#: How a run ended, as stored in ``status``.
-STATUS = {
-    "success": 0,
-    "step_limit": 1,
-    "step_too_small": 2,
-    "non_finite": 3,
-    "solver_failed": 4,
-    "event_stop": 5,
-    "event_limit": 6,
-}
-#: How a run may end that has not failed.
-WELL = ("success", "event_stop")
 RUNNING, IDLE = 100, 101
 # Error of a step whose equations were not solved: the step is cut as far as allowed.
 _UNSOLVED = 1e19
@@ -810,11 +799,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         """Write the final state, the metrics, the status and the counts of a run."""
         s, n = self.settings, self.settings.states
         block = BlockBuilder()
-        ended = compare("==", _flag(CODE), float(STATUS["success"]))
+        ends = ("success",) if self.events is None else WELL
+        ended = [compare("==", _flag(CODE), float(STATUS[name])) for name in ends]
         if self.events is not None:
-            ended = logical_or(ended, compare("==", _flag(CODE), float(STATUS["event_stop"])))
             self.events.counts(block)
-        good = block.let("good", ended)
+        good = block.let("good", any_of(ended))
         nan = const(float("nan"))
         block.sweep(n, {"finals": where(good, load("state", 0, 1), nan)})
         until = _clock(T_END if self.events is None else T)

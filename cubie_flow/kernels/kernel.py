@@ -26,6 +26,7 @@ from cubie_flow.kernels.targets.detect import (
     install_hint,
     toolkit_installed,
 )
+from cubie_flow.kernels.tolerances import Tolerances
 from cubie_flow.memory import (
     BlockFit,
     CUDAFactory,
@@ -34,8 +35,6 @@ from cubie_flow.memory import (
     fit_block,
     padded_stride_bytes,
 )
-from cubie_flow.systems.quantities import Quantity
-from cubie_flow.systems.sensitivities import Sensitivity
 
 if TYPE_CHECKING:
     from cubie_flow.kernels.targets.cpu import CpuProgram
@@ -128,67 +127,6 @@ class Built:
     seconds: float
     cached: bool
     figures: dict[str, int]
-
-
-@frozen
-class Tolerances:
-    """Run-time settings; changing them rebuilds nothing.
-
-    Parameters
-    ----------
-    rtol, atol : float or mapping
-        One value, or one a state by name (others keep the default).
-    dt : float, optional
-        First step, or the step of a fixed-step method; None lets an adaptive method choose.
-    dt_min, dt_max : float
-    max_steps : int
-        Attempts a run, accepted and rejected.
-    """
-
-    rtol: float | Mapping[str, float] = 1e-6
-    atol: float | Mapping[str, float] = 1e-6
-    dt: float | None = None
-    dt_min: float = 0.0
-    dt_max: float | None = None
-    max_steps: int = 1_000_000
-
-    def vector(self, states: tuple[Quantity, ...], dtype: Any) -> Array:
-        """Return the settings as blocks read them.
-
-        Raises
-        ------
-        FlowError
-            If a tolerance is not positive, or names no state.
-        """
-        parts = [self.dt or 0.0, self.dt_min, self.dt_max or np.inf, float(self.max_steps)]
-        for key, value, zero in (("rtol", self.rtol, False), ("atol", self.atol, True)):
-            parts += _per_state(key, value, states, zero)
-        return np.asarray(parts, dtype)
-
-
-def _per_state(
-    key: str, value: float | Mapping[str, float], states: tuple[Quantity, ...], zero: bool
-) -> list[float]:
-    given: Mapping[str, float] = {}
-    default: Any = 1e-6 if isinstance(value, Mapping) else value
-    if isinstance(value, Mapping):
-        given = value
-        for name in given:
-            if name not in {state.name for state in states}:
-                raise FlowError(f"controller.{key}.{name}: the system has no state '{name}'")
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise FlowError(f"controller.{key} is {value!r}; it must be a number, or one a state")
-    values = []
-    for state in states:
-        number = given.get(state.name)
-        if number is None and isinstance(state, Sensitivity):
-            number = given.get(state.of, default) * (state.scale if zero else 1.0)
-        values.append(float(default if number is None else number))
-    for number in values:
-        if not (number >= 0.0 if zero else number > 0.0) or not np.isfinite(number):
-            allowed = "a number of at least 0" if zero else "a positive number"
-            raise FlowError(f"controller.{key} is {number}; it must be {allowed}")
-    return values
 
 
 class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):

@@ -10,6 +10,7 @@ import numpy as np
 from attrs import field, frozen
 
 from cubie_flow.errors import FlowError
+from cubie_flow.kernels.tolerances import AUTO
 
 Array = Any
 
@@ -42,11 +43,14 @@ def _check_names(_: object, attribute: Any, value: Any) -> None:
 
 @frozen
 class ControllerChoice:
-    """Step control: the kind and its constants (compiled in), tolerances and bounds (run time)."""
+    """Step control: the kind and its constants (compiled in), tolerances and bounds (run time).
+
+    ``atol`` may be ``auto``: see `cubie_flow.kernels.tolerances.absolute_tolerances`.
+    """
 
     kind: str = "default"
     rtol: float | Mapping[str, float] = 1e-6
-    atol: float | Mapping[str, float] = 1e-6
+    atol: float | Mapping[str, float] | str = AUTO
     dt: float | None = None
     dt_min: float = 0.0
     dt_max: float | None = None
@@ -59,6 +63,8 @@ class ControllerChoice:
         for key in ("dt", "dt_min", "dt_max", "max_steps", "safety", "min_factor", "max_factor"):
             check_number(f"controller.{key}", getattr(self, key))
         for key, given in (("rtol", self.rtol), ("atol", self.atol)):
+            if key == "atol" and given == AUTO:
+                continue
             for name, value in given.items() if isinstance(given, Mapping) else [("", given)]:
                 check_number(f"controller.{key}{f'.{name}' if name else ''}", value)
 

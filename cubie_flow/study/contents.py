@@ -11,7 +11,8 @@ import numpy as np
 from cubie_flow import store_names
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.comparison import residuals
-from cubie_flow.integrators.loop import METRICS, STATUS
+from cubie_flow.integrators.loop import METRICS
+from cubie_flow.integrators.status import STATUS
 from cubie_flow.kernels.kernel import BatchSolverKernel, Built
 from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.storage import StoreSchema, Variable
@@ -22,6 +23,7 @@ from cubie_flow.storage.schema import (
     REJECTED,
     STEPS,
 )
+from cubie_flow.study.accuracy import described
 from cubie_flow.study.definition import Study
 from cubie_flow.study.screening import Screen
 from cubie_flow.systems import OdeSystem
@@ -199,6 +201,7 @@ def schema(
             "design": json.dumps(study.design.describe()),
             "system": json.dumps(study.system.to_mapping()),
             "system_hash": study.system.content_hash,
+            **described(study),
             **_driver_hashes(study.system),
             **_data(study),
             **config,

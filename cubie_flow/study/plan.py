@@ -9,6 +9,7 @@ from cubie_flow.planning import Amount, Plan, make_plan
 from cubie_flow.storage import Location, StoreSchema, Variable, plan_shards
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.schema import PER_RUN
+from cubie_flow.study.accuracy import accuracy
 from cubie_flow.study.contents import coordinate_name, counters, schema, variables
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, tolerances
@@ -59,9 +60,10 @@ def plan_study(
 
 def plan_with(study: Study, kernel: BatchSolverKernel, place: Location, compiling: bool) -> Plan:
     """Return the plan of a study whose kernel is made; see `plan_study`."""
-    title = f"{study.name}: {study.system.title or study.system.name}, {study.algorithm}, "
+    title = study.system.title or study.system.name
+    how = [study.algorithm, study.precision, *filter(None, [accuracy(study)])]
     return make_plan(
-        title + study.precision,
+        f"{study.name}: {title}, {', '.join(how)}",
         kernel,
         schema(study, kernel, {}),
         lambda held: shard_plan(study, held),

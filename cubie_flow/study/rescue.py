@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 
-from cubie_flow.integrators.loop import STATUS
+from cubie_flow.integrators.status import ended_well
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, tolerances
 
 Array = Any
-#: Ends that are no failures.
-_ENDED = (STATUS["success"], STATUS["event_stop"])
 
 
 class Rescue:
@@ -43,13 +41,13 @@ class Rescue:
         attempts = np.zeros(len(result.status), np.uint8)
         seconds = result.seconds
         for number in range(1, len(self.study.rescue) + 1):
-            failed = np.flatnonzero(~np.isin(result.status, _ENDED))
+            failed = np.flatnonzero(~ended_well(result.status))
             if not failed.size:
                 break
             chosen = {name: values[failed] for name, values in columns.items()}
             again = self._solve(number, chosen, failed.size, times, threads)
             seconds += again.seconds
-            good = np.isin(again.status, _ENDED)
+            good = ended_well(again.status)
             result.replace_runs(failed[good], again, good)
             attempts[failed[good]] = number
         return evolve(result, attempts=attempts, seconds=seconds)
@@ -61,7 +59,8 @@ class Rescue:
         study = self._study(number)
         if number not in self._kernels:
             self._kernels[number] = build_kernel(study)
-        limits = tolerances(study.controller)
+        factor = self.study.rescue[number - 1].tolerance_factor
+        limits = evolve(tolerances(study.controller), factor=factor)
         return self._kernels[number].solve(columns, count, limits, times, threads)
 
     def _study(self, number: int) -> Study:
@@ -70,11 +69,6 @@ class Rescue:
         c = study.controller
         precision = attempt.precision or study.precision
         steps = int(c.max_steps * attempt.max_steps_factor)
-
-        def scaled(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {name: one * attempt.tolerance_factor for name, one in value.items()}
-            return value * attempt.tolerance_factor
 
         return evolve(
             study,
@@ -88,8 +82,6 @@ class Rescue:
                 min_factor=None,
                 max_factor=None,
                 dt=None,
-                rtol=scaled(c.rtol),
-                atol=scaled(c.atol),
                 max_steps=min(steps, 2**24) if precision == "float32" else steps,
             ),
             # Which runs are saved is decided already, by a condition that may name the attempt.

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from cubie_flow.engines import Account, Engine, LocalEngine, Part, pick_devices
 from cubie_flow.errors import FlowError
-from cubie_flow.integrators.loop import STATUS, WELL
+from cubie_flow.integrators.status import STATUS, WELL
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.profiling import peak_memory, stopwatch
@@ -25,6 +25,13 @@ from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import kernel_digest, lent_kernel, threads_of, tolerances
 from cubie_flow.study.plan import plan_with, shard_plan
 from cubie_flow.study.shards import ShardWork
+from cubie_flow.study.tolerance_record import (
+    Faint,
+    added,
+    faint_attribute,
+    faint_sentence,
+    recorded_faint,
+)
 
 #: Said of a store that another version began.
 OTHER_NUMERICS = (
@@ -94,6 +101,11 @@ class RunReport:
     device: str
     rescued: tuple[int, ...]
     notes: tuple[str, ...]
+
+    @property
+    def failed(self) -> int:
+        """Runs that did not end well."""
+        return sum(count for name, count in self.statuses.items() if name not in WELL)
 
     @property
     def path(self) -> Path:
@@ -203,6 +215,13 @@ def run_study(
             measurable = planned.measurable(threads_of(study))
             return {**measurable, **_measured(account, place), "compile_seconds": built.seconds}
 
+        def faint() -> dict[str, Faint]:
+            """Return the states that stayed below their tolerance, those of earlier runs too."""
+            found = recorded_faint(store.attrs) if resumed else {}
+            for record in account.records.values():
+                found = added(found, {name: Faint(*one) for name, one in record.faint.items()})
+            return found
+
         todo = [index for index in range(len(store.plan.shards)) if index not in complete]
         engine = engine or LocalEngine()
         try:
@@ -211,7 +230,7 @@ def run_study(
         except BaseException:
             # What is complete keeps its figures; why it stopped is more important than they are.
             with suppress(FlowError):
-                store.finalise(memory=memory(), shards=account.rows())
+                store.finalise(faint_attribute(faint()), memory(), account.rows())
             raise
     _charge(account, isinstance(engine, LocalEngine) and len(work.devices) < 2)
     seconds = _seconds(account, building, perf_counter() - began)
@@ -220,10 +239,13 @@ def run_study(
     }
     # A design that grew is the store's design from now on.
     grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
+    faint_now = faint()
+    sentence = faint_sentence(faint_now, store.attrs, study.design.size)
     with stopwatch.phase("write"):
         held_memory = memory()
         store.finalise(
             {
+                **faint_attribute(faint_now),
                 "completed": utc_now(),
                 **(grown if resumed else {}),
                 "statuses": json.dumps(statuses),
@@ -246,7 +268,7 @@ def run_study(
         store_bytes=held_memory["measured_store_bytes"],
         device=device if account.workers == 1 else f"{account.workers} workers: {device}",
         rescued=tuple(account.rescued(len(study.rescue))),
-        notes=tuple(notes),
+        notes=(*notes, *([sentence] if sentence else [])),
     )
 
 

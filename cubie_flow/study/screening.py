@@ -11,7 +11,7 @@ from attrs import frozen
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.graph import Node, const, symbol
-from cubie_flow.integrators.loop import STATUS
+from cubie_flow.integrators.status import STATUS
 from cubie_flow.systems.parser import Expression, Scope
 
 Array = Any

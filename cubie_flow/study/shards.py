@@ -18,6 +18,7 @@ from cubie_flow.kernels.launch import BatchResult, Launch
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.layout import ShardPlan
+from cubie_flow.study.accuracy import faint_states
 from cubie_flow.study.contents import KEPT, screen, shard_arrays
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, kernel_digest, threads_of, tolerances
@@ -132,6 +133,7 @@ class ShardSolver:
             kept, more = second[0].chosen(columns, chosen)
             arrays = {**kept, **arrays, KEPT.name: chosen.astype(np.uint8)}
             result = evolve(result, seconds=result.seconds + more)
+        faint = faint_states(study, columns, arrays)
         measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
         transfer = measured.pop("transfer_seconds", 0.0)
         codes, counts = np.unique(result.status, return_counts=True)
@@ -153,6 +155,7 @@ class ShardSolver:
                 "kernel_seconds": result.seconds - transfer,
                 "solve_began": began,
             },
+            faint={name: (one.runs, one.largest) for name, one in faint.items()},
         )
         return arrays, record
 

@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.run import DURATION
+from cubie_flow.integrators.status import ended_well
 from cubie_flow.kernels.targets.cpu import CpuProgram, vector_lanes
 from cubie_flow.study.contents import shard_arrays, variables
 from cubie_flow.study.definition import Study
@@ -118,7 +119,7 @@ def brief(study: Study) -> float:
     lanes = study.target.lanes or vector_lanes(study.precision)
     study = evolve(study, target=evolve(study.target, kind="cpu", lanes=lanes))
     _, result, _ = _some_runs(build_kernel(study), study, RUNS["simulator"], None)
-    ended = result.status == 0
+    ended = ended_well(result.status)
     attempts = (result.steps + result.rejected)[ended if ended.any() else slice(None)]
     states = max(SIMULATED_STATES, len(study.system.states))
     wanted = max(FEWEST_STEPS, SIMULATED_STEPS * SIMULATED_STATES // states)

@@ -43,7 +43,7 @@ def stored_row(place: Location, study: Study | None = None) -> index.Row | None:
     """
     import numpy as np
 
-    from cubie_flow.integrators.loop import STATUS, WELL
+    from cubie_flow.integrators.status import ended_well
     from cubie_flow.storage import ResultStore
 
     try:
@@ -56,7 +56,7 @@ def stored_row(place: Location, study: Study | None = None) -> index.Row | None:
     if study is not None and study.design.size != runs:
         return None
     codes = store.status_counts()
-    well = sum(codes.get(code, 0) for name, code in STATUS.items() if name in WELL)
+    well = sum(count for code, count in codes.items() if ended_well(code))
     kernel = float(attrs["seconds_kernel"])
     return {
         "job_status": index.SUCCESS,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cubie_flow import OdeSystem, solve
-from cubie_flow.integrators.loop import STATUS
 from cubie_flow.integrators.run import RunSettings
+from cubie_flow.integrators.status import STATUS
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.detect import toolkit_installed
 from cubie_flow.solve import TargetChoice

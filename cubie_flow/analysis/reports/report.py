@@ -19,6 +19,7 @@ from cubie_flow.analysis.pictures import drawer
 from cubie_flow.analysis.pictures.reading import as_float, metrics, quantiles, saved, swept
 from cubie_flow.analysis.reports import charts
 from cubie_flow.errors import FlowError
+from cubie_flow.study.tolerance_record import ranged, recorded_atol
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -207,12 +208,13 @@ def _meaning(array: DataArray) -> tuple[str, str]:
 def _settings(config: Mapping[str, Any], attrs: Mapping[str, Any]) -> Table:
     controller, batch = config.get("controller") or {}, config.get("batch") or {}
     output, target = config.get("output") or {}, config.get("target") or {}
+    atol = recorded_atol(attrs)
     rows = [
         ["method", attrs.get("algorithm", "")],
         ["precision", config.get("precision")],
         ["duration", config.get("duration")],
         ["relative tolerance", controller.get("rtol")],
-        ["absolute tolerance", controller.get("atol")],
+        ["absolute tolerance", ranged(atol) if atol else controller.get("atol")],
         ["step control", controller.get("kind")],
         ["batch", batch.get("kind")],
         ["saved every", output.get("save_every")],

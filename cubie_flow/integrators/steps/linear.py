@@ -14,6 +14,8 @@ from attrs import field, frozen
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function
 from cubie_flow.expressions.graph import (
+    FALSE,
+    TRUE,
     ZERO,
     Node,
     compare,
@@ -24,12 +26,14 @@ from cubie_flow.expressions.graph import (
     logical_and,
     logical_not,
     logical_or,
+    maximum,
+    minimum,
     sparse_jacobian,
-    sqrt,
     symbol,
     where,
 )
 from cubie_flow.expressions.sparse_lu import LU, choose_pivots, factorise
+from cubie_flow.integrators.controllers import EPSILON, SETTINGS, approximate_reciprocal
 from cubie_flow.memory import CUDAFactory, buffer_registry
 
 #: Multiplications above which a sparse factorisation is no longer written out; measured in
@@ -44,8 +48,16 @@ ENTRIES = 2_000
 DENSE_LIMIT = 250
 #: Growth of pivots that leaves half the digits.
 GROWTH_LIMIT = {"float64": 1e7, "float32": 1e3}
-_KRYLOV_LIMIT = 200
+# Matrix-free: iterations of a pass and passes, what a pass makes of the residual, the part of the
+# tolerance that an error of the solution may be, and the square of what is no number any more.
+_KRYLOV_LIMIT, _KRYLOV_PASSES = 200, 6
 _KRYLOV_TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+_KRYLOV_ENOUGH = 1e-2
+_KRYLOV_LEAST = 1e-9
+_KRYLOV_LARGEST = {"float64": 1e300, "float32": 1e38}
+#: Rows of the buffer `krylov`: the residual comes first; the product with the matrix and the
+#: change of the solution come last.
+PRODUCT, CHANGE, KRYLOV_ROWS = 5, 6, 7
 
 
 @frozen
@@ -212,8 +224,8 @@ class LinearSolver(CUDAFactory[LinearSettings]):
             if self._by_columns:
                 keep("column", n, "local")
         else:
-            keep("krylov", 6 * n, "local")
-            keep("preconditioner", n, "local")
+            keep("krylov", KRYLOV_ROWS * n, "local")
+            keep("preconditioner", 2 * n, "local")
 
     def build(self) -> LinearSettings:
         return self.settings
@@ -247,7 +259,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
             self._assemble(block, arrays, scalars)
             self._eliminate(block)
         else:
-            self._precondition(block, arrays, scalars)
+            self._precondition(block, at, arrays, scalars)
 
     def trouble(self) -> list[Node]:
         """Return what tells that the last factorisation is not to be trusted."""
@@ -379,98 +391,151 @@ class LinearSolver(CUDAFactory[LinearSettings]):
     # matrix-free
 
     def _precondition(
-        self, block: BlockBuilder, arrays: dict[str, tuple[str, int]], scalars: dict[str, Node]
-    ) -> None:
-        s = self.settings
+        self, block: BlockBuilder, at: str, arrays: dict[str, tuple[str, int]],
+        scalars: dict[str, Node],
+    ) -> None:  # fmt: skip
+        """Write the inverse diagonal times the tolerance of every state, then one over that."""
+        s, n = self.settings, self.size
         rows = _matrix(s.rhs, s.mass, s.pair)
         nodes = tuple(1.0 / row[i] if i in row else const(1.0) for i, row in enumerate(rows))
         outputs = tuple(("q", i) for i in range(len(nodes)))
         function = Function("diagonal", ("u", "p"), _shifts(s.pair), outputs, nodes)
-        block.evaluate(function, {**arrays, "q": (self.name("preconditioner"), 0)}, **scalars)
+        place, states = self.name("preconditioner"), len(s.rhs.nodes)
+        block.evaluate(function, {**arrays, "q": (place, 0)}, **scalars)
+        size = load("settings", SETTINGS, 1) * fabs(load(at, 0, 1))
+        scale = size + load("settings", SETTINGS + states, 1)
+        fastest = (self.name("fastest"), 0)
+        block.assign([fastest], [fabs(load(place, 0))])
+        block.sweep(n, [(*fastest, 0, minimum(fabs(load(place, 0, 1)), load(*fastest)))])
+        for first in range(0, n, states):
+            diagonal = (place, first, 1, load(place, first, 1) * scale)
+            weight = (place, n + first, 1, approximate_reciprocal(scale, s.precision))
+            block.sweep(states, [diagonal, weight])
         block.assign([(self.name("unsolved"), 0)], [const(0.0)])
 
     def _iterate(
         self, block: BlockBuilder, right: tuple[str, int], result: tuple[str, int],
         at: str, t: Node, c: Node, d: Node | None,
     ) -> None:  # fmt: skip
-        """BiCGSTAB, preconditioned from the right by the diagonal.
+        """Solve by passes of BiCGSTAB, each from the true residual; all in units of tolerances.
 
-        H. A. van der Vorst, SIAM J. Sci. Stat. Comput. 13, 631-644, 1992. The product with the
-        matrix comes from the exact Jacobian; no matrix is stored.
+        The residual that BiCGSTAB carries along loses touch with the true one, and slow
+        components hide in it: an error in them is the residual times ``1/c``, large where the
+        step is long beside a fast process. So a solution is taken where the true residual times
+        ``1/c`` is small, or where rounding stops the residual and the last pass changed the
+        solution by little. Any other step is not solved.
         """
-        s, n, krylov = self.settings, self.size, self.name("krylov")
-        function = _product(s.rhs, s.mass, s.pair)
+        n, real, (x, first) = self.size, self.settings.precision, result
+        place, krylov = self.name("preconditioner"), self.name("krylov")
+        weight, r = load(place, n, 1), load(krylov, 0, 1)
+        change, product = load(krylov, CHANGE * n, 1), load(krylov, PRODUCT * n, 1)
+        rounding = 16.0 * EPSILON[real] / load("settings", SETTINGS)
+        enough = block.let("enough", maximum(rounding, const(_KRYLOV_ENOUGH)))
+        slower = block.let("slower", c * load(self.name("fastest"), 0))
+        harm = minimum(const(_KRYLOV_ENOUGH), 0.1 * slower * slower)
+        hidden = block.let("hidden", c * maximum(harm, const(_KRYLOV_LEAST)))
+        block.sweep(n, [(krylov, 0, 1, weight * load(*right, 1)), (x, first, 1, const(0.0))])
+        refining, lost = (load(name, 0, kind="bool") for name in ("refining", "lost"))
+        block.assign([("refining", 0), ("lost", 0)], [TRUE, FALSE])
+        _dot(block, "left", n, r, r)
+        with block.repeat(lambda: refining, _KRYLOV_PASSES):
+            before = block.let("left_before", load("left", 0))
+            converged = self._bicgstab(block, refining, before, at, t, c, d)
+            moved = where(refining, load(x, first, 1) + change, load(x, first, 1))
+            block.sweep(n, [(x, first, 1, moved)])
+            self._multiply(block, (x, first), (krylov, PRODUCT * n), at, t, c, d)
+            rest = weight * (load(*right, 1) - product)
+            block.sweep(n, [(krylov, 0, 1, where(refining, rest, r))])
+            changed = _dot(block, "changed", n, weight * change, weight * change)
+            carried = block.let("left_carried", load("left", 0))
+            left = _dot(block, "left", n, r, r)
+            harmless = compare("<=", left, n * hidden * hidden)
+            # Rounding parts the two residuals; without it another pass makes it smaller.
+            rounded = logical_and(converged, compare(">", left, 4.0 * carried))
+            settled = logical_and(rounded, compare("<=", changed, n * enough * enough))
+            done = block.let("solved", logical_or(harmless, settled))
+            finite = compare("<", left, _KRYLOV_LARGEST[real])
+            more = logical_and(finite, logical_not(done))
+            worse = logical_not(logical_or(finite, done))
+            block.assign(
+                [("refining", 0), ("lost", 0)],
+                [logical_and(refining, more), logical_or(lost, logical_and(refining, worse))],
+            )
+        unsolved = logical_or(logical_or(refining, lost), *self.trouble())
+        block.assign([(self.name("unsolved"), 0)], [where(unsolved, const(1.0), const(0.0))])
+
+    def _multiply(
+        self, block: BlockBuilder, vector: tuple[str, int], product: tuple[str, int],
+        at: str, t: Node, c: Node, d: Node | None,
+    ) -> None:  # fmt: skip
+        """Write the product with the matrix, from the exact Jacobian; no matrix is stored."""
+        s = self.settings
         scalars = {"t": t, "c": c} if d is None else {"t": t, "c": c, "d": d}
-        # Vectors: r, r0, p, v (product with p), hat (preconditioned), w (product with s).
-        r, r0, p, v, hat, w = (n * i for i in range(6))
+        arrays = {"u": (at, 0), "p": ("parameters", 0), "x": vector, "y": product}
+        block.evaluate(_product(s.rhs, s.mass, s.pair), arrays, **scalars)
+
+    def _bicgstab(
+        self, block: BlockBuilder, wanted: Node, before: Node,
+        at: str, t: Node, c: Node, d: Node | None,
+    ) -> Node:  # fmt: skip
+        """Write the change that makes the residual, `before` in square, a small part of itself.
+
+        H. A. van der Vorst, SIAM J. Sci. Stat. Comput. 13, 631-644, 1992, preconditioned from the
+        right by the diagonal. Return whether it converged.
+        """
+        n, krylov, place = self.size, self.name("krylov"), self.name("preconditioner")
+        # Vectors: the residual, the first one, the direction, its product, a preconditioned one.
+        r, r0, p, v, hat = (n * i for i in range(5))
+        w, change = PRODUCT * n, CHANGE * n
+        inverse, weight = load(place, 0, 1), load(place, n, 1)
 
         def of(row: int) -> Node:
             return load(krylov, row, 1)
 
-        def multiply(row: int) -> None:
-            arrays = {"u": (at, 0), "p": ("parameters", 0), "x": (krylov, hat), "y": (krylov, row)}
-            block.evaluate(function, arrays, **scalars)
+        def multiply(source: int, target: int) -> None:
+            block.sweep(n, [(krylov, hat, 1, inverse * of(source))])
+            self._multiply(block, (krylov, hat), (krylov, target), at, t, c, d)
+            block.sweep(n, [(krylov, target, 1, weight * of(target))])
 
-        def dot(name: str, a: Node, b: Node) -> Node:
-            block.assign([(name, 0)], [const(0.0)])
-            block.sweep(n, [(name, 0, 0, a * b + load(name, 0))])
-            return load(name, 0)
+        def step(length: Node, product: int) -> None:
+            """Move by `length` along the preconditioned vector."""
+            moves = [(r, of(r) - length * of(product)), (change, of(change) + length * of(hat))]
+            block.sweep(n, [(krylov, i, 1, where(active, new, of(i))) for i, new in moves])
 
-        def safe(a: Node, b: Node) -> Node:
-            return where(compare("==", b, 0.0), const(0.0), a / b)
-
-        x, start = result
-        zero = const(0.0)
-        block.sweep(n, [(krylov, r0, 1, load(*right, 1))])
-        block.sweep(
-            n,
-            [
-                (krylov, r, 1, of(r0)), (krylov, p, 1, of(r0)),
-                (krylov, v, 1, zero), (x, start, 1, zero),
-            ],
-        )  # fmt: skip
-        square = block.let("goal", dot("rho", of(r), of(r)))
-        goal = _KRYLOV_TOLERANCE[s.precision] ** 2
-        block.assign([("left", 0)], [square])
-        inverse = load(self.name("preconditioner"), 0, 1)
-        going = compare(">", load("left", 0), goal * square)
-
+        starts = [(r0, of(r)), (p, of(r)), (v, const(0.0)), (change, const(0.0))]
+        block.sweep(n, [(krylov, i, 1, value) for i, value in starts])
+        block.assign([("rho", 0)], [before])
+        goal = block.let("goal", _KRYLOV_TOLERANCE[self.settings.precision] ** 2 * before)
+        going = logical_and(wanted, compare(">", load("left", 0), goal))
         with block.repeat(lambda: going, _KRYLOV_LIMIT):
             active = block.let("going", going)
-            block.sweep(n, [(krylov, hat, 1, inverse * of(p))])
-            multiply(v)
-            alpha = block.let("alpha", safe(load("rho", 0), dot("r0v", of(r0), of(v))))
-            block.sweep(
-                n,
-                [
-                    (krylov, r, 1, where(active, of(r) - alpha * of(v), of(r))),
-                    (x, start, 1, where(active, load(x, start, 1) + alpha * of(hat),
-                                        load(x, start, 1))),
-                ],
-            )  # fmt: skip
-            block.sweep(n, [(krylov, hat, 1, inverse * of(r))])
-            multiply(w)
-            omega = safe(dot("ws", of(w), of(r)), dot("ww", of(w), of(w)))
-            omega = block.let("omega", omega)
-            block.sweep(
-                n,
-                [
-                    (krylov, r, 1, where(active, of(r) - omega * of(w), of(r))),
-                    (x, start, 1, where(active, load(x, start, 1) + omega * of(hat),
-                                        load(x, start, 1))),
-                ],
-            )  # fmt: skip
-            new = dot("new_rho", of(r0), of(r))
-            beta = safe(new, load("rho", 0)) * safe(alpha, omega)
-            beta = block.let("beta", beta)
+            multiply(p, v)
+            alpha = _ratio(load("rho", 0), _dot(block, "r0v", n, of(r0), of(v)))
+            alpha = block.let("alpha", alpha)
+            step(alpha, v)
+            multiply(r, w)
+            ww = _dot(block, "ww", n, of(w), of(w))
+            omega = block.let("omega", _ratio(_dot(block, "ws", n, of(w), of(r)), ww))
+            step(omega, w)
+            new = _dot(block, "new_rho", n, of(r0), of(r))
+            beta = block.let("beta", _ratio(new, load("rho", 0)) * _ratio(alpha, omega))
             ahead = of(r) + beta * (of(p) - omega * of(v))
             block.sweep(n, [(krylov, p, 1, where(active, ahead, of(p)))])
-            rest = dot("rest_square", of(r), of(r))
+            rest = _dot(block, "rest_square", n, of(r), of(r))
             block.assign(
                 [("left", 0), ("rho", 0)],
                 [where(active, rest, load("left", 0)), where(active, new, load("rho", 0))],
             )
-        unsolved = logical_or(going, compare("!=", load(self.name("unsolved"), 0), 0.0))
-        unsolved = logical_or(unsolved, logical_not(compare("<", load("left", 0), 1e30)))
-        unsolved = logical_and(unsolved, compare(">", sqrt(square), 0.0))
-        block.assign([(self.name("unsolved"), 0)], [where(unsolved, const(1.0), const(0.0))])
+        return block.let("converged", compare("<=", load("left", 0), goal))
+
+
+def _dot(block: BlockBuilder, name: str, n: int, a: Node, b: Node) -> Node:
+    """Write the scalar product of two vectors to a value of that name."""
+    block.assign([(name, 0)], [const(0.0)])
+    block.sweep(n, [(name, 0, 0, a * b + load(name, 0))])
+    return load(name, 0)
+
+
+def _ratio(a: Node, b: Node) -> Node:
+    """Return ``a / b``, and 0 where `b` is."""
+    return where(compare("==", b, 0.0), const(0.0), a / b)
