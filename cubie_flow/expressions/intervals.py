@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
 
 from attrs import frozen
 
@@ -34,6 +35,8 @@ from cubie_flow.expressions.graph import (
 )
 
 _INFINITE = const(math.inf)
+#: Functions that are finite everywhere; exponentials overflow.
+_FINITE = frozenset(("asinh", "atan", "atan2", "cbrt", "cos", "erf", "sin", "tanh"))
 #: Functions of one argument that grow with it everywhere.
 _INCREASING = frozenset(("asinh", "atan", "cbrt", "erf", "exp", "exp2", "expm1", "sinh", "tanh"))
 
@@ -98,9 +101,9 @@ def _hull(a: Interval, b: Interval) -> Interval:
 def _bounds(node: Node, x: Sequence[Interval], variable: Node) -> Interval:
     match node.op:
         case "add":
-            return Interval(x[0].low + x[1].low, x[0].high + x[1].high)
+            return _known(x[0].low + x[1].low, x[0].high + x[1].high)
         case "sub":
-            return Interval(x[0].low - x[1].high, x[0].high - x[1].low)
+            return _known(x[0].low - x[1].high, x[0].high - x[1].low)
         case "neg":
             return Interval(-x[0].high, -x[0].low)
         case "mul":
@@ -154,13 +157,57 @@ def _product(a: Interval, b: Interval) -> Interval:
 
 def _corner(x: Node, y: Node) -> Node:
     """Return ``x*y``; an infinite bound stands for any value, and zero times any value is zero."""
-    return ZERO if is_const(x, 0.0) or is_const(y, 0.0) else x * y
+    if is_const(x, 0.0) or is_const(y, 0.0):
+        return ZERO
+    return _or_zero(x * y, may_be_infinite(x) or may_be_infinite(y))
+
+
+def _ratio(x: Node, y: Node) -> Node:
+    """Return ``x/y``, zero where both are infinite: other corners hold what lies beyond."""
+    return _or_zero(x / y, may_be_infinite(x) and may_be_infinite(y))
+
+
+def _or_zero(value: Node, doubtful: bool) -> Node:
+    return where(compare("==", value, value), value, ZERO) if doubtful else value
+
+
+def _known(low: Node, high: Node) -> Interval:
+    """Return an interval; what infinite bounds of both signs add up to is not known."""
+    if may_be_infinite(low):
+        low = where(compare("==", low, low), low, -_INFINITE)
+    if may_be_infinite(high):
+        high = where(compare("==", high, high), high, _INFINITE)
+    return Interval(low, high)
+
+
+_may: WeakKeyDictionary[Node, bool] = WeakKeyDictionary()
+
+
+def may_be_infinite(node: Node) -> bool:
+    """Return whether a bound may be infinite although its symbols and loads are finite."""
+    stack = [node]
+    while stack:
+        one = stack[-1]
+        left = [arg for arg in one.args if arg not in _may]
+        if left and one not in _may:
+            stack += left
+            continue
+        stack.pop()
+        if one.op == "const":
+            _may[one] = not math.isfinite(one.value)
+        elif one.op == "div" or (one.op == "call" and one.value not in _FINITE):
+            _may[one] = True
+        else:
+            _may[one] = any(_may[arg] for arg in one.args)
+    return _may[node]
 
 
 def _quotient(a: Interval, b: Interval) -> Interval:
+    if is_const(b.low, 0.0) and is_const(b.high, 0.0):
+        return Interval(-_INFINITE, _INFINITE)
     if b.low is b.high:
-        return _corners([a.low / b.low, a.high / b.low])
-    found = _corners([a.low / b.low, a.low / b.high, a.high / b.low, a.high / b.high])
+        return _corners([_ratio(a.low, b.low), _ratio(a.high, b.low)])
+    found = _corners([_ratio(x, y) for x in (a.low, a.high) for y in (b.low, b.high)])
     pole = logical_and(compare("<=", b.low, 0.0), compare(">=", b.high, 0.0))
     return Interval(where(pole, -_INFINITE, found.low), where(pole, _INFINITE, found.high))
 
