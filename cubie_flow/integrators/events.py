@@ -36,6 +36,7 @@ from cubie_flow.expressions.graph import (
     topological,
     where,
 )
+from cubie_flow.expressions.rounding import rounding
 from cubie_flow.integrators.controllers import EPSILON
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.integrators.switches import SwitchBlocks
@@ -43,8 +44,9 @@ from cubie_flow.systems.events import Event, margin
 
 # Elements of the buffer `agenda`, before two for every schedule: the next time to land on, where
 # a cut step ends, whether events are due, how many happened without time going on, when the last
-# one did, how often the step was cut, and where the time of an event is to be stored.
-STOP, CUT, PENDING, CROWD, LATEST, CUTS, ROW, JUMPED, AGENDA = range(9)
+# one did, how often the step was cut, where the time of an event is to be stored, whether the lane
+# begins anew, and by how much locating is coarser because cut steps ended short of their event.
+STOP, CUT, PENDING, CROWD, LATEST, CUTS, ROW, JUMPED, SHORT, AGENDA = range(10)
 # What is known of the side a condition is on: false, true, to be told by the derivative (just
 # after a reset that left a root at zero) or by the next look at it, or false as long as the root
 # does not move in the direction of the event.
@@ -58,6 +60,11 @@ _BEYOND = 1e-4
 _ITERATIONS = 110
 # Times nearer than so many roundings are one.
 _NEAR = 16.0
+# A margin is positive for sure when it is so many times what rounding may make of it.
+_ROUNDINGS = 4.0
+# Steps that were cut at an event and ended short of it: from the ninth in a row on each one makes
+# locating coarser by a factor, so that it ends whatever the equations and the method do.
+_FIRST_SHORT, _COARSER = 4.0**-8, 4.0
 _NEVER = const(float("inf"))
 _T = symbol("t")
 
@@ -177,7 +184,7 @@ class Events:
         """Write the memory of a run that starts at `t`."""
         values = {
             STOP: _NEVER, CUT: _NEVER, PENDING: ONE, CROWD: ZERO, LATEST: -_NEVER, CUTS: ZERO,
-            ROW: const(-1.0), JUMPED: ZERO,
+            ROW: const(-1.0), JUMPED: ZERO, SHORT: const(_FIRST_SHORT),
         }  # fmt: skip
         for i in self.scheduled:
             times = self.events[i].times
@@ -322,6 +329,7 @@ class Events:
         if not self.watched:
             return FALSE, FALSE, FALSE
         truths = [self.truths[i] for i in self.watched]
+        margins = [margin(one) for one in truths]
         states = self._states_in(truths)
         # y = y0 + theta*(a + theta*(b + theta*c)), the cubic through both ends and slopes.
         for j in states:
@@ -357,55 +365,109 @@ class Events:
         def excess(theta: Node) -> Node:
             """Return a number that is positive where `edges` holds."""
             time, at = theta * h + t, inside(theta)
-            placed = self._placed([margin(one) for one in truths], time, at)
-            found: Node = const(-1e30)
-            for i, one in zip(self.watched, placed, strict=True):
-                side = self._memory(self.side[i])
-                if self.events[i].direction == "both":
-                    one = where(compare("==", side, ON), -one, one)
-                else:
-                    off = one
-                    one = where(compare("==", side, OFF), one, const(-1e30))
-                    if i in self.sloped:
-                        (slope,) = self._slopes([i], time, at, rates(theta), h)
-                        one = where(compare("==", side, SLOPED), minimum(off, slope), one)
-                found = maximum(found, one)
-            return found
+            return self._largest(self._placed(margins, time, at), time, at, rates(theta), h)[0]
 
         half = block.let("half", edges(const(0.5)))
         ends = self._edges(
             self._placed(truths, t_end, "proposed_state"), t_end, "proposed_state", end
         )
         at_end = block.let("at_end", _or(ends))
-        crossing = logical_and(good, logical_or(half, at_end))
-        crossing = block.let("crossing", crossing)
-        block.let("high", where(half, const(0.5), ONE))
-        near = block.let("near", self._near(t_end, h))
-        uncut = compare("==", _agenda(CUTS), 0.0)
-        beyond = block.let("beyond", where(uncut, const(_BEYOND), ZERO))
-        block.let("low", ZERO)
-        with block.when(crossing):
-            self._locate(block, crossing, landing, near, h, edges, excess)
-        low, high = load("low", 0), load("high", 0)
-        spent = compare(">=", _agenda(CUTS), float(_CUT_LIMIT))
-        # The end of the step is the place: nothing happens shortly before it.
-        close = logical_or(compare("<=", (1.0 - low) * h, near), spent)
-        happens = block.let("happens", logical_and(crossing, logical_and(close, at_end)))
-        cut = block.let("cut", logical_and(crossing, logical_not(happens)))
-        # Seen inside steps only, again and again, and never at their end: it cannot be located.
-        lost = block.let("lost", logical_and(cut, spent))
-        place = maximum(minimum(high + beyond, ONE) * h + t, t + near)
+        seen = block.let("seen", logical_and(good, logical_or(half, at_end)))
+        near = block.let("near", self._near(t_end, h) * maximum(_agenda(SHORT), ONE))
+        names = ("happens", "cut", "lost")
+        block.assign(
+            [(name, 0) for name in names] + [("place", 0)],
+            [FALSE, FALSE, FALSE, _agenda(CUT)],
+        )
+        with block.when(seen):
+            noise = self._noise(block, margins, states, t_end, end, h)
+            free = logical_and(compare("==", _agenda(CUTS), 0.0), logical_not(landing))
+            noise = block.let("noise", where(free, ZERO, noise))
+
+            def firm(theta: Node) -> Node:
+                """Return whether an edge is no matter of rounding."""
+                return logical_and(edges(theta), compare(">=", excess(theta), 2.0 * noise))
+
+            nearest = block.let("nearest", near / h)
+            early = block.let("early", logical_and(half, firm(const(0.5))))
+            crossing = block.let("crossing", logical_and(seen, logical_or(early, at_end)))
+            before = block.let("before_end", maximum(ONE - nearest, ZERO))
+            late = block.let("late", firm(before))
+            # The end of the step is the place: nothing happens clearly before it.
+            settled = logical_and(at_end, logical_not(logical_or(early, late)))
+            spent = compare(">=", _agenda(CUTS), float(_CUT_LIMIT))
+            happens = logical_or(settled, logical_and(spent, at_end))
+            happens = block.let("happens", logical_and(crossing, happens))
+            cut = block.let("cut", logical_and(crossing, logical_not(happens)))
+            # Seen inside steps only, again and again, and never at their end.
+            block.let("lost", logical_and(cut, spent))
+            block.let("low", ZERO)
+            block.let("high", where(early, const(0.5), ONE))
+            beyond = block.let("beyond", where(free, const(_BEYOND), ZERO))
+            self._locate(block, cut, free, nearest, noise, edges, excess)
+            high = load("high", 0)
+            further = minimum(high + beyond, ONE)
+            high = block.let("target", where(edges(further), further, high))
+            block.let("place", where(cut, maximum(high * h + t, t + near), _agenda(CUT)))
+        cut = load("cut", 0, kind="bool")
         cuts = where(cut, _agenda(CUTS) + 1.0, _agenda(CUTS))
-        block.assign([("agenda", CUT), ("agenda", CUTS)], [where(cut, place, _agenda(CUT)), cuts])
-        return cut, happens, lost
+        block.assign([("agenda", CUT), ("agenda", CUTS)], [load("place", 0), cuts])
+        return cut, load("happens", 0, kind="bool"), load("lost", 0, kind="bool")
+
+    def _largest(
+        self,
+        margins: Sequence[Node],
+        t: Node,
+        state: str | Mapping[int, Node],
+        rate: str | tuple[str, int] | Mapping[int, Node],
+        pace: Node,
+        uncertain: Sequence[Node] | None = None,
+    ) -> tuple[Node, Node]:
+        """Return the largest of what is positive where events happen, and how uncertain it is."""
+        found, doubt = const(-1e30), ZERO
+        for place, (i, one) in enumerate(zip(self.watched, margins, strict=True)):
+            side = self._memory(self.side[i])
+            own = uncertain[place] if uncertain is not None else ZERO
+            if self.events[i].direction == "both":
+                one = where(compare("==", side, ON), -one, one)
+            else:
+                off = one
+                one = where(compare("==", side, OFF), one, const(-1e30))
+                if i in self.sloped:
+                    (slope,) = self._slopes([i], t, state, rate, pace)
+                    one = where(compare("==", side, SLOPED), minimum(off, slope), one)
+            doubt = where(compare(">", one, found), own, doubt)
+            found = maximum(found, one)
+        return found, doubt
+
+    def _noise(
+        self,
+        block: BlockBuilder,
+        margins: Sequence[Node],
+        states: Sequence[int],
+        t: Node,
+        end: tuple[str, int],
+        h: Node,
+    ) -> Node:
+        """Return what rounding may make of the margin of the event at the end of a step."""
+        sizes = {}
+        for j in states:
+            size = maximum(fabs(load("state", j)), fabs(load("proposed_state", j)))
+            sizes[load("u", j)] = block.let(f"size_{j}", size)
+        placed = self._placed(margins, t, "proposed_state")
+        doubts = self._placed(rounding(margins, sizes), t, "proposed_state")
+        _, doubt = self._largest(placed, t, "proposed_state", end, ONE, doubts)
+        scale = (_ROUNDINGS * EPSILON[self.precision]) * maximum(_agenda(SHORT), ONE)
+        # What overflows or is no number is no bound.
+        return where(compare("<", doubt, 1e30), scale * doubt, ZERO)
 
     def _locate(
         self,
         block: BlockBuilder,
-        crossing: Node,
-        landing: Node,
-        near: Node,
-        h: Node,
+        wanted: Node,
+        free: Node,
+        nearest: Node,
+        noise: Node,
         edges: Callable[[Node], Node],
         excess: Callable[[Node], Node],
     ) -> None:
@@ -418,28 +480,24 @@ class Events:
         below, above = load("below", 0), load("above", 0)
         width, going = load("width", 0), load("going", 0, kind="bool")
         last = load("last_hit", 0, kind="bool")
-        beyond = load("beyond", 0)
         start = high
-        nearest = block.let("nearest", near / h)
-        fine = block.let("fine", maximum(nearest, beyond))
-        block.let("below", excess(ZERO))
-        block.let("above", excess(high))
-        # Where the step was cut before, its end is about the place; elsewhere only a step that had
-        # to end where it does can end there.
-        once = compare("==", _agenda(CUTS), 1.0)
-        back = where(once, maximum(nearest, const(2.0 * _BEYOND)), nearest)
-        told = maximum(start - back, 0.5 * start)
+        fine = block.let("fine", maximum(nearest, load("beyond", 0)))
+        block.let("below", excess(ZERO) - noise)
+        block.let("above", excess(high) - noise)
         guess = minimum(maximum(start * (below / (below - above)), fine), start - fine)
         guess = where(compare("<", below, 0.0), maximum(guess, ZERO), 0.5 * start)
-        far = logical_and(compare("==", _agenda(CUTS), 0.0), logical_not(landing))
+        # Where the step was cut before, its end is about the place.
+        once = compare("==", _agenda(CUTS), 1.0)
+        told = maximum(start - maximum(2.0 * nearest, const(2.0 * _BEYOND)), 0.5 * start)
         block.assign(
             [("trial", 0), ("width", 0), ("going", 0), ("last_hit", 0)],
-            [where(far, guess, told), const(4.0), crossing, TRUE],
+            [where(once, told, guess), const(4.0), wanted, TRUE],
         )
         with block.repeat(lambda: going, _ITERATIONS):
-            block.let("hit", edges(trial))
-            block.let("value", excess(trial))
-            hit, value = load("hit", 0, kind="bool"), load("value", 0)
+            block.let("value", excess(trial) - noise)
+            value = load("value", 0)
+            block.let("hit", logical_and(edges(trial), compare(">=", value, 0.0)))
+            hit = load("hit", 0, kind="bool")
             up, down = logical_and(going, hit), logical_and(going, logical_not(hit))
             block.assign(
                 [("low", 0), ("high", 0), ("below", 0), ("above", 0), ("last_hit", 0)],
@@ -493,8 +551,11 @@ class Events:
                 side = self._memory(self.side[i])
                 targets.append(("event_memory", self.side[i]))
                 values.append(where(moved, self._seen(i, truth), side))
-        targets += [("agenda", CUT), ("agenda", CUTS), ("agenda", PENDING)]
+        targets += [("agenda", SHORT), ("agenda", CUT), ("agenda", CUTS), ("agenda", PENDING)]
+        missed = logical_and(moved, compare(">=", t_new, _agenda(CUT)))
+        coarser = where(missed, _COARSER * _agenda(SHORT), const(_FIRST_SHORT))
         values += [
+            where(accept, coarser, _agenda(SHORT)),
             where(accept, _NEVER, _agenda(CUT)),
             where(accept, ZERO, _agenda(CUTS)),
             where(due, ONE, _agenda(PENDING)),
