@@ -26,6 +26,8 @@ from cubie_flow.memory import buffer_registry
 _ITERATIONS = 6
 # A step that is cut to a smaller part of the step than this is no new point of the history.
 _SLIVER = 0.25
+# By how much a step may grow behind one that was cut and is a point of the history.
+_REGROWTH = 2.0
 # Steps that differ by no more than this part count as equal.
 _ALIKE = 0.01
 # Elements of the buffer `history_control`.
@@ -303,7 +305,10 @@ class MultistepStep(ImplicitStep):
         scale = block.let("factor", where(small, const(1.0), scale))
         cut = maximum(minimum(const(method.safety) * same, const(0.9)), const(method.min_factor))
         # A step cut short to end on a time says nothing about the step that is possible.
-        kept = where(last, maximum(h, load("step_control", 0)), h)
+        # Towards the step before it goes in steps that the history can follow.
+        kept = load("step_control", 0)
+        kept = where(sliver, kept, minimum(kept, _REGROWTH * load("spacing", 0)))
+        kept = where(last, maximum(h, kept), h)
         after = where(settled, h * scale, kept)
         after = where(logical_and(settled, last), maximum(after, load("step_control", 0)), after)
         after = where(accept, after, where(ok, load("step_control", 0), h * cut))
