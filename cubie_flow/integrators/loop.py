@@ -596,8 +596,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             controller.restore(block, cut, held)
             step.advance(block, error, ok, accept, h, last, load("settings", DT_MAX))
         total, rounding = self._later(block, t, h)
-        # Time stands still where a sample might be taken of a step that failed.
-        passing = accept if controller.adaptive or s.sampling else active
+        # Time stands still where a step is cut, and where a sample might be taken of one that failed.
+        passing = accept if controller.adaptive or s.sampling or events is not None else active
         reached = block.let("reached", logical_and(passing, last))
         t_new, low = where(passing, total, t), where(passing, rounding, _clock(T_LOW))
         if not self._unwatched:
