@@ -42,13 +42,13 @@ class MultistepStep(ImplicitStep):
 
     A step that is much shorter than the last ones, because it ends at a given time or at an event,
     solves the same formula with the differences interpolated to it, but leaves the history its
-    spacing: the differences move along the polynomial that they are. Taken as points of the history
-    such steps would bring in the rounding of the state, which the way back to a long step multiplies
-    by a power of the ratio of both. When they have covered enough time together, they become one point.
+    spacing: the differences move along the polynomial that they are. As points of the history such
+    steps would bring in the rounding of the state, which the way back to a long step multiplies by
+    a power of the ratio of both. When they have covered enough time together, they become a point.
 
     Buffers: ``history`` (the backward differences, two rows more than the highest order and the
-    state), ``history_control`` (order, step of the differences, steps since it changed, time covered
-    since the last point), ``offset`` (by how much the state has left the polynomial since then),
+    state), ``history_control`` (order, step of the differences, steps since it changed, time since
+    the last point), ``offset`` (by how much the state has left the polynomial since then),
     ``increment`` (d), ``predicted``, ``weighted`` (sum of gamma_j*D_j), ``stage_increments``
     (the derivative at the end), ``stage_state``, ``stage_derivative``, ``residual``,
     ``correction`` and ``proposed_state``.
@@ -260,7 +260,14 @@ class MultistepStep(ImplicitStep):
         block.sweep(
             n,
             [("history", j * n, 1, where(accept, new[j], self._row(j))) for j in range(top + 3)]
-            + [("offset", 0, 1, where(accept, left * (load("offset", 0, 1) + d), load("offset", 0, 1)))],
+            + [
+                (
+                    "offset",
+                    0,
+                    1,
+                    where(accept, left * (load("offset", 0, 1) + d), load("offset", 0, 1)),
+                )
+            ],
         )
         covered = load("history_control", COVERED)
         covered = where(accept, left * (h + covered), covered)

@@ -1,0 +1,474 @@
+"""Where events happen in a step: whether one is in it, and where it has to end.
+
+Rounding decides the sign of a margin that is small enough. So an event is placed where its margin
+is positive by more than rounding can make of it, and a step that ends there is accepted when the
+margin is no more than twice that shortly before its end: one such step is as good as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cubie_flow.expressions.block import BlockBuilder
+from cubie_flow.expressions.graph import (
+    FALSE,
+    ONE,
+    TRUE,
+    ZERO,
+    Node,
+    compare,
+    const,
+    fabs,
+    load,
+    logical_and,
+    logical_not,
+    logical_or,
+    maximum,
+    minimum,
+    where,
+)
+from cubie_flow.expressions.rounding import rounding
+from cubie_flow.integrators.agenda import (
+    CUT,
+    CUTS,
+    DUE,
+    HELD_OFF,
+    HELD_ON,
+    OFF,
+    ON,
+    SHORT,
+    SLOPED,
+    agenda,
+)
+from cubie_flow.integrators.controllers import EPSILON
+from cubie_flow.integrators.steps.base import Step, any_of
+from cubie_flow.systems.events import is_closed, margin
+
+if TYPE_CHECKING:
+    from cubie_flow.integrators.events import Events
+
+# A step is cut so often at most.
+_CUT_LIMIT = 8
+# The first cut is so much of the step behind where the interpolant says, about what it errs: in a
+# step that ends shortly behind the event it errs quadratically less. No more digits are asked for.
+_BEYOND = 1e-4
+# Passes of the searches for the crossing and for the top of a margin.
+_ITERATIONS, _CLIMBS = 110, 40
+# A margin is positive for sure when it is so many times what rounding may make of it.
+_ROUNDINGS = 4.0
+# What is out of reach.
+_NOWHERE = -1e30
+_NEVER = const(_NOWHERE)
+
+#: States or derivatives by number, or the buffer and element where they begin.
+Place = str | tuple[str, int] | Mapping[int, Node]
+
+
+def climb_at_end(i: int) -> str:
+    """Return the name of how fast the margin of event `i` grows at the end of the step."""
+    return f"climb_{i}"
+
+
+class Crossing:
+    """The search for events in one step, as statements of the attempt's block.
+
+    Parameters
+    ----------
+    events : Events
+    block : BlockBuilder
+    step : Step
+        It has just been tried.
+    h, t, t_end : Node
+        Its length, start and end.
+    """
+
+    def __init__(
+        self, events: Events, block: BlockBuilder, step: Step, h: Node, t: Node, t_end: Node
+    ) -> None:
+        self.events, self.block = events, block
+        self.h, self.t, self.t_end = h, t, t_end
+        self.truths = [events.truths[i] for i in events.watched]
+        self.margins = [margin(one) for one in self.truths]
+        self.states = events.states_in(self.truths)
+        self.course = step.course(block, h, self.states)
+        self.end = step.end_place
+        self.near = block.let("near", events.near(t_end, h) * maximum(agenda(SHORT), ONE))
+        for i, one in zip(events.watched, self.margins, strict=True):
+            block.let(climb_at_end(i), events.slope(one, *self._stop))
+
+    # what holds within the step --------------------------------------------------------------
+
+    def _inside(self, theta: Node) -> tuple[Node, Place, Place, Node]:
+        """Return time, states, their derivatives and that of time by `theta`."""
+        return theta * self.h + self.t, self.course.values(theta), self.course.rates(theta), self.h
+
+    @property
+    def _start(self) -> tuple[Node, Place, Place, Node]:
+        return self.t, "state", "derivative", ONE
+
+    @property
+    def _stop(self) -> tuple[Node, Place, Place, Node]:
+        return self.t_end, "proposed_state", self.end, ONE
+
+    def _edge(self, place: tuple[Node, Place, Place, Node]) -> Node:
+        """Return whether some condition makes its event happen."""
+        time, state, rate, pace = place
+        truths = self.events.bind(self.truths, time, state)
+        return any_of(self.events.edges(truths, time, state, rate, pace))
+
+    def _signed(self, place: tuple[Node, Place, Place, Node]) -> list[Node]:
+        """Return for every event a number that is positive where `_edge` holds for it."""
+        time, state, rate, pace = place
+        found = []
+        for i, one in zip(
+            self.events.watched, self.events.bind(self.margins, time, state), strict=True
+        ):
+            side = self.events.side_of(i)
+            if self.events.events[i].direction == "both":
+                (slope,) = self.events.slopes([i], time, state, rate, pace)
+                back, again = minimum(-one, -slope), minimum(one, slope)
+                signed = where(compare("==", side, ON), -one, one)
+                signed = where(compare("==", side, HELD_ON), back, signed)
+                one = where(compare("==", side, HELD_OFF), again, signed)
+            else:
+                off = one
+                one = where(compare("==", side, OFF), one, _NEVER)
+                if i in self.events.sloped:
+                    (slope,) = self.events.slopes([i], time, state, rate, pace)
+                    one = where(compare("==", side, SLOPED), minimum(off, slope), one)
+            found.append(one)
+        return found
+
+    def _climbs(self, place: tuple[Node, Place, Place, Node]) -> list[Node]:
+        """Return how fast the numbers of `_signed` grow where nothing has to be armed first."""
+        found = []
+        for i, one in zip(self.events.watched, self.margins, strict=True):
+            slope = self.events.slope(one, *place)
+            if place == self._stop and slope is not ZERO:
+                slope = load(climb_at_end(i), 0)
+            if self.events.events[i].direction == "both":
+                slope = where(compare("==", self.events.side_of(i), ON), -slope, slope)
+            found.append(slope)
+        return found
+
+    def _open(self, i: int) -> Node:
+        """Return whether an event happens as soon as its margin is positive."""
+        side = self.events.side_of(i)
+        closed = compare("==", side, OFF)
+        if self.events.events[i].direction == "both":
+            closed = logical_or(closed, compare("==", side, ON))
+        return closed
+
+    def _excess(self, theta: Node) -> Node:
+        """Return a number that is positive where `_edge` holds."""
+        found = _NEVER
+        for one in self._signed(self._inside(theta)):
+            found = maximum(found, one)
+        return found
+
+    def _noises(self) -> list[Node]:
+        """Return what rounding may make of every margin at the end of the step."""
+        sizes = {}
+        for j in self.states:
+            size = maximum(fabs(load("state", j)), fabs(load("proposed_state", j)))
+            sizes[load("u", j)] = self.block.let(f"size_{j}", size)
+        scale = (_ROUNDINGS * EPSILON[self.events.precision]) * maximum(agenda(SHORT), ONE)
+        errors = self.events.bind(rounding(self.margins, sizes), self.t_end, "proposed_state")
+        # What overflows or is no number is no bound.
+        return [where(compare("<", one, 1e30), scale * one, ZERO) for one in errors]
+
+    # the search -------------------------------------------------------------------------------
+
+    def locate(self, landing: Node, good: Node, ending: Node) -> tuple[Node, Node, Node]:
+        """Write the search.
+
+        Parameters
+        ----------
+        landing : Node
+            Whether the step ends where it does because it must not go further.
+        good : Node
+            Whether the step would be accepted.
+        ending : Node
+            Whether it ends the run.
+
+        Returns
+        -------
+        Node, Node, Node
+            Whether the step is cut, whether something happens at its end, and whether what
+            happens in it cannot be located.
+        """
+        block = self.block
+        half = block.let("half", self._edge(self._inside(const(0.5))))
+        at_end = block.let("at_end", self._edge(self._stop))
+        quiet = block.let("quiet", logical_and(good, logical_not(logical_or(half, at_end))))
+        turned = self._look_for_tops(quiet)
+        within = block.let("within", logical_or(half, turned))
+        seen = block.let("seen", logical_and(good, logical_or(within, at_end)))
+        names = ("cut", "happens", "lost")
+        block.assign(
+            [(name, 0) for name in names] + [("place", 0), ("doubt", 0)],
+            [FALSE, FALSE, FALSE, agenda(CUT), ZERO],
+        )
+        with block.when(seen):
+            self._decide(seen, within, at_end, landing)
+        self._reach(logical_and(logical_and(good, landing), logical_not(seen)), ending)
+        cut, happens, lost = (load(name, 0, kind="bool") for name in names)
+        cuts = where(cut, agenda(CUTS) + 1.0, agenda(CUTS))
+        block.assign([("agenda", CUT), ("agenda", CUTS)], [load("place", 0), cuts])
+        return cut, happens, lost
+
+    def _decide(self, seen: Node, within: Node, at_end: Node, landing: Node) -> None:
+        """Decide whether the step ends at its event, and where to cut it otherwise."""
+        block, h, near = self.block, self.h, self.near
+        inner = where(load("half", 0, kind="bool"), const(0.5), load("top", 0))
+        inner = block.let("inner", inner)
+        excess, noise, climb = _NEVER, ZERO, ZERO
+        for one, own, slope in zip(
+            self._signed(self._stop), self._noises(), self._climbs(self._stop), strict=True
+        ):
+            larger = compare(">", one, excess)
+            noise, climb = where(larger, own, noise), where(larger, slope, climb)
+            excess = maximum(excess, one)
+        free = logical_and(compare("==", agenda(CUTS), 0.0), logical_not(landing))
+        free = block.let("free", free)
+        noise = block.let("noise", where(free, ZERO, noise))
+
+        def firm(theta: Node) -> Node:
+            """Return whether an edge is no matter of rounding."""
+            sure = compare(">=", self._excess(theta), 2.0 * noise)
+            return logical_and(self._edge(self._inside(theta)), sure)
+
+        nearest = block.let("nearest", near / h)
+        early = block.let("early", logical_and(within, firm(inner)))
+        crossing = block.let("crossing", logical_and(seen, logical_or(early, at_end)))
+        late = block.let("late", firm(maximum(ONE - nearest, ZERO)))
+        # The end of the step is the place: nothing happens clearly before it.
+        settled = logical_and(at_end, logical_not(logical_or(early, late)))
+        spent = compare(">=", agenda(CUTS), float(_CUT_LIMIT))
+        happens = logical_or(settled, logical_and(spent, at_end))
+        happens = block.let("happens", logical_and(crossing, happens))
+        cut = block.let("cut", logical_and(crossing, logical_not(happens)))
+        # Seen inside steps only, again and again, and never at their end.
+        block.let("lost", logical_and(cut, spent))
+        self._save_doubt(happens, noise, climb)
+        block.let("low", ZERO)
+        block.let("high", where(early, inner, ONE))
+        block.let("beyond", where(free, const(_BEYOND), ZERO))
+        self._narrow(cut, nearest, noise)
+        high = load("high", 0)
+        further = minimum(high + load("beyond", 0), ONE)
+        high = block.let("target", where(self._edge(self._inside(further)), further, high))
+        place = maximum(high * h + self.t, self.t + near)
+        block.let("place", where(cut, place, agenda(CUT)))
+
+    def _save_doubt(self, happens: Node, noise: Node, climb: Node) -> None:
+        """Write how long before the end of the step the margin may have been zero."""
+        late = where(compare(">", climb, 0.0), 2.0 * noise / climb, ZERO)
+        late = minimum(late, 1e-3 * self.h)
+        self.block.let("doubt", where(happens, maximum(late, self.near), ZERO))
+
+    def _narrow(self, wanted: Node, nearest: Node, noise: Node) -> None:
+        """Narrow ``low < theta <= high`` as far as the interpolant is good for.
+
+        No edge at `low`, one at `high`: regula falsi with halved weights (the Illinois method;
+        Dowell and Jarratt, BIT 11, 1971), and bisection whenever that does not halve the bracket.
+        """
+        block = self.block
+        low, high, trial = load("low", 0), load("high", 0), load("trial", 0)
+        below, above = load("below", 0), load("above", 0)
+        width, going = load("width", 0), load("narrowing", 0, kind="bool")
+        last = load("last_hit", 0, kind="bool")
+        start = high
+        fine = block.let("fine", maximum(nearest, load("beyond", 0)))
+        block.let("below", self._excess(ZERO) - noise)
+        block.let("above", self._excess(high) - noise)
+        guess = minimum(maximum(start * (below / (below - above)), fine), start - fine)
+        guess = where(compare("<", below, 0.0), maximum(guess, ZERO), 0.5 * start)
+        # Where the step was cut before, its end is about the place.
+        once = compare("==", agenda(CUTS), 1.0)
+        told = maximum(start - maximum(2.0 * nearest, const(2.0 * _BEYOND)), 0.5 * start)
+        block.assign(
+            [("trial", 0), ("width", 0), ("narrowing", 0), ("last_hit", 0)],
+            [where(once, told, guess), const(4.0), wanted, TRUE],
+        )
+        with block.repeat(lambda: going, _ITERATIONS):
+            block.let("value", self._excess(trial) - noise)
+            value = load("value", 0)
+            sure = compare(">=", value, 0.0)
+            block.let("hit", logical_and(self._edge(self._inside(trial)), sure))
+            hit = load("hit", 0, kind="bool")
+            up, down = logical_and(going, hit), logical_and(going, logical_not(hit))
+            block.assign(
+                [("low", 0), ("high", 0), ("below", 0), ("above", 0), ("last_hit", 0)],
+                [
+                    where(down, trial, low),
+                    where(up, trial, high),
+                    where(down, value, where(logical_and(up, last), 0.5 * below, below)),
+                    where(
+                        up,
+                        value,
+                        where(logical_and(down, logical_not(last)), 0.5 * above, above),
+                    ),
+                    hit,
+                ],
+            )
+            gap = block.let("gap", high - low)
+            usable = logical_and(compare("<", below, 0.0), compare(">", above, 0.0))
+            slow = compare(">", gap, 0.5 * width)
+            halves = 0.5 * gap + low
+            guess = low + gap * (below / (below - above))
+            # A little beyond, so that the bracket closes from both sides.
+            step = 0.25 * fine
+            guess = where(hit, guess - step, guess + step)
+            guess = minimum(maximum(guess, low + step), high - step)
+            guess = where(logical_and(usable, logical_not(slow)), guess, halves)
+            more = logical_and(going, compare(">", gap, fine))
+            block.assign(
+                [("trial", 0), ("width", 0), ("narrowing", 0)],
+                [where(going, guess, trial), where(going, gap, width), more],
+            )
+
+    # what turns back within the step ------------------------------------------------------------
+
+    def _look_for_tops(self, quiet: Node) -> Node:
+        """Return whether a margin that turns back within the step is positive at its ``top``.
+
+        Its derivative is positive at the beginning of a part of the step and negative at its end.
+        """
+        block, pieces = self.block, self.course.pieces
+        thetas = [k / pieces for k in range(pieces + 1)]
+        places = [self._inside(const(theta)) for theta in thetas[1:-1]]
+        climbs = [self._climbs(place) for place in (self._start, *places, self._stop)]
+        chosen, left = const(-1.0), ZERO
+        for number, i in enumerate(self.events.watched):
+            if all(climb[number] is ZERO for climb in climbs):
+                continue
+            for k in reversed(range(pieces)):
+                up = compare(">", climbs[k][number], 0.0)
+                turns = logical_and(up, compare("<", climbs[k + 1][number], 0.0))
+                turns = logical_and(turns, self._open(i))
+                chosen = where(turns, const(float(number)), chosen)
+                left = where(turns, const(thetas[k]), left)
+        block.assign([("turned", 0), ("top", 0)], [FALSE, const(0.5)])
+        if chosen.op != "const":
+            chosen, left = block.let("chosen", chosen), block.let("foot", left)
+            turning = logical_and(quiet, compare(">=", chosen, 0.0))
+            turning = block.let("turning", turning)
+            with block.when(turning):
+                self._climb(turning, chosen, 1.0 / pieces)
+        return load("turned", 0, kind="bool")
+
+    def _climb(self, turning: Node, chosen: Node, width: float) -> None:
+        """Go to the top of the margin `chosen`, until it is positive or cannot become so.
+
+        Between the tangents at both ends of a bracket: at the top of a smooth margin its slope is
+        zero, at that of a kink its tangents meet.
+        """
+        block = self.block
+
+        def ask(theta: Node, name: str) -> None:
+            place = self._inside(theta)
+            height, slope = _NEVER, ZERO
+            pairs = zip(self._signed(place), self._climbs(place), strict=True)
+            for number, (one, climb) in enumerate(pairs):
+                own = compare("==", chosen, float(number))
+                height, slope = where(own, one, height), where(own, climb, slope)
+            block.assign([(f"height_{name}", 0), (f"slope_{name}", 0)], [height, slope])
+
+        left, right = load("foot", 0), block.let("far_foot", load("foot", 0) + width)
+        ask(left, "foot")
+        ask(right, "far_foot")
+        names = ("foot", "far_foot", "here")
+        heights = {name: load(f"height_{name}", 0) for name in names}
+        slopes = {name: load(f"slope_{name}", 0) for name in names}
+
+        def meet() -> tuple[Node, Node]:
+            """Return where the tangents meet, and how high."""
+            drop = heights["far_foot"] - heights["foot"] - slopes["far_foot"] * (right - left)
+            ahead = block.let("meeting", drop / (slopes["foot"] - slopes["far_foot"]))
+            return left + ahead, heights["foot"] + slopes["foot"] * ahead
+
+        _, height = meet()
+        hopeful = block.let("hopeful", logical_and(turning, compare(">", height, 0.0)))
+        with block.when(hopeful):
+            level = left + (right - left) * (slopes["foot"] / (slopes["foot"] - slopes["far_foot"]))
+            block.assign([("top", 0), ("climbing", 0), ("kinked", 0)], [level, hopeful, TRUE])
+            top, climbing = load("top", 0), load("climbing", 0, kind="bool")
+            kinked = load("kinked", 0, kind="bool")
+            with block.repeat(lambda: climbing, _CLIMBS):
+                ask(top, "here")
+                block.let("there", self._edge(self._inside(top)))
+                there = load("there", 0, kind="bool")
+                up = compare(">", slopes["here"], 0.0)
+                up, down = logical_and(climbing, up), logical_and(climbing, logical_not(up))
+                targets, values = [], []
+                for name, moved, theta in (("foot", up, left), ("far_foot", down, right)):
+                    targets += [(name, 0), (f"height_{name}", 0), (f"slope_{name}", 0)]
+                    values += [
+                        where(moved, top, theta),
+                        where(moved, heights["here"], heights[name]),
+                        where(moved, slopes["here"], slopes[name]),
+                    ]
+                block.assign(targets, values)
+                cross, height = meet()
+                level = left + (right - left) * (
+                    slopes["foot"] / (slopes["foot"] - slopes["far_foot"])
+                )
+                ahead = where(kinked, cross, level)
+                grain = 0.01 * (right - left)
+                ahead = minimum(maximum(ahead, left + grain), right - grain)
+                found = logical_and(climbing, there)
+                wide = compare(">", (right - left) * self.h, self.near)
+                more = logical_and(compare(">", height, 0.0), wide)
+                more = logical_and(logical_and(climbing, logical_not(there)), more)
+                more = block.let("more", more)
+                block.assign(
+                    [("turned", 0), ("top", 0), ("climbing", 0), ("kinked", 0)],
+                    [
+                        logical_or(load("turned", 0, kind="bool"), found),
+                        where(more, ahead, top),
+                        more,
+                        logical_not(kinked),
+                    ],
+                )
+
+    # what is reached at the end ------------------------------------------------------------------
+
+    def _reach(self, wanted: Node, ending: Node) -> None:
+        """Let happen now what rounding alone keeps from it at the end of a step that has to end.
+
+        Its margin is zero within rounding, and not because it has come to rest there. At the end
+        of a run what needs more than zero has no time left.
+        """
+        block, events = self.block, self.events
+        wanted = block.let("wanted", wanted)
+        fine = float(EPSILON[events.precision] ** 0.5)
+        with block.when(wanted):
+            reached = []
+            signed, climbs = self._signed(self._stop), self._climbs(self._stop)
+            for number, (i, noise) in enumerate(zip(events.watched, self._noises(), strict=True)):
+                short, climb = signed[number], climbs[number]
+                if climb is ZERO:
+                    continue
+                noise = block.let(f"noise_{number}", noise)
+                soon = compare(">=", climb * self.near + short, 0.0)
+                moving = compare(">=", climb * (fine * self.h), noise)
+                about = logical_and(compare(">=", short, -2.0 * noise), moving)
+                met = logical_and(compare(">", climb, 0.0), logical_or(soon, about))
+                met = logical_and(logical_and(met, wanted), self._open(i))
+                if not is_closed(events.truths[i]):
+                    met = logical_and(met, logical_not(ending))
+                met = block.let(f"met_{number}", met)
+                reached.append(met)
+                side = events.side_of(i)
+                block.assign([events.side_place(i)], [where(met, const(DUE), side)])
+            if reached:
+                any_met = any_of(reached)
+                block.assign(
+                    [("happens", 0), ("doubt", 0)],
+                    [
+                        logical_or(load("happens", 0, kind="bool"), any_met),
+                        where(any_met, self.near, load("doubt", 0)),
+                    ],
+                )
