@@ -7,7 +7,7 @@ margin is no more than twice that shortly before its end: one such step is as go
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cubie_flow.expressions.block import BlockBuilder
@@ -53,6 +53,11 @@ _CUT_LIMIT = 8
 # The first cut is so much of the step behind where the interpolant says, about what it errs: in a
 # step that ends shortly behind the event it errs quadratically less. No more digits are asked for.
 _BEYOND = 1e-4
+# Around the top of a margin the interpolant may err by this part of what the margin bends within
+# the step; not in so small a part of the step at its ends.
+_CLOSE, _EDGE = 0.01, 0.02
+# The bracket of a top: its ends, the margins there, and how fast these grow.
+_BRACKET = ("left_end", "right_end", "left_height", "right_height", "left_slope", "right_slope")
 # Passes of the searches for the crossing and for the top of a margin.
 _ITERATIONS, _CLIMBS = 110, 40
 # A margin is positive for sure when it is so many times what rounding may make of it.
@@ -63,6 +68,8 @@ _NEVER = const(_NOWHERE)
 
 #: States or derivatives by number, or the buffer and element where they begin.
 Place = str | tuple[str, int] | Mapping[int, Node]
+#: A time, the states and their derivatives then, and the unit of these.
+At = tuple[Node, Place, Place, Node]
 
 
 def climb_at_end(i: int) -> str:
@@ -99,25 +106,25 @@ class Crossing:
 
     # what holds within the step --------------------------------------------------------------
 
-    def _inside(self, theta: Node) -> tuple[Node, Place, Place, Node]:
+    def _inside(self, theta: Node) -> At:
         """Return time, states, their derivatives and that of time by `theta`."""
         return theta * self.h + self.t, self.course.values(theta), self.course.rates(theta), self.h
 
     @property
-    def _start(self) -> tuple[Node, Place, Place, Node]:
+    def _start(self) -> At:
         return self.t, "state", "derivative", ONE
 
     @property
-    def _stop(self) -> tuple[Node, Place, Place, Node]:
+    def _stop(self) -> At:
         return self.t_end, "proposed_state", self.end, ONE
 
-    def _edge(self, place: tuple[Node, Place, Place, Node]) -> Node:
+    def _edge(self, place: At) -> Node:
         """Return whether some condition makes its event happen."""
         time, state, rate, pace = place
         truths = self.events.bind(self.truths, time, state)
         return any_of(self.events.edges(truths, time, state, rate, pace))
 
-    def _signed(self, place: tuple[Node, Place, Place, Node]) -> list[Node]:
+    def _signed(self, place: At) -> list[Node]:
         """Return for every event a number that is positive where `_edge` holds for it."""
         time, state, rate, pace = place
         found = []
@@ -140,13 +147,16 @@ class Crossing:
             found.append(one)
         return found
 
-    def _climbs(self, place: tuple[Node, Place, Place, Node]) -> list[Node]:
+    def _growth(self, i: int, one: Node, place: At) -> Node:
+        """Return how fast the margin of event `i` grows."""
+        slope = self.events.slope(one, *place)
+        return load(climb_at_end(i), 0) if place == self._stop and slope is not ZERO else slope
+
+    def _climbs(self, place: At) -> list[Node]:
         """Return how fast the numbers of `_signed` grow where nothing has to be armed first."""
         found = []
         for i, one in zip(self.events.watched, self.margins, strict=True):
-            slope = self.events.slope(one, *place)
-            if place == self._stop and slope is not ZERO:
-                slope = load(climb_at_end(i), 0)
+            slope = self._growth(i, one, place)
             if self.events.events[i].direction == "both":
                 slope = where(compare("==", self.events.side_of(i), ON), -slope, slope)
             found.append(slope)
@@ -202,8 +212,8 @@ class Crossing:
         half = block.let("half", self._edge(self._inside(const(0.5))))
         at_end = block.let("at_end", self._edge(self._stop))
         quiet = block.let("quiet", logical_and(good, logical_not(logical_or(half, at_end))))
-        turned = self._look_for_tops(quiet)
-        within = block.let("within", logical_or(half, turned))
+        self._look_for_tops(quiet)
+        within = block.let("within", logical_or(half, load("turned", 0, kind="bool")))
         seen = block.let("seen", logical_and(good, logical_or(within, at_end)))
         names = ("cut", "happens", "lost")
         block.assign(
@@ -214,6 +224,14 @@ class Crossing:
             self._decide(seen, within, at_end, landing)
         self._reach(logical_and(logical_and(good, landing), logical_not(seen)), ending)
         cut, happens, lost = (load(name, 0, kind="bool") for name in names)
+        paused = load("paused", 0, kind="bool")
+        block.assign(
+            [("cut", 0), ("place", 0)],
+            [
+                logical_or(cut, paused),
+                where(paused, load("top", 0) * self.h + self.t, load("place", 0)),
+            ],
+        )
         cuts = where(cut, agenda(CUTS) + 1.0, agenda(CUTS))
         block.assign([("agenda", CUT), ("agenda", CUTS)], [load("place", 0), cuts])
         return cut, happens, lost
@@ -331,107 +349,178 @@ class Crossing:
 
     # what turns back within the step ------------------------------------------------------------
 
-    def _look_for_tops(self, quiet: Node) -> Node:
-        """Return whether a margin that turns back within the step is positive at its ``top``.
+    def _sides(self, numbers: Sequence[Node], place: At) -> list[Node]:
+        """Return for every event a number that is positive where its condition has changed."""
+        found = []
+        for i, one in zip(self.events.watched, numbers, strict=True):
+            one = self.events.bind([one], place[0], place[1])[0]
+            found.append(where(compare("==", self.events.side_of(i), ON), -one, one))
+        return found
 
-        Its derivative is positive at the beginning of a part of the step and negative at its end.
+    def _leanings(self, place: At) -> list[Node]:
+        """Return how fast those numbers grow."""
+        found = []
+        for i, one in zip(self.events.watched, self.margins, strict=True):
+            slope = self._growth(i, one, place)
+            found.append(where(compare("==", self.events.side_of(i), ON), -slope, slope))
+        return found
+
+    def _look_for_tops(self, quiet: Node) -> None:
+        """Find conditions that change within the step and change back, where margins turn back.
+
+        Such a margin grows at the beginning of a part of the step and falls at its end. Writes
+        ``turned``, whether its event happens at ``top``, and ``paused``, whether the step has to
+        end there so that it can be known.
         """
         block, pieces = self.block, self.course.pieces
-        thetas = [k / pieces for k in range(pieces + 1)]
-        places = [self._inside(const(theta)) for theta in thetas[1:-1]]
-        climbs = [self._climbs(place) for place in (self._start, *places, self._stop)]
-        chosen, left = const(-1.0), ZERO
+        thetas = [const(k / pieces) for k in range(pieces + 1)]
+        places = [self._start, *map(self._inside, thetas[1:-1]), self._stop]
+        slopes = [self._leanings(place) for place in places]
+        slopes[1:-1] = [[one / self.h for one in row] for row in slopes[1:-1]]
+        turns = {}
         for number, i in enumerate(self.events.watched):
-            if all(climb[number] is ZERO for climb in climbs):
-                continue
-            for k in reversed(range(pieces)):
-                up = compare(">", climbs[k][number], 0.0)
-                turns = logical_and(up, compare("<", climbs[k + 1][number], 0.0))
-                turns = logical_and(turns, self._open(i))
-                chosen = where(turns, const(float(number)), chosen)
-                left = where(turns, const(thetas[k]), left)
-        block.assign([("turned", 0), ("top", 0)], [FALSE, const(0.5)])
-        if chosen.op != "const":
-            chosen, left = block.let("chosen", chosen), block.let("foot", left)
-            turning = logical_and(quiet, compare(">=", chosen, 0.0))
-            turning = block.let("turning", turning)
+            side = self.events.side_of(i)
+            known = logical_or(compare("==", side, OFF), compare("==", side, ON))
+            for k in range(pieces):
+                first, last = slopes[k][number], slopes[k + 1][number]
+                if first is not ZERO or last is not ZERO:
+                    turn = logical_and(compare(">", first, 0.0), compare("<", last, 0.0))
+                    turns[number, k] = logical_and(known, turn)
+        block.assign([("turned", 0), ("paused", 0), ("top", 0)], [FALSE, FALSE, const(0.5)])
+        if turns:
+            turning = block.let("turning", logical_and(quiet, any_of(list(turns.values()))))
             with block.when(turning):
-                self._climb(turning, chosen, 1.0 / pieces)
-        return load("turned", 0, kind="bool")
+                heights = [self._sides(self.margins, place) for place in places]
+                self._search_tops(turning, turns, thetas, heights, slopes)
 
-    def _climb(self, turning: Node, chosen: Node, width: float) -> None:
-        """Go to the top of the margin `chosen`, until it is positive or cannot become so.
+    def _search_tops(
+        self,
+        turning: Node,
+        turns: Mapping[tuple[int, int], Node],
+        thetas: Sequence[Node],
+        heights: Sequence[Sequence[Node]],
+        slopes: Sequence[Sequence[Node]],
+    ) -> None:
+        """Look at the top of one margin after another that can get so high."""
+        block = self.block
+        hopes = []
+        for count, ((number, k), turn) in enumerate(turns.items()):
+            feet = [(heights[j][number], slopes[j][number]) for j in (k, k + 1)]
+            names = [f"{what}_{count}_{j}" for j in (0, 1) for what in ("foot", "lean")]
+            nodes = [block.let(name, node) for name, node in zip(names, sum(feet, ()), strict=True)]
+            # Slopes are by time.
+            width = (thetas[k + 1] - thetas[k]) * self.h
+            ahead = (nodes[2] - nodes[0] - nodes[3] * width) / (nodes[1] - nodes[3])
+            high = compare(">", nodes[1] * ahead + nodes[0], 0.0)
+            high = logical_and(logical_and(turning, turn), high)
+            hopes.append(block.let(f"hope_{count}", high))
+        hopeful = block.let("hopeful", any_of(hopes))
+        with block.when(hopeful):
+            block.assign([("candidate", 0), ("searching", 0)], [const(-1.0), hopeful])
+            searching = load("searching", 0, kind="bool")
+            with block.repeat(lambda: searching, len(hopes)):
+                before = load("candidate", 0)
+                candidate, chosen = const(float(len(hopes))), const(-1.0)
+                values = [ZERO] * 6
+                for count, (number, k) in reversed(list(enumerate(turns))):
+                    next_one = logical_and(hopes[count], compare("<", before, float(count)))
+                    candidate = where(next_one, const(float(count)), candidate)
+                    chosen = where(next_one, const(float(number)), chosen)
+                    own = [thetas[k], thetas[k + 1]]
+                    own += [
+                        load(f"{what}_{count}_{j}", 0) for what in ("foot", "lean") for j in (0, 1)
+                    ]
+                    values = [
+                        where(next_one, new, old) for new, old in zip(own, values, strict=True)
+                    ]
+                some = logical_and(searching, compare("<", candidate, float(len(hopes))))
+                block.assign(
+                    [("searching", 0), ("candidate", 0), ("chosen", 0)]
+                    + [(name, 0) for name in _BRACKET],
+                    [some, where(searching, candidate, before), chosen, *values],
+                )
+                self._climb(searching)
+                done = logical_or(load("turned", 0, kind="bool"), load("paused", 0, kind="bool"))
+                block.assign([("searching", 0)], [logical_and(searching, logical_not(done))])
+
+    def _climb(self, wanted: Node) -> None:
+        """Go to the top of the margin ``chosen``, until it is positive or cannot become so.
 
         Between the tangents at both ends of a bracket: at the top of a smooth margin its slope is
         zero, at that of a kink its tangents meet.
         """
-        block = self.block
+        block, h = self.block, self.h
+        left, right, low, far_low, rise, fall = (load(name, 0) for name in _BRACKET)
+        top = load("summit", 0)
+        climbing, kinked = (load(name, 0, kind="bool") for name in ("climbing", "kinked"))
 
-        def ask(theta: Node, name: str) -> None:
-            place = self._inside(theta)
-            height, slope = _NEVER, ZERO
-            pairs = zip(self._signed(place), self._climbs(place), strict=True)
-            for number, (one, climb) in enumerate(pairs):
-                own = compare("==", chosen, float(number))
-                height, slope = where(own, one, height), where(own, climb, slope)
-            block.assign([(f"height_{name}", 0), (f"slope_{name}", 0)], [height, slope])
-
-        left, right = load("foot", 0), block.let("far_foot", load("foot", 0) + width)
-        ask(left, "foot")
-        ask(right, "far_foot")
-        names = ("foot", "far_foot", "here")
-        heights = {name: load(f"height_{name}", 0) for name in names}
-        slopes = {name: load(f"slope_{name}", 0) for name in names}
-
-        def meet() -> tuple[Node, Node]:
+        def meeting() -> tuple[Node, Node]:
             """Return where the tangents meet, and how high."""
-            drop = heights["far_foot"] - heights["foot"] - slopes["far_foot"] * (right - left)
-            ahead = block.let("meeting", drop / (slopes["foot"] - slopes["far_foot"]))
-            return left + ahead, heights["foot"] + slopes["foot"] * ahead
+            drop = far_low - low - fall * ((right - left) * h)
+            ahead = block.let("meeting", drop / (rise - fall))
+            return ahead / h + left, rise * ahead + low
 
-        _, height = meet()
-        hopeful = block.let("hopeful", logical_and(turning, compare(">", height, 0.0)))
-        with block.when(hopeful):
-            level = left + (right - left) * (slopes["foot"] / (slopes["foot"] - slopes["far_foot"]))
-            block.assign([("top", 0), ("climbing", 0), ("kinked", 0)], [level, hopeful, TRUE])
-            top, climbing = load("top", 0), load("climbing", 0, kind="bool")
-            kinked = load("kinked", 0, kind="bool")
-            with block.repeat(lambda: climbing, _CLIMBS):
-                ask(top, "here")
-                block.let("there", self._edge(self._inside(top)))
-                there = load("there", 0, kind="bool")
-                up = compare(">", slopes["here"], 0.0)
-                up, down = logical_and(climbing, up), logical_and(climbing, logical_not(up))
-                targets, values = [], []
-                for name, moved, theta in (("foot", up, left), ("far_foot", down, right)):
-                    targets += [(name, 0), (f"height_{name}", 0), (f"slope_{name}", 0)]
-                    values += [
-                        where(moved, top, theta),
-                        where(moved, heights["here"], heights[name]),
-                        where(moved, slopes["here"], slopes[name]),
-                    ]
-                block.assign(targets, values)
-                cross, height = meet()
-                level = left + (right - left) * (
-                    slopes["foot"] / (slopes["foot"] - slopes["far_foot"])
-                )
-                ahead = where(kinked, cross, level)
-                grain = 0.01 * (right - left)
-                ahead = minimum(maximum(ahead, left + grain), right - grain)
-                found = logical_and(climbing, there)
-                wide = compare(">", (right - left) * self.h, self.near)
-                more = logical_and(compare(">", height, 0.0), wide)
-                more = logical_and(logical_and(climbing, logical_not(there)), more)
-                more = block.let("more", more)
-                block.assign(
-                    [("turned", 0), ("top", 0), ("climbing", 0), ("kinked", 0)],
-                    [
-                        logical_or(load("turned", 0, kind="bool"), found),
-                        where(more, ahead, top),
-                        more,
-                        logical_not(kinked),
-                    ],
-                )
+        def level() -> Node:
+            """Return where a slope that falls evenly is zero."""
+            return (right - left) * (rise / (rise - fall)) + left
+
+        block.let("bend", (rise - fall) * ((right - left) * h))
+        block.assign(
+            [("summit", 0), ("climbing", 0), ("kinked", 0), ("height", 0)],
+            [level(), wanted, TRUE, _NEVER],
+        )
+        with block.repeat(lambda: climbing, _CLIMBS):
+            place = self._inside(top)
+            height, slope = _NEVER, ZERO
+            sides, slopes = self._sides(self.margins, place), self._leanings(place)
+            for number, (one, lean) in enumerate(zip(sides, slopes, strict=True)):
+                own = compare("==", load("chosen", 0), float(number))
+                height, slope = where(own, one, height), where(own, lean, slope)
+            block.let("edge_there", self._edge(place))
+            block.assign(
+                [("height", 0), ("slope_there", 0)],
+                [where(climbing, height, load("height", 0)), slope / h],
+            )
+            height, slope = load("height", 0), load("slope_there", 0)
+            there = load("edge_there", 0, kind="bool")
+            up = logical_and(climbing, compare(">", slope, 0.0))
+            down = logical_and(climbing, logical_not(compare(">", slope, 0.0)))
+            block.assign(
+                [(name, 0) for name in _BRACKET],
+                [
+                    where(up, top, left), where(down, top, right), where(up, height, low),
+                    where(down, height, far_low), where(up, slope, rise), where(down, slope, fall),
+                ],
+            )  # fmt: skip
+            cross, highest = meeting()
+            grain = 0.01 * (right - left)
+            ahead = minimum(maximum(where(kinked, cross, level()), left + grain), right - grain)
+            wide = compare(">", (right - left) * h, self.near)
+            above = compare(">", height, 0.0)
+            found = logical_and(climbing, there)
+            # A condition that is false for a while within a step.
+            dips = logical_and(logical_and(climbing, above), logical_not(there))
+            more = logical_and(logical_and(climbing, logical_not(logical_or(there, above))), wide)
+            more = block.let("more", logical_and(more, compare(">", highest, 0.0)))
+            # So near that the interpolant does not tell.
+            close = compare(">", height, (-_CLOSE) * load("bend", 0))
+            amid = logical_and(compare(">", top, _EDGE), compare("<", top, 1.0 - _EDGE))
+            close = logical_and(logical_and(climbing, logical_not(more)), logical_and(close, amid))
+            pauses = logical_and(logical_or(dips, close), logical_not(found))
+            pauses = logical_and(pauses, compare("==", agenda(CUTS), 0.0))
+            ends = block.let("ends", logical_or(found, pauses))
+            block.assign(
+                [("turned", 0), ("paused", 0), ("top", 0), ("summit", 0), ("climbing", 0)]
+                + [("kinked", 0)],
+                [
+                    logical_or(load("turned", 0, kind="bool"), found),
+                    logical_or(load("paused", 0, kind="bool"), pauses),
+                    where(ends, top, load("top", 0)),
+                    where(more, ahead, top),
+                    more,
+                    logical_not(kinked),
+                ],
+            )
 
     # what is reached at the end ------------------------------------------------------------------
 
