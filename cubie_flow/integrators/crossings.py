@@ -33,8 +33,6 @@ from cubie_flow.integrators.agenda import (
     CUT,
     CUTS,
     DUE,
-    HELD_OFF,
-    HELD_ON,
     OFF,
     ON,
     SHORT,
@@ -133,11 +131,8 @@ class Crossing:
         ):
             side = self.events.side_of(i)
             if self.events.events[i].direction == "both":
-                (slope,) = self.events.slopes([i], time, state, rate, pace)
-                back, again = minimum(-one, -slope), minimum(one, slope)
-                signed = where(compare("==", side, ON), -one, one)
-                signed = where(compare("==", side, HELD_ON), back, signed)
-                one = where(compare("==", side, HELD_OFF), again, signed)
+                signed = where(compare("==", side, ON), -one, _NEVER)
+                one = where(compare("==", side, OFF), one, signed)
             else:
                 off = one
                 one = where(compare("==", side, OFF), one, _NEVER)
@@ -222,7 +217,8 @@ class Crossing:
         )
         with block.when(seen):
             self._decide(seen, within, at_end, landing)
-        self._reach(logical_and(logical_and(good, landing), logical_not(seen)), ending)
+        given = logical_and(landing, compare("<", self.t_end, agenda(CUT)))
+        self._reach(logical_and(logical_and(good, given), logical_not(seen)), ending)
         cut, happens, lost = (load(name, 0, kind="bool") for name in names)
         paused = load("paused", 0, kind="bool")
         block.assign(
@@ -251,32 +247,26 @@ class Crossing:
         free = logical_and(compare("==", agenda(CUTS), 0.0), logical_not(landing))
         free = block.let("free", free)
         noise = block.let("noise", where(free, ZERO, noise))
-
-        def firm(theta: Node) -> Node:
-            """Return whether an edge is no matter of rounding."""
-            sure = compare(">=", self._excess(theta), 2.0 * noise)
-            return logical_and(self._edge(self._inside(theta)), sure)
-
-        nearest = block.let("nearest", near / h)
-        early = block.let("early", logical_and(within, firm(inner)))
+        # What rounding can make within the step is none where its end has none.
+        early = logical_and(within, compare(">=", self._excess(inner), 2.0 * noise))
+        early = block.let("early", early)
         crossing = block.let("crossing", logical_and(seen, logical_or(early, at_end)))
-        late = block.let("late", firm(maximum(ONE - nearest, ZERO)))
-        # The end of the step is the place: nothing happens clearly before it.
-        settled = logical_and(at_end, logical_not(logical_or(early, late)))
+        block.assign(
+            [("low", 0), ("high", 0), ("settled", 0)], [ZERO, where(early, inner, ONE), FALSE]
+        )
+        nearest = block.let("nearest", near / h)
+        block.let("beyond", where(free, const(_BEYOND), ZERO))
+        self._narrow(crossing, logical_not(logical_or(free, early)), nearest, noise)
         spent = compare(">=", agenda(CUTS), float(_CUT_LIMIT))
-        happens = logical_or(settled, logical_and(spent, at_end))
+        happens = logical_or(load("settled", 0, kind="bool"), logical_and(spent, at_end))
         happens = block.let("happens", logical_and(crossing, happens))
         cut = block.let("cut", logical_and(crossing, logical_not(happens)))
         # Seen inside steps only, again and again, and never at their end.
         block.let("lost", logical_and(cut, spent))
         self._save_doubt(happens, noise, climb)
-        block.let("low", ZERO)
-        block.let("high", where(early, inner, ONE))
-        block.let("beyond", where(free, const(_BEYOND), ZERO))
-        self._narrow(cut, nearest, noise)
         high = load("high", 0)
         further = minimum(high + load("beyond", 0), ONE)
-        high = block.let("target", where(self._edge(self._inside(further)), further, high))
+        high = where(self._edge(self._inside(further)), further, high)
         place = maximum(high * h + self.t, self.t + near)
         block.let("place", where(cut, place, agenda(CUT)))
 
@@ -286,39 +276,48 @@ class Crossing:
         late = minimum(late, 1e-3 * self.h)
         self.block.let("doubt", where(happens, maximum(late, self.near), ZERO))
 
-    def _narrow(self, wanted: Node, nearest: Node, noise: Node) -> None:
+    def _narrow(self, wanted: Node, closing: Node, nearest: Node, noise: Node) -> None:
         """Narrow ``low < theta <= high`` as far as the interpolant is good for.
 
         No edge at `low`, one at `high`: regula falsi with halved weights (the Illinois method;
         Dowell and Jarratt, BIT 11, 1971), and bisection whenever that does not halve the bracket.
+        Where a step may be `closing`, its end is the place unless something happens clearly before:
+        ``settled``.
         """
         block = self.block
         low, high, trial = load("low", 0), load("high", 0), load("trial", 0)
         below, above = load("below", 0), load("above", 0)
         width, going = load("width", 0), load("narrowing", 0, kind="bool")
-        last = load("last_hit", 0, kind="bool")
+        last, asking = (load(name, 0, kind="bool") for name in ("last_hit", "asking"))
         start = high
         fine = block.let("fine", maximum(nearest, load("beyond", 0)))
         block.let("below", self._excess(ZERO) - noise)
         block.let("above", self._excess(high) - noise)
         guess = minimum(maximum(start * (below / (below - above)), fine), start - fine)
         guess = where(compare("<", below, 0.0), maximum(guess, ZERO), 0.5 * start)
-        # Where the step was cut before, its end is about the place.
+        # Where the step was cut once, its end is about the place.
         once = compare("==", agenda(CUTS), 1.0)
-        told = maximum(start - maximum(2.0 * nearest, const(2.0 * _BEYOND)), 0.5 * start)
+        back = where(once, maximum(nearest, const(2.0 * _BEYOND)), nearest)
+        told = where(closing, maximum(start - back, ZERO), maximum(start - back, 0.5 * start))
+        told = where(logical_or(closing, once), told, guess)
+        sharp = logical_and(closing, compare("<=", back, nearest))
         block.assign(
-            [("trial", 0), ("width", 0), ("narrowing", 0), ("last_hit", 0)],
-            [where(once, told, guess), const(4.0), wanted, TRUE],
+            [("trial", 0), ("width", 0), ("narrowing", 0), ("last_hit", 0), ("asking", 0)],
+            [told, const(4.0), wanted, TRUE, sharp],
         )
         with block.repeat(lambda: going, _ITERATIONS):
-            block.let("value", self._excess(trial) - noise)
+            block.let("value", self._excess(trial) - where(asking, 2.0 * noise, noise))
             value = load("value", 0)
             sure = compare(">=", value, 0.0)
             block.let("hit", logical_and(self._edge(self._inside(trial)), sure))
             hit = load("hit", 0, kind="bool")
             up, down = logical_and(going, hit), logical_and(going, logical_not(hit))
+            settles = logical_and(asking, down)
             block.assign(
-                [("low", 0), ("high", 0), ("below", 0), ("above", 0), ("last_hit", 0)],
+                [
+                    ("low", 0), ("high", 0), ("below", 0), ("above", 0), ("last_hit", 0),
+                    ("settled", 0),
+                ],
                 [
                     where(down, trial, low),
                     where(up, trial, high),
@@ -329,8 +328,9 @@ class Crossing:
                         where(logical_and(down, logical_not(last)), 0.5 * above, above),
                     ),
                     hit,
+                    logical_or(load("settled", 0, kind="bool"), settles),
                 ],
-            )
+            )  # fmt: skip
             gap = block.let("gap", high - low)
             usable = logical_and(compare("<", below, 0.0), compare(">", above, 0.0))
             slow = compare(">", gap, 0.5 * width)
@@ -341,10 +341,10 @@ class Crossing:
             guess = where(hit, guess - step, guess + step)
             guess = minimum(maximum(guess, low + step), high - step)
             guess = where(logical_and(usable, logical_not(slow)), guess, halves)
-            more = logical_and(going, compare(">", gap, fine))
+            more = logical_and(going, logical_and(compare(">", gap, fine), logical_not(settles)))
             block.assign(
-                [("trial", 0), ("width", 0), ("narrowing", 0)],
-                [where(going, guess, trial), where(going, gap, width), more],
+                [("trial", 0), ("width", 0), ("narrowing", 0), ("asking", 0)],
+                [where(going, guess, trial), where(going, gap, width), more, FALSE],
             )
 
     # what turns back within the step ------------------------------------------------------------

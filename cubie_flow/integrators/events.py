@@ -241,8 +241,8 @@ class Events:
             if event.direction == "both":
                 truth = self.bind([self.truths[i]], t)[0]
                 told = where(truth, const(ON), const(OFF))
-                told = where(compare("<", slope, 0.0), const(HELD_OFF), told)
-                told = where(compare(">", slope, 0.0), const(HELD_ON), told)
+                told = where(compare("<", slope, 0.0), const(OFF), told)
+                told = where(compare(">", slope, 0.0), const(ON), told)
             else:
                 told = where(compare(">", slope, 0.0), const(HELD_ON), const(SLOPED))
             asked = compare("==", side, BY_SLOPE)
@@ -308,12 +308,7 @@ class Events:
             rises = logical_and(truth, compare("==", side, OFF))
             if event.direction == "both":
                 falls = logical_and(logical_not(truth), compare("==", side, ON))
-                (slope,) = self.slopes([i], t, state, rate, pace)
-                back = logical_and(compare("==", side, HELD_ON), compare("<", slope, 0.0))
-                back = logical_and(logical_not(truth), back)
-                again = logical_and(compare("==", side, HELD_OFF), compare(">", slope, 0.0))
-                again = logical_and(truth, again)
-                rises = logical_or(logical_or(rises, falls), logical_or(back, again))
+                rises = logical_or(rises, falls)
             elif i in self.sloped:
                 (slope,) = self.slopes([i], t, state, rate, pace)
                 going = logical_and(compare("==", side, SLOPED), compare(">", slope, 0.0))
