@@ -32,7 +32,10 @@ from cubie_flow.expressions.rounding import rounding
 from cubie_flow.integrators.agenda import (
     CUT,
     CUTS,
+    DOUBT,
     DUE,
+    HELD_OFF,
+    HELD_ON,
     OFF,
     ON,
     SHORT,
@@ -70,11 +73,6 @@ Place = str | tuple[str, int] | Mapping[int, Node]
 At = tuple[Node, Place, Place, Node]
 
 
-def climb_at_end(i: int) -> str:
-    """Return the name of how fast the margin of event `i` grows at the end of the step."""
-    return f"climb_{i}"
-
-
 class Crossing:
     """The search for events in one step, as statements of the attempt's block.
 
@@ -99,8 +97,6 @@ class Crossing:
         self.course = step.course(block, h, self.states)
         self.end = step.end_place
         self.near = block.let("near", events.near(t_end, h) * maximum(agenda(SHORT), ONE))
-        for i, one in zip(events.watched, self.margins, strict=True):
-            block.let(climb_at_end(i), events.slope(one, *self._stop))
 
     # what holds within the step --------------------------------------------------------------
 
@@ -142,16 +138,11 @@ class Crossing:
             found.append(one)
         return found
 
-    def _growth(self, i: int, one: Node, place: At) -> Node:
-        """Return how fast the margin of event `i` grows."""
-        slope = self.events.slope(one, *place)
-        return load(climb_at_end(i), 0) if place == self._stop and slope is not ZERO else slope
-
     def _climbs(self, place: At) -> list[Node]:
         """Return how fast the numbers of `_signed` grow where nothing has to be armed first."""
         found = []
         for i, one in zip(self.events.watched, self.margins, strict=True):
-            slope = self._growth(i, one, place)
+            slope = self.events.slope(one, *place)
             if self.events.events[i].direction == "both":
                 slope = where(compare("==", self.events.side_of(i), ON), -slope, slope)
             found.append(slope)
@@ -203,34 +194,56 @@ class Crossing:
             Whether the step is cut, whether something happens at its end, and whether what
             happens in it cannot be located.
         """
-        block = self.block
+        block, events = self.block, self.events
         half = block.let("half", self._edge(self._inside(const(0.5))))
         at_end = block.let("at_end", self._edge(self._stop))
-        quiet = block.let("quiet", logical_and(good, logical_not(logical_or(half, at_end))))
-        self._look_for_tops(quiet)
-        within = block.let("within", logical_or(half, load("turned", 0, kind="bool")))
-        seen = block.let("seen", logical_and(good, logical_or(within, at_end)))
-        names = ("cut", "happens", "lost")
-        block.assign(
-            [(name, 0) for name in names] + [("place", 0), ("doubt", 0)],
-            [FALSE, FALSE, FALSE, agenda(CUT), ZERO],
-        )
-        with block.when(seen):
-            self._decide(seen, within, at_end, landing)
+        crossing = logical_or(half, at_end)
+        turns = self._turns()
         given = logical_and(landing, compare("<", self.t_end, agenda(CUT)))
-        self._reach(logical_and(logical_and(good, given), logical_not(seen)), ending)
-        cut, happens, lost = (load(name, 0, kind="bool") for name in names)
-        paused = load("paused", 0, kind="bool")
-        block.assign(
-            [("cut", 0), ("place", 0)],
-            [
-                logical_or(cut, paused),
-                where(paused, load("top", 0) * self.h + self.t, load("place", 0)),
-            ],
-        )
-        cuts = where(cut, agenda(CUTS) + 1.0, agenda(CUTS))
-        block.assign([("agenda", CUT), ("agenda", CUTS)], [load("place", 0), cuts])
-        return cut, happens, lost
+        reasons = [crossing, given, *turns.values(), *map(events.is_held, events.watched)]
+        rare = block.let("rare", logical_and(good, any_of(reasons)))
+        names = ("cut", "happens", "lost")
+        block.assign([(name, 0) for name in names], [FALSE] * 3)
+        outcome = [load(name, 0, kind="bool") for name in names]
+        with block.when(rare):
+            block.assign(
+                [("turned", 0), ("paused", 0), ("top", 0), ("place", 0)],
+                [FALSE, FALSE, const(0.5), agenda(CUT)],
+            )
+            if turns:
+                turning = any_of(list(turns.values()))
+                turning = logical_and(logical_and(rare, logical_not(crossing)), turning)
+                self._look_for_tops(block.let("turning", turning), turns)
+            within = block.let("within", logical_or(half, load("turned", 0, kind="bool")))
+            seen = block.let("seen", logical_and(rare, logical_or(within, at_end)))
+            with block.when(seen):
+                self._decide(seen, within, at_end, landing)
+            paused = load("paused", 0, kind="bool")
+            cut = block.let("cut", logical_or(load("cut", 0, kind="bool"), paused))
+            wanted = logical_and(logical_and(rare, given), logical_not(logical_or(seen, paused)))
+            with block.when(block.let("wanted", wanted)):
+                self._reach(load("wanted", 0, kind="bool"), ending)
+            happens = load("happens", 0, kind="bool")
+            self._release(logical_and(rare, logical_not(logical_or(cut, happens))))
+            place = where(paused, load("top", 0) * self.h + self.t, load("place", 0))
+            block.assign(
+                [("agenda", CUT), ("agenda", CUTS)],
+                [
+                    where(cut, place, agenda(CUT)),
+                    where(cut, agenda(CUTS) + 1.0, agenda(CUTS)),
+                ],
+            )
+        return outcome[0], outcome[1], outcome[2]
+
+    def _release(self, accepted: Node) -> None:
+        """Take back that a condition counts as changed where its margin moves away from that."""
+        for i, climb in zip(self.events.watched, self._climbs(self._stop), strict=True):
+            side = self.events.side_of(i)
+            on = logical_and(compare("==", side, HELD_ON), compare("<=", climb, 0.0))
+            off = logical_and(compare("==", side, HELD_OFF), compare(">=", climb, 0.0))
+            new = where(logical_and(accepted, on), const(OFF), side)
+            new = where(logical_and(accepted, off), const(ON), new)
+            self.block.assign([self.events.side_place(i)], [new])
 
     def _decide(self, seen: Node, within: Node, at_end: Node, landing: Node) -> None:
         """Decide whether the step ends at its event, and where to cut it otherwise."""
@@ -263,18 +276,15 @@ class Crossing:
         cut = block.let("cut", logical_and(crossing, logical_not(happens)))
         # Seen inside steps only, again and again, and never at their end.
         block.let("lost", logical_and(cut, spent))
-        self._save_doubt(happens, noise, climb)
+        # How long before the end of the step the margin may have been zero.
+        late = where(compare(">", climb, 0.0), 2.0 * noise / climb, ZERO)
+        late = maximum(minimum(late, 1e-3 * h), near)
+        block.assign([("agenda", DOUBT)], [where(happens, late, agenda(DOUBT))])
         high = load("high", 0)
         further = minimum(high + load("beyond", 0), ONE)
         high = where(self._edge(self._inside(further)), further, high)
         place = maximum(high * h + self.t, self.t + near)
         block.let("place", where(cut, place, agenda(CUT)))
-
-    def _save_doubt(self, happens: Node, noise: Node, climb: Node) -> None:
-        """Write how long before the end of the step the margin may have been zero."""
-        late = where(compare(">", climb, 0.0), 2.0 * noise / climb, ZERO)
-        late = minimum(late, 1e-3 * self.h)
-        self.block.let("doubt", where(happens, maximum(late, self.near), ZERO))
 
     def _narrow(self, wanted: Node, closing: Node, nearest: Node, noise: Node) -> None:
         """Narrow ``low < theta <= high`` as far as the interpolant is good for.
@@ -361,78 +371,81 @@ class Crossing:
         """Return how fast those numbers grow."""
         found = []
         for i, one in zip(self.events.watched, self.margins, strict=True):
-            slope = self._growth(i, one, place)
+            slope = self.events.slope(one, *place)
             found.append(where(compare("==", self.events.side_of(i), ON), -slope, slope))
         return found
 
-    def _look_for_tops(self, quiet: Node) -> None:
-        """Find conditions that change within the step and change back, where margins turn back.
+    def _turns(self) -> dict[tuple[int, int], Node]:
+        """Return by event and part of the step whether its condition may change there and back.
 
-        Such a margin grows at the beginning of a part of the step and falls at its end. Writes
-        ``turned``, whether its event happens at ``top``, and ``paused``, whether the step has to
-        end there so that it can be known.
+        The margin grows at the beginning of the part and falls at its end, and the tangents there
+        meet where it is positive.
         """
-        block, pieces = self.block, self.course.pieces
-        thetas = [const(k / pieces) for k in range(pieces + 1)]
-        places = [self._start, *map(self._inside, thetas[1:-1]), self._stop]
-        slopes = [self._leanings(place) for place in places]
-        slopes[1:-1] = [[one / self.h for one in row] for row in slopes[1:-1]]
-        turns = {}
+        slopes, heights = self._leanings_at_nodes(), self._heights_at_nodes()
+        width = self.h * (1.0 / self.course.pieces)
+        found = {}
         for number, i in enumerate(self.events.watched):
             side = self.events.side_of(i)
             known = logical_or(compare("==", side, OFF), compare("==", side, ON))
-            for k in range(pieces):
-                first, last = slopes[k][number], slopes[k + 1][number]
-                if first is not ZERO or last is not ZERO:
-                    turn = logical_and(compare(">", first, 0.0), compare("<", last, 0.0))
-                    turns[number, k] = logical_and(known, turn)
-        block.assign([("turned", 0), ("paused", 0), ("top", 0)], [FALSE, FALSE, const(0.5)])
-        if turns:
-            turning = block.let("turning", logical_and(quiet, any_of(list(turns.values()))))
-            with block.when(turning):
-                heights = [self._sides(self.margins, place) for place in places]
-                self._search_tops(turning, turns, thetas, heights, slopes)
+            for k in range(self.course.pieces):
+                rise, fall = slopes[k][number], slopes[k + 1][number]
+                if rise is ZERO and fall is ZERO:
+                    continue
+                low, far_low = heights[k][number], heights[k + 1][number]
+                turn = logical_and(compare(">", rise, 0.0), compare("<", fall, 0.0))
+                high = compare(">", rise * far_low - fall * low - rise * fall * width, 0.0)
+                found[number, k] = logical_and(known, logical_and(turn, high))
+        return found
 
-    def _search_tops(
-        self,
-        turning: Node,
-        turns: Mapping[tuple[int, int], Node],
-        thetas: Sequence[Node],
-        heights: Sequence[Sequence[Node]],
-        slopes: Sequence[Sequence[Node]],
-    ) -> None:
-        """Look at the top of one margin after another that can get so high."""
-        block = self.block
-        hopes = []
-        for count, ((number, k), turn) in enumerate(turns.items()):
-            feet = [(heights[j][number], slopes[j][number]) for j in (k, k + 1)]
-            names = [f"{what}_{count}_{j}" for j in (0, 1) for what in ("foot", "lean")]
-            nodes = [block.let(name, node) for name, node in zip(names, sum(feet, ()), strict=True)]
-            # Slopes are by time.
-            width = (thetas[k + 1] - thetas[k]) * self.h
-            ahead = (nodes[2] - nodes[0] - nodes[3] * width) / (nodes[1] - nodes[3])
-            high = compare(">", nodes[1] * ahead + nodes[0], 0.0)
-            high = logical_and(logical_and(turning, turn), high)
-            hopes.append(block.let(f"hope_{count}", high))
-        hopeful = block.let("hopeful", any_of(hopes))
-        with block.when(hopeful):
-            block.assign([("candidate", 0), ("searching", 0)], [const(-1.0), hopeful])
+    @property
+    def _thetas(self) -> list[Node]:
+        """Where the parts of a step begin and end that are looked at by themselves."""
+        return [const(k / self.course.pieces) for k in range(self.course.pieces + 1)]
+
+    @property
+    def _nodes(self) -> list[At]:
+        return [self._start, *map(self._inside, self._thetas[1:-1]), self._stop]
+
+    def _heights_at_nodes(self) -> list[list[Node]]:
+        return [self._sides(self.margins, place) for place in self._nodes]
+
+    def _leanings_at_nodes(self) -> list[list[Node]]:
+        slopes = [self._leanings(place) for place in self._nodes]
+        return [slopes[0], *([one / self.h for one in row] for row in slopes[1:-1]), slopes[-1]]
+
+    def _look_for_tops(self, turning: Node, turns: Mapping[tuple[int, int], Node]) -> None:
+        """Look at the top of one margin after another that turns back.
+
+        Writes ``turned``, whether an event happens at ``top``, and ``paused``, whether the step has
+        to end there so that it can be known.
+        """
+        block, thetas = self.block, self._thetas
+        slopes, heights = self._leanings_at_nodes(), self._heights_at_nodes()
+        with block.when(turning):
+            hopes = [
+                block.let(f"hope_{count}", logical_and(turning, turn))
+                for count, turn in enumerate(turns.values())
+            ]
+            block.assign([("candidate", 0), ("searching", 0)], [const(-1.0), turning])
             searching = load("searching", 0, kind="bool")
             with block.repeat(lambda: searching, len(hopes)):
                 before = load("candidate", 0)
                 candidate, chosen = const(float(len(hopes))), const(-1.0)
-                values = [ZERO] * 6
+                values: list[Node] = [ZERO] * len(_BRACKET)
                 for count, (number, k) in reversed(list(enumerate(turns))):
                     next_one = logical_and(hopes[count], compare("<", before, float(count)))
                     candidate = where(next_one, const(float(count)), candidate)
                     chosen = where(next_one, const(float(number)), chosen)
-                    own = [thetas[k], thetas[k + 1]]
-                    own += [
-                        load(f"{what}_{count}_{j}", 0) for what in ("foot", "lean") for j in (0, 1)
+                    own = [
+                        numbers[j]
+                        for numbers in (
+                            thetas,
+                            [row[number] for row in heights],
+                            [row[number] for row in slopes],
+                        )
+                        for j in (k, k + 1)
                     ]
-                    values = [
-                        where(next_one, new, old) for new, old in zip(own, values, strict=True)
-                    ]
+                    values = [where(next_one, *pair) for pair in zip(own, values, strict=True)]
                 some = logical_and(searching, compare("<", candidate, float(len(hopes))))
                 block.assign(
                     [("searching", 0), ("candidate", 0), ("chosen", 0)]
@@ -531,33 +544,28 @@ class Crossing:
         of a run what needs more than zero has no time left.
         """
         block, events = self.block, self.events
-        wanted = block.let("wanted", wanted)
         fine = float(EPSILON[events.precision] ** 0.5)
-        with block.when(wanted):
-            reached = []
-            signed, climbs = self._signed(self._stop), self._climbs(self._stop)
-            for number, (i, noise) in enumerate(zip(events.watched, self._noises(), strict=True)):
-                short, climb = signed[number], climbs[number]
-                if climb is ZERO:
-                    continue
-                noise = block.let(f"noise_{number}", noise)
-                soon = compare(">=", climb * self.near + short, 0.0)
-                moving = compare(">=", climb * (fine * self.h), noise)
-                about = logical_and(compare(">=", short, -2.0 * noise), moving)
-                met = logical_and(compare(">", climb, 0.0), logical_or(soon, about))
-                met = logical_and(logical_and(met, wanted), self._open(i))
-                if not is_closed(events.truths[i]):
-                    met = logical_and(met, logical_not(ending))
-                met = block.let(f"met_{number}", met)
-                reached.append(met)
-                side = events.side_of(i)
-                block.assign([events.side_place(i)], [where(met, const(DUE), side)])
-            if reached:
-                any_met = any_of(reached)
-                block.assign(
-                    [("happens", 0), ("doubt", 0)],
-                    [
-                        logical_or(load("happens", 0, kind="bool"), any_met),
-                        where(any_met, self.near, load("doubt", 0)),
-                    ],
-                )
+        reached = []
+        signed, climbs = self._signed(self._stop), self._climbs(self._stop)
+        for number, (i, noise) in enumerate(zip(events.watched, self._noises(), strict=True)):
+            short, climb = signed[number], climbs[number]
+            if climb is ZERO:
+                continue
+            noise = block.let(f"noise_{number}", noise)
+            soon = compare(">=", climb * self.near + short, 0.0)
+            moving = compare(">=", climb * (fine * self.h), noise)
+            about = logical_and(compare(">=", short, -2.0 * noise), moving)
+            met = logical_and(compare(">", climb, 0.0), logical_or(soon, about))
+            met = logical_and(logical_and(met, wanted), self._open(i))
+            if not is_closed(events.truths[i]):
+                met = logical_and(met, logical_not(ending))
+            met = block.let(f"met_{number}", met)
+            reached.append(met)
+            block.assign([events.side_place(i)], [where(met, const(DUE), events.side_of(i))])
+        if reached:
+            met = block.let("met", any_of(reached))
+            happens = load("happens", 0, kind="bool")
+            block.assign(
+                [("happens", 0), ("agenda", DOUBT)],
+                [logical_or(happens, met), where(met, self.near, agenda(DOUBT))],
+            )

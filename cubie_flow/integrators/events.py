@@ -17,7 +17,6 @@ from cubie_flow.expressions.block import Block, BlockBuilder
 from cubie_flow.expressions.graph import (
     FALSE,
     ONE,
-    TRUE,
     ZERO,
     Node,
     compare,
@@ -62,7 +61,7 @@ from cubie_flow.integrators.agenda import (
     agenda,
 )
 from cubie_flow.integrators.controllers import EPSILON
-from cubie_flow.integrators.crossings import Crossing, Place, climb_at_end
+from cubie_flow.integrators.crossings import Crossing, Place
 from cubie_flow.integrators.steps.base import Step, any_of
 from cubie_flow.integrators.switches import SwitchBlocks
 from cubie_flow.systems.events import Event, margin
@@ -316,23 +315,15 @@ class Events:
             found.append(rises)
         return found
 
-    def _seen(self, i: int, truth: Node, climb: Node | None = None) -> Node:
-        """Return the side of a condition that did not make its event happen.
-
-        What counts as changed already stays so until it has, or while its margin moves on, `climb`.
-        """
-        old = self._memory(self.side[i])
+    def _seen(self, i: int, truth: Node) -> Node:
+        """Return the side of a condition that did not make its event happen."""
+        old = self.side_of(i)
+        on: Node = const(ON)
         if self.events[i].direction == "both":
-            onward = TRUE if climb is None else compare("<", climb, 0.0)
-            off = logical_and(compare("==", old, HELD_OFF), onward)
-            side = where(off, const(HELD_OFF), const(ON))
+            on = where(compare("==", old, HELD_OFF), old, on)
         elif i in self.sloped:
-            side = where(compare("==", old, SLOPED), old, const(ON))
-        else:
-            side = const(ON)
-        onward = TRUE if climb is None else compare(">", climb, 0.0)
-        on = logical_and(compare("==", old, HELD_ON), onward)
-        return where(truth, side, where(on, const(HELD_ON), const(OFF)))
+            on = where(compare("==", old, SLOPED), old, on)
+        return where(truth, on, where(compare("==", old, HELD_ON), old, const(OFF)))
 
     def watch(
         self,
@@ -389,16 +380,14 @@ class Events:
             for i, truth in zip(self.watched, placed, strict=True):
                 side = self._memory(self.side[i])
                 targets.append(("event_memory", self.side[i]))
-                seen = self._seen(i, truth, load(climb_at_end(i), 0))
+                seen = self._seen(i, truth)
                 values.append(where(moved, seen, side))
         targets += [("agenda", i) for i in (SHORT, DOUBT, CUT, CUTS, PENDING)]
-        doubt = load("doubt", 0) if self.watched else ZERO
-        doubt = where(landed, maximum(doubt, self.near(t_new, ZERO)), doubt)
         missed = logical_and(moved, compare(">=", t_new, agenda(CUT)))
         coarser = where(missed, COARSER * agenda(SHORT), const(FIRST_SHORT))
         values += [
             where(accept, coarser, agenda(SHORT)),
-            where(accept, doubt, agenda(DOUBT)),
+            where(moved, ZERO, agenda(DOUBT)),
             where(accept, _NEVER, agenda(CUT)),
             where(accept, ZERO, agenda(CUTS)),
             where(due, ONE, agenda(PENDING)),
@@ -615,14 +604,14 @@ class Events:
             apart = compare("<", agenda(LATEST), t)
             own = where(logical_and(apart, stays), const(BY_SLOPE), const(BY_VALUE))
         else:
-            own = where(logical_and(self._held(i), stays), side, const(BY_VALUE))
+            own = where(logical_and(self.is_held(i), stays), side, const(BY_VALUE))
         # What counted as changed because it was about to is moved elsewhere by another event.
         changed = _or([happening[k] for k, one in enumerate(self.events) if one.resets])
-        changed = logical_and(changed, logical_and(self._held(i), logical_not(stays)))
+        changed = logical_and(changed, logical_and(self.is_held(i), logical_not(stays)))
         other = where(changed, where(truth, const(ON), const(OFF)), side)
         return where(happening[i], own, other) if event.resets else other
 
-    def _held(self, i: int) -> Node:
+    def is_held(self, i: int) -> Node:
         """Return whether a condition counts as changed that has yet to change."""
         side = self.side_of(i)
         return logical_or(compare("==", side, HELD_ON), compare("==", side, HELD_OFF))
