@@ -479,8 +479,8 @@ class Crossing:
 
         block.let("bend", (rise - fall) * ((right - left) * h))
         block.assign(
-            [("summit", 0), ("climbing", 0), ("kinked", 0), ("height", 0)],
-            [level(), wanted, TRUE, _NEVER],
+            [("summit", 0), ("climbing", 0), ("kinked", 0), ("best", 0), ("best_height", 0)],
+            [level(), wanted, TRUE, ZERO, _NEVER],
         )
         with block.repeat(lambda: climbing, _CLIMBS):
             place = self._inside(top)
@@ -490,11 +490,14 @@ class Crossing:
                 own = compare("==", load("chosen", 0), float(number))
                 height, slope = where(own, one, height), where(own, lean, slope)
             block.let("edge_there", self._edge(place))
+            height = block.let("height_there", height)
+            slope = block.let("slope_there", slope / h)
+            best, highest_yet = load("best", 0), load("best_height", 0)
+            better = logical_and(climbing, compare(">", height, highest_yet))
             block.assign(
-                [("height", 0), ("slope_there", 0)],
-                [where(climbing, height, load("height", 0)), slope / h],
+                [("best", 0), ("best_height", 0)],
+                [where(better, top, best), where(better, height, highest_yet)],
             )
-            height, slope = load("height", 0), load("slope_there", 0)
             there = load("edge_there", 0, kind="bool")
             up = logical_and(climbing, compare(">", slope, 0.0))
             down = logical_and(climbing, logical_not(compare(">", slope, 0.0)))
@@ -516,8 +519,8 @@ class Crossing:
             more = logical_and(logical_and(climbing, logical_not(logical_or(there, above))), wide)
             more = block.let("more", logical_and(more, compare(">", highest, 0.0)))
             # So near that the interpolant does not tell.
-            close = compare(">", height, (-_CLOSE) * load("bend", 0))
-            amid = logical_and(compare(">", top, _EDGE), compare("<", top, 1.0 - _EDGE))
+            close = compare(">", highest_yet, (-_CLOSE) * load("bend", 0))
+            amid = logical_and(compare(">", best, _EDGE), compare("<", best, 1.0 - _EDGE))
             close = logical_and(logical_and(climbing, logical_not(more)), logical_and(close, amid))
             pauses = logical_and(logical_or(dips, close), logical_not(found))
             pauses = logical_and(pauses, compare("==", agenda(CUTS), 0.0))
@@ -528,7 +531,7 @@ class Crossing:
                 [
                     logical_or(load("turned", 0, kind="bool"), found),
                     logical_or(load("paused", 0, kind="bool"), pauses),
-                    where(ends, top, load("top", 0)),
+                    where(ends, best, load("top", 0)),
                     where(more, ahead, top),
                     more,
                     logical_not(kinked),
