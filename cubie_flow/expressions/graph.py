@@ -714,7 +714,7 @@ def sparse_jacobian(nodes: Sequence[Node], variables: Sequence[Node]) -> list[di
             if node is not variable:
                 if node.kind != "float" or all(d.get(arg, ZERO) is ZERO for arg in node.args):
                     continue
-                d[node] = _derivative(node, tuple(d.get(arg, ZERO) for arg in node.args))
+                d[node] = operation_derivative(node, tuple(d.get(arg, ZERO) for arg in node.args))
             if d[node] is not ZERO:
                 for i in positions.get(node, ()):
                     rows[i][column] = d[node]
@@ -733,11 +733,18 @@ def directional(
         if node not in d and node.kind == "float":
             inner = tuple(d.get(arg, ZERO) for arg in node.args)
             if any(one is not ZERO for one in inner):
-                d[node] = _derivative(node, inner)
+                d[node] = operation_derivative(node, inner)
     return [d.get(node, ZERO) for node in nodes]
 
 
-def _derivative(node: Node, d: tuple[Node, ...]) -> Node:
+def operation_derivative(node: Node, d: tuple[Node, ...]) -> Node:
+    """Return the derivative of one operation from those of its arguments.
+
+    Raises
+    ------
+    FlowError
+        If the operation has no derivative.
+    """
     x = node.args
     match node.op:
         case "add":

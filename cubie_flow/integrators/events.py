@@ -11,13 +11,12 @@ lane, the one of the highest priority. What jumped is begun anew, as a fresh lan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from cubie_flow.expressions.block import Block, BlockBuilder
 from cubie_flow.expressions.graph import (
     FALSE,
     ONE,
-    TRUE,
     ZERO,
     Node,
     compare,
@@ -36,34 +35,41 @@ from cubie_flow.expressions.graph import (
     topological,
     where,
 )
+from cubie_flow.integrators.agenda import (
+    AGENDA,
+    BY_SLOPE,
+    BY_VALUE,
+    COARSER,
+    CROWD,
+    CUT,
+    CUTS,
+    DOUBT,
+    DUE,
+    FIRST_SHORT,
+    HELD_OFF,
+    HELD_ON,
+    JUMPED,
+    LATEST,
+    NEAR,
+    OFF,
+    ON,
+    PENDING,
+    ROW,
+    SHORT,
+    SLOPED,
+    STOP,
+    agenda,
+)
 from cubie_flow.integrators.controllers import EPSILON
-from cubie_flow.integrators.steps.base import any_of
+from cubie_flow.integrators.crossings import Crossing, Place
+from cubie_flow.integrators.steps.base import Step, any_of
 from cubie_flow.integrators.switches import SwitchBlocks
 from cubie_flow.systems.events import Event, margin
 
-# Elements of the buffer `agenda`, before two for every schedule: the next time to land on, where
-# a cut step ends, whether events are due, how many happened without time going on, when the last
-# one did, how often the step was cut, and where the time of an event is to be stored.
-STOP, CUT, PENDING, CROWD, LATEST, CUTS, ROW, JUMPED, AGENDA = range(9)
-# What is known of the side a condition is on: false, true, to be told by the derivative (just
-# after a reset that left a root at zero) or by the next look at it, or false as long as the root
-# does not move in the direction of the event.
-OFF, ON, BY_SLOPE, BY_VALUE, SLOPED = 0.0, 1.0, 2.0, 3.0, 4.0
 #: Events at one time after which a run ends with the status ``event_limit``.
 CROWD_LIMIT = 200
-_CUT_LIMIT = 8
-# The first cut is so much of the step behind where the interpolant says, about what it errs: in a
-# step that ends shortly behind the event it errs quadratically less. No more digits are asked for.
-_BEYOND = 1e-4
-_ITERATIONS = 110
-# Times nearer than so many roundings are one.
-_NEAR = 16.0
 _NEVER = const(float("inf"))
 _T = symbol("t")
-
-
-def _agenda(place: int) -> Node:
-    return load("agenda", place)
 
 
 def _or(truths: Sequence[Node]) -> Node:
@@ -142,15 +148,17 @@ class Events:
     def _next(self, i: int) -> int:
         return AGENDA + 2 * self.scheduled.index(i)
 
-    def _placed(
-        self, nodes: Sequence[Node], t: Node, state: str | Mapping[int, Node] = "state"
-    ) -> list[Node]:
+    def bind(self, nodes: Sequence[Node], t: Node, state: Place = "state") -> list[Node]:
         """Return bound expressions where they read real buffers."""
         mapping: dict[Node, Node] = {_T: t}
         for node in topological(nodes):
             if node.op == "load" and node.value[0] == "u":
                 i = node.value[1]
-                mapping[node] = load(state, i) if isinstance(state, str) else state[i]
+                if isinstance(state, Mapping):
+                    mapping[node] = state[i]
+                else:
+                    buffer, base = (state, 0) if isinstance(state, str) else state
+                    mapping[node] = load(buffer, base + i)
             elif node.op == "load" and node.value[0] == "p":
                 mapping[node] = load("parameters", node.value[1])
         return substitute(nodes, mapping)
@@ -158,15 +166,28 @@ class Events:
     @staticmethod
     def stop() -> Node:
         """Return the next time that a step must not go beyond."""
-        return minimum(_agenda(STOP), _agenda(CUT))
+        return minimum(agenda(STOP), agenda(CUT))
+
+    def doubt(self, t: Node) -> Node:
+        """Return how long before `t`, where a lane is, what happens there may have happened."""
+        return maximum(agenda(DOUBT), self.near(t, ZERO))
+
+    def side_place(self, i: int) -> tuple[str, int]:
+        """Return where the side of a condition is remembered."""
+        return "event_memory", self.side[i]
+
+    def side_of(self, i: int) -> Node:
+        """Return the side of a condition."""
+        return self._memory(self.side[i])
 
     @staticmethod
     def pending() -> Node:
         """Return whether something is due at the lane's time."""
-        return compare("!=", _agenda(PENDING), 0.0)
+        return compare("!=", agenda(PENDING), 0.0)
 
-    def _near(self, t: Node, h: Node) -> Node:
-        return (_NEAR * EPSILON[self.precision]) * maximum(fabs(t), fabs(h))
+    def near(self, t: Node, h: Node) -> Node:
+        """Return the distance of times that are one."""
+        return (NEAR * EPSILON[self.precision]) * maximum(fabs(t), fabs(h))
 
     # the start of a run -----------------------------------------------------------------------
 
@@ -174,14 +195,14 @@ class Events:
         """Write the memory of a run that starts at `t`."""
         values = {
             STOP: _NEVER, CUT: _NEVER, PENDING: ONE, CROWD: ZERO, LATEST: -_NEVER, CUTS: ZERO,
-            ROW: const(-1.0), JUMPED: ZERO,
+            ROW: const(-1.0), JUMPED: ZERO, SHORT: const(FIRST_SHORT), DOUBT: ZERO,
         }  # fmt: skip
         for i in self.scheduled:
             times = self.events[i].times
             assert times is not None
             past = times.before(_T)
             upcoming = substitute([times.at(symbol("k"))], {symbol("k"): past})[0]
-            index, time = self._placed([past, upcoming], t)
+            index, time = self.bind([past, upcoming], t)
             values |= {self._next(i): time, self._next(i) + 1: index}
         block.assign([("agenda", i) for i in values], list(values.values()))
         memory = dict.fromkeys(range(self.memory_size), ZERO)
@@ -193,7 +214,7 @@ class Events:
     @staticmethod
     def jumped() -> Node:
         """Return whether the lane is to begin anew."""
-        return compare("!=", _agenda(JUMPED), 0.0)
+        return compare("!=", agenda(JUMPED), 0.0)
 
     @staticmethod
     def look(block: BlockBuilder) -> None:
@@ -211,58 +232,69 @@ class Events:
             event = self.events[i]
             if event.root is None:
                 continue
-            (slope,) = self._slopes([i], t)
+            (slope,) = self.slopes([i], t)
             side = self._memory(self.side[i])
             if event.direction == "both":
-                truth = self._placed([self.truths[i]], t)[0]
+                truth = self.bind([self.truths[i]], t)[0]
                 told = where(truth, const(ON), const(OFF))
                 told = where(compare("<", slope, 0.0), const(OFF), told)
                 told = where(compare(">", slope, 0.0), const(ON), told)
             else:
-                told = where(compare(">", slope, 0.0), const(ON), const(SLOPED))
+                told = where(compare(">", slope, 0.0), const(HELD_ON), const(SLOPED))
             asked = compare("==", side, BY_SLOPE)
             block.assign([("event_memory", self.side[i])], [where(asked, told, side)])
 
-    def _slopes(
+    def slope(
+        self,
+        node: Node,
+        t: Node,
+        state: Place = "state",
+        rate: Place = "derivative",
+        pace: Node = ONE,
+    ) -> Node:
+        """Return how fast a bound expression grows; `rate` is in units of `pace`."""
+        used = self.states_in([node])
+        if isinstance(rate, Mapping):
+            rates = [rate[j] for j in used]
+        else:
+            buffer, base = (rate, 0) if isinstance(rate, str) else rate
+            rates = [load(buffer, base + j) for j in used]
+        ways = [load("way", j) for j in used]
+        variables = [_T, *(load("u", j) for j in used)]
+        (slope,) = directional([node], variables, [symbol("pace"), *ways])
+        (slope,) = self.bind([slope], t, state)
+        rated = {**dict(zip(ways, rates, strict=True)), symbol("pace"): pace}
+        return substitute([slope], rated)[0]
+
+    def slopes(
         self,
         numbers: Sequence[int],
         t: Node,
-        state: str | Mapping[int, Node] = "state",
-        rate: str | tuple[str, int] | Mapping[int, Node] = "derivative",
+        state: Place = "state",
+        rate: Place = "derivative",
         pace: Node = ONE,
     ) -> list[Node]:
-        """Return how fast roots move in the direction of their events; `rate` in units of pace."""
+        """Return how fast roots move in the direction of their events."""
         found = []
         for i in numbers:
             root = self.events[i].root
             assert root is not None
-            used = self._states_in([root])
-            if isinstance(rate, Mapping):
-                rates = [rate[j] for j in used]
-            else:
-                buffer, base = (rate, 0) if isinstance(rate, str) else rate
-                rates = [load(buffer, base + j) for j in used]
-            ways = [load("way", j) for j in used]
-            variables = [_T, *(load("u", j) for j in used)]
-            (slope,) = directional([root], variables, [symbol("pace"), *ways])
-            (slope,) = self._placed([slope], t, state)
-            rated = {**dict(zip(ways, rates, strict=True)), symbol("pace"): pace}
-            (slope,) = substitute([slope], rated)
+            slope = self.slope(root, t, state, rate, pace)
             found.append(-slope if self.events[i].direction == "falling" else slope)
         return found
 
     # a step -----------------------------------------------------------------------------------
 
-    def _states_in(self, nodes: Sequence[Node]) -> list[int]:
+    def states_in(self, nodes: Sequence[Node]) -> list[int]:
         found = {n.value[1] for n in topological(nodes) if n.op == "load" and n.value[0] == "u"}
         return sorted(found)
 
-    def _edges(
+    def edges(
         self,
         truths: Sequence[Node],
         t: Node,
-        state: str | Mapping[int, Node] = "state",
-        rate: str | tuple[str, int] | Mapping[int, Node] = "derivative",
+        state: Place = "state",
+        rate: Place = "derivative",
         pace: Node = ONE,
     ) -> list[Node]:
         """Return for every watched event whether its condition, now `truths`, makes it happen."""
@@ -274,7 +306,7 @@ class Events:
                 falls = logical_and(logical_not(truth), compare("==", side, ON))
                 rises = logical_or(rises, falls)
             elif i in self.sloped:
-                (slope,) = self._slopes([i], t, state, rate, pace)
+                (slope,) = self.slopes([i], t, state, rate, pace)
                 going = logical_and(compare("==", side, SLOPED), compare(">", slope, 0.0))
                 rises = logical_or(rises, logical_and(truth, going))
             found.append(rises)
@@ -282,33 +314,37 @@ class Events:
 
     def _seen(self, i: int, truth: Node) -> Node:
         """Return the side of a condition that did not make its event happen."""
-        side: Node = const(ON)
-        if i in self.sloped:
-            old = self._memory(self.side[i])
-            side = where(compare("==", old, SLOPED), old, side)
-        return where(truth, side, const(OFF))
+        old = self.side_of(i)
+        on: Node = const(ON)
+        if self.events[i].direction == "both":
+            on = where(compare("==", old, HELD_OFF), old, on)
+        elif i in self.sloped:
+            on = where(compare("==", old, SLOPED), old, on)
+        return where(truth, on, where(compare("==", old, HELD_ON), old, const(OFF)))
 
     def watch(
         self,
         block: BlockBuilder,
-        end: tuple[str, int],
+        step: Step,
         h: Node,
         t: Node,
         t_end: Node,
         landing: Node,
         good: Node,
+        ending: Node,
     ) -> tuple[Node, Node, Node]:
         """Look for events in a step that is good otherwise.
 
         Parameters
         ----------
-        end : tuple
-            Where the derivative at the end of the step is.
+        step : Step
         h, t, t_end : Node
         landing : Node
             Whether the step ends where it does because it must not go further.
         good : Node
             Whether the step would be accepted.
+        ending : Node
+            Whether it ends the run.
 
         Returns
         -------
@@ -318,155 +354,7 @@ class Events:
         """
         if not self.watched:
             return FALSE, FALSE, FALSE
-        truths = [self.truths[i] for i in self.watched]
-        states = self._states_in(truths)
-        # y = y0 + theta*(a + theta*(b + theta*c)), the cubic through both ends and slopes.
-        for j in states:
-            y0, y1 = load("state", j), load("proposed_state", j)
-            a = block.let(f"bend_a_{j}", h * load("derivative", j))
-            d = block.let(f"bend_d_{j}", y1 - y0)
-            f = block.let(f"bend_f_{j}", h * load(end[0], end[1] + j))
-            block.let(f"bend_b_{j}", 3.0 * d - (2.0 * a + f))
-            block.let(f"bend_c_{j}", (a + f) - 2.0 * d)
-
-        def inside(theta: Node) -> dict[int, Node]:
-            return {
-                j: theta
-                * (
-                    theta * (theta * load(f"bend_c_{j}", 0) + load(f"bend_b_{j}", 0))
-                    + load(f"bend_a_{j}", 0)
-                )
-                + load("state", j)
-                for j in states
-            }
-
-        def rates(theta: Node) -> dict[int, Node]:
-            return {
-                j: theta * (3.0 * (theta * load(f"bend_c_{j}", 0)) + 2.0 * load(f"bend_b_{j}", 0))
-                + load(f"bend_a_{j}", 0)
-                for j in states
-            }
-
-        def edges(theta: Node) -> Node:
-            time, at = theta * h + t, inside(theta)
-            return _or(self._edges(self._placed(truths, time, at), time, at, rates(theta), h))
-
-        def excess(theta: Node) -> Node:
-            """Return a number that is positive where `edges` holds."""
-            time, at = theta * h + t, inside(theta)
-            placed = self._placed([margin(one) for one in truths], time, at)
-            found: Node = const(-1e30)
-            for i, one in zip(self.watched, placed, strict=True):
-                side = self._memory(self.side[i])
-                if self.events[i].direction == "both":
-                    one = where(compare("==", side, ON), -one, one)
-                else:
-                    off = one
-                    one = where(compare("==", side, OFF), one, const(-1e30))
-                    if i in self.sloped:
-                        (slope,) = self._slopes([i], time, at, rates(theta), h)
-                        one = where(compare("==", side, SLOPED), minimum(off, slope), one)
-                found = maximum(found, one)
-            return found
-
-        half = block.let("half", edges(const(0.5)))
-        ends = self._edges(
-            self._placed(truths, t_end, "proposed_state"), t_end, "proposed_state", end
-        )
-        at_end = block.let("at_end", _or(ends))
-        crossing = logical_and(good, logical_or(half, at_end))
-        crossing = block.let("crossing", crossing)
-        block.let("high", where(half, const(0.5), ONE))
-        near = block.let("near", self._near(t_end, h))
-        uncut = compare("==", _agenda(CUTS), 0.0)
-        beyond = block.let("beyond", where(uncut, const(_BEYOND), ZERO))
-        block.let("low", ZERO)
-        with block.when(crossing):
-            self._locate(block, crossing, landing, near, h, edges, excess)
-        low, high = load("low", 0), load("high", 0)
-        spent = compare(">=", _agenda(CUTS), float(_CUT_LIMIT))
-        # The end of the step is the place: nothing happens shortly before it.
-        close = logical_or(compare("<=", (1.0 - low) * h, near), spent)
-        happens = block.let("happens", logical_and(crossing, logical_and(close, at_end)))
-        cut = block.let("cut", logical_and(crossing, logical_not(happens)))
-        # Seen inside steps only, again and again, and never at their end: it cannot be located.
-        lost = block.let("lost", logical_and(cut, spent))
-        place = maximum(minimum(high + beyond, ONE) * h + t, t + near)
-        cuts = where(cut, _agenda(CUTS) + 1.0, _agenda(CUTS))
-        block.assign([("agenda", CUT), ("agenda", CUTS)], [where(cut, place, _agenda(CUT)), cuts])
-        return cut, happens, lost
-
-    def _locate(
-        self,
-        block: BlockBuilder,
-        crossing: Node,
-        landing: Node,
-        near: Node,
-        h: Node,
-        edges: Callable[[Node], Node],
-        excess: Callable[[Node], Node],
-    ) -> None:
-        """Narrow ``low < theta <= high`` as far as the interpolant is good for.
-
-        No edge at `low`, one at `high`: regula falsi with halved weights (the Illinois method;
-        Dowell and Jarratt, BIT 11, 1971), and bisection whenever that does not halve the bracket.
-        """
-        low, high, trial = load("low", 0), load("high", 0), load("trial", 0)
-        below, above = load("below", 0), load("above", 0)
-        width, going = load("width", 0), load("going", 0, kind="bool")
-        last = load("last_hit", 0, kind="bool")
-        beyond = load("beyond", 0)
-        start = high
-        nearest = block.let("nearest", near / h)
-        fine = block.let("fine", maximum(nearest, beyond))
-        block.let("below", excess(ZERO))
-        block.let("above", excess(high))
-        # Where the step was cut before, its end is about the place; elsewhere only a step that had
-        # to end where it does can end there.
-        once = compare("==", _agenda(CUTS), 1.0)
-        back = where(once, maximum(nearest, const(2.0 * _BEYOND)), nearest)
-        told = maximum(start - back, 0.5 * start)
-        guess = minimum(maximum(start * (below / (below - above)), fine), start - fine)
-        guess = where(compare("<", below, 0.0), maximum(guess, ZERO), 0.5 * start)
-        far = logical_and(compare("==", _agenda(CUTS), 0.0), logical_not(landing))
-        block.assign(
-            [("trial", 0), ("width", 0), ("going", 0), ("last_hit", 0)],
-            [where(far, guess, told), const(4.0), crossing, TRUE],
-        )
-        with block.repeat(lambda: going, _ITERATIONS):
-            block.let("hit", edges(trial))
-            block.let("value", excess(trial))
-            hit, value = load("hit", 0, kind="bool"), load("value", 0)
-            up, down = logical_and(going, hit), logical_and(going, logical_not(hit))
-            block.assign(
-                [("low", 0), ("high", 0), ("below", 0), ("above", 0), ("last_hit", 0)],
-                [
-                    where(down, trial, low),
-                    where(up, trial, high),
-                    where(down, value, where(logical_and(up, last), 0.5 * below, below)),
-                    where(
-                        up,
-                        value,
-                        where(logical_and(down, logical_not(last)), 0.5 * above, above),
-                    ),
-                    hit,
-                ],
-            )
-            gap = block.let("gap", high - low)
-            usable = logical_and(compare("<", below, 0.0), compare(">", above, 0.0))
-            slow = compare(">", gap, 0.5 * width)
-            halves = 0.5 * gap + low
-            guess = low + gap * (below / (below - above))
-            # A little beyond, so that the bracket closes from both sides.
-            step = 0.25 * fine
-            guess = where(hit, guess - step, guess + step)
-            guess = minimum(maximum(guess, low + step), high - step)
-            guess = where(logical_and(usable, logical_not(slow)), guess, halves)
-            more = logical_and(going, compare(">", gap, fine))
-            block.assign(
-                [("trial", 0), ("width", 0), ("going", 0)],
-                [where(going, guess, trial), where(going, gap, width), more],
-            )
+        return Crossing(self, block, step, h, t, t_end).locate(landing, good, ending)
 
     def note(
         self,
@@ -480,21 +368,26 @@ class Events:
 
         It runs before the loop moves the state.
         """
-        landed = logical_and(reached, compare(">=", t_new, _agenda(STOP)))
+        landed = logical_and(reached, compare(">=", t_new, agenda(STOP)))
         due = logical_and(accept, logical_or(happens, landed))
         moved = logical_and(accept, logical_not(happens))
         targets, values = [], []
         if self.watched:
-            placed = self._placed([self.truths[i] for i in self.watched], t_new, "proposed_state")
+            placed = self.bind([self.truths[i] for i in self.watched], t_new, "proposed_state")
             for i, truth in zip(self.watched, placed, strict=True):
                 side = self._memory(self.side[i])
                 targets.append(("event_memory", self.side[i]))
-                values.append(where(moved, self._seen(i, truth), side))
-        targets += [("agenda", CUT), ("agenda", CUTS), ("agenda", PENDING)]
+                seen = self._seen(i, truth)
+                values.append(where(moved, seen, side))
+        targets += [("agenda", i) for i in (SHORT, DOUBT, CUT, CUTS, PENDING)]
+        missed = logical_and(moved, compare(">=", t_new, agenda(CUT)))
+        coarser = where(missed, COARSER * agenda(SHORT), const(FIRST_SHORT))
         values += [
-            where(accept, _NEVER, _agenda(CUT)),
-            where(accept, ZERO, _agenda(CUTS)),
-            where(due, ONE, _agenda(PENDING)),
+            where(accept, coarser, agenda(SHORT)),
+            where(moved, ZERO, agenda(DOUBT)),
+            where(accept, _NEVER, agenda(CUT)),
+            where(accept, ZERO, agenda(CUTS)),
+            where(due, ONE, agenda(PENDING)),
         ]
         block.assign(targets, values)
 
@@ -521,9 +414,9 @@ class Events:
         happening = self._choose(block, open_, t)
         anything = block.let("anything", _or(list(happening.values())))
         before = {
-            i: block.let(f"root_{i}", fabs(self._placed([root], t)[0]))
+            i: block.let(f"root_{i}", fabs(self._distance(i, t)))
             for i in self.watched
-            if (root := self.events[i].root) is not None and self.events[i].resets
+            if any(event.resets for event in self.events)
         }
         self._reset(block, happening, t)
         self._remember(block, happening, before, t)
@@ -541,10 +434,10 @@ class Events:
         again = block.let("again", again)
         stops = _or([happening[i] for i, event in enumerate(self.events) if event.stop])
         stops = block.let("stops", stops)
-        apart = t - _agenda(LATEST)
-        together = compare("<=", apart, 4.0 * self._near(t, ZERO))
-        crowd = where(together, _agenda(CROWD) + 1.0, ZERO)
-        crowd = block.let("crowd", where(anything, crowd, _agenda(CROWD)))
+        apart = t - agenda(LATEST)
+        together = compare("<=", apart, 4.0 * self.near(t, ZERO))
+        crowd = where(together, agenda(CROWD) + 1.0, ZERO)
+        crowd = block.let("crowd", where(anything, crowd, agenda(CROWD)))
         over = logical_and(anything, compare(">", crowd, float(CROWD_LIMIT)))
         over = block.let("over", over)
         ends = logical_or(stops, over)
@@ -573,39 +466,43 @@ class Events:
             ],
             [
                 new,
-                where(ends, ZERO, where(again, ONE, _agenda(JUMPED))),
-                where(open_, where(more, ONE, ZERO), _agenda(PENDING)),
+                where(ends, ZERO, where(again, ONE, agenda(JUMPED))),
+                where(open_, where(more, ONE, ZERO), agenda(PENDING)),
                 crowd,
-                where(anything, t, _agenda(LATEST)),
+                where(anything, t, agenda(LATEST)),
                 row,
             ],
         )  # fmt: skip
-        return block.build("react", mask=compare(">=", _agenda(ROW), 0.0))
+        return block.build("react", mask=compare(">=", agenda(ROW), 0.0))
 
     def _trigger(self, block: BlockBuilder, open_: Node, t: Node) -> None:
         """Put on the list what became true or due."""
         targets: list[tuple[str, int]] = []
         values: list[Node] = []
-        looked = [
-            block.let(f"truth_{i}", self._placed([self.truths[i]], t)[0]) for i in self.watched
-        ]
-        edges = dict(zip(self.watched, self._edges(looked, t), strict=True))
+        looked = [block.let(f"truth_{i}", self.bind([self.truths[i]], t)[0]) for i in self.watched]
+        edges = dict(zip(self.watched, self.edges(looked, t), strict=True))
         for i, event in enumerate(self.events):
             waiting = self._memory(self.waiting[i])
             if event.times is not None:
-                rose = logical_and(open_, compare("<=", _agenda(self._next(i)), t))
+                rose = logical_and(open_, compare("<=", agenda(self._next(i)), t))
                 waits = where(rose, ONE, waiting)
             else:
                 truth = looked[self.watched.index(i)]
-                rose = logical_and(open_, edges[i])
+                due = compare("==", self.side_of(i), DUE)
+                rose = logical_and(open_, logical_or(edges[i], due))
                 # Once for every time that it became true.
                 waits = where(rose, waiting + 1.0, waiting)
                 if not event.persistent:
-                    waits = where(logical_and(open_, logical_not(truth)), ZERO, waits)
+                    held = compare("==", self.side_of(i), HELD_ON)
+                    holds = logical_or(truth, logical_or(due, held))
+                    waits = where(logical_and(open_, logical_not(holds)), ZERO, waits)
                 side = self._memory(self.side[i])
-                seen = where(rose, where(truth, const(ON), const(OFF)), self._seen(i, truth))
+                early = const(HELD_OFF if event.direction == "both" else ON)
+                early = where(truth, early, const(HELD_ON))
+                taken = where(due, early, where(truth, const(ON), const(OFF)))
+                seen = where(rose, taken, self._seen(i, truth))
                 if event.root is not None:
-                    zero = compare("==", self._placed([event.root], t)[0], 0.0)
+                    zero = compare("==", self.bind([event.root], t)[0], 0.0)
                     first = logical_and(zero, compare("==", side, BY_VALUE))
                     seen = where(first, const(BY_SLOPE), seen)
                     seen = where(compare("==", side, BY_SLOPE), side, seen)
@@ -614,7 +511,7 @@ class Events:
             targets.append(("event_memory", self.waiting[i]))
             values.append(waits)
             if i in self.held:
-                given = self._placed([node for _, node in event.resets], t)
+                given = self.bind([node for _, node in event.resets], t)
                 for number, node in enumerate(given):
                     place = self.held[i] + number
                     targets.append(("event_memory", place))
@@ -631,7 +528,7 @@ class Events:
             return {i: block.let(f"happening_{i}", truth) for i, truth in waits.items()}
         best, chosen = block.let("best", -_NEVER), block.let("chosen", const(-1.0))
         for i, event in enumerate(self.events):
-            rank = block.let("rank", self._placed([event.priority], t)[0])
+            rank = block.let("rank", self.bind([event.priority], t)[0])
             none = compare("<", chosen, 0.0)
             better = logical_and(waits[i], logical_or(none, compare(">", rank, best)))
             block.assign(
@@ -644,7 +541,7 @@ class Events:
         """Set what the events that happen set, all at once."""
         new: dict[tuple[str, int], Node] = {}
         for i, event in enumerate(self.events):
-            values = self._placed([node for _, node in event.resets], t)
+            values = self.bind([node for _, node in event.resets], t)
             for number, ((name, _), value) in enumerate(zip(event.resets, values, strict=True)):
                 buffer, element = self.targets[name]
                 place = ("state" if buffer == "u" else "parameters", element)
@@ -674,36 +571,55 @@ class Events:
                 values.append(where(now, count + 1.0, count))
             if event.times is not None:
                 place = self._next(i)
-                following = block.let(f"following_{i}", _agenda(place + 1) + 1.0)
+                following = block.let(f"following_{i}", agenda(place + 1) + 1.0)
                 upcoming = substitute([event.times.at(symbol("k"))], {symbol("k"): following})
-                time = self._placed(upcoming, t)[0]
+                time = self.bind(upcoming, t)[0]
                 targets += [("agenda", place), ("agenda", place + 1)]
                 values += [
-                    where(now, time, _agenda(place)),
-                    where(now, following, _agenda(place + 1)),
+                    where(now, time, agenda(place)),
+                    where(now, following, agenda(place + 1)),
                 ]
-            elif event.resets:
-                # Its own reset is no reason to happen again; a root left where it was is
-                # gone through in the direction in which the run goes on.
-                told: Node = const(BY_VALUE)
-                if i in before and event.root is not None:
-                    after = fabs(self._placed([event.root], t)[0])
-                    # What another event at this time made true was no passage.
-                    apart = compare("<", _agenda(LATEST), t)
-                    left = logical_and(apart, compare("<=", after, 2.0 * before[i]))
-                    told = where(left, const(BY_SLOPE), told)
-                side = self._memory(self.side[i])
-                targets.append(("event_memory", self.side[i]))
-                values.append(where(now, told, side))
+            elif i in before:
+                targets.append(self.side_place(i))
+                values.append(self._side_left(i, happening, before[i], t))
         block.assign(targets, values)
+
+    def _distance(self, i: int, t: Node) -> Node:
+        """Return how far a condition is from changing."""
+        root = self.events[i].root
+        return self.bind([margin(self.truths[i]) if root is None else root], t)[0]
+
+    def _side_left(self, i: int, happening: Mapping[int, Node], before: Node, t: Node) -> Node:
+        """Return the side of a condition behind the resets of what happens."""
+        event, side = self.events[i], self.side_of(i)
+        (truth,) = self.bind([self.truths[i]], t)
+        stays = compare("<=", fabs(self._distance(i, t)), 2.0 * before)
+        # Its own reset is no reason to happen again; a root left where it was is gone through
+        # in the direction in which the run goes on.
+        if event.root is not None:
+            # What another event at this time made true was no passage.
+            apart = compare("<", agenda(LATEST), t)
+            own = where(logical_and(apart, stays), const(BY_SLOPE), const(BY_VALUE))
+        else:
+            own = where(logical_and(self.is_held(i), stays), side, const(BY_VALUE))
+        # What counted as changed because it was about to is moved elsewhere by another event.
+        changed = _or([happening[k] for k, one in enumerate(self.events) if one.resets])
+        changed = logical_and(changed, logical_and(self.is_held(i), logical_not(stays)))
+        other = where(changed, where(truth, const(ON), const(OFF)), side)
+        return where(happening[i], own, other) if event.resets else other
+
+    def is_held(self, i: int) -> Node:
+        """Return whether a condition counts as changed that has yet to change."""
+        side = self.side_of(i)
+        return logical_or(compare("==", side, HELD_ON), compare("==", side, HELD_OFF))
 
     def _next_stop(self, block: BlockBuilder, open_: Node) -> None:
         """Write the next time to land on."""
 
         stop: Node = _NEVER
         for i in self.scheduled:
-            stop = minimum(_agenda(self._next(i)), stop)
-        block.assign([("agenda", STOP)], [where(open_, stop, _agenda(STOP))])
+            stop = minimum(agenda(self._next(i)), stop)
+        block.assign([("agenda", STOP)], [where(open_, stop, agenda(STOP))])
 
     # what is written ----------------------------------------------------------------------------
 
@@ -720,7 +636,7 @@ class Events:
         empty.sweep(len(self.recorded) * self.times_kept, [("finals", first, 1, nan)])
         full.assign([("finals", 0)], [t])
         return {
-            "event_row": Block("event_row", (), (), True, to_int(_agenda(ROW))),
+            "event_row": Block("event_row", (), (), True, to_int(agenda(ROW))),
             "store_event": full.build("store_event", ("finals",), per_lane=True),
             "clear_events": empty.build("clear_events", ("finals",), per_lane=True),
         }

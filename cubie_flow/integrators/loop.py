@@ -30,6 +30,7 @@ from cubie_flow.expressions.graph import (
     to_int,
     where,
 )
+from cubie_flow.integrators.agenda import NEAR
 from cubie_flow.integrators.comparison import SUMS, Comparison
 from cubie_flow.integrators.controllers import (
     DT,
@@ -344,7 +345,26 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             return due
         # What is saved at the time of a knot or an event is what it leaves.
         calm = logical_not(any_of(restless))
-        return logical_and(due, logical_or(calm, compare(">", _clock(T), _clock(T_NEXT))))
+        earlier = compare(">", _clock(T) - self._doubt(), _clock(T_NEXT))
+        due = logical_and(due, logical_or(calm, earlier))
+        if self.events is None:
+            return due
+        # A run that ends at an event may miss by rounding a time that it reaches.
+        stopped = compare("==", _flag(CODE), float(STATUS["event_stop"]))
+        met = compare(">=", _clock(T) + self._doubt(), _clock(T_NEXT))
+        return logical_or(due, logical_and(stopped, met))
+
+    @property
+    def _stirred(self) -> bool:
+        """Whether a run may begin anew within it."""
+        return self.events is not None or bool(self._knots)
+
+    def _doubt(self) -> Node:
+        """Return how long before the time of a lane counts as that time."""
+        t = _clock(T)
+        if self.events is not None:
+            return self.events.doubt(t)
+        return (NEAR * EPSILON[self.settings.precision]) * fabs(t)
 
     @staticmethod
     def _waiting() -> Node:
@@ -581,7 +601,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         cut = happens = FALSE
         if events is not None:
             t_end = block.let("t_end", where(last, stop, (h + _clock(T_LOW)) + t))
-            cut, happens, lost = events.watch(block, step.end_place, h, t, t_end, last, accept)
+            ending = compare(">=", t_end, end)
+            cut, happens, lost = events.watch(block, step, h, t, t_end, last, accept, ending)
             failed.append((lost, "event_limit"))
             accept = block.let("accept", logical_and(accept, logical_not(cut)))
         if step.settings.chooses:
@@ -593,8 +614,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             controller.restore(block, cut, held)
             step.advance(block, error, ok, accept, h, last, load("settings", DT_MAX))
         total, rounding = self._later(block, t, h)
-        # Time stands still where a sample might be taken of a step that failed.
-        passing = accept if controller.adaptive or s.sampling else active
+        # Time stands still where a step is cut, and where a sample might be taken of one that
+        # failed.
+        passing = accept if controller.adaptive or s.sampling or events is not None else active
         reached = block.let("reached", logical_and(passing, last))
         t_new, low = where(passing, total, t), where(passing, rounding, _clock(T_LOW))
         if not self._unwatched:
@@ -714,7 +736,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             theta = block.let("theta", (t - _clock(T_PREVIOUS)) / _clock(H))
             value = step.interpolate(block, theta, _clock(H))
             # At the ends the step itself is exact; a run that has not moved has no step.
-            inside = block.let("inside", compare("<", t, _clock(T)))
+            reached = _clock(T) - self._doubt() if self._stirred else _clock(T)
+            inside = block.let("inside", compare("<", t, reached))
             before = block.let("before", compare("<=", t, _clock(T_PREVIOUS)))
             value = where(inside, where(before, previous, value), state)
             block.sweep(n, {"sample": value})

@@ -191,3 +191,22 @@ def margin(truth: Node) -> Node:
         case "not":
             return -margin(a[0])
     return graph.where(truth, 1.0, -1.0)
+
+
+def is_closed(truth: Node) -> bool:
+    """Return whether a truth holds where its margin is zero: no comparison in it is strict."""
+    match truth.op:
+        case "compare":
+            return truth.value in (">=", "<=", "==")
+        case "and" | "or":
+            return all(map(is_closed, truth.args))
+        case "not":
+            return not _has_closed(truth.args[0])
+    return True
+
+
+def _has_closed(truth: Node) -> bool:
+    """Return whether some comparison in a truth holds where its margin is zero."""
+    if truth.op in ("and", "or", "not"):
+        return any(map(_has_closed, truth.args))
+    return truth.op == "compare" and truth.value in (">=", "<=", "==")

@@ -16,6 +16,7 @@ from cubie_flow.integrators.controllers import (
     ControllerSettings,
     approximate_reciprocal,
 )
+from cubie_flow.integrators.steps.course import Course, Cubic
 from cubie_flow.integrators.tableaus import Dense, method
 from cubie_flow.memory import CUDAFactory
 
@@ -176,6 +177,10 @@ class Step(CUDAFactory[StepSettings]):
     @abstractmethod
     def evaluations(self) -> tuple[int, int]:
         """Right-hand sides evaluated in an attempt, and in each Newton iteration of it."""
+
+    def course(self, block: BlockBuilder, h: Node, states: Sequence[int]) -> Course:
+        """Return how some states move within the step just tried."""
+        return Cubic(block, h, states, self.end_place)
 
     def densify(self, block: BlockBuilder, h: Node, t: Node) -> None:
         """Write the derivatives that only dense output needs, for the step just accepted."""

@@ -24,8 +24,14 @@ from cubie_flow.integrators.tableaus import Dense
 from cubie_flow.memory import buffer_registry
 
 _ITERATIONS = 6
+# A step that is cut to a smaller part of the step than this is no new point of the history.
+_SLIVER = 0.25
+# By how much a step may grow behind one that was cut and is a point of the history.
+_REGROWTH = 2.0
+# Steps that differ by no more than this part count as equal.
+_ALIKE = 0.01
 # Elements of the buffer `history_control`.
-ORDER, STEP, EQUAL, CONTROL = range(4)
+ORDER, STEP, EQUAL, COVERED, CONTROL = range(5)
 
 
 class MultistepStep(ImplicitStep):
@@ -34,8 +40,15 @@ class MultistepStep(ImplicitStep):
     When the step changes, the differences are interpolated to the new one (Shampine and
     Reichelt, The MATLAB ODE suite, 1997, section 2.1).
 
+    A step that is much shorter than the last ones, because it ends at a given time or at an event,
+    solves the same formula with the differences interpolated to it, but leaves the history its
+    spacing: the differences move along the polynomial that they are. As points of the history such
+    steps would bring in the rounding of the state, which the way back to a long step multiplies by
+    a power of the ratio of both. When they have covered enough time together, they become a point.
+
     Buffers: ``history`` (the backward differences, two rows more than the highest order and the
-    state), ``history_control`` (order, step of the differences, steps since it changed),
+    state), ``history_control`` (order, step of the differences, steps since it changed, time since
+    the last point), ``offset`` (by how much the state has left the polynomial since then),
     ``increment`` (d), ``predicted``, ``weighted`` (sum of gamma_j*D_j), ``stage_increments``
     (the derivative at the end), ``stage_state``, ``stage_derivative``, ``residual``,
     ``correction`` and ``proposed_state``.
@@ -51,6 +64,7 @@ class MultistepStep(ImplicitStep):
         keep_count(self, s.precision)
         keep("history", (self.method.order + 3) * n)
         keep("history_control", CONTROL)
+        keep("offset", n)
         for name in (
             "increment", "predicted", "weighted", "stage_increments", "stage_state",
             "stage_derivative", "residual", "correction", "proposed_state",
@@ -96,54 +110,89 @@ class MultistepStep(ImplicitStep):
         zero = const(0.0)
         start = [load("state", 0, 1), dt * load("derivative", 0, 1)] + [zero] * (rows - 2)
         block.sweep(n, [("history", j * n, 1, v) for j, v in enumerate(start)])
-        values = {ORDER: const(1.0), STEP: dt, EQUAL: zero}
+        block.sweep(n, {"offset": zero})
+        values = {ORDER: const(1.0), STEP: dt, EQUAL: zero, COVERED: zero}
         block.assign([("history_control", i) for i in values], list(values.values()))
 
-    def _rescale(self, block: BlockBuilder, h: Node, active: Node) -> None:
-        """Interpolate the differences to step `h`."""
+    def _spread(self, factor: Node) -> dict[tuple[int, int], Node]:
+        """Return what difference `i` contributes to difference `j` at `factor` times the step.
+
+        The differences at the new step are powers of ``1 - (1 - D)**factor``, whose series has
+        only positive terms where the step becomes shorter: no digits are lost, however short.
+        """
+        top = self.method.order
+        series = [factor]
+        for i in range(2, top + 1):
+            series.append(series[-1] * ((float(i - 1) - factor) * (1.0 / i)))
+        found = {(i, 1): series[i - 1] for i in range(1, top + 1)}
+        for j in range(2, top + 1):
+            for i in range(j, top + 1):
+                total: Node = const(0.0)
+                for m in range(1, i - j + 2):
+                    total = series[m - 1] * found[i - m, j - 1] + total
+                found[i, j] = total
+        return found
+
+    def _rescale(self, block: BlockBuilder, step: Node, active: Node) -> None:
+        """Interpolate the differences to another step."""
         n, top = self.settings.states, self.method.order
         before = load("history_control", STEP)
-        changed = block.let("rescaled", logical_and(active, compare("!=", h, before)))
+        changed = block.let("rescaled", logical_and(active, compare("!=", step, before)))
         with block.when(changed):
-            # R and U of Shampine and Reichelt; both begin with a row of ones and, below it, a
-            # column of zeros, so the leading part does not depend on the order.
-            factor = block.let("rescale", where(changed, h / before, const(1.0)))
-            entries: list[list[Node]] = [[const(1.0)] * (top + 1)]
-            fixed: list[list[float]] = [[1.0] * (top + 1)]
-            for i in range(1, top + 1):
-                entries.append([
-                    entries[-1][j] * ((float(i - 1) - factor * float(j)) * (1.0 / i))
-                    for j in range(top + 1)
-                ])  # fmt: skip
-                fixed.append([fixed[-1][j] * (i - 1 - j) / i for j in range(top + 1)])
-            product = {}
-            for i in range(1, top + 1):
-                for j in range(1, top + 1):
-                    total: Node = const(0.0)
-                    for k in range(1, j + 1):
-                        total = entries[i][k] * fixed[k][j] + total
-                    product[i, j] = total
-            names = list(product)
-            block.assign([(f"turn_{i}_{j}", 0) for i, j in names], [product[x] for x in names])
+            factor = block.let("rescale", where(changed, step / before, const(1.0)))
+            spread = self._spread(factor)
+            block.assign([(f"turn_{i}_{j}", 0) for i, j in spread], list(spread.values()))
             targets = []
             for j in range(1, top + 1):
-                total = const(0.0)
-                for i in range(1, top + 1):
+                total: Node = const(0.0)
+                for i in range(j, top + 1):
                     weight = where(self._used(i), load(f"turn_{i}_{j}", 0), const(0.0))
                     total = weight * self._row(i) + total
                 touched = logical_and(changed, self._used(j))
                 targets.append(("history", j * n, 1, where(touched, total, self._row(j))))
             block.sweep(n, targets)
             equal = load("history_control", EQUAL)
+            other = logical_and(changed, compare(">", fabs(factor - 1.0), _ALIKE))
             block.assign(
                 [("history_control", EQUAL), ("history_control", STEP)],
-                [where(changed, const(0.0), equal), where(changed, h, before)],
+                [where(other, const(0.0), equal), where(changed, step, before)],
             )
+
+    def _weigh(self, block: BlockBuilder, share: Node) -> None:
+        """Write the weights of the differences in a step that is a part of their spacing."""
+        method = self.method
+        orders = range(1, method.order + 1)
+        block.assign(
+            [(f"ahead_{j}", 0) for j in orders] + [(f"slope_{j}", 0) for j in orders],
+            [const(1.0)] * method.order + [const(method.gamma[j]) for j in orders],
+        )
+        part = block.let("partial", logical_not(compare("==", share, 1.0)))
+        with block.when(part):
+            spread = self._spread(share)
+            power: Node = const(1.0)
+            for j in orders:
+                power = power * ((share + float(j - 1)) * (1.0 / j))
+                slope: Node = const(0.0)
+                for m in range(1, j + 1):
+                    slope = const(method.gamma[m]) * spread[j, m] + slope
+                block.assign(
+                    [(f"ahead_{j}", 0), (f"slope_{j}", 0)],
+                    [
+                        where(part, power, load(f"ahead_{j}", 0)),
+                        where(part, slope, load(f"slope_{j}", 0)),
+                    ],
+                )
 
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
         n, method = self.settings.states, self.method
         top = method.order
-        self._rescale(block, h, active)
+        covered = h + load("history_control", COVERED)
+        usual = minimum(load("step_control", 0), load("history_control", STEP))
+        sliver = block.let("sliver", compare("<", covered, _SLIVER * usual))
+        spacing = where(sliver, load("history_control", STEP), covered)
+        spacing = block.let("spacing", spacing)
+        self._rescale(block, spacing, active)
+        self._weigh(block, block.let("share", h / spacing))
         shift = block.let("shift", self._of_order(method.alpha) / h)
         per_step = block.let("per_step", 1.0 / h)
         used = [block.let(f"used_{j}", where(self._used(j), const(1.0), const(0.0)))
@@ -151,8 +200,8 @@ class MultistepStep(ImplicitStep):
         predicted, weighted = self._row(0), const(0.0)
         for j, factor in enumerate(used, start=1):
             part = factor * self._row(j)
-            predicted = part + predicted
-            weighted = const(method.gamma[j]) * part + weighted
+            predicted = load(f"ahead_{j}", 0) * part + predicted
+            weighted = load(f"slope_{j}", 0) * part + weighted
         block.sweep(n, {"predicted": predicted, "weighted": weighted})
         block.sweep(n, {"stage_state": load("predicted", 0, 1), "increment": const(0.0)})
         self.linear_solver.prepare(block, "predicted", h + t, shift, None)
@@ -202,24 +251,28 @@ class MultistepStep(ImplicitStep):
         n, method = self.settings.states, self.method
         top = method.order
         d, zero = load("increment", 0, 1), const(0.0)
-        rows = [self._row(j) for j in range(top + 3)]
         orders = range(1, top + 1)
         at = {k: compare("==", self._order, float(k)) for k in orders}
-        new = list(rows)
-        for k in orders:
-            # D_(k+2) = d - D_(k+1), D_(k+1) = d, then each gains the next one.
-            fresh = {k + 2: d - rows[k + 1], k + 1: d}
-            total = d
-            for j in reversed(range(k + 1)):
-                total = rows[j] + total
-                fresh[j] = total
-            for j, node in fresh.items():
-                new[j] = where(at[k], node, new[j])
+        sliver = load("sliver", 0, kind="bool")
+        taken = block.let("taken", logical_and(accept, logical_not(sliver)))
+        left = block.let("left_over", where(taken, zero, where(accept, const(1.0), zero)))
+        new = self._followed(d, sliver)
         block.sweep(
-            n, [("history", j * n, 1, where(accept, new[j], rows[j])) for j in range(top + 3)]
+            n,
+            [("history", j * n, 1, where(accept, new[j], self._row(j))) for j in range(top + 3)]
+            + [
+                (
+                    "offset",
+                    0,
+                    1,
+                    where(accept, left * (load("offset", 0, 1) + d), load("offset", 0, 1)),
+                )
+            ],
         )
+        covered = load("history_control", COVERED)
+        covered = where(accept, left * (h + covered), covered)
         equal = load("history_control", EQUAL) + 1.0
-        equal = block.let("equal_steps", where(accept, equal, load("history_control", EQUAL)))
+        equal = block.let("equal_steps", where(taken, equal, load("history_control", EQUAL)))
 
         def chosen(ahead: int) -> Node:
             row: Node = zero
@@ -247,7 +300,7 @@ class MultistepStep(ImplicitStep):
         up = where(compare("<", order, float(top)), factor(higher, 1), zero)
         down, up = block.let("factor_down", down), block.let("factor_up", up)
         best = block.let("factor_best", maximum(same, maximum(down, up)))
-        settled = logical_and(accept, compare(">", equal, order))
+        settled = logical_and(taken, compare(">", equal, order))
         settled = block.let("settled", settled)
         raised = logical_and(compare(">", up, same), compare(">=", up, down))
         lowered = logical_and(compare(">", down, same), compare(">", down, up))
@@ -259,23 +312,56 @@ class MultistepStep(ImplicitStep):
         scale = block.let("factor", where(small, const(1.0), scale))
         cut = maximum(minimum(const(method.safety) * same, const(0.9)), const(method.min_factor))
         # A step cut short to end on a time says nothing about the step that is possible.
-        kept = where(last, maximum(h, load("step_control", 0)), h)
+        # Towards the step before it goes in steps that the history can follow.
+        kept = load("step_control", 0)
+        kept = where(sliver, kept, minimum(kept, _REGROWTH * load("spacing", 0)))
+        kept = where(last, maximum(h, kept), h)
         after = where(settled, h * scale, kept)
         after = where(logical_and(settled, last), maximum(after, load("step_control", 0)), after)
         after = where(accept, after, where(ok, load("step_control", 0), h * cut))
         moved = logical_and(settled, logical_not(compare("==", scale, 1.0)))
         block.assign(
-            [("step_control", 0), ("history_control", ORDER), ("history_control", EQUAL)],
+            [
+                ("step_control", 0), ("history_control", ORDER), ("history_control", EQUAL),
+                ("history_control", COVERED),
+            ],
             [
                 minimum(after, bounds),
                 where(settled, new_order, order),
                 where(logical_and(settled, moved), zero, equal),
+                covered,
             ],
-        )
+        )  # fmt: skip
+
+    def _followed(self, d: Node, sliver: Node) -> list[Node]:
+        """Return the rows of the history behind an accepted step, at the element of a sweep."""
+        top = self.method.order
+        rows = [self._row(j) for j in range(top + 3)]
+        parts = [load(f"used_{j}", 0) * rows[j] for j in range(1, top + 1)]
+        away = load("offset", 0, 1) + d
+        gain = where(sliver, const(0.0), away)
+        found = []
+        for j in range(top + 3):
+            # The differences move to the end of the step, and gain what the new point differs.
+            total = gain if j else d
+            for m in reversed(range(1, top - j + 1)):
+                total = load(f"ahead_{m}", 0) * parts[j + m - 1] + total
+            total = rows[j] + total
+            if j > 1:
+                first = compare("==", self._order, float(j - 1))
+                second = compare("==", self._order, float(j - 2))
+                # Of the order and one and two above it.
+                total = where(self._used(j), total, rows[j]) if j <= top else rows[j]
+                fresh = where(sliver, rows[j], away)
+                total = where(first, fresh, total)
+                if j > 2:
+                    total = where(second, where(sliver, rows[j], away - rows[j - 1]), total)
+            found.append(total)
+        return found
 
     def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:
         # Newton's form through the last values, from the end of the step backwards.
-        s = block.let("back", theta - 1.0)
+        s = block.let("back", (theta - 1.0) * (h / load("history_control", STEP)))
         total: Node = self._row(0)
         weight: Node = const(1.0)
         for j in range(1, self.method.order + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from cubie_flow.errors import FlowError
@@ -34,6 +35,7 @@ from cubie_flow.integrators.controllers import (
     pattern,
 )
 from cubie_flow.integrators.steps.base import Step
+from cubie_flow.integrators.steps.course import Course, Polynomial
 from cubie_flow.memory import buffer_registry
 
 #: Operations of the coefficients that are compiled at most; measured in docs/performance.md.
@@ -203,6 +205,11 @@ class TaylorStep(Step):
         for number in range(2, half // 2 + 1):
             power = block.let(f"theta_{2 * number}", power * squared)
         return (high * power + low) * theta + load(start, 0, 1)
+
+    def course(self, block: BlockBuilder, h: Node, states: Sequence[int]) -> Course:
+        s = self.settings
+        share = load("theta", 0) if s.chooses else const(1.0)
+        return Polynomial(states, s.states, self.method.order, share)
 
     @property
     def end_place(self) -> tuple[str, int]:
