@@ -22,7 +22,7 @@ from benchmarks.conformance.reference import (
     Reference,
     Trajectory,
 )
-from cubie_flow.integrators.loop import STATUS
+from cubie_flow.integrators.status import STATUS
 
 Array = Any
 #: Errors per step in units of the tolerance, and steps that even the longest ones count for.

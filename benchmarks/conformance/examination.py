@@ -14,7 +14,7 @@ from benchmarks.conformance.generator import JUDGED, SLOW
 from benchmarks.conformance.metamorphic import CHECKS
 from benchmarks.conformance.reference import NoReferenceError
 from cubie_flow.errors import FlowError
-from cubie_flow.integrators.loop import STATUS, WELL
+from cubie_flow.integrators.status import STATUS, WELL
 
 Array = Any
 #: What a method may refuse in a model that it cannot integrate; anything else is a finding.

@@ -1,9 +1,9 @@
-"""How accurate is a result? Some runs, integrated again far more accurately.
+"""How accurate is a result? Some runs, integrated again far more accurately, in another way.
 
-The error of a run is measured against a reference in float64 with tolerances 1,000 times tighter
-(a step that much more accurate where it is fixed), by the same method. A second reference, ten
-times less tight, says how far the reference itself can be trusted: where the two differ by more
-than a tenth of the error, the error is not resolved. That is the honest answer for a chaotic
+The numbers of a run are compared with those of a reference that shares no fault with it, see
+`cubie_flow.analysis.references`: finals, trajectories, metrics, events and misfits. A second
+reference, ten times less tight, says how far the first can be trusted: where the two differ by
+more than a tenth of the error, the error is not resolved. That is the honest answer for a chaotic
 system, of which no integration has a reference beyond its horizon.
 """
 
@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from attrs import frozen
 from numpy.typing import NDArray
 
 from cubie_flow.analysis import runs
-from cubie_flow.analysis.audited import GROUP, PARTED
+from cubie_flow.analysis.audited import GROUP
+from cubie_flow.analysis.deviations import RESOLVED, Kept, deviations, sizes
 from cubie_flow.analysis.groups import location
-from cubie_flow.analysis.rerun import stored_study
+from cubie_flow.analysis.references import Accuracy, accuracy_for, methods_for, solved
+from cubie_flow.analysis.rerun import stored_study, varied
 from cubie_flow.errors import FlowError
-from cubie_flow.integrators.status import WELL, ended_well
+from cubie_flow.integrators.status import WELL
+from cubie_flow.study.accuracy import rtol_of
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -32,19 +34,9 @@ if TYPE_CHECKING:
     from cubie_flow.study.definition import Study
 
 FRACTION, TIGHTER, LEAST = 0.001, 1000.0, 8
-#: No tolerance below this means anything in float64.
-FLOOR = 1e-13
 #: Bytes of saved trajectories integrated at once.
 PIECE = 200_000_000
 Array = NDArray[Any]
-
-
-@frozen
-class _Reference:
-    """Runs integrated more accurately: arrays by name and how they ended."""
-
-    arrays: Mapping[str, Array]
-    status: Array
 
 
 def audit(
@@ -141,11 +133,12 @@ def measure(
     target: str = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """Return the estimated errors of some runs.
+    """Return how far the numbers of some runs are from those of their references.
 
-    The error of a value ``y`` beside its reference ``r`` is ``|y - r| / (|r| + atol/rtol)``: in
-    units of rtol, it is what the tolerances of the result allow in one step. Of a run it is the
-    largest over its states at the end, and over all saved times.
+    The error of a value ``y`` with the reference ``r`` is ``|y - r| / (|r| + s)``, where ``s`` is
+    atol/rtol, or the size of the quantity in the run where that is smaller: in units of rtol, it
+    is what the tolerances of the result allow in one step. Of a run it is the largest over its
+    states at the end, and over all saved times.
 
     Parameters
     ----------
@@ -159,114 +152,42 @@ def measure(
     xarray.Dataset
         With the dimension ``audited``.
     """
-    told = stored_study(data, positions[:1], {"target": target})
-    finals = [f"{state.name}_final" for state in told.integrated.states]
-    timed = [
-        s.name for s in told.integrated.states if s.name in data and "time" in data[s.name].dims
-    ]
-    scale = _scale(told)
-    changes = reference_changes(told, tighter)
-    looser = reference_changes(told, tighter / 10)
-    bytes_a_run = 8 * (len(finals) + len(timed) * data.sizes.get("time", 0))
-    step = int(max(1, PIECE // max(bytes_a_run, 1)))
+    study = stored_study(data, positions[:1], {"target": target})
+    kept, methods = Kept.of(study, data), methods_for(study)
+    timed = len(kept.timed) * data.sizes.get("time", 0)
+    step = int(max(1, PIECE // (8 * (len(kept.names) + timed))))
+    columns = varied(data, study.system, positions)
+    names = {state.name for state in study.system.states}
+    times = np.asarray(data["time"].values) if "time" in data.variables else np.empty(0)
+    best = _accuracy(study, data, kept, positions, columns, tighter)
     found: dict[str, list[Array]] = {}
     for start in range(0, len(positions), step):
         part = positions[start : start + step]
-        stored = data[[*finals, *timed]].isel(run=part).load()
-        best = _reference(data, part, {**changes, "target": target})
-        second = _reference(data, part, {**looser, "target": target})
-        piece = _errors(stored, best, second, finals, timed, scale)
+        starts = {n: v[start : start + step] for n, v in columns.items() if n in names}
+        held = data[kept.names].isel(run=part).load()
+        stored = {name: np.asarray(held[name].values) for name in kept.names}
+        first = solved(data, part, best, methods, target)
+        second = solved(data, part, best.looser(10.0), methods, target)
+        piece = deviations(study, kept, stored, first, second, starts, times)
         for name, values in piece.items():
             found.setdefault(name, []).append(values)
         if on_progress is not None:
             on_progress(start + len(part), len(positions))
     joined = {name: np.concatenate(values) for name, values in found.items()}
-    return _table(data, positions, joined, changes, told, tighter, bool(timed))
+    return _table(data, positions, joined, study, methods, best, tighter)
 
 
-def reference_changes(study: Study, tighter: float) -> dict[str, Any]:
-    """Return what makes a study's runs more accurate by a factor.
-
-    A tolerance is divided by it, down to `FLOOR`; a fixed step is made smaller so that the
-    method's order promises as much.
-    """
-    from cubie_flow.integrators.tableaus import method
-
-    known, c = method(study.algorithm), study.controller
-    kind = known.controller if c.kind == "default" else c.kind
-    limit = int(min(c.max_steps * tighter, 2**31 - 1))
-    changes: dict[str, Any] = {"precision": "float64", "max_steps": limit}
-    if kind == "fixed":
-        return {**changes, "dt": (c.dt or 0.0) * tighter ** (-1 / known.order)}
-    floor = {"rtol": FLOOR, "atol": 0.0}
-    for name, least in floor.items():
-        value = getattr(c, name)
-        if isinstance(value, Mapping):
-            changes[name] = {key: max(one / tighter, least) for key, one in value.items()}
-        else:
-            changes[name] = max(value / tighter, least)
-    # Bounds of the step that were meant for the result would stop the reference.
-    return {**changes, "dt_min": 0.0}
-
-
-def _scale(study: Study) -> dict[str, float]:
-    """Return atol/rtol of every state: what is added to a value to measure its error."""
-    c = study.controller
-
-    def of(value: Any, name: str) -> float:
-        return float(value.get(name, 1e-6)) if isinstance(value, Mapping) else float(value)
-
-    return {s.name: of(c.atol, s.name) / of(c.rtol, s.name) for s in study.integrated.states}
-
-
-def _reference(data: Dataset, part: NDArray[np.int64], changes: dict[str, Any]) -> _Reference:
-    from cubie_flow.solve import solve_study
-
-    solved = solve_study(stored_study(data, part, changes))
-    arrays = {str(name): np.asarray(values.values) for name, values in solved.data_vars.items()}
-    return _Reference(arrays, arrays["status"])
-
-
-def _errors(
-    stored: Dataset,
-    best: _Reference,
-    second: _Reference,
-    finals: list[str],
-    timed: list[str],
-    scale: Mapping[str, float],
-) -> dict[str, Array]:
-    """Return the errors of one piece, by the name of the variable."""
-
-    def scaled(values: Array, reference: Array, name: str) -> Array:
-        with np.errstate(all="ignore"):
-            error = np.abs(values.astype(np.float64) - reference) / (
-                np.abs(reference) + scale[name]
-            )
-        return np.where(values == reference, 0.0, error)
-
-    well = ended_well(best.status) & ended_well(second.status)
-    found: dict[str, Array] = {"reference_status": best.status}
-    per_state, doubts = [], []
-    for final in finals:
-        name = final.removesuffix("_final")
-        error = scaled(stored[final].values, best.arrays[final], name)
-        found[f"{name}_error"] = np.where(
-            well, np.abs(stored[final].values.astype(np.float64) - best.arrays[final]), np.nan
-        )
-        per_state.append(error)
-        doubts.append(scaled(second.arrays[final], best.arrays[final], name))
-    found["error"] = np.where(well, np.max(per_state, axis=0), np.nan)
-    found["reference_error"] = np.where(well, np.max(doubts, axis=0), np.nan)
-    if timed:
-        over = np.max([scaled(stored[n].values, best.arrays[n], n) for n in timed], axis=0)
-        # Times after the end of a run are NaN in both.
-        over = np.where(np.isnan(over), 0.0, over)
-        found["error_over_time"] = np.where(well, over.max(axis=1), np.nan)
-        apart = over > PARTED
-        times = stored["time"].values
-        first = np.where(apart.any(axis=1), times[apart.argmax(axis=1)], np.nan)
-        found["parted_at"] = np.where(well, first, np.nan)
-    return found
+def _accuracy(
+    study: Study, data: Dataset, kept: Kept, positions: NDArray[np.int64],
+    columns: Mapping[str, Array], tighter: float,
+) -> Accuracy:  # fmt: skip
+    """Return how accurately references are integrated, for the smallest size of every state."""
+    small = [name for name in kept.names if name not in kept.timed]
+    held = data[small].isel(run=positions).load()
+    stored = {name: np.asarray(held[name].values) for name in small}
+    spans = columns.get("duration", np.asarray([study.span]))
+    least = {name: float(size.min()) for name, size in sizes(study, columns, stored).items()}
+    return accuracy_for(study, least, tighter, (float(spans.min()), float(spans.max())))
 
 
 _ATTRS: Mapping[str, dict[str, str]] = {
@@ -277,6 +198,16 @@ _ATTRS: Mapping[str, dict[str, str]] = {
     "resolved": {"long_name": "1 where the reference is ten times surer than the error is large"},
     "parted_at": {"long_name": "first saved time with an error above 0.01"},
     "reference_status": {"long_name": "how the reference ended"},
+    "reference_method": {"long_name": "method of the reference"},
+    "ends_differ": {"long_name": "1 where the run ended otherwise than its references"},
+    "metric_error": {"units": "1", "long_name": "largest estimated error of the metrics"},
+    "peaks_differ": {"long_name": "numbers of maxima that differ from those of the references"},
+    "misfit_error": {"units": "1", "long_name": "largest estimated error of the misfits"},
+    "counts_differ": {"long_name": "numbers of events that differ from those of the references"},
+    "event_time_error": {
+        "units": "1",
+        "long_name": "largest error of the first times of events, as a part of the run",
+    },
 }
 
 
@@ -284,20 +215,21 @@ def _table(
     data: Dataset,
     positions: NDArray[np.int64],
     found: dict[str, Array],
-    changes: Mapping[str, Any],
     study: Study,
+    methods: tuple[str, ...],
+    best: Accuracy,
     tighter: float,
-    timed: bool,
 ) -> Dataset:
     import xarray as xr
 
     from cubie_flow.storage.provenance import utc_now
 
     found = {"run": runs.numbers(data, positions), **found}
-    found["resolved"] = (found["reference_error"] <= 0.1 * found["error"]).astype(np.uint8)
+    resolved = found["reference_error"] <= RESOLVED * found["error"]
+    found["resolved"] = resolved.astype(np.uint8)
     made = {}
     for name, values in found.items():
-        attrs = dict(_ATTRS.get(name, {}))
+        attrs: dict[str, Any] = dict(_ATTRS.get(name, {}))
         if name.endswith("_error") and name not in _ATTRS:
             state = name.removesuffix("_error")
             units = data[f"{state}_final"].attrs.get("units")
@@ -305,13 +237,19 @@ def _table(
             attrs.update({"units": units} if units else {})
         if name == "reference_status":
             attrs.update({k: v for k, v in data["status"].attrs.items() if k.startswith("flag_")})
-        if name == "parted_at" and timed and data["time"].attrs.get("units"):
+        if name == "reference_method":
+            attrs.update(flag_values=list(range(len(methods))), flag_meanings=" ".join(methods))
+        if name == "parted_at" and data["time"].attrs.get("units"):
             attrs["units"] = data["time"].attrs["units"]
         made[name] = (("audited",), values, attrs)
-    told = {
-        "measure": "|y - r| / (|r| + atol/rtol), the largest over the states",
-        "reference": json.dumps({"algorithm": study.algorithm, **changes}),
+    rtol = max(best.rtol.values())
+    reference = {"algorithm": methods[0], "rtol": rtol, "dt_max": best.dt_max, "text": str(best)}
+    attributes = {
+        "measure": "|y - r| / (|r| + s), the largest over the states; s is atol/rtol, or the size "
+        "of the state where that is smaller",
+        "reference": json.dumps(reference),
+        "rtol": min(rtol_of(study).values()),
         "tighter": tighter,
         "created": utc_now(),
     }
-    return xr.Dataset(made, attrs=told)
+    return xr.Dataset(made, attrs=attributes)

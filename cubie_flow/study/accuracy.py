@@ -126,7 +126,9 @@ def _sizes(
 ) -> Array:
     """Return the largest magnitude of a state that is known of some runs."""
     name = state.name
-    kept = [columns[name][runs] if name in columns else np.full(len(runs), state.value)]
+    # Of a start that every run computes, nothing is kept.
+    start = state.value if state.start is None else np.nan
+    kept = [columns[name][runs] if name in columns else np.full(len(runs), start)]
     kept += [arrays[key][runs] for key in (f"{name}_final", f"{name}_min", f"{name}_max")
              if key in arrays]  # fmt: skip
     if name in arrays:

@@ -11,9 +11,10 @@ import xarray as xr
 from settling import study, written
 
 import cubie_flow
-from cubie_flow.analysis.audit import audit, reference_changes, sample
+from cubie_flow.analysis.audit import audit, sample
 from cubie_flow.analysis.audited import sentences
 from cubie_flow.analysis.cli import main
+from cubie_flow.analysis.references import accuracy_for, methods_for
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.solve import ControllerChoice, OutputChoice
@@ -115,14 +116,35 @@ def test_what_is_no_audit(kept: Path, given: dict[str, float], told: str) -> Non
         audit(kept, **given)  # type: ignore[arg-type]
 
 
-def test_tolerances_stop_where_doubles_do(decay: OdeSystem) -> None:
+def test_references_are_finer_in_every_respect(decay: OdeSystem) -> None:
     tight = study(decay, controller=ControllerChoice(rtol=1e-12, atol={"x": 1e-14}, dt_min=1e-3))
-    changes = reference_changes(tight, 1000.0)
-    assert changes["rtol"] == 1e-13
-    assert changes["atol"] == {"x": 1e-17}
-    assert changes["dt_min"] == 0.0
-    fixed = study(decay, algorithm="rk4", controller=ControllerChoice(dt=0.1))
-    assert reference_changes(fixed, 1e4)["dt"] == pytest.approx(0.01)
+    found = accuracy_for(tight, {"x": 1e-3}, 1000.0, (4.0, 4.0))
+    assert found.rtol == {"x": 1e-13}
+    assert found.atol == {"x": 1e-17}
+    assert found.dt_max == 0.004
+    loose = study(decay, controller=ControllerChoice(rtol=1e-6, atol=1.0))
+    # The absolute tolerance follows the size of the state in the result, if that is not rounding.
+    assert accuracy_for(loose, {"x": 1e-3}, 1000.0, (0.4, 4.0)).atol["x"] == pytest.approx(1e-12)
+    assert accuracy_for(loose, {"x": 1e-30}, 1000.0, (0.4, 4.0)).atol["x"] == pytest.approx(1e-24)
+    assert accuracy_for(loose, {"x": 0.0}, 1000.0, (0.4, 4.0)).atol["x"] == pytest.approx(1e-9)
+    assert accuracy_for(loose, {}, 1000.0, (0.0, 4.0)).dt_max == pytest.approx(2e-4)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "methods"),
+    [
+        ("tsit5", ("radau_iia_5", "kvaerno5")),
+        ("taylor_12", ("radau_iia_5", "kvaerno5")),
+        ("rodas5p", ("radau_iia_5", "kvaerno5")),
+        ("radau_iia_9", ("kvaerno5", "vern7")),
+        ("kencarp4", ("radau_iia_5", "vern7")),
+        ("bdf", ("radau_iia_5", "kvaerno5")),
+    ],
+)
+def test_references_are_of_another_family(
+    decay: OdeSystem, algorithm: str, methods: tuple[str, ...]
+) -> None:
+    assert methods_for(study(decay, algorithm=algorithm)) == methods
 
 
 def test_what_was_measured_is_told_where_the_store_may_only_be_read(

@@ -19,9 +19,9 @@ from cubie_flow.analysis import output
 def audit(
     path: str, fraction: float, seed: int, tighter: float, target: str, as_json: bool
 ) -> None:
-    """Integrate some runs of PATH again, far more accurately; keep the errors in the store."""
+    """Integrate some runs of PATH again, far more accurately, in another way; keep the errors."""
     from cubie_flow.analysis.audit import audit as run_audit
-    from cubie_flow.analysis.audited import sentences
+    from cubie_flow.analysis.audited import reference, sentences
 
     def show(done: int, total: int) -> None:
         print(f"audited {done:,} of {total:,} runs", file=sys.stderr, flush=True)
@@ -41,4 +41,5 @@ def audit(
         output.print_json({"summary": told, "attributes": table.attrs, "runs": columns})
         return
     output.print_facts([("audited error", text) for text in told])
+    output.print_facts([("reference", reference(table))])
     output.print_facts([("measure", str(table.attrs["measure"]))])
