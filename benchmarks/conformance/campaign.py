@@ -27,7 +27,7 @@ from benchmarks.conformance.shrinking import shrink
 from cubie_flow.kernels.cache import FOLDER_VARIABLE
 
 #: Cases per task, after which a worker may be replaced, and tasks of a worker.
-CHUNK, TASKS = 5, 40
+CHUNK, TASKS = 5, 200
 #: Cases of one signature that are made small and kept; the others are counted.
 KEPT = 5
 #: Seconds without any case done after which workers are given up.
