@@ -24,10 +24,10 @@ from benchmarks.conformance.generator import FAMILIES, draw
 from benchmarks.conformance.metamorphic import CHECKS, some
 from benchmarks.conformance.reference import NoReferenceError
 from benchmarks.conformance.shrinking import shrink
-from cubie_flow.kernels.cache import FOLDER_VARIABLE
+from cubie_flow.kernels.cache import FOLDER_VARIABLE, KernelCache
 
 #: Cases per task, after which a worker may be replaced, and tasks of a worker.
-CHUNK, TASKS = 5, 40
+CHUNK, TASKS = 5, 200
 #: Cases of one signature that are made small and kept; the others are counted.
 KEPT = 5
 #: Seconds without any case done after which workers are given up.
@@ -46,7 +46,7 @@ class Plan:
         Cases; None for as many as the time allows.
     seconds : float or None
     jobs : int
-        Worker processes.
+        Worker processes; 0 for none beside this one.
     out : Path
         Where disagreements go.
     shrinking : float
@@ -187,10 +187,7 @@ def keep(
     path = out / f"{stem}.yaml"
     known = _with_mark(out, mark)
     check = [name for name in checks if _kind_of(name, finding)]
-    if len(known) >= KEPT:
-        seconds = 0.0
-    elif finding.run and finding.kind not in ("refused", "crash") and not check:
-        case = case.chosen([finding.run])
+    seconds = 0.0 if len(known) >= KEPT else seconds
     found_text = {"value": finding.text}
 
     def stays(smaller: Case) -> bool:
@@ -200,7 +197,7 @@ def keep(
             found_text["value"] = same[0].text
         return bool(same)
 
-    small = shrink(case, stays, seconds) if seconds > 0 else case
+    small = shrink(case, stays, seconds, finding.run) if seconds > 0 else case
     write_case(
         path, small, signature=mark, kind=finding.kind, differs=found_text["value"], checks=check,
         from_case=case.name,
@@ -241,9 +238,9 @@ def _begin(cache: str) -> None:
 
 def _task(plan: Plan, numbers: list[int]) -> list[Outcome]:
     found = [examined(plan.seed, number, plan.out, plan.shrinking) for number in numbers]
-    # Every kernel is used once: the cache only has to serve one case.
-    for path in Path(os.environ[FOLDER_VARIABLE]).glob("*.kernel"):
-        path.unlink(missing_ok=True)
+    if plan.jobs:
+        # Every kernel is used once: the cache only has to serve one case.
+        KernelCache().clear()
     return found
 
 
@@ -279,6 +276,14 @@ def campaign(plan: Plan, say: Any = print) -> Totals:
 def _drive(plan: Plan, totals: Totals, cache: str, began: float, say: Any) -> None:
     waiting = _numbers(plan)
     over = False
+    if not plan.jobs:
+        for numbers in waiting:
+            for outcome in _task(plan, numbers):
+                totals.add(outcome)
+                _tell(outcome, say)
+            if plan.seconds is not None and monotonic() - began > plan.seconds:
+                break
+        return
     told = began
     while not over:
         pool = ProcessPoolExecutor(
@@ -291,11 +296,11 @@ def _drive(plan: Plan, totals: Totals, cache: str, began: float, say: Any) -> No
                     if plan.seconds is not None and monotonic() - began > plan.seconds:
                         over = True
                         break
-                    numbers = next(waiting, None)
-                    if numbers is None:
+                    following = next(waiting, None)
+                    if following is None:
                         over = True
                         break
-                    running[pool.submit(_task, plan, numbers)] = numbers
+                    running[pool.submit(_task, plan, following)] = following
                 if not running:
                     break
                 done, _ = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED)

@@ -53,8 +53,8 @@ class Case:
 
     name: str
     model: dict[str, Any]
-    columns: dict[str, list[float]]
-    duration: float
+    columns: dict[str, list[float]] = field(factory=dict)
+    duration: float = 1.0
     t_start: float = 0.0
     times: list[float] = field(factory=list)
     algorithm: str = "tsit5"
@@ -133,7 +133,7 @@ class Case:
     def to_mapping(self) -> dict[str, Any]:
         """Return the case as plain values, without what is as by default."""
         found = asdict(self, recurse=False)
-        defaults = asdict(Case("", {}, {}, 0.0), recurse=False)
+        defaults = asdict(Case("", {}), recurse=False)
         return {
             key: value for key, value in found.items() if value != defaults[key] or key == "name"
         }

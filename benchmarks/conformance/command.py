@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=None, help="stop after so many models")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0, help="first case of the seed")
-    parser.add_argument("--jobs", type=int, default=1, help="worker processes")
+    parser.add_argument("--jobs", type=int, default=1, help="worker processes, 0 for none")
     parser.add_argument("--out", type=Path, default=OUT, help="where disagreements go")
     parser.add_argument("--shrink", type=float, default=60.0, help="seconds per disagreement")
     parser.add_argument(

@@ -93,7 +93,7 @@ def _examine(case: Case, checks: Sequence[str], tight: bool, found: Examination)
             suspects = list(compare(at, arrays, one, finer))
             found.judged += rtol == case.rtol
             if suspects and not found.findings:
-                _confirm(at, arrays, finer, one.run, suspects, found)
+                _confirm(at, arrays, finer, one.run, found)
     for name in checks:
         for finding in CHECKS[name](case, base, about):
             found.findings.append((case, finding))
@@ -128,7 +128,7 @@ def _lost(
 
 def _confirm(
     case: Case, arrays: dict[str, Array], finer: dict[str, Array] | None, run: int,
-    suspects: list[Finding], found: Examination,
+    found: Examination,
 ) -> None:  # fmt: skip
     """Keep what a more careful reference disagrees with too."""
     try:
@@ -140,11 +140,23 @@ def _confirm(
     if not left:
         found.unjudged += 1
         return
-    if hides(case, careful):
+    if _may_hide(case, left) and hides(case, careful):
         found.hidden += 1
         return
-    found.findings.append((case, max(left, key=lambda finding: finding.size)))
-    del suspects
+    found.findings.append((case, min(left, key=_telling)))
+
+
+def _telling(finding: Finding) -> tuple[int, float]:
+    """Return a number by which what explains the rest comes first."""
+    order = ("start values", "lost runs", "status", "counts", "event times")
+    return order.index(finding.kind) if finding.kind in order else len(order), -finding.size
+
+
+def _may_hide(case: Case, left: Sequence[Finding]) -> bool:
+    """Return whether a condition of states that was not seen may be why."""
+    if any(finding.kind in ("counts", "status") for finding in left):
+        return True
+    return "switches in states" in case.features
 
 
 def hides(case: Case, about: Judged) -> bool:

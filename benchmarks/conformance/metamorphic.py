@@ -177,8 +177,10 @@ def simulator(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding
 def _stored(case: Case, folder: Path, **options: Any) -> dict[str, Array]:
     from cubie_flow.analysis.opening import open_runs
     from cubie_flow.solve import run_study
+    from cubie_flow.study.choosing import settled
 
-    run_study(case.study(shard_runs=5), folder / "results.zarr", **options)
+    study, _ = settled(case.study(shard_runs=5))
+    run_study(study, folder / "results.zarr", **options)
     data = open_runs(folder / "results.zarr")
     return {str(name): np.asarray(array.values) for name, array in data.variables.items()}
 
