@@ -110,9 +110,6 @@ def test_an_audit_replaces_no_array(store: Path, tmp_path: Path) -> None:
         ResultStore.open(old).put_group("audit", xr.Dataset())
 
 
-DECAY = {"name": "decay", "states": {"x": 1.0}, "equations": {"x": "-k*x"}}
-
-
 @pytest.mark.parametrize(
     ("parameters", "batch", "more", "told"),
     [
@@ -128,7 +125,9 @@ DECAY = {"name": "decay", "states": {"x": 1.0}, "equations": {"x": "-k*x"}}
 def test_names_made_from_a_state_are_its_own(
     parameters: dict[str, float], batch: dict[str, Any], more: dict[str, Any], told: str
 ) -> None:
-    model = {**DECAY, "parameters": parameters, "unused": [n for n in parameters if n != "k"]}
+    equations = {"x": f"-x*{'*'.join(parameters)}"}
+    model = {"name": "decay", "states": {"x": 1.0}, "parameters": parameters,
+             "equations": equations}  # fmt: skip
     with pytest.raises(FlowError, match=told) as caught:
         solve(
             OdeSystem.from_mapping(model), batch=make_design("zip", batch), duration=1.0,
