@@ -16,9 +16,9 @@ from attrs import evolve
 
 from cubie_flow.expressions.graph import symbol
 from cubie_flow.integrators.run import RunSettings
+from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.cpu import usable_threads
-from cubie_flow.kernels.tolerances import Tolerances
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.events import Event
 

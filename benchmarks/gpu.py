@@ -234,7 +234,7 @@ def refill(dry: bool) -> Iterator[Work]:
         from benchmarks.device import description
         from benchmarks.peers.cuda_kernel import captured
         from cubie_flow.integrators.run import DURATION
-        from cubie_flow.kernels.tolerances import Tolerances
+        from cubie_flow.integrators.tolerances import Tolerances
 
         count, kernel = 2**20, kernel_for("cuda")
         spans = np.geomspace(0.1, 10.0, count)
@@ -324,8 +324,8 @@ def overlap(dry: bool) -> Iterator[Work]:
         return BatchSolverKernel(run, BatchSolverConfig(target, "float32"))
 
     def both(steps: int) -> Row:
+        from cubie_flow.integrators.tolerances import Tolerances
         from cubie_flow.kernels.targets.cuda import CudaProgram
-        from cubie_flow.kernels.tolerances import Tolerances
 
         count, kernel = 2**20, kernel_for("cuda")
         values, times = {"rho": about.values(count)}, np.linspace(0.0, about.duration, 50)

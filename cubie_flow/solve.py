@@ -103,7 +103,7 @@ def solve(
     controller : ControllerChoice, optional
         Step control in full; `rtol`, `atol` and `dt` change single choices of it. By default
         rtol is 1e-6 and atol rtol times the scale of a state, see
-        `cubie_flow.kernels.tolerances.absolute_tolerances`, and at most 1e-9.
+        `cubie_flow.integrators.tolerances.absolute_tolerances`, and at most 1e-9.
     target : str or TargetChoice
     locations : mapping, optional
         ``{buffer: location}``.

@@ -10,9 +10,9 @@ from benchmarks.cases import Case, Entry
 from benchmarks.peers import Prepared
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tableaus import method
+from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.cpu import usable_threads
-from cubie_flow.kernels.tolerances import Tolerances
 
 
 def make_kernel(case: Case, entry: Entry, target: str = "cpu", **config: Any) -> BatchSolverKernel:

@@ -13,7 +13,7 @@ from cubie_flow.analysis.audited import PARTED
 from cubie_flow.integrators.controllers import EPSILON
 from cubie_flow.integrators.loop import METRICS
 from cubie_flow.integrators.status import ended_well
-from cubie_flow.kernels.tolerances import natural_scales
+from cubie_flow.integrators.tolerances import natural_scales
 from cubie_flow.study.accuracy import atol_of, rtol_of
 
 if TYPE_CHECKING:

@@ -120,7 +120,7 @@ def accuracy_for(
     spans : (float, float)
         Shortest and longest of the runs.
     """
-    from cubie_flow.kernels.tolerances import natural_scales
+    from cubie_flow.integrators.tolerances import natural_scales
 
     scales = natural_scales(study.integrated.states)
     wanted, rtol = atol_of(study), {}

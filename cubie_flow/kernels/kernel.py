@@ -18,6 +18,7 @@ from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, flattened
 from cubie_flow.expressions.emit import ARENAS, Dialect, Place
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
+from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.cache import KernelCache, source_digest
 from cubie_flow.kernels.launch import BatchResult, Launch
 from cubie_flow.kernels.targets.batch import Program
@@ -26,7 +27,6 @@ from cubie_flow.kernels.targets.detect import (
     install_hint,
     toolkit_installed,
 )
-from cubie_flow.kernels.tolerances import Tolerances
 from cubie_flow.memory import (
     BlockFit,
     CUDAFactory,

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from cubie_flow.integrators.status import ended_well
 from cubie_flow.integrators.tableaus import method
-from cubie_flow.kernels.tolerances import (
+from cubie_flow.integrators.tolerances import (
     AUTO,
     LARGEST,
     absolute_tolerances,

@@ -10,7 +10,7 @@ import numpy as np
 from attrs import field, frozen
 
 from cubie_flow.errors import FlowError
-from cubie_flow.kernels.tolerances import AUTO
+from cubie_flow.integrators.tolerances import AUTO
 
 Array = Any
 
@@ -45,7 +45,7 @@ def _check_names(_: object, attribute: Any, value: Any) -> None:
 class ControllerChoice:
     """Step control: the kind and its constants (compiled in), tolerances and bounds (run time).
 
-    ``atol`` may be ``auto``: see `cubie_flow.kernels.tolerances.absolute_tolerances`.
+    ``atol`` may be ``auto``: see `cubie_flow.integrators.tolerances.absolute_tolerances`.
     """
 
     kind: str = "default"

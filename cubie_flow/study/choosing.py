@@ -16,9 +16,9 @@ from cubie_flow.integrators.controllers import EPSILON, SETTINGS
 from cubie_flow.integrators.equations import mass_pattern
 from cubie_flow.integrators.status import STATUS, ended_well
 from cubie_flow.integrators.tableaus import EXPLICIT
+from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult
-from cubie_flow.kernels.tolerances import Tolerances
 from cubie_flow.study.choices import OutputChoice
 from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, threads_of, tolerances

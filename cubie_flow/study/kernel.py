@@ -13,9 +13,9 @@ from cubie_flow.errors import FlowError
 from cubie_flow.expressions.graph import topological
 from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.run import RunSettings
+from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
-from cubie_flow.kernels.tolerances import Tolerances
 from cubie_flow.memory.factory import stable_hash
 from cubie_flow.study.choices import ControllerChoice
 from cubie_flow.study.contents import screen

@@ -21,8 +21,8 @@ from cubie_flow.analysis.pictures.performance import Work, draw_work
 from cubie_flow.analysis.pictures.style import Picture
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tableaus import EXPLICIT, METHODS
+from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
-from cubie_flow.kernels.tolerances import Tolerances
 
 #: End values of the literature, and how they are asked for.
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))

@@ -19,9 +19,9 @@ import cubie_flow
 from cubie_flow import OdeSystem
 from cubie_flow.expressions import emit
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
+from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.cache import FOLDER_VARIABLE
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
-from cubie_flow.kernels.tolerances import Tolerances
 from cubie_flow.memory import CUDAFactory, bank_conflicts, buffer_registry, padded_stride_bytes
 
 PACKAGE = Path(cubie_flow.__file__).parent

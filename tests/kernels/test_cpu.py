@@ -9,9 +9,9 @@ import pytest
 
 from cubie_flow import OdeSystem, solve
 from cubie_flow.integrators.run import RunSettings
+from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets import cpu
-from cubie_flow.kernels.tolerances import Tolerances
 
 
 def forced() -> OdeSystem:

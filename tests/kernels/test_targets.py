@@ -19,12 +19,12 @@ from cubie_flow.expressions.emit import prepare
 from cubie_flow.expressions.graph import topological
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tableaus import METHODS
+from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.cpu_compile import driver_assembly
 from cubie_flow.kernels.targets.cuda import piece_runs
 from cubie_flow.kernels.targets.cuda_kernel import make_turner
 from cubie_flow.kernels.targets.detect import cuda_devices
-from cubie_flow.kernels.tolerances import Tolerances
 from cubie_flow.memory.occupancy import occupancy
 from cubie_flow.solve import OutputChoice, Study, TargetChoice, plan_study
 from cubie_flow.study.kernel import build_kernel

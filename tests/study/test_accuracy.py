@@ -13,7 +13,7 @@ from cubie_flow import OdeSystem, solve
 from cubie_flow.batches import make_design
 from cubie_flow.config import tolerance
 from cubie_flow.errors import FlowError
-from cubie_flow.kernels.tolerances import Tolerances, natural_scales
+from cubie_flow.integrators.tolerances import Tolerances, natural_scales
 from cubie_flow.solve import ControllerChoice, Study, run_study
 from cubie_flow.study.accuracy import accuracy, as_recorded, atol_of
 from cubie_flow.study.restate import restated
