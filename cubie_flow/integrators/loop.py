@@ -309,10 +309,17 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         return built
 
     def _at_knot(self) -> Node:
-        """Return whether a lane that can go on is at a knot of a driver or switch."""
+        """Return whether a lane is at a knot of a driver, or at a switch, which may be its end."""
+        s = self.settings
         running = compare("==", _flag(CODE), float(RUNNING))
-        reached = any_of([compare(">=", _clock(T), knot) for knot in self._knots])
-        return logical_and(running, reached)
+        found = []
+        if s.drivers:
+            reached = compare(">=", _clock(T), self.driving.next_knot())
+            found.append(logical_and(running, reached))
+        if s.switches:
+            alive = logical_or(running, compare("==", _flag(CODE), float(STATUS["success"])))
+            found.append(logical_and(alive, compare(">=", _clock(T), SwitchBlocks.next_time())))
+        return any_of(found)
 
     def _following(self) -> Block:
         """Return the block that takes a run at a knot into the piece after it."""
