@@ -13,8 +13,7 @@ from cubie_flow.analysis.audited import PARTED
 from cubie_flow.integrators.controllers import EPSILON
 from cubie_flow.integrators.loop import METRICS
 from cubie_flow.integrators.status import ended_well
-from cubie_flow.integrators.tolerances import natural_scales
-from cubie_flow.study.accuracy import atol_of, rtol_of
+from cubie_flow.study.accuracy import atol_of, rtol_of, scales_of
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -185,7 +184,7 @@ def _scales(study: Study, largest: Mapping[str, Array]) -> dict[str, Array]:
     rounding itself.
     """
     atol, rtol = atol_of(study), rtol_of(study)
-    natural, rounding = natural_scales(study.integrated.states), EPSILON[study.precision]
+    natural, rounding = scales_of(study), EPSILON[study.precision]
     found = {}
     for name, size in largest.items():
         if name in natural:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cubie_flow.analysis.rerun import stored_study
 from cubie_flow.integrators.status import ended_well
-from cubie_flow.study.accuracy import atol_of, rtol_of
+from cubie_flow.study.accuracy import atol_of, rtol_of, scales_of
 from cubie_flow.study.choices import ControllerChoice
 from cubie_flow.study.tolerance_record import ranged
 
@@ -120,9 +120,7 @@ def accuracy_for(
     spans : (float, float)
         Shortest and longest of the runs.
     """
-    from cubie_flow.integrators.tolerances import natural_scales
-
-    scales = natural_scales(study.integrated.states)
+    scales = scales_of(study)
     wanted, rtol = atol_of(study), {}
     for name, value in rtol_of(study).items():
         rtol[name] = max(value / tighter, FLOOR)

@@ -15,6 +15,7 @@ from cubie_flow.integrators.tolerances import (
     AUTO,
     LARGEST,
     absolute_tolerances,
+    natural_scales,
     relative_tolerances,
 )
 from cubie_flow.study.choices import ControllerChoice
@@ -49,6 +50,11 @@ def rtol_of(study: Study) -> dict[str, float]:
     states = study.integrated.states
     values = relative_tolerances(states, study.controller.rtol)
     return {state.name: value for state, value in zip(states, values, strict=True)}
+
+
+def scales_of(study: Study) -> dict[str, float]:
+    """Return the size that every state of the model is expected to have."""
+    return natural_scales(study.integrated.states)
 
 
 def described(study: Study) -> dict[str, str]:
