@@ -23,7 +23,7 @@ from attrs import field, frozen
 from cubie_flow import OdeSystem, solve
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.evaluate import evaluate
-from cubie_flow.integrators.loop import STATUS
+from cubie_flow.integrators.status import STATUS
 
 Array = Any
 METHODS = ("auto", "rodas5p", "radau_iia_5", "bdf", "kvaerno5")
@@ -227,7 +227,7 @@ def _integrated(space: dict[str, Any], times: Array, duration: float) -> Array:
     return found.y.T
 
 
-# every model ---------------------------------------------------------------------------------------
+# every model -------------------------------------------------------------------------------------
 
 
 def files(folder: Path) -> Iterator[Path]:
@@ -281,8 +281,8 @@ def _row(name: str, about: Right, method: str) -> Row:
             about.system, duration=float(about.times[-1]), times=about.times.tolist(),
             algorithm=method, target="cpu",
         )  # fmt: skip
-    except FlowError as error:
-        return Row(name, method, "refused", right_peaked=peaked, notes=str(error)[:160])
+    except FlowError as refusal:
+        return Row(name, method, "refused", right_peaked=peaked, notes=str(refusal)[:160])
     status = _NAMES[int(data["status"][0])]
     found = about.ours(data)
     error, worst = _error(about.values, found)
