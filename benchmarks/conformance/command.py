@@ -11,7 +11,7 @@ from benchmarks.conformance.case import read_case
 from benchmarks.conformance.examination import examine
 from benchmarks.conformance.reference import NoReferenceError
 
-OUT = Path("outputs/conformance")
+OUT, SHARED = Path("outputs/conformance"), Path("../shared")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,12 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replay", type=Path, nargs="+", default=None, help="kept cases to examine again"
     )
+    parser.add_argument(
+        "--public", type=Path, nargs="?", const=SHARED, default=None, metavar="FOLDER",
+        help=f"public models of a folder, by default {SHARED}",
+    )  # fmt: skip
+    parser.add_argument("--only", default="", help="public models with this in their path")
 
 
 def command(given: argparse.Namespace) -> int:
     """Do what the command line says; return 1 if something disagrees."""
     if given.replay:
         return replay(given.replay)
+    if given.public is not None:
+        from benchmarks.conformance import public
+
+        return public.command(given.public, given.jobs, given.only)
     minutes = 10.0 if given.minutes is None and given.count is None else given.minutes
     plan = Plan(
         given.seed, given.start, given.count, None if minutes is None else 60 * minutes, given.jobs,
