@@ -227,7 +227,7 @@ def _integrated(space: dict[str, Any], times: Array, duration: float) -> Array:
     return found.y.T
 
 
-# every model -------------------------------------------------------------------------------------
+# every model --------------------------------------------------------------------------------
 
 
 def files(folder: Path) -> Iterator[Path]:
@@ -281,8 +281,8 @@ def _row(name: str, about: Right, method: str) -> Row:
             about.system, duration=float(about.times[-1]), times=about.times.tolist(),
             algorithm=method, target="cpu",
         )  # fmt: skip
-    except FlowError as refusal:
-        return Row(name, method, "refused", right_peaked=peaked, notes=str(refusal)[:160])
+    except FlowError as refused:
+        return Row(name, method, "refused", right_peaked=peaked, notes=str(refused)[:160])
     status = _NAMES[int(data["status"][0])]
     found = about.ours(data)
     error, worst = _error(about.values, found)
