@@ -48,12 +48,12 @@ ENTRIES = 2_000
 DENSE_LIMIT = 250
 #: Growth of pivots that leaves half the digits.
 GROWTH_LIMIT = {"float64": 1e7, "float32": 1e3}
-# Matrix-free: iterations of a pass and passes, what a pass makes of the residual, the part of the
-# tolerance that an error of the solution may be, and the square of what is no number any more.
+# Matrix-free: iterations of a pass, and passes; by how much a pass reduces the residual; the largest
+# and the smallest part of the tolerance that an error of the solution may be; and the square that
+# counts as not finite.
 _KRYLOV_LIMIT, _KRYLOV_PASSES = 200, 6
 _KRYLOV_TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
-_KRYLOV_ENOUGH = 1e-2
-_KRYLOV_LEAST = 1e-9
+_KRYLOV_ENOUGH, _KRYLOV_LEAST = 1e-2, 1e-9
 _KRYLOV_LARGEST = {"float64": 1e300, "float32": 1e38}
 #: Rows of the buffer `krylov`: the residual comes first; the product with the matrix and the
 #: change of the solution come last.
@@ -420,10 +420,10 @@ class LinearSolver(CUDAFactory[LinearSettings]):
         """Solve by passes of BiCGSTAB, each from the true residual; all in units of tolerances.
 
         The residual that BiCGSTAB carries along loses touch with the true one, and slow
-        components hide in it: an error in them is the residual times ``1/c``, large where the
-        step is long beside a fast process. So a solution is taken where the true residual times
-        ``1/c`` is small, or where rounding stops the residual and the last pass changed the
-        solution by little. Any other step is not solved.
+        components hide in it: their error is the residual times ``1/c``. So a solution is taken
+        where the true residual times ``1/c`` is a small part of the tolerance, the smaller the
+        longer the step is compared with the fastest process; or where rounding stops the
+        residual and the last pass changed the solution by little. Any other step is not solved.
         """
         n, real, (x, first) = self.size, self.settings.precision, result
         place, krylov = self.name("preconditioner"), self.name("krylov")
@@ -432,8 +432,8 @@ class LinearSolver(CUDAFactory[LinearSettings]):
         rounding = 16.0 * EPSILON[real] / load("settings", SETTINGS)
         enough = block.let("enough", maximum(rounding, const(_KRYLOV_ENOUGH)))
         slower = block.let("slower", c * load(self.name("fastest"), 0))
-        harm = minimum(const(_KRYLOV_ENOUGH), 0.1 * slower * slower)
-        hidden = block.let("hidden", c * maximum(harm, const(_KRYLOV_LEAST)))
+        allowed = minimum(const(_KRYLOV_ENOUGH), 0.1 * slower * slower)
+        hidden = block.let("hidden", c * maximum(allowed, const(_KRYLOV_LEAST)))
         block.sweep(n, [(krylov, 0, 1, weight * load(*right, 1)), (x, first, 1, const(0.0))])
         refining, lost = (load(name, 0, kind="bool") for name in ("refining", "lost"))
         block.assign([("refining", 0), ("lost", 0)], [TRUE, FALSE])
@@ -450,7 +450,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
             carried = block.let("left_carried", load("left", 0))
             left = _dot(block, "left", n, r, r)
             harmless = compare("<=", left, n * hidden * hidden)
-            # Rounding parts the two residuals; without it another pass makes it smaller.
+            # Rounding shows where the residuals differ; before that, another pass helps.
             rounded = logical_and(converged, compare(">", left, 4.0 * carried))
             settled = logical_and(rounded, compare("<=", changed, n * enough * enough))
             done = block.let("solved", logical_or(harmless, settled))
