@@ -48,7 +48,7 @@ ENTRIES = 2_000
 DENSE_LIMIT = 250
 #: Growth of pivots that leaves half the digits.
 GROWTH_LIMIT = {"float64": 1e7, "float32": 1e3}
-# Matrix-free: iterations of a pass, and passes; by how much a pass reduces the residual; the largest
+# Matrix-free: iterations of a pass, and passes; how much a pass reduces the residual; the largest
 # and the smallest part of the tolerance that an error of the solution may be; and the square that
 # counts as not finite.
 _KRYLOV_LIMIT, _KRYLOV_PASSES = 200, 6
