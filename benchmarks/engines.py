@@ -20,9 +20,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from cubie_flow import OdeSystem
-from cubie_flow.batches import make_design
-from cubie_flow.engines import Account, Record, Seat, make_engine
-from cubie_flow.solve import (
+from cubie_flow.api import (
     ControllerChoice,
     OutputChoice,
     Study,
@@ -30,6 +28,8 @@ from cubie_flow.solve import (
     run_study,
     solve_study,
 )
+from cubie_flow.batches import make_design
+from cubie_flow.engines import Record, RunStatistics, WorkerResources, make_engine
 
 SLEEP, SHARDS = 0.2, 20
 REPEATS = 5
@@ -110,7 +110,7 @@ class Sleeper:
     devices: tuple[int, ...] = ()
     where: str = "nowhere"
 
-    def solver(self, seat: Seat) -> Sleeper:
+    def solver(self, seat: WorkerResources) -> Sleeper:
         return self
 
     def store(self) -> Any:
@@ -147,10 +147,10 @@ def overhead() -> None:
         ) as cluster:  # fmt: skip
             engine = make_engine("dask", scheduler=cluster.scheduler_address)
             found: list[float] = []
-            engine.run(Sleeper("warm"), range(number), Account({}))
+            engine.run(Sleeper("warm"), range(number), RunStatistics({}))
             began = time.process_time()
             for repeat in range(REPEATS):
-                account = Account({})
+                account = RunStatistics({})
                 engine.run(Sleeper(f"s{repeat}"), range(SHARDS * number), account)
                 rows = [record.row for record in account.records.values()]
                 assert len(rows) == SHARDS * number

@@ -18,7 +18,7 @@ from cubie_flow.expressions.graph import symbol
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
-from cubie_flow.kernels.targets.cpu import usable_threads
+from cubie_flow.process.machine import usable_cores
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.events import Event
 
@@ -40,7 +40,7 @@ def cases() -> dict[str, tuple[OdeSystem, str, tuple[float, float], int]]:
 
 def main() -> None:
     """Print one line a case."""
-    threads = min(2, usable_threads(None))
+    threads = min(2, usable_cores(None))
     for name, (system, varied, span, runs) in cases().items():
         columns = {varied: np.linspace(*span, runs)}
         kernels = []

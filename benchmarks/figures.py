@@ -23,10 +23,11 @@ from benchmarks.operations import flops, operations
 from benchmarks.peak import Peak
 from benchmarks.peers.kernel import limits, make_kernel
 from cubie_flow.kernels.cache import FOLDER_VARIABLE
-from cubie_flow.kernels.targets.cpu import usable_threads, vector_bits
+from cubie_flow.kernels.targets.cpu import vector_bits
 from cubie_flow.kernels.targets.detect import toolkit_installed
+from cubie_flow.process.machine import usable_cores
 
-Figures = dict[str, float | str]
+CompilerStats = dict[str, float | str]
 ROUNDS = 7
 
 
@@ -53,10 +54,10 @@ def _alternate(
     return {name: median(measured) for name, measured in times.items()}
 
 
-def efficiency() -> Figures:
+def efficiency() -> CompilerStats:
     """Return the fraction of the measured floating-point peak that RK4 and Tsit5 reach."""
-    threads = usable_threads()
-    found: Figures = {}
+    threads = usable_cores()
+    found: CompilerStats = {}
     for precision in ("float64", "float32"):
         peak = Peak(precision, vector_bits())
         factor = 1.0 if precision == "float64" else 1e2
@@ -88,21 +89,21 @@ def efficiency() -> Figures:
     return found
 
 
-def scaling() -> Figures:
+def scaling() -> CompilerStats:
     """Return how much faster all threads are than one."""
     case = adaptive("lorenz", 65_536)
-    threads = usable_threads()
+    threads = usable_cores()
     times = _alternate({"one": _solver(case, 1), "all": _solver(case, threads)})
     return {"threads": threads, "speed_of_all_beside_one": times["one"] / times["all"]}
 
 
-def small_batches() -> Figures:
+def small_batches() -> CompilerStats:
     """Return what a run costs in batches of 64 to 16,384, and one of 64 beside the largest.
 
     In time of cores, `ratio`, and by the clock, `ratio_wall`: to wake a second core takes longer
     than to integrate 64 runs, so that a small batch has one and a large one has them all.
     """
-    threads, sizes = usable_threads(), (64, 256, 1024, 4096, 16_384)
+    threads, sizes = usable_cores(), (64, 256, 1024, 4096, 16_384)
     repeats = {runs: max(1, 4096 // runs) for runs in sizes}
 
     def several(runs: int) -> Callable[[], Any]:
@@ -110,7 +111,7 @@ def small_batches() -> Figures:
         return lambda: [solve() for _ in range(repeats[runs])]
 
     actions = {str(runs): several(runs) for runs in sizes}
-    found: Figures = {}
+    found: CompilerStats = {}
     for kind, clock in (("us", perf_counter), ("core_us", process_time)):
         times = _alternate(actions, 2 * ROUNDS, clock)
         each = {runs: 1e6 * times[str(runs)] / (runs * repeats[runs]) for runs in sizes}
@@ -119,37 +120,37 @@ def small_batches() -> Figures:
     return found
 
 
-def solve_overhead() -> Figures:
+def solve_overhead() -> CompilerStats:
     """Return what `cubie_flow.solve` adds to its kernel, in milliseconds a call."""
     from benchmarks.peers.solve import prepare
 
     case = adaptive("lorenz", 1024)
     entry = next(entry for entry in case.entries if entry.peer == "solve")
     times = _alternate(
-        {"kernel": _solver(case, usable_threads()), "solve": prepare(case, entry).run}, 15
+        {"kernel": _solver(case, usable_cores()), "solve": prepare(case, entry).run}, 15
     )
     added = {"added_ms": 1e3 * (times["solve"] - times["kernel"])}
     return {**{name: 1e3 * seconds for name, seconds in times.items()}, **added}
 
 
-def sizes() -> Figures:
+def sizes() -> CompilerStats:
     """Return nanoseconds an attempted step and non-zero of the Jacobian, against the states."""
     from attrs import evolve
 
     from benchmarks.problems import PROBLEMS
 
-    found: Figures = {}
+    found: CompilerStats = {}
     ring = PROBLEMS["lorenz96_40"]
     for states in (10, 40, 100, 200, 400):
         about = evolve(ring, name=f"lorenz96_{states}", settings={"size": states})
         case = adaptive("lorenz96_40", max(64, 40_960 // states))
         kernel, tolerances = _kernel_of(about, case), limits(case.entries[0])
         values = {about.varied: about.values(case.runs)}
-        answer = kernel.solve(values, case.runs, tolerances, None, usable_threads())
+        answer = kernel.solve(values, case.runs, tolerances, None, usable_cores())
         attempts = int(answer.steps.sum() + answer.rejected.sum())
         times = _alternate(
             {"it": lambda k=kernel, v=values, c=case, t=tolerances: k.solve(  # type: ignore[misc]
-                v, c.runs, t, None, usable_threads()
+                v, c.runs, t, None, usable_cores()
             )}, 3,
         )  # fmt: skip
         found[f"ns_an_attempt_and_nonzero_{states}"] = times["it"] / attempts / (4 * states) * 1e9
@@ -166,9 +167,9 @@ def _kernel_of(about: Any, case: Case) -> Any:
     return BatchSolverKernel(run, BatchSolverConfig("cpu"))
 
 
-def compile_times(limit: float = 90.0) -> Figures:
+def compile_times(limit: float = 90.0) -> CompilerStats:
     """Return seconds to compile for 3, 40 and 400 states, explicit and Rosenbrock, each target."""
-    found: Figures = {}
+    found: CompilerStats = {}
     for method in ("tsit5", "rodas5p"):
         for problem in ("lorenz", "lorenz96_40", "lorenz96_400"):
             for arch in ("", "sm_90") if toolkit_installed() else ("",):
@@ -210,7 +211,7 @@ def _compile(pipe: Connection, problem: str, method: str, arch: str) -> None:
         pipe.send(perf_counter() - began)
 
 
-def first_result() -> Figures:
+def first_result() -> CompilerStats:
     """Return seconds of the default command, cold and warm, and of the import."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -236,7 +237,7 @@ def first_result() -> Figures:
     return {"cold_s": cold, "warm_s": median(warm), "import_s": median(imports)}
 
 
-FIGURES: dict[str, Callable[[], Figures]] = {
+FIGURES: dict[str, Callable[[], CompilerStats]] = {
     "efficiency": efficiency,
     "scaling": scaling,
     "small_batches": small_batches,

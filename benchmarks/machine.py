@@ -6,8 +6,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from cubie_flow.kernels.targets.cpu import processor, usable_threads, vector_bits
-from cubie_flow.storage.provenance import cpu_name, provenance, utc_now
+from cubie_flow.kernels.targets.cpu import processor, vector_bits
+from cubie_flow.process.machine import cpu_name, usable_cores
+from cubie_flow.storage.provenance import provenance, utc_now
 
 PACKAGES = (
     "cubie-flow", "numpy", "scipy", "llvmlite", "numba", "numba-cuda", "numbalsoda", "jax",
@@ -29,7 +30,7 @@ def machine() -> dict[str, Any]:
         "processor": cpu_name(),
         "llvm_processor": processor()[0],
         "vector_bits": vector_bits(),
-        "threads": usable_threads(),
+        "threads": usable_cores(),
         "memory_gib": round(_memory() / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -22,7 +22,7 @@ def operations(kernel: BatchSolverKernel) -> dict[str, float]:
     """
     run = kernel.run
     counted = _of(run.product["attempt"].statements, kernel.dialect)
-    steps = 1 + (run.step.leap if run.loop.leaps(run.step, run.controller) else 0)
+    steps = 1 + (run.step.batched_steps if run.loop.batches_steps(run.step, run.controller) else 0)
     return {name: times / steps for name, times in counted.items()}
 
 

@@ -112,12 +112,12 @@ def beside(place: Path) -> dict[str, Any]:
     import numpy as np
     import zarr
 
-    from cubie_flow.engines import Seat
-    from cubie_flow.kernels.targets.cpu import usable_threads
-    from cubie_flow.resume import stored_config, stored_settings, stored_study
+    from cubie_flow.config.stored import stored_config, stored_settings, stored_study
+    from cubie_flow.engines import WorkerResources
+    from cubie_flow.process.machine import usable_cores
     from cubie_flow.storage import Location, ResultStore
     from cubie_flow.study.kernel import build_kernel
-    from cubie_flow.study.running import run_study
+    from cubie_flow.study.run import run_study
     from cubie_flow.study.shards import ShardWork
 
     (store,) = place.glob("outputs/*/*/*/results.zarr")
@@ -126,7 +126,7 @@ def beside(place: Path) -> dict[str, Any]:
     anew = stored_study(settings, given.attrs)
     kernel = build_kernel(anew)
     _ = kernel.product  # compiled, or from the cache
-    solver = ShardWork(anew, Location.of(store), given.plan, kernel).solver(Seat())
+    solver = ShardWork(anew, Location.of(store), given.plan, kernel).solver(WorkerResources())
     names = (*given.names, "status")
     spent = {who: np.zeros(2) for who in ("zarr", "writer", "solve", "both")}
     size = 0.0
@@ -171,7 +171,7 @@ def beside(place: Path) -> dict[str, Any]:
             "both / longer of solve and zarr, wall": wall["both"]
             / max(wall["solve"], wall["zarr"]),
             "both / all cores at work on solve and zarr, wall": wall["both"]
-            * usable_threads()
+            * usable_cores()
             / (core["solve"] + core["zarr"]),
             "both / solve and zarr, core": core["both"] / (core["solve"] + core["zarr"]),
         },

@@ -84,7 +84,7 @@ def _peak(elsewhere: bool) -> int:
     """Return the most memory that this process had, or the largest of its children."""
     import resource
 
-    from cubie_flow.profiling import peak_memory
+    from cubie_flow.process.machine import peak_memory
 
     if not elsewhere:
         return peak_memory()

@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cubie_flow import maths
     from cubie_flow.analysis.opening import open_results
+    from cubie_flow.api import solve
     from cubie_flow.errors import FlowError
-    from cubie_flow.solve import solve
-    from cubie_flow.study.choices import ControllerChoice, TargetChoice
+    from cubie_flow.study.options import ControllerChoice, TargetChoice
     from cubie_flow.systems import OdeSystem
 
 __version__ = "0.1.0"
@@ -30,11 +28,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ControllerChoice": "cubie_flow.study.choices",
+    "ControllerChoice": "cubie_flow.study.options",
     "FlowError": "cubie_flow.errors",
     "OdeSystem": "cubie_flow.systems",
-    "TargetChoice": "cubie_flow.study.choices",
+    "TargetChoice": "cubie_flow.study.options",
     "open_results": "cubie_flow.analysis.opening",
+    "solve": "cubie_flow.api",
 }
 
 
@@ -42,6 +41,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``import cubie_flow`` alone loads nothing."""
     if name == "maths":
         return import_module("cubie_flow.maths")
+    if name == "solve":
+        import_module("cubie_flow.analysis.accessor")  # the result of solve has ``.flow``
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
@@ -49,22 +50,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
-
-
-class _Package(ModuleType):
-    """This package, in which ``solve`` is the function and never the module of that name.
-
-    Importing ``cubie_flow.solve`` would bind the module here, whoever does it first.
-    """
-
-    @property
-    def solve(self) -> Any:
-        import_module("cubie_flow.analysis.accessor")  # what it returns has ``.flow``
-        return import_module("cubie_flow.solve").solve
-
-    @solve.setter
-    def solve(self, _: Any) -> None:
-        pass
-
-
-sys.modules[__name__].__class__ = _Package

@@ -2,7 +2,7 @@
 
 import sys
 
-from cubie_flow.app import main
+from cubie_flow.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

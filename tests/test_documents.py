@@ -11,9 +11,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from cubie_flow import studies
-from cubie_flow.app import main
-from cubie_flow.config import SCHEMA, shipped
+from cubie_flow.cli.app import main
+from cubie_flow.config import hydra_plugins
+from cubie_flow.config.schema import SCHEMA, shipped
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = ("engines", "resume", "storage", "sweeps")
@@ -67,7 +67,7 @@ def test_a_command_is_planned(
 
 @pytest.mark.parametrize("page", PAGES)
 def test_keys_are_of_the_config(page: str) -> None:
-    studies.register()
+    hydra_plugins.register()
     with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
         config = compose("config", return_hydra_config=True)
         for told in spoken(TEXTS[page]):

@@ -12,8 +12,8 @@ from attrs import asdict, evolve, field, frozen
 
 from cubie_flow import OdeSystem, solve
 from cubie_flow.batches import make_design
-from cubie_flow.study.choices import ControllerChoice, OutputChoice, TargetChoice
-from cubie_flow.study.definition import Study
+from cubie_flow.study.options import ControllerChoice, OutputChoice, TargetChoice
+from cubie_flow.study.study import Study
 
 Array = Any
 
@@ -141,7 +141,7 @@ class Case:
 
 def solved(case: Case, **changes: Any) -> dict[str, Array]:
     """Return every array that cubie_flow gives for a case, coordinates included, by name."""
-    from cubie_flow.solve import solve_study
+    from cubie_flow.api import solve_study
 
     data = solve_study(case.study(**changes))
     return {str(name): np.asarray(array.values) for name, array in data.variables.items()}

@@ -23,7 +23,7 @@ from cubie_flow.batches import make_design
 from cubie_flow.integrators.tableaus import METHODS
 from cubie_flow.kernels.targets.detect import toolkit_installed
 from cubie_flow.study.attempts import DEFAULT
-from cubie_flow.study.choices import OutputChoice, TargetChoice
+from cubie_flow.study.options import OutputChoice, TargetChoice
 
 Array = Any
 Arrays = Mapping[str, Array]
@@ -176,10 +176,10 @@ def simulator(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding
 
 def _stored(case: Case, folder: Path, **options: Any) -> dict[str, Array]:
     from cubie_flow.analysis.opening import open_runs
-    from cubie_flow.solve import run_study
-    from cubie_flow.study.choosing import settled
+    from cubie_flow.api import run_study
+    from cubie_flow.study.auto_method import resolve_algorithm
 
-    study, _ = settled(case.study(shard_runs=5))
+    study, _ = resolve_algorithm(case.study(shard_runs=5))
     run_study(study, folder / "results.zarr", **options)
     data = open_runs(folder / "results.zarr")
     return {str(name): np.asarray(array.values) for name, array in data.variables.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.cases import Case, Entry
 from benchmarks.fields import field
 from benchmarks.peers import Prepared, Unsupported, timed
-from cubie_flow.kernels.targets.cpu import usable_threads
+from cubie_flow.process.machine import usable_cores
 
 
 def functions(ca: Any) -> SimpleNamespace:
@@ -36,7 +36,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     u = ca.SX.sym("u", len(about.start))
     components = [u[i] for i in range(len(about.start))]
     derivatives = ca.vertcat(*field(about, functions(ca))(t, components, p))
-    times, threads = case.times(), min(usable_threads(), entry.runs)
+    times, threads = case.times(), min(usable_cores(), entry.runs)
     options = {
         "reltol": entry.rtol, "abstol": entry.atol, "max_num_steps": 1_000_000,
         "error_on_fail": False,

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.cases import Case, Entry
 from benchmarks.fields import field
 from benchmarks.peers import Prepared, Unsupported, timed
-from cubie_flow.kernels.targets.cpu import usable_threads
+from cubie_flow.process.machine import usable_cores
 
 
 def functions(hy: Any) -> SimpleNamespace:
@@ -63,7 +63,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     given = about.values(entry.runs).astype(real)
     padded = np.concatenate([given, np.repeat(given[-1:], -entry.runs % width)])
     groups = padded.reshape(-1, width)
-    threads = min(usable_threads(), len(groups))
+    threads = min(usable_cores(), len(groups))
     integrators = [deepcopy(template) for _ in range(threads)]
     times = case.times().astype(real)
     # It wants the starting time too.

@@ -12,7 +12,7 @@ from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tableaus import method
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
-from cubie_flow.kernels.targets.cpu import usable_threads
+from cubie_flow.process.machine import usable_cores
 
 
 def make_kernel(case: Case, entry: Entry, target: str = "cpu", **config: Any) -> BatchSolverKernel:
@@ -44,7 +44,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     times = case.times() if case.saves else None
     values = {about.varied: about.values(entry.runs)}
     built = kernel.product
-    launch = kernel.launch(limits(entry), times, usable_threads())
+    launch = kernel.launch(limits(entry), times, usable_cores())
 
     def run() -> Any:
         return launch.solve(values, entry.runs)

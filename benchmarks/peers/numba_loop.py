@@ -15,9 +15,9 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     import numba
 
     steps, dt = steps_a_save(case, entry)
-    from cubie_flow.kernels.targets.cpu import usable_threads
+    from cubie_flow.process.machine import usable_cores
 
-    numba.set_num_threads(usable_threads())
+    numba.set_num_threads(usable_cores())
     about, saves = case.problem, len(case.times())
     real: Any = np.dtype(entry.precision).type
     rhs = numba.njit(scalar_field(about), error_model="numpy")

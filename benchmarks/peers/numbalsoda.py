@@ -13,9 +13,9 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     import numba
     from numbalsoda import dop853, lsoda, lsoda_sig
 
-    from cubie_flow.kernels.targets.cpu import usable_threads
+    from cubie_flow.process.machine import usable_cores
 
-    numba.set_num_threads(usable_threads())
+    numba.set_num_threads(usable_cores())
     about = case.problem
     right_hand_side, compiling = timed(lambda: numba.cfunc(lsoda_sig)(scalar_field(about)))
     address = right_hand_side.address

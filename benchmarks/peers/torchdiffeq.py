@@ -13,9 +13,9 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     import torch
     from torchdiffeq import odeint
 
-    from cubie_flow.kernels.targets.cpu import usable_threads
+    from cubie_flow.process.machine import usable_cores
 
-    torch.set_num_threads(usable_threads())
+    torch.set_num_threads(usable_cores())
     about = case.problem
     equations = field(about, _Functions(torch))
     kind = getattr(torch, entry.precision)

@@ -14,7 +14,7 @@ from cubie_flow.analysis import describe, groups, jobs, runs
 from cubie_flow.analysis.notebook import described
 from cubie_flow.analysis.pictures.plots import Plots
 from cubie_flow.analysis.unfold import unfold
-from cubie_flow.store_names import MEMORY
+from cubie_flow.batches.store_names import MEMORY
 
 
 @xr.register_dataset_accessor("flow")  # type: ignore[no-untyped-call]

@@ -31,7 +31,7 @@ from cubie_flow.study.accuracy import rtol_of
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from cubie_flow.study.definition import Study
+    from cubie_flow.study.study import Study
 
 FRACTION, TIGHTER, LEAST = 0.001, 1000.0, 8
 #: Bytes of saved trajectories integrated at once.

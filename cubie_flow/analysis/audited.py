@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cubie_flow.analysis.groups import group, location
+from cubie_flow.batches.store_names import AUDIT
 from cubie_flow.errors import FlowError
-from cubie_flow.store_names import AUDIT
 
 if TYPE_CHECKING:
     from xarray import Dataset

@@ -14,7 +14,12 @@ from importlib import import_module
 import click
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.startup import check_surroundings, mute, open_streams, unprinted
+from cubie_flow.process.startup import (
+    check_surroundings,
+    open_streams,
+    silence_stdout,
+    stdout_error,
+)
 
 #: Command, its module (whose function has the same name), and what it does in one line.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -91,11 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("interrupted", 130)
     except BrokenPipeError:
         # The reader has gone (`| head`).
-        mute()
+        silence_stdout()
         return 1
     except OSError as error:
         name = f"'{error.filename}': " if error.filename else ""
-        return _complain(unprinted(error) or f"{name}{error.strerror or error}")
+        return _complain(stdout_error(error) or f"{name}{error.strerror or error}")
     except (ValueError, RuntimeError, TypeError) as error:
         if not _of_the_store(error):
             raise

@@ -11,8 +11,8 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from cubie_flow.analysis import describe, runs
+from cubie_flow.batches.store_names import RUN, STATUS, TIME
 from cubie_flow.errors import FlowError
-from cubie_flow.store_names import RUN, STATUS, TIME
 from cubie_flow.study.tolerance_record import ATOL, recorded_atol
 
 if TYPE_CHECKING:

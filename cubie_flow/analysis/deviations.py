@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xarray import Dataset
 
     from cubie_flow.analysis.references import Reference
-    from cubie_flow.study.definition import Study
+    from cubie_flow.study.study import Study
 
 Array = Any
 Arrays = Mapping[str, Array]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cubie_flow.analysis import runs
+from cubie_flow.batches.store_names import RUN, TIME
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.store_names import RUN, TIME
 
 if TYPE_CHECKING:
     from xarray import Dataset

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from cubie_flow.analysis.groups import location, open_group
 from cubie_flow.analysis.opened import is_as_opened
+from cubie_flow.batches.store_names import RUN
 from cubie_flow.errors import FlowError
-from cubie_flow.store_names import RUN
 
 if TYPE_CHECKING:
     from xarray import Dataset

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cubie_flow.store_names import STATUS
+from cubie_flow.batches.store_names import STATUS
 
 if TYPE_CHECKING:
     from xarray import Dataset

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from cubie_flow.analysis.rerun import stored_study
 from cubie_flow.integrators.status import ended_well
 from cubie_flow.study.accuracy import atol_of, rtol_of, scales_of
-from cubie_flow.study.choices import ControllerChoice
+from cubie_flow.study.options import ControllerChoice
 from cubie_flow.study.tolerance_record import ranged
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from cubie_flow.study.definition import Study
+    from cubie_flow.study.study import Study
 
 Array = NDArray[Any]
 #: Methods of references, in the order in which they are tried.
@@ -183,7 +183,7 @@ def _study(study: Study, accuracy: Accuracy, algorithm: str) -> Study:
 
 
 def _arrays(study: Study) -> dict[str, Array]:
-    from cubie_flow.solve import solve_study
+    from cubie_flow.api import solve_study
 
     found = solve_study(study)
     return {str(name): np.array(values.values) for name, values in found.data_vars.items()}

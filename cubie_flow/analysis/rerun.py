@@ -12,13 +12,13 @@ import yaml
 from numpy.typing import NDArray
 
 from cubie_flow.analysis import runs
+from cubie_flow.batches.store_names import RUN
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.store_names import RUN
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from cubie_flow.study.definition import Study
+    from cubie_flow.study.study import Study
     from cubie_flow.systems import OdeSystem
 
 #: What may be changed, and the key of the configuration that it stands for.
@@ -47,7 +47,7 @@ _PLACE = ("system", "batch", "engine", "storage", "buffers", "task", "to", "conf
 
 def rerun(data: Dataset, which: int | Iterable[int], **changes: Any) -> Dataset:
     """Integrate runs again; see `FlowAccessor.rerun`."""
-    from cubie_flow.solve import solve_study
+    from cubie_flow.api import solve_study
 
     positions = runs.positions_of(data, which)
     study = stored_study(data, positions, changes)
@@ -78,7 +78,7 @@ def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[s
     from attrs import evolve
 
     from cubie_flow.batches import make_design
-    from cubie_flow.config import Settings
+    from cubie_flow.config.schema import Settings
     from cubie_flow.study.accuracy import as_recorded
     from cubie_flow.systems import OdeSystem
 
@@ -189,10 +189,10 @@ def defaults() -> Any:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from cubie_flow import studies
-    from cubie_flow.config import shipped
+    from cubie_flow.config import hydra_plugins
+    from cubie_flow.config.schema import shipped
 
-    studies.register()
+    hydra_plugins.register()
     with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
         composed = compose("config", ["experiment=[]", "batch=single"])
     OmegaConf.set_struct(composed, False)

@@ -11,10 +11,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cubie_flow.analysis.numbering import numbering
+from cubie_flow.analysis.predicates import Column, Predicate, read_predicate
+from cubie_flow.batches.store_names import RUN, STATUS, TIME
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.status import WELL
-from cubie_flow.predicates import Column, Predicate, read_predicate
-from cubie_flow.store_names import RUN, STATUS, TIME
 
 #: Runs read at a time: 8 MB a column of doubles.
 BLOCK = 1_000_000

@@ -16,8 +16,8 @@ from xarray.core import indexing
 
 from cubie_flow.analysis import runs
 from cubie_flow.analysis.numbering import coordinate, numbering
+from cubie_flow.batches.store_names import RUN
 from cubie_flow.errors import FlowError
-from cubie_flow.store_names import RUN
 
 #: Axis of a batch that is no grid, inside a sweep.
 DRAW = "draw"

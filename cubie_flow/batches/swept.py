@@ -11,9 +11,9 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from cubie_flow.batches.designs import Design, Grid, Single, Zip
+from cubie_flow.batches.store_names import BATCH_SEED
 from cubie_flow.batches.values import Array, Constant, Distribution, Listed, parse_value
 from cubie_flow.errors import FlowError
-from cubie_flow.store_names import BATCH_SEED
 
 #: What a sweep calls the seed of the batch; no quantity of a model has a dot in its name.
 SEED = "batch.seed"

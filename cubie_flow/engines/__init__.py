@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cubie_flow.engines.account import Account
-from cubie_flow.engines.base import Engine, Listener, Part, Record, Seat, Solver, Work
+from cubie_flow.engines.base import Engine, Listener, Part, Record, Solver, Work, WorkerResources
 from cubie_flow.engines.clusters import check_options
 from cubie_flow.engines.local import LocalEngine
-from cubie_flow.engines.seats import pick_devices
+from cubie_flow.engines.statistics import RunStatistics
+from cubie_flow.engines.worker_resources import pick_devices
 from cubie_flow.errors import FlowError
 
 __all__ = [
-    "Account",
     "Engine",
     "Listener",
     "LocalEngine",
     "Part",
     "Record",
-    "Seat",
+    "RunStatistics",
     "Solver",
     "Work",
+    "WorkerResources",
     "make_engine",
     "pick_devices",
 ]

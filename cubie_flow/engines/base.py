@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Seat:
+class WorkerResources:
     """Where shards are solved, one at a time: some CPU threads, or one GPU.
 
     Attributes
@@ -138,7 +138,7 @@ class Work(Protocol):
         """Why no other process may write to the store; empty where others may."""
         ...
 
-    def solver(self, seat: Seat) -> Solver:
+    def solver(self, seat: WorkerResources) -> Solver:
         """Return a solver with its kernel built."""
         ...
 

@@ -23,11 +23,12 @@ import dask
 from attrs import evolve, field, frozen
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
-from cubie_flow.engines.base import Listener, Record, Seat, Solver, Work
+from cubie_flow.engines.base import Listener, Record, Solver, Work, WorkerResources
 from cubie_flow.engines.clusters import CUDA, make_cluster
-from cubie_flow.engines.seats import worker_seat
+from cubie_flow.engines.worker_resources import worker_seat
 from cubie_flow.errors import FlowError
-from cubie_flow.stopping import deaf
+from cubie_flow.process.machine import usable_cores
+from cubie_flow.process.signals import signals_blocked
 from cubie_flow.storage.writer import write_timed
 
 #: Seconds between two looks at signals and progress while nothing comes in.
@@ -108,7 +109,7 @@ class DaskEngine:
                 cluster = make_cluster(self.cluster, self.options, self.workers)
             else:
                 # The threads that start workers, also later ones, are made here.
-                with deaf():
+                with signals_blocked():
                     cluster = LocalCluster(
                         n_workers=workers,
                         threads_per_worker=1,
@@ -155,23 +156,16 @@ class _Open:
                 "or another storage.client or URL"
             )
         if todo:
-            _Conversation(self._engine, self._client_for(work), work, todo, listener).hold()
+            _ShardDispatcher(self._engine, self._client_for(work), work, todo, listener).hold()
 
     def _client_for(self, work: Work) -> Client:
-        workers = self._engine.workers or len(work.devices) or _cores()
+        workers = self._engine.workers or len(work.devices) or usable_cores()
         client = self._client
         if client is None or workers != self._workers or client.status != "running":
             self._held.close()
             client = self._held.enter_context(self._engine.client(workers))
             self._client, self._workers = client, workers
         return client
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def _kill(cluster: Any) -> None:
@@ -184,7 +178,7 @@ def _kill(cluster: Any) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-class _Conversation:
+class _ShardDispatcher:
     """The shards of one study, given out and taken in."""
 
     def __init__(
@@ -285,16 +279,16 @@ class _Conversation:
             self.under_way[future] = index
             future.add_done_callback(self.news.put)
 
-    def _rule(self, slots: Mapping[str, int]) -> _Rule:
+    def _rule(self, slots: Mapping[str, int]) -> _WorkerAssignment:
         engine = self.engine
         if engine.scheduler is None and engine.cluster is None:
-            return _Rule(slots, self.work.devices)
+            return _WorkerAssignment(slots, self.work.devices)
         if engine.cluster is not None and engine.cluster != CUDA:
             # A job has its own cores, and may share its machine with other jobs.
             cores = int(engine.options.get("cores", 1))
             own = int(engine.options.get("job_cpu", cores))
-            return _Rule({}, (), max(1, own // cores))
-        return _Rule(slots)
+            return _WorkerAssignment({}, (), max(1, own // cores))
+        return _WorkerAssignment(slots)
 
     def _take_in(self, future: Future) -> None:
         """Take in the record of a shard, or the reason why there is none."""
@@ -355,7 +349,7 @@ class _Conversation:
 
 
 @frozen
-class _Rule:
+class _WorkerAssignment:
     """How a worker finds its seat.
 
     Attributes
@@ -372,7 +366,7 @@ class _Rule:
     devices: tuple[int, ...] = ()
     limit: int | None = None
 
-    def seat(self, name: Any, host: str) -> Seat:
+    def seat(self, name: Any, host: str) -> WorkerResources:
         """Return the seat of the worker of this name."""
         number = name if isinstance(name, int) else 0
         share = self.slots.get(host, 1)
@@ -385,10 +379,10 @@ class _Held:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.store = work.store()
-        self.solvers: dict[Seat, Solver] = {}
+        self.solvers: dict[WorkerResources, Solver] = {}
         self.lock = threading.Lock()
 
-    def solver(self, seat: Seat) -> Solver:
+    def solver(self, seat: WorkerResources) -> Solver:
         """Return the solver of a seat; its kernel is built once."""
         with self.lock:
             if seat not in self.solvers:
@@ -404,7 +398,7 @@ def _same(work: Work) -> Work:
     return work
 
 
-def _solve_shard(work: Work, index: int, rule: _Rule) -> Record:
+def _solve_shard(work: Work, index: int, rule: _WorkerAssignment) -> Record:
     """Solve and write one shard; runs in a worker process."""
     began = perf_counter()
     with _held_lock:

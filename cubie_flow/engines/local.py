@@ -12,7 +12,7 @@ from time import time
 from attrs import evolve, frozen
 
 from cubie_flow.engines.base import Listener, Record, Work
-from cubie_flow.engines.seats import local_seats
+from cubie_flow.engines.worker_resources import local_seats
 
 #: Seconds between two looks at seats that work in threads of their own.
 INTERVAL = 0.1
@@ -27,7 +27,7 @@ class LocalEngine:
 
     Parameters
     ----------
-    seats : sequence of Seat
+    seats : sequence of WorkerResources
         One solves in the calling thread; several, one a GPU, each in a thread of its own, and
         whichever is free takes the next shard.
     """

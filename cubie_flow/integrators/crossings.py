@@ -29,7 +29,8 @@ from cubie_flow.expressions.graph import (
     where,
 )
 from cubie_flow.expressions.rounding import rounding
-from cubie_flow.integrators.agenda import (
+from cubie_flow.integrators.controllers import EPSILON
+from cubie_flow.integrators.event_schedule import (
     CUT,
     CUTS,
     DOUBT,
@@ -42,7 +43,6 @@ from cubie_flow.integrators.agenda import (
     SLOPED,
     agenda,
 )
-from cubie_flow.integrators.controllers import EPSILON
 from cubie_flow.integrators.steps.base import Step, any_of
 from cubie_flow.systems.events import is_closed, margin
 

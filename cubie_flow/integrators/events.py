@@ -35,7 +35,9 @@ from cubie_flow.expressions.graph import (
     topological,
     where,
 )
-from cubie_flow.integrators.agenda import (
+from cubie_flow.integrators.controllers import EPSILON
+from cubie_flow.integrators.crossings import Crossing, Place
+from cubie_flow.integrators.event_schedule import (
     AGENDA,
     BY_SLOPE,
     BY_VALUE,
@@ -60,8 +62,6 @@ from cubie_flow.integrators.agenda import (
     STOP,
     agenda,
 )
-from cubie_flow.integrators.controllers import EPSILON
-from cubie_flow.integrators.crossings import Crossing, Place
 from cubie_flow.integrators.steps.base import Step, any_of
 from cubie_flow.integrators.switches import SwitchBlocks
 from cubie_flow.systems.events import Event, margin

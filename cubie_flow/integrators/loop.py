@@ -30,7 +30,6 @@ from cubie_flow.expressions.graph import (
     to_int,
     where,
 )
-from cubie_flow.integrators.agenda import NEAR
 from cubie_flow.integrators.comparison import SUMS, Comparison
 from cubie_flow.integrators.controllers import (
     DT,
@@ -43,6 +42,7 @@ from cubie_flow.integrators.controllers import (
 )
 from cubie_flow.integrators.dips import missed
 from cubie_flow.integrators.drivers import HEADER, DriverBlocks, DriverSlot
+from cubie_flow.integrators.event_schedule import NEAR
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.pulses import Pulse, PulseBlocks
 from cubie_flow.integrators.status import STATUS, WELL
@@ -541,9 +541,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         told = s.sampling or s.summarised_numbers or self._knots or self.events is not None
         return not told
 
-    def leaps(self, step: Step, controller: StepController) -> bool:
+    def batches_steps(self, step: Step, controller: StepController) -> bool:
         """Return whether steps of fixed size are taken several at a time."""
-        return self._unwatched and not controller.adaptive and step.leap > 0
+        return self._unwatched and not controller.adaptive and step.batched_steps > 0
 
     def _counts_apart(self, controller: StepController) -> bool:
         """Whether accepted steps are counted too; else only the last attempt can have failed."""
@@ -556,7 +556,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         # Who is alone is here only while running; others wait in their lane for their neighbours.
         running = compare("==", _flag(CODE), float(RUNNING))
         active = block.let("active", logical_or(ALONE, running))
-        if self.leaps(step, controller):
+        if self.batches_steps(step, controller):
             self._leap(block, step, controller, active)
         t = block.let("t", _clock(T))
         landing = s.sampling and not dense
@@ -584,11 +584,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         h = block.let("h", where(last, remaining, dt))
         step.attempt(block, h, t, active)
         failed: list[tuple[Node, str]] = []
-        trouble = step.trouble()
-        unsolved = block.let("unsolved_step", any_of(trouble)) if trouble else FALSE
+        unconverged = step.unconverged()
+        unsolved = block.let("unsolved_step", any_of(unconverged)) if unconverged else FALSE
         if controller.adaptive:
             error = step.error(block, h, t)
-            if trouble:
+            if unconverged:
                 error = block.let("error", where(unsolved, const(_UNSOLVED), error))
             if s.dips:
                 error = step.distrust(block, error, missed(block, s.dips, n, h, t, step.end_place))
@@ -699,7 +699,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         For runs that have more than that many to go; one that does not stay finite is put back,
         so that its last step is found one by one. Whether a run leaps depends on it alone.
         """
-        n, count = self.settings.states, step.leap
+        n, count = self.settings.states, step.batched_steps
         dt = block.let("leap_dt", minimum(controller.proposal(), load("settings", DT_MAX)))
         remaining = (_clock(T_END) - _clock(T)) - _clock(T_LOW)
         far = compare(">", remaining, (count + 1.5) * dt)

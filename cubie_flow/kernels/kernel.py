@@ -108,7 +108,7 @@ class BatchSolverConfig:
 
 
 @frozen(eq=False)
-class Built:
+class BuildResult:
     """A built kernel and how it came about.
 
     Attributes
@@ -248,23 +248,26 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         """How blocks are emitted for the target."""
         s, target = self.settings, self.target
         if target == "cpu":
-            from cubie_flow.kernels.targets.cpu import arrangement
+            from cubie_flow.kernels.targets.cpu import vector_layout
 
             run = self.run
             states = len(run.settings.system.states)
-            leaping, short = run.loop.leaps(run.step, run.controller), run.step.evaluations[0] <= 4
-            lanes, width = arrangement(s.precision, states, run.step.light, leaping, short)
+            leaping, short = (
+                run.loop.batches_steps(run.step, run.controller),
+                run.step.evaluations[0] <= 4,
+            )
+            lanes, width = vector_layout(s.precision, states, run.step.light, leaping, short)
             return Dialect(s.precision, s.lanes or lanes, vector=width)
         return Dialect(s.precision, 1, shared_space=3, portable=s.math == "portable")
 
-    def build(self) -> Built:
+    def build(self) -> BuildResult:
         started = perf_counter()
         blocks = self.run.product
         dialect, places, sizes = self.dialect, self.places, self.arena_bytes
         self.check_locations()
         if self.target == "cpu":
             loaded, cached = self._build_cpu(blocks, dialect, places, sizes)
-            return Built(loaded, perf_counter() - started, cached, loaded.code.figures())
+            return BuildResult(loaded, perf_counter() - started, cached, loaded.code.figures())
         if self.target == "simulator":
             _require_toolkit("target.kind=simulator")
             from cubie_flow.kernels.targets.simulator import SimulatorProgram
@@ -272,7 +275,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             program = SimulatorProgram(
                 blocks, dialect, places, sizes, self.shared_memory_bytes, self.settings.block_size
             )
-            return Built(program, perf_counter() - started, False, {})
+            return BuildResult(program, perf_counter() - started, False, {})
         return self._build_cuda(started)
 
     def check_locations(self) -> None:
@@ -383,7 +386,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         if not self.run.loop.settings.sampling:
             return None
         bits = self.dialect.bits
-        parts = ("turner", bits, arch, source_digest(), _versions(*_CUDA_WHEELS))
+        parts = ("transpose", bits, arch, source_digest(), _versions(*_CUDA_WHEELS))
 
         def compile_it() -> CudaCode:
             from cubie_flow.kernels.targets.cuda_compile import compile_turner
@@ -411,7 +414,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         self._cache.put(key, header, {"cubin": code.cubin, "ptx": packed})
         return code, False
 
-    def _build_cuda(self, started: float) -> Built:
+    def _build_cuda(self, started: float) -> BuildResult:
         _require_toolkit("target.kind=cuda")
         devices = cuda_devices()
         if len(devices) <= self.settings.device:
@@ -427,7 +430,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         program = CudaProgram(
             code, fit.block_size, fit.shared_bytes, self.settings.device, self._turner(arch)
         )
-        return Built(program, perf_counter() - started, cached, code.figures.as_dict())
+        return BuildResult(program, perf_counter() - started, cached, code.figures.as_dict())
 
     # running
 

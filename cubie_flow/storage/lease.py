@@ -14,12 +14,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from time import time
 from typing import Any
 from uuid import uuid4
 
 from cubie_flow.errors import FlowError
+from cubie_flow.process.machine import machine_id, process_start
 from cubie_flow.storage.location import ICECHUNK, Location
 from cubie_flow.storage.lock import locked
 from cubie_flow.storage.objects import Changed, SmallObject, Tag, small_object
@@ -117,8 +117,8 @@ class _Held(Lease):
             "token": self._token,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "machine": _machine(),
-            "started": _started(os.getpid()),
+            "machine": machine_id(),
+            "started": process_start(os.getpid()),
             "seconds": seconds,
         }
         self._tag: Tag = None
@@ -209,24 +209,5 @@ class _Held(Lease):
 
 def _ended(owner: Mapping[str, Any]) -> bool:
     """Whether a process was on this machine and is no more."""
-    here = owner["machine"] is not None and owner["machine"] == _machine()
-    return here and owner["started"] != _started(owner["pid"])
-
-
-def _machine() -> str | None:
-    """Return what tells this machine, since it was started, and this space of processes."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return None
-
-
-def _started(pid: int) -> int | None:
-    """Return when a process began, in ticks of the system, or None if there is none."""
-    try:
-        # Fields count from the closing bracket of the name, which may hold spaces.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return None
+    here = owner["machine"] is not None and owner["machine"] == machine_id()
+    return here and owner["started"] != process_start(owner["pid"])

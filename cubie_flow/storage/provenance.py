@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic
 
 from cubie_flow.credentials import redacted
+from cubie_flow.process.machine import cpu_name
 
 #: When a folder was looked at, its commit if it is of a checkout, and whether that was modified.
 _CHECKOUTS: dict[Path, tuple[float, str, bool]] = {}
@@ -75,18 +76,6 @@ def _versions() -> dict[str, str]:
 def utc_now() -> str:
     """Return the time now in UTC, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@cache
-def cpu_name() -> str:
-    """Return the processor's own name, or its architecture where that is not to be had."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _git(folder: str | Path, *arguments: str) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
-from cubie_flow import store_names
+from cubie_flow.batches import store_names
+from cubie_flow.batches.store_names import GROUPS, MEANINGS, OCCURRENCE, RUN, STATUS, TIME
 from cubie_flow.errors import FlowError
-from cubie_flow.store_names import GROUPS, MEANINGS, OCCURRENCE, RUN, STATUS, TIME
 
 UNWRITTEN = 255
 #: Attributes without which a study cannot be resumed from its store.

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
+from cubie_flow.batches.store_names import CHECKSUMS, CONFIG, MEMORY, RUN, STATUS, TIME
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.storage.encoding import Encoder, codecs
 from cubie_flow.storage.layout import AT_ONCE, ShardPlan
@@ -40,7 +41,6 @@ from cubie_flow.storage.schema import (
     lacks_status,
     plain,
 )
-from cubie_flow.store_names import CHECKSUMS, CONFIG, MEMORY, RUN, STATUS, TIME
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from cubie_flow.integrators.tolerances import (
     natural_scales,
     relative_tolerances,
 )
-from cubie_flow.study.choices import ControllerChoice
-from cubie_flow.study.definition import Study
+from cubie_flow.study.options import ControllerChoice
+from cubie_flow.study.study import Study
 from cubie_flow.study.tolerance_record import ATOL, LOOKED_AT, Faint, ranged, recorded_atol
 from cubie_flow.systems.quantities import Quantity
 from cubie_flow.systems.sensitivities import Sensitivity

@@ -17,9 +17,9 @@ from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.memory.factory import stable_hash
-from cubie_flow.study.choices import ControllerChoice
-from cubie_flow.study.contents import screen
-from cubie_flow.study.definition import Study, parts
+from cubie_flow.study.options import ControllerChoice
+from cubie_flow.study.store_schema import screen
+from cubie_flow.study.study import Study, parts
 
 Array = Any
 
@@ -207,9 +207,9 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
 
 def threads_of(study: Study) -> int:
     """Return how many CPU threads the study may use here."""
-    from cubie_flow.kernels.targets.cpu import usable_threads
+    from cubie_flow.process.machine import usable_cores
 
-    return usable_threads(study.target.threads)
+    return usable_cores(study.target.threads)
 
 
 def kernel_digest(kernel: BatchSolverKernel) -> str:

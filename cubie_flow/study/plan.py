@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from cubie_flow.kernels.kernel import BatchSolverKernel
-from cubie_flow.planning import Amount, Plan, make_plan
 from cubie_flow.storage import Location, StoreSchema, Variable, plan_shards
 from cubie_flow.storage.layout import SHARD_BYTES, ShardPlan
 from cubie_flow.storage.schema import PER_RUN
 from cubie_flow.study.accuracy import accuracy
-from cubie_flow.study.contents import coordinate_name, counters, schema, variables
-from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, tolerances
+from cubie_flow.study.plan_text import Amount, Plan, make_plan
+from cubie_flow.study.store_schema import coordinate_name, counters, schema, variables
+from cubie_flow.study.study import Study
 
 #: Bytes of one shard's arrays over all variables; four shards may be in memory at once.
 SHARD_MEMORY = 160_000_000

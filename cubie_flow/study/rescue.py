@@ -11,8 +11,8 @@ from attrs import evolve
 from cubie_flow.integrators.status import ended_well
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult
-from cubie_flow.study.definition import Study
 from cubie_flow.study.kernel import build_kernel, tolerances
+from cubie_flow.study.study import Study
 
 Array = Any
 

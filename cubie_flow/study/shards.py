@@ -11,7 +11,7 @@ from uuid import uuid4
 import numpy as np
 from attrs import evolve, field, frozen
 
-from cubie_flow.engines import Record, Seat, pick_devices
+from cubie_flow.engines import Record, WorkerResources, pick_devices
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult, Launch
@@ -19,12 +19,12 @@ from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.layout import ShardPlan
 from cubie_flow.study.accuracy import faint_states
-from cubie_flow.study.contents import KEPT, screen, shard_arrays
-from cubie_flow.study.definition import Study
+from cubie_flow.study.cost_order import cost_order
 from cubie_flow.study.kernel import build_kernel, kernel_digest, threads_of, tolerances
-from cubie_flow.study.ordering import cost_order
 from cubie_flow.study.rescue import Rescue
-from cubie_flow.study.screening import Screen
+from cubie_flow.study.store_schema import KEPT, screen, shard_arrays
+from cubie_flow.study.study import Study
+from cubie_flow.study.trajectory_filter import Screen
 
 Array = Any
 
@@ -196,7 +196,7 @@ class ShardWork:
         """Why no other process may write to the store; empty where others may."""
         return self.location.alone
 
-    def solver(self, seat: Seat) -> ShardSolver:
+    def solver(self, seat: WorkerResources) -> ShardSolver:
         """Return a solver for a seat."""
         study, kernel = self.study, self.kernel
         if seat.device is not None:

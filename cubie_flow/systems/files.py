@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from cubie_flow.errors import FlowError
+from cubie_flow.systems.bounded_read import read_bytes
 from cubie_flow.systems.quantities import shortened
-from cubie_flow.systems.reading import read_bytes
 
 #: Bytes of a model file.
 MAX_BYTES = 2_000_000

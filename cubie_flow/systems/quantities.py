@@ -12,9 +12,9 @@ from typing import Any
 
 from attrs import frozen
 
+from cubie_flow.batches.store_names import MEANINGS
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.graph import Node
-from cubie_flow.store_names import MEANINGS
 from cubie_flow.systems.parser import CALLABLE
 
 #: Names with a meaning of their own, in expressions or in the results.

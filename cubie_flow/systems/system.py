@@ -15,12 +15,12 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node
 from cubie_flow.systems.drivers import Driver, driven
+from cubie_flow.systems.equations_text import read_equations
 from cubie_flow.systems.events import Event, check_events
-from cubie_flow.systems.mapping import read_model, write_model
+from cubie_flow.systems.model_reader import read_model, write_model
 from cubie_flow.systems.parser import parse_expression
 from cubie_flow.systems.quantities import Observable, Quantity, check_name, check_unique, finite
 from cubie_flow.systems.starts import with_numbers, with_start
-from cubie_flow.systems.text import read_equations
 from cubie_flow.systems.trace import check_graph, trace
 
 
@@ -150,7 +150,7 @@ class OdeSystem:
 
     @classmethod
     def from_mapping(cls, model: Mapping[str, Any]) -> OdeSystem:
-        """Return the system that a mapping describes; see `cubie_flow.systems.mapping`.
+        """Return the system that a mapping describes; see `cubie_flow.systems.model_reader`.
 
         Raises
         ------
@@ -161,7 +161,7 @@ class OdeSystem:
 
     @classmethod
     def from_file(cls, path: str | Path, settings: Mapping[str, int] | None = None) -> OdeSystem:
-        """Return the system of a model file; of YAML see `cubie_flow.systems.mapping`.
+        """Return the system of a model file; of YAML see `cubie_flow.systems.model_reader`.
 
         Parameters
         ----------

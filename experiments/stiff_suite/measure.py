@@ -41,7 +41,7 @@ COLUMNS = (
 
 def model(name: str) -> OdeSystem:
     """Return a model that ships with the package."""
-    from cubie_flow.config import shipped
+    from cubie_flow.config.schema import shipped
 
     return OdeSystem.from_file(shipped("conf") / "system" / f"{name}.yaml")
 

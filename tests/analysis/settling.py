@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cubie_flow.api import ControllerChoice, OutputChoice, Study, TargetChoice, run_study
 from cubie_flow.batches import make_design
-from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice, run_study
-from cubie_flow.study.restate import restated
+from cubie_flow.study.to_config import to_config
 from cubie_flow.systems import OdeSystem
 
 RHO = {"rho": {"linspace": [0.0, 14.0, 15]}, "x": [1.0, -1.0, 2.0, 3.0]}
@@ -31,5 +31,5 @@ def study(system: OdeSystem, **changes: object) -> Study:
 def written(made: Study, folder: Path) -> Path:
     """Write a study as the application does, and return the folder of the run."""
     folder.mkdir(parents=True, exist_ok=True)
-    run_study(made, folder / "results.zarr", config_yaml=restated(made), overrides=["a=1"])
+    run_study(made, folder / "results.zarr", config_yaml=to_config(made), overrides=["a=1"])
     return folder

@@ -165,7 +165,7 @@ def test_the_example_of_the_readme_runs(kept: Path, monkeypatch: pytest.MonkeyPa
 def test_runs_of_varying_duration_keep_the_times_they_reach(
     lorenz: OdeSystem, tmp_path: Path
 ) -> None:
-    from cubie_flow.solve import OutputChoice
+    from cubie_flow.api import OutputChoice
 
     design = make_design("zip", {"duration": [1.0, 2.0, 3.0]})
     made = study(lorenz, design=design, output=OutputChoice(times=[0.5, 1.5, 2.5]))

@@ -15,9 +15,9 @@ from cubie_flow.analysis.audit import audit, sample
 from cubie_flow.analysis.audited import sentences
 from cubie_flow.analysis.cli import main
 from cubie_flow.analysis.references import accuracy_for, methods_for
+from cubie_flow.api import ControllerChoice, OutputChoice
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.solve import ControllerChoice, OutputChoice
 from cubie_flow.storage import ResultStore
 from cubie_flow.systems import OdeSystem
 

@@ -17,11 +17,11 @@ import cubie_flow
 from cubie_flow.analysis.audit import audit
 from cubie_flow.analysis.audited import reference, sentences
 from cubie_flow.analysis.cli import main
+from cubie_flow.api import ControllerChoice, OutputChoice, Study
 from cubie_flow.batches import make_design
 from cubie_flow.integrators import run
 from cubie_flow.integrators.switches import SwitchFinder
 from cubie_flow.kernels import launch
-from cubie_flow.solve import ControllerChoice, OutputChoice, Study
 from cubie_flow.study import kernel, shards
 from cubie_flow.systems import OdeSystem
 

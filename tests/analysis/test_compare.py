@@ -13,9 +13,9 @@ from settling import study, written
 import cubie_flow
 from cubie_flow.analysis import compare as comparing
 from cubie_flow.analysis.compare import compare, kind_of
+from cubie_flow.api import ControllerChoice, TargetChoice
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.solve import ControllerChoice, TargetChoice
 from cubie_flow.systems import OdeSystem
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cubie_flow.analysis.cli import main as results
-from cubie_flow.app import main as flow
+from cubie_flow.cli.app import main as flow
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cubie_flow.app import main
-from cubie_flow.config import shipped
+from cubie_flow.cli.app import main
+from cubie_flow.config.schema import shipped
 from cubie_flow.kernels.targets.detect import toolkit_installed
 
 EXPERIMENTS = sorted(path.parent.name for path in shipped("experiments").glob("*/experiment.yaml"))

@@ -13,13 +13,13 @@ from settling import study
 import cubie_flow
 from cubie_flow.analysis.cli import main
 from cubie_flow.analysis.opening import open_runs
+from cubie_flow.api import run_study
 from cubie_flow.batches import make_design
 from cubie_flow.batches.swept import SEED, swept_design
 from cubie_flow.errors import FlowError
-from cubie_flow.solve import run_study
 from cubie_flow.storage import Location, provenance
 from cubie_flow.storage.index import FAILED, SUCCESS, write_index
-from cubie_flow.study.restate import restated
+from cubie_flow.study.to_config import to_config
 from cubie_flow.systems import OdeSystem
 
 
@@ -37,7 +37,7 @@ def multirun(lorenz: OdeSystem, tmp_path_factory: pytest.TempPathFactory) -> Pat
     write_index(place, rows, attrs, ["algorithm"])
     for job in (0, 1):
         made = study(lorenz, algorithm=rows[job]["algorithm"])
-        run_study(made, place.child(f"job_{job}"), config_yaml=restated(made))
+        run_study(made, place.child(f"job_{job}"), config_yaml=to_config(made))
     return folder
 
 

@@ -17,10 +17,10 @@ import cubie_flow
 from cubie_flow.analysis import numbering
 from cubie_flow.analysis.export import export
 from cubie_flow.analysis.pictures.reading import run_indices, run_labels
+from cubie_flow.api import OutputChoice, solve_study
 from cubie_flow.batches import make_design, swept_design
 from cubie_flow.batches.described import described_design
 from cubie_flow.errors import FlowError
-from cubie_flow.solve import OutputChoice, solve_study
 from cubie_flow.systems import OdeSystem
 
 RUNS = 60

@@ -16,13 +16,13 @@ from settling import study
 
 import cubie_flow
 from cubie_flow.analysis.audit import audit
+from cubie_flow.api import run_study
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.solve import run_study
 from cubie_flow.storage import Location
 from cubie_flow.storage.folders import note_location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
-from cubie_flow.study.restate import restated
+from cubie_flow.study.to_config import to_config
 from cubie_flow.systems import OdeSystem
 
 
@@ -117,7 +117,7 @@ def test_a_url_opens_too(lorenz: OdeSystem, tmp_path: Path) -> None:
     pytest.importorskip("fsspec")
     url = "memory://analysis/results.zarr"
     made = study(lorenz, design=make_design("grid", {"rho": [3.0, 5.0, 7.0]}))
-    run_study(made, url, config_yaml=restated(made))
+    run_study(made, url, config_yaml=to_config(made))
     data = cubie_flow.open_results(url)
     assert isinstance(data, xr.Dataset)
     assert data.flow.path == url

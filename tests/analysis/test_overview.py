@@ -12,7 +12,7 @@ from xarray.core import indexing
 from cubie_flow.analysis.pictures import overview as module
 from cubie_flow.analysis.pictures.overview import draw
 from cubie_flow.analysis.pictures.reading import PLACES, SAMPLED
-from cubie_flow.app import main
+from cubie_flow.cli.app import main
 from cubie_flow.errors import FlowError
 
 KINDS = {

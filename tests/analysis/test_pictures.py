@@ -12,7 +12,7 @@ from cubie_flow.analysis import cli, open_results
 from cubie_flow.analysis.oscillations import maxima
 from cubie_flow.analysis.pictures import KINDS, drawer
 from cubie_flow.analysis.pictures.sweeps import field_over
-from cubie_flow.app import main
+from cubie_flow.cli.app import main
 from cubie_flow.errors import FlowError
 
 RATES = np.linspace(0.5, 1.5, 12)

@@ -16,7 +16,7 @@ import pytest
 from cubie_flow import OdeSystem, solve
 from cubie_flow.analysis import cli, open_results
 from cubie_flow.analysis.reports.report import write_report
-from cubie_flow.app import main
+from cubie_flow.cli.app import main
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)  # fmt: skip  # noqa: E501
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian package chromium)")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from attrs import field, frozen
 
-from cubie_flow.engines import Record, Seat
+from cubie_flow.engines import Record, WorkerResources
 from cubie_flow.errors import FlowError
 from cubie_flow.storage import Location, ResultStore, StoreSchema, Variable
 from cubie_flow.storage.layout import ShardPlan
@@ -40,7 +40,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 @frozen
 class FakeSolver:
     work: FakeWork
-    seat: Seat
+    seat: WorkerResources
 
     def solve(
         self, index: int, tick: Callable[[int], None] | None = None
@@ -94,7 +94,7 @@ class FakeWork:
     def alone(self) -> str:
         return Location(self.path).alone
 
-    def solver(self, seat: Seat) -> FakeSolver:
+    def solver(self, seat: WorkerResources) -> FakeSolver:
         return FakeSolver(self, seat)
 
     def store(self) -> ResultStore:

@@ -17,7 +17,7 @@ import zarr
 from fake_work import FakeWork, make_store
 from held import held
 
-from cubie_flow.engines import Account, make_engine
+from cubie_flow.engines import RunStatistics, make_engine
 from cubie_flow.errors import FlowError
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
@@ -111,7 +111,7 @@ def processor_time(pid: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+def no_collections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     folder = tmp_path_factory.mktemp("undisturbed")
     done = run(folder, *STUDY)
     assert done.returncode == 0, done.stderr
@@ -120,7 +120,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarra
 
 @needs_proc
 def test_a_killed_worker_costs_its_shard_in_flight(
-    tmp_path: Path, undisturbed: dict[str, np.ndarray]
+    tmp_path: Path, no_collections: dict[str, np.ndarray]
 ) -> None:
     process = started(tmp_path, 8, *STUDY, *DASK)
     wait_for_shards(tmp_path, process, 8)
@@ -132,7 +132,7 @@ def test_a_killed_worker_costs_its_shard_in_flight(
     assert process.returncode == 0, err
     assert "Traceback" not in err
     store = only_run(tmp_path) / "results.zarr"
-    assert_same(store, undisturbed)
+    assert_same(store, no_collections)
     memory = zarr.open_group(store, mode="r", use_consolidated=False)["memory"]
     by_worker = [str(name).rpartition(":")[2] for name in memory["worker"][:]]
     # Every shard is told of once: those that the dead worker had finished are not done again.
@@ -143,7 +143,7 @@ def test_a_killed_worker_costs_its_shard_in_flight(
 
 
 @needs_proc
-def test_ctrl_c_and_resume(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
+def test_ctrl_c_and_resume(tmp_path: Path, no_collections: dict[str, np.ndarray]) -> None:
     process = started(tmp_path, 4, *STUDY, *DASK)
     wait_for_shards(tmp_path, process, 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal: to the workers too
@@ -161,7 +161,7 @@ def test_ctrl_c_and_resume(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -
     resumed = run(tmp_path, f"resume={found}", "engine=dask", "engine.workers=1")
     assert resumed.returncode == 0, resumed.stderr
     assert f"resumed  {int((~whole).sum()) * SHARD:,} runs were missing" in resumed.stdout
-    assert_same(found / "results.zarr", undisturbed)
+    assert_same(found / "results.zarr", no_collections)
 
 
 @needs_proc
@@ -200,7 +200,7 @@ def scheduler() -> Iterator[str]:
 
 def test_a_scheduler_of_its_own(tmp_path: Path, scheduler: str) -> None:
     store = make_store(tmp_path / "a.zarr", 20)
-    account = Account({})
+    account = RunStatistics({})
     work = FakeWork(str(tmp_path / "a.zarr"), trouble={5: "dies once"})
     make_engine("dask", scheduler=scheduler).run(work, range(20), account)
     assert store.completed() == set(range(20))
@@ -210,7 +210,7 @@ def test_a_scheduler_of_its_own(tmp_path: Path, scheduler: str) -> None:
 
 def test_a_shard_that_breaks_is_tried_again_and_given_up(tmp_path: Path, scheduler: str) -> None:
     store = make_store(tmp_path / "a.zarr", 20)
-    account = Account({})
+    account = RunStatistics({})
     work = FakeWork(str(tmp_path / "a.zarr"), trouble={1: "breaks"}, token="breaks")
     engine = make_engine("dask", scheduler=scheduler, retries=2)
     with pytest.raises(FlowError) as caught:
@@ -227,7 +227,7 @@ def test_a_shard_that_breaks_is_tried_again_and_given_up(tmp_path: Path, schedul
 
 def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     store = make_store(tmp_path / "a.zarr", 6)
-    account = Account({})
+    account = RunStatistics({})
     work = FakeWork(str(tmp_path / "a.zarr"), trouble={2: "dies"}, seconds=0.1)
     with pytest.raises(FlowError) as caught:
         # With two workers another shard may wait for its turn on the one that dies, twice.
@@ -243,7 +243,7 @@ def test_a_worker_that_does_not_answer_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(tmp_path / "a.zarr", 6)
-    account = Account({})
+    account = RunStatistics({})
     answer = distributed.Future.result
     silent: list[int] = []
 
@@ -266,7 +266,7 @@ def test_a_record_that_died_with_its_worker_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(tmp_path / "a.zarr", 4)
-    account = Account({})
+    account = RunStatistics({})
     answer = distributed.Future.result
     killed: list[int] = []
 
@@ -288,4 +288,4 @@ def test_a_record_that_died_with_its_worker_is_made_again(
 
 def test_stores_in_memory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FlowError, match="memory of this process"):
-        make_engine("dask").run(FakeWork("memory://x"), [0], Account({}))
+        make_engine("dask").run(FakeWork("memory://x"), [0], RunStatistics({}))

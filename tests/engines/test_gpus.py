@@ -13,12 +13,12 @@ import zarr
 from attrs import evolve
 
 from cubie_flow import OdeSystem
+from cubie_flow.api import ControllerChoice, OutputChoice, Study, TargetChoice, run_study
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.kernels.kernel import BatchSolverKernel, Built
+from cubie_flow.kernels.kernel import BatchSolverKernel, BuildResult
 from cubie_flow.kernels.targets import detect
 from cubie_flow.kernels.targets.batch import Batch
-from cubie_flow.solve import ControllerChoice, OutputChoice, Study, TargetChoice, run_study
 
 pytestmark = pytest.mark.skipif(not detect.toolkit_installed(), reason="needs numba-cuda")
 PRESENT, RUNS, SHARD = 3, 14, 2
@@ -126,7 +126,7 @@ def test_shards_spread_over_the_devices_that_are_picked(
     driver.setattr(
         BatchSolverKernel,
         "_build_cuda",
-        lambda kernel, started: Built(devices.program(kernel), 0.0, False, {}),
+        lambda kernel, started: BuildResult(devices.program(kernel), 0.0, False, {}),
     )
     run_study(on(device), tmp_path / "gpus.zarr")
     assert set(devices.solved) == used

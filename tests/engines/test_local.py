@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from fake_work import FakeWork, make_store
 
-from cubie_flow.engines import Account, LocalEngine, Record, Seat, make_engine, pick_devices
-from cubie_flow.engines.seats import local_seats, worker_seat
+from cubie_flow.engines import (
+    LocalEngine,
+    Record,
+    RunStatistics,
+    WorkerResources,
+    make_engine,
+    pick_devices,
+)
+from cubie_flow.engines.worker_resources import local_seats, worker_seat
 from cubie_flow.errors import FlowError
 
 SHARDS = 12
@@ -32,16 +39,19 @@ def test_devices_that_cannot_be_picked(wanted: int | tuple[int, ...], words: str
 
 
 def test_seats_share_gpus_and_cores() -> None:
-    assert local_seats(()) == [Seat()]
-    assert local_seats((0, 2)) == [Seat(device=0), Seat(device=2)]
+    assert local_seats(()) == [WorkerResources()]
+    assert local_seats((0, 2)) == [WorkerResources(device=0), WorkerResources(device=2)]
     assert [worker_seat(i, 3, (4, 5)).device for i in range(3)] == [4, 5, 4]
-    assert worker_seat(0, 4, ()) == Seat(share=4)
+    assert worker_seat(0, 4, ()) == WorkerResources(share=4)
 
 
 @pytest.mark.parametrize("devices", [(), (0, 1)])
 def test_every_shard_is_solved_once(tmp_path: Path, devices: tuple[int, ...]) -> None:
     store = make_store(tmp_path / "a.zarr", SHARDS)
-    work, account = FakeWork(str(tmp_path / "a.zarr"), devices, slow=bool(devices)), Account({})
+    work, account = (
+        FakeWork(str(tmp_path / "a.zarr"), devices, slow=bool(devices)),
+        RunStatistics({}),
+    )
     LocalEngine().run(work, range(SHARDS), account)
     assert sorted(account.records) == list(range(SHARDS))
     assert account.statuses == {0: 2 * SHARDS}
@@ -67,7 +77,7 @@ def test_shards_in_flight_are_complete_when_it_stops(
         if len(asked) == 3:
             raise FlowError("enough")
 
-    account = Account({}, check=stop)
+    account = RunStatistics({}, check=stop)
     # Long enough a shard that the others hear of it in time.
     work = FakeWork(str(tmp_path / "a.zarr"), devices, seconds=0.2 if devices else 0.0)
     with pytest.raises(FlowError, match="enough"):
@@ -79,7 +89,7 @@ def test_shards_in_flight_are_complete_when_it_stops(
 @pytest.mark.parametrize("devices", [(), (0, 1)])
 def test_an_error_of_a_shard_ends_the_study(tmp_path: Path, devices: tuple[int, ...]) -> None:
     make_store(tmp_path / "a.zarr", SHARDS)
-    account = Account({})
+    account = RunStatistics({})
     work = FakeWork(str(tmp_path / "a.zarr"), devices, {3: "breaks"})
     with pytest.raises(RuntimeError, match="it broke"):
         LocalEngine().run(work, range(SHARDS), account)
@@ -92,7 +102,7 @@ def test_stopping_now_drops_what_is_in_flight(tmp_path: Path) -> None:
     def show(done: int, failed: int) -> None:
         raise KeyboardInterrupt
 
-    account = Account({}, show)
+    account = RunStatistics({}, show)
     endless = dict.fromkeys(range(SHARDS), "lasts")
     work = FakeWork(str(tmp_path / "a.zarr"), (0, 1), endless)
     with pytest.raises(KeyboardInterrupt):
@@ -104,7 +114,7 @@ def test_stopping_now_drops_what_is_in_flight(tmp_path: Path) -> None:
 def test_an_account_adds_up(tmp_path: Path) -> None:
     make_store(tmp_path / "a.zarr", 3)
     shown: list[tuple[int, int]] = []
-    account = Account({0: 5, 4: 2}, lambda done, failed: shown.append((done, failed)))
+    account = RunStatistics({0: 5, 4: 2}, lambda done, failed: shown.append((done, failed)))
     LocalEngine().run(FakeWork(str(tmp_path / "a.zarr")), [0, 2], account)
     assert account.total("steps") == 14
     assert account.total("runs") == 4
@@ -116,14 +126,14 @@ def test_an_account_adds_up(tmp_path: Path) -> None:
 
 def test_an_account_tells_workers_apart(tmp_path: Path) -> None:
     make_store(tmp_path / "a.zarr", SHARDS)
-    account = Account({})
+    account = RunStatistics({})
     LocalEngine().run(FakeWork(str(tmp_path / "a.zarr"), (0, 1)), range(SHARDS), account)
     parts = {part.name: part for part in account.parts}
     assert set(parts) == {"seat-0", "seat-1"}
     assert sum(part.shards or 0 for part in parts.values()) == SHARDS
     assert sum(part.runs for part in parts.values()) == 2 * SHARDS
     # An event that stops a run is no failure.
-    account = Account({}, well=(0, 5))
+    account = RunStatistics({}, well=(0, 5))
     for status in (0, 5, 1):
         account.finished(Record(status, 10, {status: 10}, 0, 0, (), 0.5, worker="a"))
     (part,) = account.parts

@@ -44,6 +44,6 @@ if VARIABLE in os.environ:
     _hold(_status, int(_run), Path(_gate))
 
 if __name__ == "__main__":
-    from cubie_flow.app import main
+    from cubie_flow.cli.app import main
 
     sys.exit(main(sys.argv[1:]))

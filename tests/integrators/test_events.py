@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.api import TargetChoice
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.status import STATUS
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.detect import toolkit_installed
-from cubie_flow.solve import TargetChoice
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 TARGETS = ("cpu", "simulator") if toolkit_installed() else ("cpu",)

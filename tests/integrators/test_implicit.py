@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.api import ControllerChoice
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.steps import solves_algebraic
 from cubie_flow.integrators.tableaus import EXPLICIT, METHODS, Collocation, Rosenbrock
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
-from cubie_flow.solve import ControllerChoice
 
 IMPLICIT = [name for name in METHODS if name not in EXPLICIT]
 ONE_STEP = [name for name in IMPLICIT if name != "bdf"]

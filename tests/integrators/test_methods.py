@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.api import ControllerChoice
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.tableaus import TABLEAUS
-from cubie_flow.solve import ControllerChoice
 
 EMBEDDED = [name for name, method in TABLEAUS.items() if method.error is not None]
 DENSE = [name for name, method in TABLEAUS.items() if method.dense is not None]

@@ -11,11 +11,11 @@ import pytest
 from attrs import evolve
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.api import ControllerChoice, TargetChoice
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.graph import symbol
 from cubie_flow.integrators.steps import taylor
 from cubie_flow.integrators.tableaus import TAYLOR
-from cubie_flow.solve import ControllerChoice, TargetChoice
 from cubie_flow.systems.events import Event
 
 

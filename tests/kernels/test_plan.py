@@ -9,7 +9,7 @@ import pytest
 import xarray
 from attrs import evolve
 
-from cubie_flow import planning
+from cubie_flow.api import OutputChoice, Study, TargetChoice, plan_study, run_study
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.run import RunSettings
@@ -17,8 +17,8 @@ from cubie_flow.kernels import plan as kernel_plan
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.detect import toolkit_installed
 from cubie_flow.memory.occupancy import occupancy
-from cubie_flow.planning import process_memory
-from cubie_flow.solve import OutputChoice, Study, TargetChoice, plan_study, run_study
+from cubie_flow.process.machine import process_memory
+from cubie_flow.study import plan_text
 from cubie_flow.study.kernel import build_kernel
 from cubie_flow.systems import OdeSystem
 
@@ -178,10 +178,10 @@ def test_what_cannot_fit_is_refused_before_it_starts(
 ) -> None:
     name = {"disk": "free_disk", "memory": "available_memory"}[what]
     enough = 100_000 if what == "disk" else plan_study(STUDY, compiling=False).host_bytes - 100_000
-    monkeypatch.setattr(planning, "process_memory", lambda: 0)
+    monkeypatch.setattr(plan_text, "process_memory", lambda: 0)
     if what == "memory":
         enough = plan_study(STUDY, compiling=False).host_bytes - 100_000
-    monkeypatch.setattr(planning, name, lambda *_: enough)
+    monkeypatch.setattr(plan_text, name, lambda *_: enough)
     plan = plan_study(STUDY, compiling=False)
     assert len(plan.problems) == 1
     store = tmp_path / "results.zarr"

@@ -12,6 +12,7 @@ from numba.cuda import types
 from numba.cuda.simulator.kernel import FakeCUDAKernel
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.api import OutputChoice, Study, TargetChoice, plan_study
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.block import Evaluate, flattened
@@ -26,7 +27,6 @@ from cubie_flow.kernels.targets.cuda import piece_runs
 from cubie_flow.kernels.targets.cuda_kernel import make_turner
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.memory.occupancy import occupancy
-from cubie_flow.solve import OutputChoice, Study, TargetChoice, plan_study
 from cubie_flow.study.kernel import build_kernel
 
 needs_gpu = pytest.mark.skipif(not cuda_devices(), reason="no NVIDIA GPU here")
@@ -279,10 +279,10 @@ def test_a_run_that_does_not_fit_the_device_is_refused() -> None:
 
 @pytest.mark.parametrize(("runs", "times", "rows"), [(70, 33, 2), (32, 32, 1), (5, 100, 3)])
 def test_samples_are_turned(runs: int, times: int, rows: int) -> None:
-    turner = FakeCUDAKernel(make_turner(types.int32), device=False)
+    transpose = FakeCUDAKernel(make_turner(types.int32), device=False)
     source = np.arange(rows * times * runs, dtype=np.int32)
     target = np.full_like(source, -1)
-    turner[(-(-runs // 32), 1, 1), (32, 8), 0, 0](runs, times, rows, source, target)
+    transpose[(-(-runs // 32), 1, 1), (32, 8), 0, 0](runs, times, rows, source, target)
     wanted = source.reshape(rows, times, runs).transpose(0, 2, 1)
     np.testing.assert_array_equal(target.reshape(rows, runs, times), wanted)
 

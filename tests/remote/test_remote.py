@@ -18,7 +18,7 @@ from object_server import KEY, SECRET, options_of, words_of
 from cubie_flow import credentials
 from cubie_flow.analysis import open_results
 from cubie_flow.analysis.cli import main as results
-from cubie_flow.app import main
+from cubie_flow.cli.app import main
 from cubie_flow.storage import Location, ResultStore, index
 
 STUDY = [

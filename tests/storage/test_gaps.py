@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cubie_flow.analysis.cli import main as results
-from cubie_flow.app import main
+from cubie_flow.cli.app import main
 
 SMALL = ["batch.size=8", "storage.picture=false", "engine.progress=false", "output.save_every=null"]
 CHECKED = "so it can be read but neither checked nor resumed"

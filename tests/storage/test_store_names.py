@@ -11,14 +11,14 @@ import xarray as xr
 import zarr
 
 import cubie_flow
-from cubie_flow import OdeSystem, solve, store_names
+from cubie_flow import OdeSystem, solve
 from cubie_flow.analysis.audit import audit
-from cubie_flow.batches import make_design, swept_design
+from cubie_flow.api import ControllerChoice, OutputChoice, Study, run_study, solve_study
+from cubie_flow.batches import make_design, store_names, swept_design
 from cubie_flow.errors import FlowError
-from cubie_flow.solve import ControllerChoice, OutputChoice, Study, run_study, solve_study
 from cubie_flow.storage import ResultStore, StoreSchema, Variable
 from cubie_flow.study.attempts import read_rescue
-from cubie_flow.study.restate import restated
+from cubie_flow.study.to_config import to_config
 from cubie_flow.systems.importers.names import Names
 
 BALL = OdeSystem.from_mapping(
@@ -50,7 +50,7 @@ FULL = Study(
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("full") / "results.zarr"
-    run_study(FULL, path, config_yaml=restated(FULL))
+    run_study(FULL, path, config_yaml=to_config(FULL))
     audit(path, fraction=1.0, tighter=10.0)
     return path
 
@@ -95,7 +95,7 @@ def test_a_schema_refuses_an_array_where_a_group_goes(name: str) -> None:
 def test_an_audit_replaces_no_array(store: Path, tmp_path: Path) -> None:
     """A store of an earlier version may hold a state that is named audit."""
     old = tmp_path / "results.zarr"
-    run_study(FULL, old, config_yaml=restated(FULL))
+    run_study(FULL, old, config_yaml=to_config(FULL))
     (old / "h").rename(old / "audit")
     zarr.consolidate_metadata(zarr.storage.LocalStore(old))
     before = zarr.open_array(old / "audit", mode="r")[...]

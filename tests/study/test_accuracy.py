@@ -10,13 +10,13 @@ import pytest
 
 import cubie_flow
 from cubie_flow import OdeSystem, solve
+from cubie_flow.api import ControllerChoice, Study, run_study
 from cubie_flow.batches import make_design
-from cubie_flow.config import tolerance
+from cubie_flow.config.schema import tolerance
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.tolerances import Tolerances, natural_scales
-from cubie_flow.solve import ControllerChoice, Study, run_study
 from cubie_flow.study.accuracy import accuracy, as_recorded, atol_of
-from cubie_flow.study.restate import restated
+from cubie_flow.study.to_config import to_config
 from cubie_flow.systems.quantities import Quantity
 from cubie_flow.systems.sensitivities import with_sensitivities
 
@@ -85,7 +85,7 @@ def test_states_below_their_tolerance_are_named(tmp_path: Path) -> None:
         duration=1.0,
         controller=ControllerChoice(atol=1e-6),
     )
-    report = run_study(study, tmp_path / "results.zarr", config_yaml=restated(study))
+    report = run_study(study, tmp_path / "results.zarr", config_yaml=to_config(study))
     (note,) = report.notes
     assert "y (atol 1e-06), x (atol 1e-06) stay below their absolute tolerance in 4 of 7" in note
     assert "controller.atol={y: 1e-13, x: 1e-13}" in note

@@ -7,12 +7,12 @@ import pytest
 from attrs import evolve
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.api import ControllerChoice, Study
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.graph import symbol
-from cubie_flow.solve import ControllerChoice, Study
 from cubie_flow.study.attempts import DEFAULT, read_rescue
-from cubie_flow.study.choosing import series_pays
+from cubie_flow.study.auto_method import series_pays
 from cubie_flow.systems.events import Event
 
 

@@ -11,9 +11,9 @@ import zarr
 from attrs import evolve, fields, frozen
 
 from cubie_flow import OdeSystem
+from cubie_flow.api import ControllerChoice, OutputChoice, Study, run_study, solve_study
 from cubie_flow.batches import make_design
 from cubie_flow.kernels.launch import RUN_AXES, BatchResult, run_axes
-from cubie_flow.solve import ControllerChoice, OutputChoice, Study, run_study, solve_study
 from cubie_flow.study.attempts import read_rescue
 
 RUNS = 600

@@ -14,11 +14,11 @@ import pytest
 import xarray
 
 from cubie_flow import ControllerChoice, OdeSystem, solve
+from cubie_flow.api import OutputChoice, Study, TargetChoice
 from cubie_flow.batches import make_design
-from cubie_flow.defaults import load_system
+from cubie_flow.config.defaults import load_system
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.targets.detect import cuda_devices
-from cubie_flow.solve import OutputChoice, Study, TargetChoice
 from cubie_flow.study.kernel import build_kernel
 
 KNOTS = [0.0, 1.0, 2.5, 3.0]

@@ -11,9 +11,9 @@ import pytest
 
 from cubie_flow import ControllerChoice, OdeSystem, solve
 from cubie_flow.analysis import accessor  # noqa: F401
+from cubie_flow.api import OutputChoice, Study, TargetChoice
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.solve import OutputChoice, Study, TargetChoice
 from cubie_flow.study.kernel import build_kernel
 
 DECAY = OdeSystem.from_equations(

@@ -9,10 +9,10 @@ import pytest
 from attrs import evolve
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.api import OutputChoice, Study, TargetChoice
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.tolerances import Tolerances
-from cubie_flow.solve import OutputChoice, Study, TargetChoice
 from cubie_flow.study.kernel import build_kernel
 from cubie_flow.systems.sensitivities import with_sensitivities
 

@@ -24,8 +24,8 @@ from cubie_flow.analysis.pictures.style import (
     Picture,
     tidy,
 )
+from cubie_flow.batches.store_names import MEMORY
 from cubie_flow.errors import FlowError
-from cubie_flow.store_names import MEMORY
 
 if TYPE_CHECKING:
     from xarray import Dataset

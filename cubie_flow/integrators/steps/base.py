@@ -96,7 +96,7 @@ class Step(CUDAFactory[StepSettings]):
         return int(self.method.order)
 
     @property
-    def leap(self) -> int:
+    def batched_steps(self) -> int:
         """Steps of fixed size that are taken at once where nobody watches; 0 for one by one."""
         return 0
 
@@ -169,7 +169,7 @@ class Step(CUDAFactory[StepSettings]):
         Parameters are those of `StepController.advance`, and where the step was accepted.
         """
 
-    def trouble(self) -> list[Node]:
+    def unconverged(self) -> list[Node]:
         """Return what tells that the equations of the step were not solved."""
         return []
 

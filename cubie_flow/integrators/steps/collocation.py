@@ -203,8 +203,8 @@ class CollocationStep(ImplicitStep):
     def end_place(self) -> tuple[str, int]:
         return "stage_increments", len(self.method.b) * self.settings.states
 
-    def trouble(self) -> list[Node]:
-        return [*super().trouble(), load("newton_failed", 0, kind="bool")]
+    def unconverged(self) -> list[Node]:
+        return [*super().unconverged(), load("newton_failed", 0, kind="bool")]
 
     @property
     def evaluations(self) -> tuple[int, int]:

@@ -112,8 +112,8 @@ class DiagonalStep(ImplicitStep):
     def reset(self, block: BlockBuilder, dt: Node) -> None:
         reset_count(block)
 
-    def trouble(self) -> list[Node]:
-        return [*super().trouble(), load("newton_failed", 0, kind="bool")]
+    def unconverged(self) -> list[Node]:
+        return [*super().unconverged(), load("newton_failed", 0, kind="bool")]
 
     @property
     def evaluations(self) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class ExplicitStep(Step):
         self.derivative(block, "proposed_state", len(method.b), h + t)
 
     @property
-    def leap(self) -> int:
+    def batched_steps(self) -> int:
         return LEAP if self.light and len(self.method.b) <= LEAP_STAGES else 0
 
     @property

@@ -64,8 +64,8 @@ class ImplicitStep(Step):
     def shift(self) -> float:
         """Return c*h, the shift of the system for a step of one."""
 
-    def trouble(self) -> list[Node]:
-        return [truth for solver in self.solvers for truth in solver.trouble()]
+    def unconverged(self) -> list[Node]:
+        return [truth for solver in self.solvers for truth in solver.unconverged()]
 
     def initialise(self, block: BlockBuilder, t: Node) -> Node | None:
         s = self.settings

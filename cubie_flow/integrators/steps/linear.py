@@ -261,7 +261,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
         else:
             self._precondition(block, at, arrays, scalars)
 
-    def trouble(self) -> list[Node]:
+    def unconverged(self) -> list[Node]:
         """Return what tells that the last factorisation is not to be trusted."""
         if self.kind == "sparse":
             largest, given = (load(self.name("factors"), number) for number in (0, 1))
@@ -461,7 +461,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
                 [("refining", 0), ("lost", 0)],
                 [logical_and(refining, more), logical_or(lost, logical_and(refining, worse))],
             )
-        unsolved = logical_or(logical_or(refining, lost), *self.trouble())
+        unsolved = logical_or(logical_or(refining, lost), *self.unconverged())
         block.assign([(self.name("unsolved"), 0)], [where(unsolved, const(1.0), const(0.0))])
 
     def _multiply(

@@ -232,8 +232,8 @@ class MultistepStep(ImplicitStep):
         end = per_step * load("weighted", 0, 1) + shift * d
         block.sweep(n, {"proposed_state": load("stage_state", 0, 1), "stage_increments": end})
 
-    def trouble(self) -> list[Node]:
-        return [*super().trouble(), load("newton_failed", 0, kind="bool")]
+    def unconverged(self) -> list[Node]:
+        return [*super().unconverged(), load("newton_failed", 0, kind="bool")]
 
     @property
     def evaluations(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
-from cubie_flow.kernels.targets.kept import KeptMemory
+from cubie_flow.kernels.targets.result_pool import KeptMemory
 
 Array = Any
 

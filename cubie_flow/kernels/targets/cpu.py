@@ -16,7 +16,8 @@ from attrs import frozen
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import Dialect, Place
 from cubie_flow.kernels.targets.batch import Batch
-from cubie_flow.kernels.targets.kept import KeptMemory
+from cubie_flow.kernels.targets.result_pool import KeptMemory
+from cubie_flow.process.machine import installed_cores
 
 #: Bytes by which a thread's arena is larger than its buffers, so that they can be aligned.
 ALIGNMENT = 128
@@ -29,28 +30,6 @@ FIRST_SLICE, GROWTH = 32, 16.0
 #: Runs that a thread takes at once at most (a power of two), and how often it takes some at
 #: least: runs side by side end in the same lines of memory, for which threads would contend.
 CHUNK, TURNS = 64, 64
-
-
-def usable_threads(limit: int | None = None) -> int:
-    """Return the cores this process may use: affinity, cgroup quota, then `limit`."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:
-        cores = os.cpu_count() or 1
-    cores = min(cores, _quota() or cores)
-    return max(1, min(cores, limit) if limit else cores)
-
-
-@cache
-def _quota() -> int | None:
-    """Return the cores that the process's cgroup may use, None where there is no limit."""
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        return max(1, int(quota) // int(period))
-    except (OSError, ValueError):
-        # There is no such file, or it says "max".
-        return None
 
 
 @cache
@@ -74,7 +53,9 @@ def vector_lanes(real: str) -> int:
     return vector_bits() // (64 if real == "float64" else 32)
 
 
-def arrangement(real: str, states: int, light: bool, leaping: bool, short: bool) -> tuple[int, int]:
+def vector_layout(
+    real: str, states: int, light: bool, leaping: bool, short: bool
+) -> tuple[int, int]:
     """Return the lanes that keep a core busy, and how many of them each instruction is for.
 
     Several vectors for small models, one for large. Of light steps the instructions of several
@@ -101,7 +82,7 @@ def arrangement(real: str, states: int, light: bool, leaping: bool, short: bool)
 @cache
 def _pool() -> ThreadPoolExecutor:
     """Return the threads that all batches share: to start one costs as much as a small batch."""
-    return ThreadPoolExecutor(4 * (os.cpu_count() or 1), "flow")
+    return ThreadPoolExecutor(4 * installed_cores(), "flow")
 
 
 if hasattr(os, "register_at_fork"):

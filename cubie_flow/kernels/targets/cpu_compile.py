@@ -19,8 +19,8 @@ from numba.extending import intrinsic
 
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import I64, Dialect, Place
+from cubie_flow.kernels.targets.batch_loop import make_driver
 from cubie_flow.kernels.targets.blocks import block_call, define_block
-from cubie_flow.kernels.targets.driver import make_driver
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -15,7 +15,7 @@ from attrs import asdict, frozen
 
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.targets.batch import Batch
-from cubie_flow.kernels.targets.kept import KeptMemory
+from cubie_flow.kernels.targets.result_pool import KeptMemory
 
 Array = Any
 #: Samples are turned in tiles: elements along an edge, their stride in shared memory, and rows that
@@ -103,7 +103,7 @@ class CudaProgram:
     shared_bytes : int
         Dynamic shared memory a block.
     device : int
-    turner : CudaCode, optional
+    transpose : CudaCode, optional
         What turns samples, see `cuda_compile.compile_turner`; needed by a kernel that samples.
 
     Attributes
@@ -117,7 +117,7 @@ class CudaProgram:
         block_size: int,
         shared_bytes: int,
         device: int = 0,
-        turner: CudaCode | None = None,
+        transpose: CudaCode | None = None,
     ) -> None:
         from cuda.bindings import driver
 
@@ -125,7 +125,7 @@ class CudaProgram:
         context = _check(driver.cuDevicePrimaryCtxRetain(_check(driver.cuDeviceGet(device))))
         _check(driver.cuCtxSetCurrent(context))
         function = _loaded_function(code)
-        turning = None if turner is None else _loaded_function(turner)
+        turning = None if transpose is None else _loaded_function(transpose)
         self.kernel = LoadedKernel(context, function, block_size, shared_bytes, turning)
         if shared_bytes > 48 * 1024:
             attribute = driver.CUfunction_attribute
@@ -251,7 +251,7 @@ class LoadedKernel:
     function: Any
     block_size: int
     shared_bytes: int
-    turner: Any
+    transpose: Any
 
     def make_current(self) -> None:
         """Make the context that of the calling thread."""
@@ -372,14 +372,22 @@ class _Slot:
     def _turn(self, source: int, target: int, rows: int) -> None:
         from cuda.bindings import driver
 
-        assert self._kernel.turner is not None
+        assert self._kernel.transpose is not None
         n, times = self._count, self._batch.time_count
         values = (n, times, rows, source, target)
         kinds = (*[c_int64] * 3, c_void_p, c_void_p)
         grid = (-(-n // TILE), min(-(-times // TILE), 65535), min(rows, 65535))
         _check(
             driver.cuLaunchKernel(
-                self._kernel.turner, *grid, TILE, TILE_ROWS, 1, 0, self._stream, (values, kinds), 0
+                self._kernel.transpose,
+                *grid,
+                TILE,
+                TILE_ROWS,
+                1,
+                0,
+                self._stream,
+                (values, kinds),
+                0,
             )
         )
 

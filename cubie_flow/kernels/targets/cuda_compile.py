@@ -17,10 +17,10 @@ from numba.cuda.extending import intrinsic
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import I8, I64, Dialect, Place
+from cubie_flow.kernels.targets.batch_loop import make_driver
 from cubie_flow.kernels.targets.blocks import block_intrinsic
 from cubie_flow.kernels.targets.cuda import CompilerFigures, CudaCode
 from cubie_flow.kernels.targets.cuda_kernel import make_kernel, make_turner, take
-from cubie_flow.kernels.targets.driver import make_driver
 from cubie_flow.memory.occupancy import capability
 
 #: NVVM knows these only as libdevice functions.

@@ -77,7 +77,7 @@ def make_turner(words: Any) -> Callable[..., Any]:
         An integer of the elements' size.
     """
 
-    def turner(runs: int, times: int, rows: int, source: Any, target: Any) -> None:
+    def transpose(runs: int, times: int, rows: int, source: Any, target: Any) -> None:
         tile = cuda.shared.array((TILE, TILE_STRIDE), words)
         column, line = cuda.threadIdx.x, cuda.threadIdx.y
         first_run = cuda.blockIdx.x * TILE
@@ -95,4 +95,4 @@ def make_turner(words: Any) -> Callable[..., Any]:
                         target[place] = tile[column, k]
                 cuda.syncthreads()
 
-    return turner
+    return transpose

@@ -17,9 +17,9 @@ from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.emit import Dialect, Place
 from cubie_flow.expressions.interpret import BlockInterpreter
 from cubie_flow.kernels.targets.batch import Batch
+from cubie_flow.kernels.targets.batch_loop import make_driver
 from cubie_flow.kernels.targets.cuda_kernel import make_kernel, take
-from cubie_flow.kernels.targets.driver import make_driver
-from cubie_flow.kernels.targets.kept import KeptMemory
+from cubie_flow.kernels.targets.result_pool import KeptMemory
 
 Array = Any
 _NAN_BYTE = 0xFF

@@ -13,7 +13,7 @@ from xml.parsers import expat
 from attrs import define, field, frozen
 
 from cubie_flow.errors import FlowError
-from cubie_flow.systems.reading import read_bytes
+from cubie_flow.systems.bounded_read import read_bytes
 
 #: Bytes of a model file, of XML and of plain text.
 MAX_BYTES, MAX_TEXT = 20_000_000, 2_000_000

@@ -11,7 +11,7 @@ import pytest
 from markup_text import cellml, component, variable
 
 from cubie_flow import OdeSystem, open_results
-from cubie_flow.app import main
+from cubie_flow.cli.app import main
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.importers import cellml_files
 

@@ -26,11 +26,11 @@ from markup_text import (
 from scipy.integrate import solve_ivp
 
 from cubie_flow import OdeSystem, maths, solve
-from cubie_flow.app import main
+from cubie_flow.api import OutputChoice, Study, TargetChoice
 from cubie_flow.batches import make_design
+from cubie_flow.cli.app import main
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.evaluate import evaluate
-from cubie_flow.solve import OutputChoice, Study, TargetChoice
 from cubie_flow.study.kernel import build_kernel
 
 HEART = Path(__file__).parent / "noble_1962.cellml"

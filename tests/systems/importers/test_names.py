@@ -8,7 +8,7 @@ import pytest
 from markup_text import cellml, component, event, listed, parameter, rule, sbml, variable
 
 from cubie_flow import OdeSystem
-from cubie_flow.app import main
+from cubie_flow.cli.app import main
 from cubie_flow.systems.importers.names import MAX_LISTED
 from cubie_flow.systems.quantities import RESERVED
 

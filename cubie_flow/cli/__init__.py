@@ -1,0 +1,1 @@
+"""The command ``python -m cubie_flow`` and its tasks."""

@@ -1,0 +1,87 @@
+"""``task=doctor``: what this machine offers and what to install for what is missing."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+PACKAGES = ("cubie-flow", "hydra-core", "numpy", "numba", "llvmlite", "scipy", "xarray", "zarr")
+CUDA_PACKAGES = ("numba-cuda", "cuda-bindings", "cuda-core", "nvidia-nvjitlink", "nvidia-nvvm")
+
+
+def examination() -> str:
+    """Return the findings, one line each: a name, then plain words."""
+    rows = [*_gpu(), *_cpu(), *_cache(), *_versions()]
+    return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def _gpu() -> list[tuple[str, str]]:
+    from cubie_flow.kernels.targets.detect import (
+        cuda_devices,
+        driver_version,
+        install_hint,
+        toolkit_installed,
+    )
+
+    devices, driver, toolkit = cuda_devices(), driver_version(), toolkit_installed()
+    rows = [
+        ("GPU", f"{device.name}, {device.arch}, {device.memory / 1e9:.1f} GB") for device in devices
+    ] or [("GPU", "none found")]
+    if driver is None:
+        rows.append(("driver", "no NVIDIA driver (libcuda) found"))
+    else:
+        rows.append(("driver", f"supports CUDA {driver}"))
+    if toolkit:
+        rows.append(("toolkit", ", ".join(_found(CUDA_PACKAGES))))
+    else:
+        rows.append(("toolkit", f"numba-cuda and its wheels are missing: {install_hint()}"))
+    if devices and toolkit:
+        rows.append(("target", "auto means cuda here"))
+    elif devices:
+        rows.append(("target", f"auto means cpu here; to use the GPU: {install_hint()}"))
+    else:
+        rows.append(("target", "auto means cpu here, because there is no GPU"))
+    return rows
+
+
+def _cpu() -> list[tuple[str, str]]:
+    from cubie_flow.kernels.targets.cpu import processor, vector_bits
+    from cubie_flow.process.machine import cpu_name, usable_cores
+
+    bits, threads = vector_bits(), usable_cores()
+    return [
+        ("CPU", f"{cpu_name()} (LLVM calls it {processor()[0]})"),
+        ("vectors", f"{bits} bits: {bits // 64} float64 or {bits // 32} float32 side by side"),
+        ("threads", f"{threads} may be used (after affinity and cgroup limits)"),
+    ]
+
+
+def _cache() -> list[tuple[str, str]]:
+    from cubie_flow.kernels.cache import FOLDER_VARIABLE, KernelCache
+
+    cache = KernelCache()
+    kernels, size = cache.size()
+    text = f"{cache.folder}: {kernels} kernels, {size / 1e6:.1f} of at most {cache.limit / 1e6:.0f}"
+    return [("cache", f"{text} MB; {FOLDER_VARIABLE} moves it, task=clear_cache empties it")]
+
+
+def _versions() -> list[tuple[str, str]]:
+    rows = [
+        ("Python", f"{platform.python_version()} at {sys.executable}, {platform.platform()}"),
+        ("versions", ", ".join(_found(PACKAGES))),
+    ]
+    if find_spec("pyarrow") is None:
+        rows.append(("tables", "CSV only; for Parquet: pip install pyarrow"))
+    return rows
+
+
+def _found(packages: tuple[str, ...]) -> list[str]:
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} missing (pip install {package})")
+    return found

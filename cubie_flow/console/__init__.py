@@ -1,0 +1,1 @@
+"""Progress, summaries and logs of a run."""

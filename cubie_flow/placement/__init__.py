@@ -1,0 +1,1 @@
+"""Where buffers lie: comparing placements and choosing one."""

@@ -1,0 +1,1 @@
+"""The operating system: streams, signals, start-up and profile of the process."""

@@ -1,0 +1,139 @@
+"""A study: a model, a batch over it, and how to integrate and save it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from attrs import evolve, field, frozen
+
+from cubie_flow.batches import Design
+from cubie_flow.errors import FlowError
+from cubie_flow.integrators.run import DURATION
+from cubie_flow.study.attempts import Attempt
+from cubie_flow.study.options import ControllerChoice, OutputChoice, TargetChoice
+from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.events import Event
+from cubie_flow.systems.measurements import Measurements, read_measurements
+from cubie_flow.systems.sensitivities import with_sensitivities
+
+Array = Any
+
+
+@frozen
+class Study:
+    """A model, a batch over it, and how to integrate and save it.
+
+    ``shard_runs`` is the number of runs a shard, the unit of writing and of resuming; None
+    follows `cubie_flow.storage.plan_shards`. ``order`` is how the runs of a shard are solved:
+    ``given``, or ``cost`` for runs of like cost side by side (see `cubie_flow.study.cost_order`);
+    what is kept does not depend on it.
+    """
+
+    system: OdeSystem
+    design: Design
+    name: str = "study"
+    duration: float | None = None
+    t_start: float = 0.0
+    algorithm: str = "tsit5"
+    precision: str = "float32"
+    controller: ControllerChoice = field(factory=ControllerChoice)
+    output: OutputChoice = field(factory=OutputChoice)
+    target: TargetChoice = field(factory=TargetChoice)
+    locations: Mapping[str, str] = field(factory=dict)
+    linear_solver: str = "auto"
+    rescue: tuple[Attempt, ...] = ()
+    shard_runs: int | None = None
+    order: str = "given"
+
+    @cached_property
+    def integrated(self) -> OdeSystem:
+        """The system that is integrated: that of the study, with sensitivities if asked for.
+
+        What the batch gives is not computed, so nothing depends on what it is computed from.
+        """
+        given = self.system.with_given(self.design.names)
+        return with_sensitivities(given, tuple(self.output.sensitivities or ()))
+
+    @cached_property
+    def spans(self) -> tuple[float, float]:
+        """Shortest and longest duration of a run."""
+        if DURATION in self.design.names:
+            return self.design.bounds(DURATION)
+        span = float(self.system.duration if self.duration is None else self.duration)
+        return span, span
+
+    @property
+    def span(self) -> float:
+        """Duration of a run; the longest one where durations vary."""
+        return self.spans[1]
+
+    @cached_property
+    def times(self) -> Array:
+        """Saved times relative to the start."""
+        times = self.output.saved_times(self.span)
+        if times.size and times[-1] > self.span * (1 + 1e-12):
+            raise FlowError(
+                f"output.times ends at {times[-1]:g}, after the duration of {self.span:g}"
+            )
+        return times
+
+    @cached_property
+    def measured(self) -> Measurements | None:
+        """Data that runs are compared with."""
+        if self.output.compare is None:
+            return None
+        system = self.integrated
+        known = [item.name for item in (*system.states, *system.observables)]
+        data = read_measurements(self.output.compare, known)
+        first, last = self.t_start, self.t_start + self.span
+        for time in data.times:
+            if not first <= time <= last + 1e-12 * abs(last):
+                raise FlowError(
+                    f"output.compare has a value at time {time:g}, but runs go from {first:g} to "
+                    f"{last:g}; change duration or t_start, or leave it out"
+                )
+        return data
+
+    @cached_property
+    def sampled(self) -> Array | None:
+        """Times at which runs are sampled, relative to the start: saved ones and the data's."""
+        if self.measured is None:
+            return self.times if self.times.size else None
+        return np.union1d(self.times, np.asarray(self.measured.times) - self.t_start)
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """Names of what is saved over time."""
+        if not self.times.size:
+            return ()
+        if self.output.variables is not None and not self.output.variables:
+            raise FlowError("output.variables is empty; name at least one, or null for all states")
+        if self.output.variables is None:
+            return tuple(state.name for state in self.integrated.states)
+        return tuple(self.output.variables)
+
+    @property
+    def screened(self) -> Study:
+        """The study of the first pass: what is kept of every run, and no trajectories."""
+        none: dict[str, Any] = dict.fromkeys(("save_every", "times", "variables", "where"))
+        return evolve(self, output=evolve(self.output, **none))
+
+    @property
+    def summarised(self) -> tuple[str, ...]:
+        """Names of what is summarised."""
+        return tuple(self.output.summaries or ())
+
+    @property
+    def recorded(self) -> tuple[Event, ...]:
+        """The events whose number and times are kept."""
+        return tuple(event for event in self.system.events if event.record)
+
+
+def parts(design: Design, names: Collection[str]) -> Iterator[dict[str, Array]]:
+    """Yield the values of all runs, some runs at a time, if any of `names` varies."""
+    part = 65536
+    for start in range(0, design.size if {*names} & {*design.names} else 0, part):
+        yield design.columns(start, min(start + part, design.size))

@@ -1,1 +1,0 @@
-"""Studies of the machine: where buffers lie, and that moving them changes no result."""

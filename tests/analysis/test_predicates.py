@@ -1,0 +1,138 @@
+"""Conditions on runs: read safely, and true where Python says so."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cubie_flow.analysis.predicates import Column, read_predicate
+from cubie_flow.errors import FlowError
+
+FLAGS = {"success": 0, "step_limit": 1, "not_written": 255}
+KNOWN = {
+    "rho": Column(),
+    "z_max": Column(),
+    "steps": Column(),
+    "status": Column(FLAGS),
+    "z": Column(problem="which has a value at every time"),
+}
+COLUMNS = {
+    "rho": np.array([0.0, 1.5, -2.0, np.nan, 24.0, 1e300]),
+    "z_max": np.array([0.1, 1.5, -2.0, 3.0, np.inf, 0.0], np.float32),
+    "steps": np.array([0, 1, 2, 2_000_000_000, 4, 5], np.int32),
+    "status": np.array([0, 0, 1, 1, 255, 0], np.uint8),
+}
+
+numbers = st.recursive(
+    st.sampled_from(["rho", "z_max", "steps"])
+    | st.floats(-100, 100).map(lambda x: repr(round(x, 3))),
+    lambda inner: (
+        st.builds("({} {} {})".format, inner, st.sampled_from("+-*"), inner)
+        | st.builds("abs({})".format, inner)
+        | st.builds("(-{})".format, inner)
+    ),
+    max_leaves=4,
+)
+comparisons = (
+    st.builds(
+        "({} {} {})".format, numbers, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), numbers
+    )
+    | st.builds("({} < {} <= {})".format, numbers, numbers, numbers)
+    | st.builds("({} in [1, 2, 24])".format, numbers)
+    | st.builds(
+        "(status {} '{}')".format, st.sampled_from(["==", "!="]), st.sampled_from(sorted(FLAGS))
+    )
+)
+conditions = st.recursive(
+    comparisons,
+    lambda inner: (
+        st.builds("({} {} {})".format, inner, st.sampled_from(["and", "or"]), inner)
+        | st.builds("(not {})".format, inner)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(conditions)
+def test_a_condition_is_true_where_python_says_so(text: str) -> None:
+    if not any(name in text for name in COLUMNS):
+        return
+    found = read_predicate(text, KNOWN)(COLUMNS)
+    words = {value: word for word, value in FLAGS.items()}
+    for i, answer in enumerate(np.broadcast_to(found, 6)):
+        row: dict[str, object] = {name: float(values[i]) for name, values in COLUMNS.items()}
+        row["status"] = words[int(COLUMNS["status"][i])]
+        assert answer == eval(text, {"abs": abs}, row), (text, i)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.text(max_size=40))
+def test_any_text_is_a_condition_or_one_sentence(text: str) -> None:
+    with suppress(FlowError):
+        assert read_predicate(text, KNOWN).names
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "a condition is a text"),
+        ("rho >", "cannot be read"),
+        ("rho", "neither true nor false"),
+        ("rh > 2", "did you mean 'rho'"),
+        ("z > 2", "which has a value at every time"),
+        ("status == 'sucess'", "did you mean 'success'"),
+        ("rho == 'high'", "is a number"),
+        ("status < 'success'", "with == or != only"),
+        ("1 < 2", "names no quantity"),
+        ("rho > 1 & status == 0", "in brackets"),
+        ("rho is 3", "use =="),
+        ("min(rho) > 3", "no function of a condition"),
+        ("abs(rho, 2) > 3", "takes one value"),
+        ("rho > True", "is no number"),
+        ("rho in 3", "must be a list"),
+        ("rho > 1" + " and rho > 1" * 2000, "too long"),
+        ("-" * 9000 + "rho > 1", "nested too deeply"),
+    ],
+)
+def test_what_is_no_condition_is_refused_in_one_sentence(text: str, told: str) -> None:
+    with pytest.raises(FlowError, match=told) as caught:
+        read_predicate(text, KNOWN)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true') == 0",
+        "rho.__class__ == 1",
+        "[x for x in rho] == 1",
+        "(lambda: 1)() == rho",
+        "rho[0] > 1",
+        "f'{rho}' == 1",
+        "(rho := 3) > 1",
+        "exec('1') > rho",
+    ],
+)
+def test_nothing_in_a_condition_is_executed(text: str) -> None:
+    with pytest.raises(FlowError):
+        read_predicate(text, KNOWN)
+
+
+def test_numbers_are_doubles() -> None:
+    small = {"z_max": np.array([0.1], np.float32), "steps": np.array([2_000_000_000], np.int32)}
+    assert not read_predicate("z_max == 0.1", KNOWN)(small)[0]  # float32 has no 0.1
+    assert read_predicate("steps * 4 > 4e9", KNOWN)(small)[0]  # int32 would overflow
+    assert not read_predicate("steps > 10 ** 10 ** 10", KNOWN)(small)[0]  # and is no long sum
+    assert math.isinf(10.0**308 * 10)
+
+
+def test_what_a_condition_needs_is_only_what_it_names() -> None:
+    predicate = read_predicate("rho > 1 or isnan(rho) or sqrt(rho) < 0", KNOWN)
+    assert predicate.names == ("rho",)
+    assert predicate({"rho": COLUMNS["rho"]}).tolist() == [False, True, False, True, True, True]

@@ -1,0 +1,43 @@
+"""Memory of results that are gone serves those that follow, and only of those that are gone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cubie_flow.kernels.targets.result_pool import KeptMemory
+
+SHAPE = (3, 1000, 100)
+
+
+def address(array: np.ndarray) -> int:
+    return int(array.ctypes.data)
+
+
+def test_an_array_that_nobody_holds_gives_its_memory_to_the_next() -> None:
+    memory = KeptMemory()
+    first = memory.empty(SHAPE, "float32")
+    assert first.shape == SHAPE
+    assert first.dtype == np.float32
+    assert first.flags.writeable
+    place, view = address(first), first[1]
+    del first
+    other = memory.empty(SHAPE, "float32")
+    assert address(other) != place, "a view of it is still held"
+    view[:] = 1.0
+    del view
+    assert address(memory.empty(SHAPE, "float32")) == place
+
+
+def test_no_more_is_kept_than_is_allowed() -> None:
+    memory = KeptMemory()
+    memory.IDLE = 3 * KeptMemory.LEAST
+    held = [memory.empty(KeptMemory.LEAST, "uint8") for _ in range(5)]
+    assert len({address(array) for array in held}) == 5
+    held.clear()
+    assert sum(map(len, memory._idle.values())) == 3
+
+
+def test_small_arrays_are_ordinary_ones() -> None:
+    memory = KeptMemory()
+    assert memory.empty(10, "float64").base is None
+    assert memory.empty((0, 5), "int32").shape == (0, 5)
