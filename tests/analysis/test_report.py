@@ -72,6 +72,10 @@ def test_it_needs_no_other_file_and_no_network(html: str) -> None:
     assert len(html) < 2_000_000
 
 
+def size_text(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
 def test_it_says_what_was_run_and_how_to_run_it_again(html: str, run_folder: Path) -> None:
     text = " ".join(" ".join(Elements(html).text).split())
     data = open_results(run_folder)
@@ -83,8 +87,8 @@ def test_it_says_what_was_run_and_how_to_run_it_again(html: str, run_folder: Pat
     assert data.attrs["system_hash"] in text
     assert data.attrs["version_zarr"] in text
     memory = data.flow.memory().attrs
-    assert f"{memory['predicted_host_bytes'] / 1e6:,.1f} MB" in text
-    assert f"{memory['measured_host_bytes'] / 1e6:,.1f} MB" in text
+    assert size_text(memory["predicted_host_bytes"]) in text
+    assert size_text(memory["measured_host_bytes"]) in text
     # The command is quoted for a shell, so that it can be pasted.
     (command,) = re.findall(r'class="command"[^>]*><code>(.*?)</code>', html)
     assert shlex.split(unescape(command))[: 3 + len(WORDS)] == [
