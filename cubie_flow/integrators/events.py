@@ -39,7 +39,6 @@ from cubie_flow.integrators.agenda import (
     AGENDA,
     BY_SLOPE,
     BY_VALUE,
-    COARSER,
     CROWD,
     CUT,
     CUTS,
@@ -58,10 +57,12 @@ from cubie_flow.integrators.agenda import (
     SHORT,
     SLOPED,
     STOP,
+    UNSETTLED,
     agenda,
 )
 from cubie_flow.integrators.controllers import EPSILON
-from cubie_flow.integrators.crossings import Crossing, Place
+from cubie_flow.integrators.crossings import Crossing
+from cubie_flow.integrators.margins import Place
 from cubie_flow.integrators.steps.base import Step, any_of
 from cubie_flow.integrators.switches import SwitchBlocks
 from cubie_flow.systems.events import Event, margin
@@ -163,10 +164,11 @@ class Events:
                 mapping[node] = load("parameters", node.value[1])
         return substitute(nodes, mapping)
 
-    @staticmethod
-    def stop() -> Node:
+    def stop(self) -> Node:
         """Return the next time that a step must not go beyond."""
-        return minimum(agenda(STOP), agenda(CUT))
+        if not self.scheduled:
+            return agenda(CUT)
+        return minimum(agenda(STOP), agenda(CUT)) if self.watched else agenda(STOP)
 
     def doubt(self, t: Node) -> Node:
         """Return how long before `t`, where a lane is, what happens there may have happened."""
@@ -196,6 +198,7 @@ class Events:
         values = {
             STOP: _NEVER, CUT: _NEVER, PENDING: ONE, CROWD: ZERO, LATEST: -_NEVER, CUTS: ZERO,
             ROW: const(-1.0), JUMPED: ZERO, SHORT: const(FIRST_SHORT), DOUBT: ZERO,
+            UNSETTLED: ZERO,
         }  # fmt: skip
         for i in self.scheduled:
             times = self.events[i].times
@@ -312,7 +315,7 @@ class Events:
             found.append(rises)
         return found
 
-    def _seen(self, i: int, truth: Node) -> Node:
+    def seen(self, i: int, truth: Node) -> Node:
         """Return the side of a condition that did not make its event happen."""
         old = self.side_of(i)
         on: Node = const(ON)
@@ -332,8 +335,8 @@ class Events:
         landing: Node,
         good: Node,
         ending: Node,
-    ) -> tuple[Node, Node, Node]:
-        """Look for events in a step that is good otherwise.
+    ) -> tuple[Node, Node]:
+        """Look for events in a step that is good otherwise, before the loop moves the state.
 
         Parameters
         ----------
@@ -348,48 +351,15 @@ class Events:
 
         Returns
         -------
-        Node, Node, Node
-            Whether the step is cut, whether something happens at its end, and whether what
-            happens in it cannot be located.
+        Node, Node
+            Whether the step is cut, and whether what happens in it cannot be located.
         """
-        if not self.watched:
-            return FALSE, FALSE, FALSE
-        return Crossing(self, block, step, h, t, t_end).locate(landing, good, ending)
-
-    def note(
-        self,
-        block: BlockBuilder,
-        accept: Node,
-        happens: Node,
-        reached: Node,
-        t_new: Node,
-    ) -> None:
-        """Remember the sides after an accepted step, and what is due at its end.
-
-        It runs before the loop moves the state.
-        """
-        landed = logical_and(reached, compare(">=", t_new, agenda(STOP)))
-        due = logical_and(accept, logical_or(happens, landed))
-        moved = logical_and(accept, logical_not(happens))
-        targets, values = [], []
         if self.watched:
-            placed = self.bind([self.truths[i] for i in self.watched], t_new, "proposed_state")
-            for i, truth in zip(self.watched, placed, strict=True):
-                side = self._memory(self.side[i])
-                targets.append(("event_memory", self.side[i]))
-                seen = self._seen(i, truth)
-                values.append(where(moved, seen, side))
-        targets += [("agenda", i) for i in (SHORT, DOUBT, CUT, CUTS, PENDING)]
-        missed = logical_and(moved, compare(">=", t_new, agenda(CUT)))
-        coarser = where(missed, COARSER * agenda(SHORT), const(FIRST_SHORT))
-        values += [
-            where(accept, coarser, agenda(SHORT)),
-            where(moved, ZERO, agenda(DOUBT)),
-            where(accept, _NEVER, agenda(CUT)),
-            where(accept, ZERO, agenda(CUTS)),
-            where(due, ONE, agenda(PENDING)),
-        ]
-        block.assign(targets, values)
+            return Crossing(self, block, step, h, t, t_end).locate(landing, good, ending)
+        landed = logical_and(logical_and(good, landing), compare(">=", t_end, agenda(STOP)))
+        landed = block.let("landed", landed)
+        block.assign([("agenda", PENDING)], [where(landed, ONE, agenda(PENDING))])
+        return FALSE, FALSE
 
     # what happens -----------------------------------------------------------------------------
 
@@ -500,7 +470,7 @@ class Events:
                 early = const(HELD_OFF if event.direction == "both" else ON)
                 early = where(truth, early, const(HELD_ON))
                 taken = where(due, early, where(truth, const(ON), const(OFF)))
-                seen = where(rose, taken, self._seen(i, truth))
+                seen = where(rose, taken, self.seen(i, truth))
                 if event.root is not None:
                     zero = compare("==", self.bind([event.root], t)[0], 0.0)
                     first = logical_and(zero, compare("==", side, BY_VALUE))

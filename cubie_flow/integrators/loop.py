@@ -605,11 +605,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             failed.append((logical_not(ok), "non_finite"))
             failed.append((unsolved, "solver_failed"))
         accept = block.let("accept", logical_and(ok, active))
-        cut = happens = FALSE
+        cut = FALSE
         if events is not None:
             t_end = block.let("t_end", where(last, stop, (h + _clock(T_LOW)) + t))
             ending = compare(">=", t_end, end)
-            cut, happens, lost = events.watch(block, step, h, t, t_end, last, accept, ending)
+            cut, lost = events.watch(block, step, h, t, t_end, last, accept, ending)
             failed.append((lost, "event_limit"))
             accept = block.let("accept", logical_and(accept, logical_not(cut)))
         if step.settings.chooses:
@@ -617,8 +617,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         elif controller.adaptive:
             held = controller.hold(block) if cut is not FALSE else []
             controller.advance(block, error, ok, h, last, load("settings", DT_MAX))
-            # A step that is only cut at an event says nothing about the step that is possible.
-            controller.restore(block, cut, held)
+            if held:
+                # A step that is only cut at an event says nothing about the step that is possible.
+                with block.when(cut):
+                    controller.restore(block, cut, held)
             step.advance(block, error, ok, accept, h, last, load("settings", DT_MAX))
         total, rounding = self._later(block, t, h)
         # Time stands still where a step is cut, and where a sample might be taken of one that
@@ -637,8 +639,6 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             )
         if s.summarised_numbers:
             self._summarise(block, step, h, t, t_new, accept)
-        if events is not None:
-            events.note(block, accept, happens, reached, t_new)
         # Without step control a step that is not accepted ends the run, and its state is not used.
         moving = accept if controller.adaptive or events is not None else active
         new, old = load("proposed_state", 0, 1), load("state", 0, 1)
