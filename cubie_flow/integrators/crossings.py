@@ -17,11 +17,11 @@ from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import (
     FALSE,
     ONE,
-    TRUE,
     ZERO,
     Node,
     compare,
     const,
+    fabs,
     load,
     logical_and,
     logical_not,
@@ -35,6 +35,7 @@ from cubie_flow.integrators.agenda import (
     CUT,
     CUTS,
     DOUBT,
+    DOUBTED,
     DUE,
     FIRST_SHORT,
     HELD_OFF,
@@ -56,14 +57,15 @@ from cubie_flow.systems.events import is_closed
 if TYPE_CHECKING:
     from cubie_flow.integrators.events import Events
 
-# A step is cut so often at most.
+# Largest number of cuts of one step.
 _CUT_LIMIT = 8
 # The first cut is behind the event that the interpolant has by this part of the step, about what
 # the interpolant errs: in a step that ends shortly behind the event it errs quadratically less.
 _BEYOND = 1e-4
 # Largest number of passes of the search for the crossing.
 _PASSES = 110
-_CLEAR = const(float("inf"))
+# Where a cut step ends, between cuts.
+_NOWHERE = const(float("inf"))
 
 
 class Crossing:
@@ -106,14 +108,9 @@ class Crossing:
             Whether the step is cut, and whether what happens in it cannot be located.
         """
         block = self.block
-        self._held_at_end = [
-            block.let(f"truth_{i}", truth)
-            for i, truth in zip(
-                self.events.watched,
-                self.margins.holding(self.t_end, "proposed_state"),
-                strict=True,
-            )
-        ]
+        at_end = self.margins.holding(self.t_end, "proposed_state")
+        numbered = zip(self.events.watched, at_end, strict=True)
+        self._held_at_end = [block.let(f"truth_{i}", truth) for i, truth in numbered]
         turns = self.tops.possible()
         unusual = [*self._departures(), *turns.values(), landing, _unsettled()]
         rare = block.let("rare", logical_and(good, any_of(unusual)))
@@ -191,13 +188,12 @@ class Crossing:
         due = logical_and(accepted, logical_or(happens, landed))
         missed = block.let("missed", logical_and(moved, compare(">=", self.t_end, agenda(CUT))))
         short = where(missed, COARSER * agenda(SHORT), const(FIRST_SHORT))
-        again = logical_or(cut, logical_or(happens, missed))
+        again = logical_or(cut, missed)
         block.assign(
-            [("agenda", i) for i in (SHORT, DOUBT, CUT, CUTS, PENDING, UNSETTLED)],
+            [("agenda", i) for i in (SHORT, CUT, CUTS, PENDING, UNSETTLED)],
             [
                 where(accepted, short, agenda(SHORT)),
-                where(moved, ZERO, agenda(DOUBT)),
-                where(cut, load("place", 0), where(accepted, _CLEAR, agenda(CUT))),
+                where(cut, load("place", 0), where(accepted, _NOWHERE, agenda(CUT))),
                 where(cut, agenda(CUTS) + 1.0, where(accepted, ZERO, agenda(CUTS))),
                 where(due, ONE, agenda(PENDING)),
                 where(rare, where(again, ONE, ZERO), agenda(UNSETTLED)),
@@ -222,35 +218,53 @@ class Crossing:
 
     def _decide(self, seen: Node, within: Node, at_end: Node, landing: Node) -> None:
         """Decide whether the step ends at its event, and where to cut it otherwise."""
-        block, h, near = self.block, self.h, self.near
-        inner = block.let("inner", where(_truth("half"), const(0.5), load("top", 0)))
+        block, near = self.block, self.near
         noise, climb = self._foremost()
         free = logical_and(compare("==", agenda(CUTS), 0.0), logical_not(landing))
         free = block.let("free", free)
         noise = block.let("noise", where(free, ZERO, noise))
+        crossing = self._search(seen, within, at_end, noise)
+        spent = compare(">=", agenda(CUTS), float(_CUT_LIMIT))
+        # A step as short as times can be told apart ends at its event.
+        least = logical_or(spent, compare("<=", self.h, 2.0 * near))
+        happens = logical_or(_truth("settled"), logical_and(least, at_end))
+        happens = block.let("happens", logical_and(crossing, happens))
+        cut = block.let("cut", logical_and(crossing, logical_not(happens)))
+        # Seen inside steps only, again and again, and never at their end.
+        block.let("lost", logical_and(cut, spent))
+        with block.when(happens):
+            # How long before the end of the step the margin may have been zero.
+            late = where(compare(">", climb, 0.0), 2.0 * noise / climb, ZERO)
+            self._doubt(happens, maximum(minimum(late, 1e-3 * self.h), near))
+        high = load("high", 0)
+        further = minimum(high + load("beyond", 0), ONE)
+        high = where(self.margins.edge(self.margins.inside(further)), further, high)
+        place = maximum(high * self.h + self.t, self.t + near)
+        block.let("place", where(cut, place, agenda(CUT)))
+
+    def _search(self, seen: Node, within: Node, at_end: Node, noise: Node) -> Node:
+        """Search for the event: write ``settled`` and ``high``; return whether there is one."""
+        block, free = self.block, _truth("free")
+        inner = block.let("inner", where(_truth("half"), const(0.5), load("top", 0)))
         # Where the margin at the end has no rounding error, none within the step has one.
         early = logical_and(within, compare(">=", self.margins.excess(inner), 2.0 * noise))
         early = block.let("early", early)
         crossing = block.let("crossing", logical_and(seen, logical_or(early, at_end)))
         block.assign(_places(("low", "high", "settled")), [ZERO, where(early, inner, ONE), FALSE])
-        nearest = block.let("nearest", near / h)
+        nearest = block.let("nearest", self.near / self.h)
         block.let("beyond", where(free, const(_BEYOND), ZERO))
-        self._narrow(crossing, logical_not(logical_or(free, early)), nearest, noise)
-        spent = compare(">=", agenda(CUTS), float(_CUT_LIMIT))
-        happens = logical_or(_truth("settled"), logical_and(spent, at_end))
-        happens = block.let("happens", logical_and(crossing, happens))
-        cut = block.let("cut", logical_and(crossing, logical_not(happens)))
-        # Seen inside steps only, again and again, and never at their end.
-        block.let("lost", logical_and(cut, spent))
-        # How long before the end of the step the margin may have been zero.
-        late = where(compare(">", climb, 0.0), 2.0 * noise / climb, ZERO)
-        late = maximum(minimum(late, 1e-3 * h), near)
-        block.assign([("agenda", DOUBT)], [where(happens, late, agenda(DOUBT))])
-        high = load("high", 0)
-        further = minimum(high + load("beyond", 0), ONE)
-        high = where(self.margins.edge(self.margins.inside(further)), further, high)
-        place = maximum(high * h + self.t, self.t + near)
-        block.let("place", where(cut, place, agenda(CUT)))
+        # A step that was cut once ends about a first cut behind its event.
+        once = compare("==", agenda(CUTS), 1.0)
+        coarse = logical_and(once, compare("<", nearest, 2.0 * _BEYOND))
+        closing = logical_and(crossing, logical_not(logical_or(logical_or(free, early), coarse)))
+        closing = block.let("closing", closing)
+        with block.when(closing):
+            self._ask(closing, noise)
+        searching = logical_and(crossing, logical_not(_truth("settled")))
+        searching = block.let("searching", searching)
+        with block.when(searching):
+            self._narrow(searching, noise)
+        return crossing
 
     def _foremost(self) -> tuple[Node, Node]:
         """Return the rounding error and slope of the margin that is largest at the end."""
@@ -264,111 +278,135 @@ class Crossing:
             excess = maximum(excess, one)
         return noise, climb
 
-    def _narrow(self, wanted: Node, closing: Node, nearest: Node, noise: Node) -> None:
+    def _ask(self, closing: Node, noise: Node) -> None:
+        """Ask whether something happens clearly before the end of a step: ``settled`` if not."""
+        high = load("high", 0)
+        before = self.block.let("before_end", maximum(high - load("nearest", 0), ZERO))
+        hit = compare(">=", self.margins.excess(before), 2.0 * noise)
+        hit = logical_and(hit, self.margins.edge(self.margins.inside(before)))
+        self.block.assign(
+            _places(("settled", "high")),
+            [
+                logical_and(closing, logical_not(hit)),
+                where(logical_and(closing, hit), before, high),
+            ],
+        )
+
+    def _narrow(self, wanted: Node, noise: Node) -> None:
         """Narrow ``low < theta <= high`` as far as the interpolant is good for.
 
-        No edge at `low`, one at `high`: regula falsi with halved weights (the Illinois method;
-        Dowell and Jarratt, BIT 11, 1971), and bisection whenever that does not halve the bracket.
-        Where a step may be `closing`, its end is the place unless something happens clearly before:
-        ``settled``.
+        No event would happen at `low`, one would at `high`: Newton's method from the last trial,
+        and bisection where that leaves the bracket or slows down.
         """
         block = self.block
         low, high, trial = load("low", 0), load("high", 0), load("trial", 0)
-        below, above = load("below", 0), load("above", 0)
-        width, going = load("width", 0), load("narrowing", 0, kind="bool")
-        last, asking = (load(name, 0, kind="bool") for name in ("last_hit", "asking"))
-        start = high
-        fine = block.let("fine", maximum(nearest, load("beyond", 0)))
-        block.let("below", self.margins.excess(ZERO) - noise)
-        block.let("above", self.margins.excess(high) - noise)
-        guess = minimum(maximum(start * (below / (below - above)), fine), start - fine)
-        guess = where(compare("<", below, 0.0), maximum(guess, ZERO), 0.5 * start)
-        # Where the step was cut once, its end is about the place.
-        once = compare("==", agenda(CUTS), 1.0)
-        back = where(once, maximum(nearest, const(2.0 * _BEYOND)), nearest)
-        told = where(closing, maximum(start - back, ZERO), maximum(start - back, 0.5 * start))
-        told = where(logical_or(closing, once), told, guess)
-        sharp = logical_and(closing, compare("<=", back, nearest))
+        fine = block.let("fine", maximum(load("nearest", 0), load("beyond", 0)))
         block.assign(
-            [("trial", 0), ("width", 0), ("narrowing", 0), ("last_hit", 0), ("asking", 0)],
-            [told, const(4.0), wanted, TRUE, sharp],
+            _places(("trial", "pace", "aim", "narrowing")),
+            [self._first_guess(noise), const(4.0), 0.25 * fine, wanted],
         )
+        going = _truth("narrowing")
         with block.repeat(lambda: going, _PASSES):
-            block.let("value", self.margins.excess(trial) - where(asking, 2.0 * noise, noise))
-            value = load("value", 0)
-            sure = compare(">=", value, 0.0)
-            block.let("hit", logical_and(self.margins.edge(self.margins.inside(trial)), sure))
-            hit = load("hit", 0, kind="bool")
+            value, slope = self.margins.excess_and_slope(trial)
+            value = block.let("value", value - noise)
+            block.let("slope", slope)
+            edge = self.margins.edge(self.margins.inside(trial))
+            hit = block.let("hit", logical_and(edge, compare(">=", value, 0.0)))
             up, down = logical_and(going, hit), logical_and(going, logical_not(hit))
-            settles = logical_and(asking, down)
             block.assign(
-                [
-                    ("low", 0), ("high", 0), ("below", 0), ("above", 0), ("last_hit", 0),
-                    ("settled", 0),
-                ],
-                [
-                    where(down, trial, low),
-                    where(up, trial, high),
-                    where(down, value, where(logical_and(up, last), 0.5 * below, below)),
-                    where(
-                        up,
-                        value,
-                        where(logical_and(down, logical_not(last)), 0.5 * above, above),
-                    ),
-                    hit,
-                    logical_or(load("settled", 0, kind="bool"), settles),
-                ],
-            )  # fmt: skip
-            gap = block.let("gap", high - low)
-            usable = logical_and(compare("<", below, 0.0), compare(">", above, 0.0))
-            slow = compare(">", gap, 0.5 * width)
-            halves = 0.5 * gap + low
-            guess = low + gap * (below / (below - above))
-            # A little beyond, so that the bracket closes from both sides.
-            step = 0.25 * fine
-            guess = where(hit, guess - step, guess + step)
-            guess = minimum(maximum(guess, low + step), high - step)
-            guess = where(logical_and(usable, logical_not(slow)), guess, halves)
-            more = logical_and(going, logical_and(compare(">", gap, fine), logical_not(settles)))
-            block.assign(
-                [("trial", 0), ("width", 0), ("narrowing", 0), ("asking", 0)],
-                [where(going, guess, trial), where(going, gap, width), more, FALSE],
+                _places(("low", "high")), [where(down, trial, low), where(up, trial, high)]
             )
+            self._try_next(going)
+
+    def _first_guess(self, noise: Node) -> Node:
+        """Return where the margin is about zero: inverse cubic interpolation, kept monotone."""
+        block, high = self.block, load("high", 0)
+        below, first = self.margins.excess_and_slope(ZERO)
+        above, last = self.margins.excess_and_slope(high)
+        below, above = block.let("below", below - noise), block.let("above", above - noise)
+        rise = block.let("rise", above - below)
+
+        def inverse(slope: Node) -> Node:
+            run = slope * high
+            return where(compare(">", 3.0 * run, rise), rise / run, const(3.0))
+
+        part = block.let("part", -below / rise)
+        rest = 1.0 - part
+        bent = rest * inverse(first) - part * inverse(last)
+        guess = high * (part * (part * (3.0 - 2.0 * part) + rest * bent))
+        step = 0.25 * load("fine", 0)
+        guess = minimum(maximum(guess, step), high - step)
+        return where(compare("<", below, 0.0), guess, 0.5 * high)
+
+    def _try_next(self, going: Node) -> None:
+        """Choose the next trial, or end the search behind the root by no more than ``fine``.
+
+        Trials are a little beyond the root, and further beyond as long as they stay before it.
+        """
+        block = self.block
+        low, high, trial, pace = (load(name, 0) for name in ("low", "high", "trial", "pace"))
+        fine, slope, hit = load("fine", 0), load("slope", 0), _truth("hit")
+        gap = block.let("gap", high - low)
+        move = block.let("move", load("value", 0) / slope)
+        root = trial - move
+        aim = block.let("aim", where(hit, 0.25 * fine, 4.0 * load("aim", 0)))
+        rises = compare(">", slope, 0.0)
+        shrinks = compare("<=", fabs(move), maximum(0.5 * pace, 2.0 * aim))
+        inside = logical_and(compare(">", root, low), compare("<", root, high))
+        usable = logical_and(logical_and(rises, shrinks), inside)
+        beyond = minimum(root + aim, high - 0.25 * fine)
+        behind = logical_and(hit, logical_and(rises, compare("<=", move, fine)))
+        more = logical_not(logical_or(behind, compare("<=", gap, fine)))
+        block.assign(
+            _places(("trial", "pace", "narrowing")),
+            [
+                where(going, where(usable, beyond, 0.5 * gap + low), trial),
+                fabs(move),
+                logical_and(going, more),
+            ],
+        )
+
+    # what is reached at the end ----------------------------------------------------------------
 
     def _reach(self, wanted: Node, ending: Node) -> None:
-        """Let happen now what rounding alone keeps from it at the end of a step that has to end.
-
-        Its margin is zero within rounding, and not because it has come to rest there. At the end
-        of a run what needs more than zero has no time left.
-        """
-        block, events = self.block, self.events
-        fine = float(EPSILON[events.precision] ** 0.5)
-        reached, stop = [], self.margins.stop
+        """Let happen now what rounding alone keeps from it at the end of a step that has to end."""
+        block, events, stop = self.block, self.events, self.margins.stop
         signed, climbs = self.margins.signed(stop), self.margins.climbs(stop)
-        for number, (i, noise) in enumerate(
-            zip(events.watched, self.margins.noises(block), strict=True)
-        ):
-            short, climb = signed[number], climbs[number]
-            if climb is ZERO:
+        noises, reached = self.margins.noises(block), []
+        for number, i in enumerate(events.watched):
+            if climbs[number] is ZERO:
                 continue
-            noise = block.let(f"noise_{number}", noise)
-            soon = compare(">=", climb * self.near + short, 0.0)
-            moving = compare(">=", climb * (fine * self.h), noise)
-            about = logical_and(compare(">=", short, -2.0 * noise), moving)
-            met = logical_and(compare(">", climb, 0.0), logical_or(soon, about))
-            met = logical_and(logical_and(met, wanted), self.margins.opens(i))
+            noise = block.let(f"noise_{number}", noises[number])
+            met = logical_and(self._meets(signed[number], climbs[number], noise), wanted)
+            met = logical_and(met, self.margins.opens(i))
             if not is_closed(events.truths[i]):
+                # At the end of a run what needs more than zero has no time left.
                 met = logical_and(met, logical_not(ending))
             met = block.let(f"met_{number}", met)
             reached.append(met)
             block.assign([events.side_place(i)], [where(met, const(DUE), events.side_of(i))])
         if reached:
             met = block.let("met", any_of(reached))
-            happens = _truth("happens")
-            block.assign(
-                [("happens", 0), ("agenda", DOUBT)],
-                [logical_or(happens, met), where(met, self.near, agenda(DOUBT))],
-            )
+            block.let("happens", logical_or(_truth("happens"), met))
+            self._doubt(met, self.near)
+
+    def _meets(self, short: Node, climb: Node, noise: Node) -> Node:
+        """Return whether a margin is zero within rounding, and has not come to rest there."""
+        fine = float(EPSILON[self.events.precision] ** 0.5)
+        soon = compare(">=", climb * self.near + short, 0.0)
+        moving = compare(">=", climb * (fine * self.h), noise)
+        about = logical_and(compare(">=", short, -2.0 * noise), moving)
+        return logical_and(compare(">", climb, 0.0), logical_or(soon, about))
+
+    def _doubt(self, lanes: Node, doubt: Node) -> None:
+        """Remember how long before the end of the step an event may have happened."""
+        self.block.assign(
+            [("agenda", DOUBT), ("agenda", DOUBTED)],
+            [
+                where(lanes, doubt, agenda(DOUBT)),
+                where(lanes, self.t_end, agenda(DOUBTED)),
+            ],
+        )
 
 
 def _unsettled() -> Node:

@@ -106,6 +106,15 @@ class Margins:
             found = maximum(found, one)
         return found
 
+    def excess_and_slope(self, theta: Node) -> tuple[Node, Node]:
+        """Return that number and how fast it grows by `theta`."""
+        moment = self.inside(theta)
+        found, slope = NEVER, ZERO
+        for one, climb in zip(self.signed(moment), self.climbs(moment), strict=True):
+            slope = where(compare(">", one, found), climb, slope)
+            found = maximum(found, one)
+        return found, slope
+
     def climbs(self, moment: Moment) -> list[Node]:
         """Return how fast the numbers of `signed` grow where no slope decides."""
         events, found = self.events, []
