@@ -1,12 +1,12 @@
-"""Events inside the loop: noticing, locating, and what they do, as statements of its blocks.
+"""Events of a run: what is remembered of them, and how the loop finds and applies them.
 
-A step in which a condition becomes true is cut: its cubic Hermite interpolant says where, and the
-step is tried again so that it ends there. Cutting again makes the guess better quadratically, until
-the condition is false just before the end of the step and true at its end. So what an event sees is
-a state that the method itself computed, with every method, and the lanes beside it do not change.
+A step in which a condition becomes true is cut: an interpolant of the step shows where, and the
+step is tried again so that it ends there (`crossings`, `tops`). Every cut improves the place
+quadratically, until the condition is false just before the end of the step and true at its end. So
+an event acts on a state that the method itself computed, and other lanes do not change.
 
-Then the driver calls `react` until nothing happens any more at that time: one event a pass and
-lane, the one of the highest priority. What jumped is begun anew, as a fresh lane is.
+Then the driver calls `react` until nothing happens any more at that time (`reaction`): in each pass
+one event per lane, the one of the highest priority. A run that jumped begins anew, as a fresh run.
 """
 
 from __future__ import annotations
@@ -112,12 +112,17 @@ class Events:
         ]
         self.times_kept = times_kept if self.recorded else 0
         self.first_row = first_row
-        place = 0
         self.side: dict[int, int] = {}
         self.waiting: dict[int, int] = {}
         self.count: dict[int, int] = {}
         self.held: dict[int, int] = {}
-        for i, event in enumerate(events):
+        self.memory_size = max(1, self._lay_out())
+        self.agenda_size = AGENDA + 2 * len(self.scheduled)
+
+    def _lay_out(self) -> int:
+        """Assign elements of ``event_memory`` to every event; return their number."""
+        place = 0
+        for i, event in enumerate(self.events):
             for numbers, size in (
                 (self.side, int(i in self.truths)),
                 (self.waiting, 1),
@@ -127,8 +132,7 @@ class Events:
                 if size:
                     numbers[i] = place
                     place += size
-        self.memory_size = max(1, place)
-        self.agenda_size = AGENDA + 2 * len(self.scheduled)
+        return place
 
     @property
     def rows(self) -> int:
@@ -178,7 +182,7 @@ class Events:
         return minimum(agenda(STOP), agenda(CUT)) if self.watched else agenda(STOP)
 
     def doubt(self, t: Node) -> Node:
-        """Return how long before `t`, where a lane is, what happens there may have happened."""
+        """Return how long before `t`, the time of a lane, an event at `t` may have happened."""
         near = self.near(t, ZERO)
         located = compare("==", agenda(DOUBTED), t)
         return where(located, maximum(agenda(DOUBT), near), near)
@@ -202,7 +206,7 @@ class Events:
         return compare("!=", agenda(PENDING), 0.0)
 
     def near(self, t: Node, h: Node) -> Node:
-        """Return the distance of times that are one."""
+        """Return the distance below which two times count as one."""
         return (NEAR * EPSILON[self.precision]) * maximum(fabs(t), fabs(h))
 
     # the start of a run -----------------------------------------------------------------------
@@ -244,22 +248,22 @@ class Events:
         block.assign([("agenda", JUMPED)], [ZERO])
 
     def settle(self, block: BlockBuilder, t: Node) -> None:
-        """Tell by the derivative on which side of its root a lane goes that begins."""
+        """Find by the derivative on which side of its root a lane begins."""
         for i in self.watched:
             event = self.events[i]
             if event.root is None:
                 continue
-            (slope,) = self.slopes([i], t)
+            slope = self.root_slope(i, t)
             side = self._memory(self.side[i])
             if event.direction == "both":
                 truth = self.bind([self.truths[i]], t)[0]
-                told = where(truth, const(ON), const(OFF))
-                told = where(compare("<", slope, 0.0), const(OFF), told)
-                told = where(compare(">", slope, 0.0), const(ON), told)
+                found = where(truth, const(ON), const(OFF))
+                found = where(compare("<", slope, 0.0), const(OFF), found)
+                found = where(compare(">", slope, 0.0), const(ON), found)
             else:
-                told = where(compare(">", slope, 0.0), const(HELD_ON), const(SLOPED))
+                found = where(compare(">", slope, 0.0), const(HELD_ON), const(SLOPED))
             asked = compare("==", side, BY_SLOPE)
-            block.assign([("event_memory", self.side[i])], [where(asked, told, side)])
+            block.assign([("event_memory", self.side[i])], [where(asked, found, side)])
 
     def slope(
         self,
@@ -283,26 +287,24 @@ class Events:
         rated = {**dict(zip(ways, rates, strict=True)), symbol("pace"): pace}
         return substitute([slope], rated)[0]
 
-    def slopes(
+    def root_slope(
         self,
-        numbers: Sequence[int],
+        i: int,
         t: Node,
         state: Place = "state",
         rate: Place = "derivative",
         pace: Node = ONE,
-    ) -> list[Node]:
-        """Return how fast roots move in the direction of their events."""
-        found = []
-        for i in numbers:
-            root = self.events[i].root
-            assert root is not None
-            slope = self.slope(root, t, state, rate, pace)
-            found.append(-slope if self.events[i].direction == "falling" else slope)
-        return found
+    ) -> Node:
+        """Return how fast a root moves in the direction of its event."""
+        event = self.events[i]
+        assert event.root is not None
+        slope = self.slope(event.root, t, state, rate, pace)
+        return -slope if event.direction == "falling" else slope
 
     # a step -----------------------------------------------------------------------------------
 
     def states_in(self, nodes: Sequence[Node]) -> list[int]:
+        """Return the numbers of the states in bound expressions."""
         found = {n.value[1] for n in topological(nodes) if n.op == "load" and n.value[0] == "u"}
         return sorted(found)
 
@@ -323,7 +325,7 @@ class Events:
                 falls = logical_and(logical_not(truth), compare("==", side, ON))
                 rises = logical_or(rises, falls)
             elif i in self.sloped:
-                (slope,) = self.slopes([i], t, state, rate, pace)
+                slope = self.root_slope(i, t, state, rate, pace)
                 going = logical_and(compare("==", side, SLOPED), compare(">", slope, 0.0))
                 rises = logical_or(rises, logical_and(truth, going))
             found.append(rises)

@@ -94,7 +94,7 @@ class Margins:
             if events.events[i].direction == "both":
                 other = where(is_on(side), -one, NEVER)
             elif i in events.sloped:
-                (slope,) = events.slopes([i], *moment)
+                slope = events.root_slope(i, *moment)
                 other = where(compare("==", side, SLOPED), minimum(one, slope), NEVER)
             found.append(where(compare("==", side, OFF), one, other))
         return found
