@@ -80,7 +80,6 @@ class Attempt:
     ok: Node
     accept: Node
     t_new: Node
-    reached: Node
 
     def __init__(self, loop: IVPLoop, step: Step, controller: StepController, dense: bool) -> None:
         self.loop, self.step, self.controller, self.dense = loop, step, controller, dense
@@ -90,7 +89,6 @@ class Attempt:
         #: Conditions that end the run, with the name of its status; later ones win.
         self.failures: list[tuple[Node, str]] = []
         self.cut: Node = FALSE
-        self.happens: Node = FALSE
 
     def build(self) -> Block:
         """Return the block."""
@@ -103,8 +101,6 @@ class Attempt:
         self._advance_time()
         if self.settings.summarised_numbers:
             self.loop.summarise(self.block, self.step, self.h, self.t, self.t_new, self.accept)
-        if self.events is not None:
-            self.events.note(self.block, self.accept, self.happens, self.reached, self.t_new)
         self._move_state()
         return self._end()
 
@@ -184,7 +180,7 @@ class Attempt:
         t_end = where(self.last, self.stop, (self.h + clock(T_LOW)) + self.t)
         t_end = block.let("t_end", t_end)
         ending = compare(">=", t_end, self.end)
-        self.cut, self.happens, lost = self.events.watch(
+        self.cut, lost = self.events.watch(
             block, self.step, self.h, self.t, t_end, self.last, self.accept, ending
         )
         self.failures.append((lost, "event_limit"))
@@ -199,8 +195,10 @@ class Attempt:
         elif controller.adaptive:
             remembered = controller.hold(block) if self.cut is not FALSE else []
             controller.advance(block, self.error, self.ok, self.h, self.last, longest)
-            # A step that is only cut at an event says nothing about the step that is possible.
-            controller.restore(block, self.cut, remembered)
+            if remembered:
+                # A step that is only cut at an event says nothing about the step that is possible.
+                with block.when(self.cut):
+                    controller.restore(block, self.cut, remembered)
             step.advance(block, self.error, self.ok, self.accept, self.h, self.last, longest)
 
     def _advance_time(self) -> None:
@@ -211,11 +209,11 @@ class Attempt:
         # failed.
         waits = self.controller.adaptive or s.sampling or self.events is not None
         passing = self.accept if waits else self.active
-        self.reached = block.let("reached", logical_and(passing, self.last))
+        reached = block.let("reached", logical_and(passing, self.last))
         t_new, low = where(passing, total, self.t), where(passing, rounding, clock(T_LOW))
         if not self.loop.unwatched:
-            t_new = where(self.reached, self.stop, t_new)
-            low = where(self.reached, const(0.0), low)
+            t_new = where(reached, self.stop, t_new)
+            low = where(reached, const(0.0), low)
         self.t_new = block.let("t_new", t_new)
         block.assign([("clock", T), ("clock", T_LOW)], [self.t_new, low])
         if self.dense:
