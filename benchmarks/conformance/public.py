@@ -9,17 +9,21 @@ default settings of `solve` with ``algorithm=auto`` and with four stiff methods.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from graphlib import TopologicalSorter
 from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
+from benchmarks import record
+from benchmarks.machine import machine
 from cubie_flow import OdeSystem, solve
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.evaluate import evaluate
@@ -33,7 +37,10 @@ AGREES = 1e-3
 TIMES, CELL_STEPS = 201, 4000
 #: Duration of a model that has none of its own: model units; of a cell: seconds.
 DURATION, CELL_SECONDS = 10.0, 1.0
-_SECONDS = {"second": 1.0, "s": 1.0, "millisecond": 1e-3, "ms": 1e-3}
+#: Volts between the least and the largest voltage of an action potential.
+PEAK = 0.05
+_ASSIGNED = re.compile(r"    (\w+\[\d+\]) = ")
+_READ = re.compile(r"(?:rates|algebraic_variables)\[\d+\]")
 _NAMES = {code: name for name, code in STATUS.items()}
 
 
@@ -50,8 +57,8 @@ class Right:
         From the result of cubie_flow to the same names.
     voltage : str
         Name of the membrane voltage, empty where there is none.
-    zero : float
-        Half of an action potential: 0 in the unit of the voltage.
+    peak : float
+        Least height of an action potential, in the unit of the voltage.
     """
 
     times: Array
@@ -59,7 +66,7 @@ class Right:
     ours: Callable[[Any], dict[str, Array]]
     system: OdeSystem
     voltage: str = ""
-    zero: float = 0.0
+    peak: float = 0.0
 
 
 @frozen
@@ -157,38 +164,41 @@ def _measured_until(folder: Path) -> float:
 def cellml_right(path: Path) -> Right:
     """Return what the equations that libcellml writes as Python give with SciPy."""
     system = OdeSystem.from_file(path)
-    space = _exported(path)
-    unit = str(space["VOI_INFO"]["units"])
-    duration = CELL_SECONDS / _SECONDS.get(unit, 1.0)
+    space, analysed = _exported(path)
+    duration = CELL_SECONDS / (_in(analysed.voi().variable(), "second") or 1.0)
     times = np.linspace(0.0, duration, TIMES)
     values = _integrated(space, times, duration)
     names = [state.name for state in system.states]
-    written = [entry["name"] for entry in space["STATE_INFO"]]
+    handles = [state.variable() for state in analysed.states()]
+    written = [handle.name() for handle in handles]
     if len(names) != len(written) or any(
         not (a == b or a.endswith(f"_{b}") or a.startswith(b))
         for a, b in zip(names, written, strict=True)
     ):
         raise FlowError(f"the states of '{path}' are in another order than those of libcellml")
-    voltage = next(
-        (
-            (name, entry["units"])
-            for name, entry in zip(names, space["STATE_INFO"], strict=True)
-            if re.fullmatch(r"(mV|millivolt|V|volt)", entry["units"])
-            and re.match(r"(?i)v|e$", entry["name"])
-        ),
-        ("", ""),
-    )
+    volts = {name: _in(handle, "volt") for name, handle in zip(names, handles, strict=True)}
+    voltage = next((name for name in names if volts[name] and re.match(r"(?i)v|e$", name)), "")
 
     def ours(data: Any) -> dict[str, Array]:
         return {name: data[name].values[0] for name in names}
 
     return Right(
-        times, dict(zip(names, values.T, strict=True)), ours, system, voltage[0], 0.0
+        times, dict(zip(names, values.T, strict=True)), ours, system, voltage,
+        PEAK / volts[voltage] if voltage else 0.0,
     )  # fmt: skip
 
 
-def _exported(path: Path) -> dict[str, Any]:
-    """Return the names of the module that libcellml writes for a model."""
+def _in(variable: Any, unit: str) -> float:
+    """Return how much of a unit one unit of a variable is; 0 if they do not compare."""
+    import libcellml
+
+    wanted = libcellml.Units(f"one_{unit}")
+    wanted.addUnit(unit)
+    return float(libcellml.Units.scalingFactor(wanted, variable.units()))
+
+
+def _exported(path: Path) -> tuple[dict[str, Any], Any]:
+    """Return the names of the module that libcellml writes for a model, and its analysed model."""
     import libcellml
 
     from cubie_flow.systems.importers.cellml_files import CellmlFile, whole_model
@@ -199,8 +209,38 @@ def _exported(path: Path) -> dict[str, Any]:
     profile = libcellml.GeneratorProfile(libcellml.GeneratorProfile.Profile.PYTHON)
     code = libcellml.Generator().implementationCode(analyser.analyserModel(), profile)
     space: dict[str, Any] = {}
-    exec(compile(code, str(path), "exec"), space)
-    return space
+    exec(compile(_in_order(code), str(path), "exec"), space)
+    space.update({name: _unbounded(getattr(math, name)) for name in ("exp", "sinh", "cosh")})
+    return space, analyser.analyserModel()
+
+
+def _in_order(code: str) -> str:
+    """Return the code of libcellml with every rate computed before it is read.
+
+    libcellml 0.7.2 does not order the equations that read the rate of another state.
+    """
+    head, name, rest = code.partition("\ndef compute_rates")
+    signature, _, body = rest.partition("\n")
+    body, following, tail = body.partition("\n\n\n")
+    lines = {found[1]: line for line in body.split("\n") if (found := _ASSIGNED.match(line))}
+    uses = {
+        target: [key for key in _READ.findall(line.partition(" = ")[2]) if key in lines]
+        for target, line in lines.items()
+    }
+    body = "\n".join(lines[key] for key in TopologicalSorter(uses).static_order())
+    return f"{head}{name}{signature}\n{body}{following}{tail}"
+
+
+def _unbounded(function: Callable[[float], float]) -> Callable[[float], float]:
+    """Return a function of Python that is infinite where its value is too large, as in C."""
+
+    def value(x: float) -> float:
+        try:
+            return function(x)
+        except OverflowError:
+            return math.inf
+
+    return value
 
 
 def _integrated(space: dict[str, Any], times: Array, duration: float) -> Array:
@@ -222,8 +262,8 @@ def _integrated(space: dict[str, Any], times: Array, duration: float) -> Array:
         rhs, (0.0, duration), np.array(states, float), "LSODA", times, rtol=1e-8, atol=1e-10,
         max_step=duration / CELL_STEPS,
     )  # fmt: skip
-    if not found.success:
-        raise FlowError(f"SciPy: {found.message}")
+    if not found.success or not np.isfinite(found.y).all():
+        raise RuntimeError(f"SciPy: {found.message}")
     return found.y.T
 
 
@@ -294,7 +334,8 @@ def _row(name: str, about: Right, method: str) -> Row:
 def _peaks(about: Right, values: dict[str, Array]) -> bool | None:
     if not about.voltage:
         return None
-    return bool(np.nanmax(values[about.voltage]) > about.zero)
+    voltage = values[about.voltage]
+    return bool(np.isfinite(voltage).any() and np.nanmax(voltage) - np.nanmin(voltage) > about.peak)
 
 
 def _error(wanted: dict[str, Array], found: dict[str, Array]) -> tuple[float, str]:
@@ -311,21 +352,63 @@ def _error(wanted: dict[str, Array], found: dict[str, Array]) -> tuple[float, st
     return worst, said
 
 
-def command(folder: Path, jobs: int, only: str = "") -> int:
-    """Print the table of all public models; return 1 if one disagrees."""
-    found = [path for path in files(folder) if only in str(path)]
+def command(folder: Path, jobs: int, only: str = "", kept: Path | None = None) -> int:
+    """Print the table of all public models; return 1 if one disagrees.
+
+    Parameters
+    ----------
+    folder : Path
+    jobs : int
+        Worker processes.
+    only : str
+        Part of the path of the models that are compared; several are separated by commas.
+    kept : Path, optional
+        JSON file of the rows. Models that it has already are replaced, others stay.
+    """
+    parts = only.split(",")
+    found = [path for path in files(folder) if any(part in str(path) for part in parts)]
     if not found:
         print(f"'{folder}' has no models")
         return 0
     print(HEAD)
     wrong: list[Row] = []
-    models = 0
+    models: dict[str, list[dict[str, Any]]] = {}
+    if kept is not None and kept.exists():
+        models = record.read(kept)["models"]
     with ProcessPoolExecutor(max(1, jobs), get_context("spawn"), max_tasks_per_child=20) as pool:
-        for several in pool.map(rows, found):
-            models += 1
+        for path, several in zip(found, pool.map(rows, found), strict=True):
+            models[str(path.relative_to(folder))] = list(map(_kept, several))
             for row in several:
                 print(row, flush=True)
                 if not row.agrees:
                     wrong.append(row)
-    print(f"{models} models; {len(wrong)} rows that do not agree")
+            if kept is not None:
+                record.write(_record(models), kept)
+    print(f"{len(found)} models; {len(wrong)} rows that do not agree")
     return int(bool(wrong))
+
+
+def _kept(row: Row) -> dict[str, Any]:
+    """Return a row as a file has it: without what says nothing."""
+    found = {key: value for key, value in asdict(row).items() if value not in ("", None)}
+    for name in ("error", "seconds"):
+        if np.isfinite(found[name]):
+            found[name] = float(f"{found[name]:.2g}")
+        else:
+            del found[name]
+    return {**found, "agrees": row.agrees}
+
+
+def _record(models: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    every = [row for several in models.values() for row in several]
+    return {
+        "command": "python -m benchmarks conformance --public FOLDER --record FILE",
+        "machine": machine(),
+        "agrees": AGREES,
+        "counts": {
+            "models": len(models),
+            "rows": len(every),
+            "rows that agree": sum(row["agrees"] for row in every),
+        },
+        "models": dict(sorted(models.items())),
+    }
