@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -192,7 +193,7 @@ def keep(
 
     def stays(smaller: Case) -> bool:
         again = examine(smaller, check, tight=False)
-        same = [one for _, one in again.findings if one.kind == finding.kind]
+        same = [one for _, one in again.findings if _alike(one, finding)]
         if same:
             found_text["value"] = same[0].text
         return bool(same)
@@ -203,6 +204,14 @@ def keep(
         from_case=case.name,
     )  # fmt: skip
     return path
+
+
+def _alike(one: Finding, other: Finding) -> bool:
+    """Return whether two findings are of one kind; of errors, with the same words."""
+    if one.kind != other.kind or one.kind not in ("crash", "refused"):
+        return one.kind == other.kind
+    a, b = (re.sub(r"'[^']*'|[-+.\d]+", "", finding.text)[:40] for finding in (one, other))
+    return a == b
 
 
 def _kind_of(name: str, finding: Finding) -> bool:

@@ -104,6 +104,8 @@ class LoopSettings:
         Parts of the equations that may rise and fall within a step.
     dips : tuple of Node
         What changes sign at switches on states.
+    windows : tuple of (int, int)
+        Pairs of `dips` that are the ends of a window of states.
     events : tuple of Event
         Bound to ``u`` and ``p``, see `cubie_flow.integrators.events`.
     event_targets : tuple of (str, (str, int))
@@ -134,6 +136,7 @@ class LoopSettings:
     switches: tuple[Switch, ...] = ()
     pulses: tuple[Pulse, ...] = ()
     dips: tuple[Node, ...] = field(default=(), metadata={"hash": False})
+    windows: tuple[tuple[int, int], ...] = field(default=(), metadata={"hash": False})
     events: tuple[Event, ...] = ()
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
     event_times: int = 0
@@ -591,7 +594,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             if trouble:
                 error = block.let("error", where(unsolved, const(_UNSOLVED), error))
             if s.dips:
-                error = step.distrust(block, error, missed(block, s.dips, n, h, t, step.end_place))
+                error = step.distrust(
+                    block, error, missed(block, s.dips, s.windows, n, h, t, step.end_place)
+                )
             ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
             finite = compare("<", error, 1e38)

@@ -10,7 +10,7 @@ from attrs import field, frozen
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
-from cubie_flow.integrators.dips import find_dips
+from cubie_flow.integrators.dips import find_dips, find_windows
 from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import (
     bound_events,
@@ -243,6 +243,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         observed = observables(s.system, parameters, watched, switches) if watched else None
         events = bound_events(s.system, parameters, switches)
         truths = [event.truth for event in events if event.times is None]
+        dips = find_dips((*rhs.nodes, *truths)) if self._adapts else ()
         return LoopSettings(
             rhs=rhs,
             observables=observed,
@@ -272,7 +273,8 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             sampling=s.sampling,
             precision=s.precision,
             switches=tuple(switches.switches),
-            dips=find_dips((*rhs.nodes, *truths)) if self._adapts else (),
+            dips=dips,
+            windows=find_windows((*rhs.nodes, *truths), dips),
             pulses=find_pulses(rhs.nodes, switches) if self._adapts else (),
             events=events,
             event_targets=tuple(event_targets(s.system, parameters).items()),
