@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from graphlib import TopologicalSorter
@@ -20,7 +21,7 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 
 from benchmarks import record
 from benchmarks.machine import machine
@@ -28,6 +29,8 @@ from cubie_flow import OdeSystem, solve
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.integrators.status import STATUS
+from cubie_flow.study.choices import ControllerChoice
+from cubie_flow.study.tolerance_record import recorded_atol, recorded_faint
 
 Array = Any
 METHODS = ("auto", "rodas5p", "radau_iia_5", "bdf", "kvaerno5")
@@ -35,8 +38,16 @@ METHODS = ("auto", "rodas5p", "radau_iia_5", "bdf", "kvaerno5")
 AGREES = 1e-3
 #: Saved times, and steps of the reference in a stimulated cell: no pulse is shorter.
 TIMES, CELL_STEPS = 201, 4000
+#: Looks at the comparisons in a step of the reference, and pieces between their changes.
+LOOKS, PIECES = 4, 10_000
+_COMPARE = ("eq_func", "neq_func", "lt_func", "leq_func", "gt_func", "geq_func")
 #: Duration of a model that has none of its own: model units; of a cell: seconds.
 DURATION, CELL_SECONDS = 10.0, 1.0
+#: Factor of the tolerances that show whether a difference is one of tolerance, and the peak below
+#: which a quantity is rounding.
+FINER, NOTHING = 1e-3, 1e-24
+#: Absolute tolerance of libroadrunner.
+ATOL = 1e-24
 #: Volts between the least and the largest voltage of an action potential.
 PEAK = 0.05
 _ASSIGNED = re.compile(r"    (\w+\[\d+\]) = ")
@@ -82,21 +93,43 @@ class Row:
     right_peaked: bool | None = None
     seconds: float = 0.0
     notes: str = field(default="")
+    finer: float = np.nan
+    warned: bool = False
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing is wrong with it."""
+        """Whether nothing is wrong with it at the default tolerances."""
         return (
             self.status == "success" and self.error <= AGREES and self.peaked == self.right_peaked
         )
+
+    @property
+    def verdict(self) -> str:
+        """What it comes to: ``agrees``, ``tolerance``, ``refused``, ``no reference``, ``differs``.
+
+        ``tolerance``: a tighter one agrees, or the error falls with it.
+        """
+        if self.agrees:
+            return "agrees"
+        if self.status in ("refused", "no reference"):
+            return self.status
+        converges = self.finer <= max(AGREES, self.error / 10)
+        return "tolerance" if converges and self.peaked == self.right_peaked else "differs"
 
     def __str__(self) -> str:
         peak = {None: "-", True: "yes", False: "no"}
         return (
             f"{self.model:<52.52} {self.method:<12} {self.status:<15} {self.error:>9.1e} "
             f"{peak[self.peaked]:>4} {peak[self.right_peaked]:>4} {self.seconds:>6.1f} "
-            f"{'' if self.agrees else self.worst or self.notes}"
+            f"{'' if self.agrees else self._why}"
         )
+
+    @property
+    def _why(self) -> str:
+        if self.verdict in ("refused", "no reference"):
+            return self.notes
+        said = ", said" if self.warned else ""
+        return f"{self.verdict} (finer: {self.finer:.1e}{said}): {self.worst}"
 
 
 HEAD = f"{'model':<52} {'method':<12} {'status':<15} {'error':>9} {'AP':>4} {'ref':>4} {'s':>6}"
@@ -117,7 +150,7 @@ def sbml_right(path: Path, text: str, duration: float) -> Right:
     about = roadrunner.RoadRunner(text)
     integrator = about.getIntegrator()
     integrator.setValue("relative_tolerance", 1e-10)
-    integrator.setValue("absolute_tolerance", 1e-16)
+    integrator.setValue("absolute_tolerance", ATOL)
     integrator.setValue("maximum_num_steps", 1_000_000)
     species = [*about.model.getFloatingSpeciesIds(), *about.model.getBoundarySpeciesIds()]
     species = [name for name in species if name in model.amounts]
@@ -243,28 +276,102 @@ def _unbounded(function: Callable[[float], float]) -> Callable[[float], float]:
     return value
 
 
+class _Cell:
+    """The equations that libcellml writes, with the comparisons in them held where that is wanted.
+
+    Parameters
+    ----------
+    space : dict
+        See `_exported`.
+    """
+
+    def __init__(self, space: dict[str, Any]) -> None:
+        self.compute = space["compute_rates"]
+        self.start, self.rates = space["create_states_array"](), space["create_states_array"]()
+        self.rest = [
+            space[f"create_{name}_array"]()
+            for name in ("constants", "computed_constants", "algebraic_variables")
+        ]
+        space["initialise_arrays"](self.start, self.rates, *self.rest)
+        space["compute_computed_constants"](0.0, self.start, self.rates, *self.rest)
+        #: What the comparisons of one evaluation gave, in the order of their calls.
+        self.truths: list[float] = []
+        #: What they are made to give.
+        self.held: list[float] | None = None
+        for name in _COMPARE:
+            if name in space:
+                space[name] = self._kept(space[name])
+
+    def _kept(self, compare: Callable[[float, float], float]) -> Callable[[float, float], float]:
+        def value(x: float, y: float) -> float:
+            self.truths.append(compare(x, y))
+            return self.truths[-1] if self.held is None else self.held[len(self.truths) - 1]
+
+        return value
+
+    def rhs(self, t: float, y: Array) -> list[float]:
+        """Return the rates."""
+        self.truths = []
+        self.compute(t, y.tolist(), self.rates, *self.rest)
+        return [float(rate) for rate in self.rates]
+
+    def hold(self, t: float, y: Array) -> None:
+        """Hold every comparison as it is now."""
+        self.held = None
+        self.rhs(t, y)
+        self.held = self.truths
+
+    def changes(self, t: float, y: Array) -> bool:
+        """Return whether a comparison is not what it is held at."""
+        self.rhs(t, y)
+        return self.truths != self.held
+
+
 def _integrated(space: dict[str, Any], times: Array, duration: float) -> Array:
-    """Return the states over the times, shape (times, states)."""
-    from scipy.integrate import solve_ivp
+    """Return the states over the times, shape (times, states).
 
-    states, rates = space["create_states_array"](), space["create_states_array"]()
-    constants = space["create_constants_array"]()
-    computed = space["create_computed_constants_array"]()
-    algebraic = space["create_algebraic_variables_array"]()
-    space["initialise_arrays"](states, rates, constants, computed, algebraic)
-    space["compute_computed_constants"](0.0, states, rates, constants, computed, algebraic)
+    Comparisons are held until one changes; there the integration begins anew.
+    """
+    from scipy.integrate import LSODA
 
-    def rhs(t: float, y: Array) -> list[float]:
-        space["compute_rates"](t, y.tolist(), rates, constants, computed, algebraic)
-        return [float(rate) for rate in rates]
+    cell = _Cell(space)
+    t, y, at = 0.0, np.array(cell.start, float), 0
+    found = np.empty((len(times), len(y)))
+    for _ in range(PIECES):
+        cell.hold(t, y)
+        solver = LSODA(
+            cell.rhs, t, y, duration, rtol=1e-9, atol=1e-12, max_step=duration / CELL_STEPS
+        )
+        cut = False
+        while solver.status == "running" and not cut:
+            message = solver.step()
+            if solver.status == "failed" or not np.isfinite(solver.y).all():
+                raise RuntimeError(f"SciPy: {message}")
+            dense, low = solver.dense_output(), solver.t_old
+            t, y = solver.t, np.array(solver.y)
+            for time in np.linspace(low, solver.t, LOOKS + 1)[1:]:
+                if cell.changes(time, dense(time)):
+                    t, cut = _change(cell, dense, low, time), True
+                    y = dense(t)
+                    break
+                low = time
+            reached = int(np.searchsorted(times, t, "right"))
+            if reached > at:
+                found[at:reached] = dense(times[at:reached]).T
+                at = reached
+        if not cut:
+            return found
+    raise RuntimeError("comparisons change without end")
 
-    found = solve_ivp(
-        rhs, (0.0, duration), np.array(states, float), "LSODA", times, rtol=1e-8, atol=1e-10,
-        max_step=duration / CELL_STEPS,
-    )  # fmt: skip
-    if not found.success or not np.isfinite(found.y).all():
-        raise RuntimeError(f"SciPy: {found.message}")
-    return found.y.T
+
+def _change(cell: _Cell, dense: Callable[[float], Array], low: float, high: float) -> float:
+    """Return the first time after which a comparison is another than before."""
+    while low < (middle := 0.5 * (low + high)) < high:
+        if cell.changes(middle, dense(middle)):
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 # every model --------------------------------------------------------------------------------
@@ -317,17 +424,30 @@ def _row(name: str, about: Right, method: str) -> Row:
     began = monotonic()
     peaked = _peaks(about, about.values)
     try:
-        data = solve(
-            about.system, duration=float(about.times[-1]), times=about.times.tolist(),
-            algorithm=method, target="cpu",
-        )  # fmt: skip
+        data = _solved(about, method)
     except FlowError as refused:
         return Row(name, method, "refused", right_peaked=peaked, notes=str(refused)[:160])
-    status = _NAMES[int(data["status"][0])]
+    seconds = monotonic() - began
     found = about.ours(data)
     error, worst = _error(about.values, found)
-    return Row(
-        name, method, status, error, worst, _peaks(about, found), peaked, monotonic() - began
+    row = Row(
+        name, method, _NAMES[int(data["status"][0])], error, worst, _peaks(about, found), peaked,
+        seconds,
+    )  # fmt: skip
+    if row.agrees:
+        return row
+    atol = recorded_atol(data.attrs)
+    less = {state: FINER * value for state, value in atol.items()}
+    control = ControllerChoice(rtol=1e-6 * FINER, atol=less, max_steps=10_000_000)
+    again = about.ours(_solved(about, method, controller=control))
+    faint = worst.partition("[")[0] in recorded_faint(data.attrs)
+    return evolve(row, finer=_error(about.values, again)[0], warned=faint)
+
+
+def _solved(about: Right, method: str, **more: Any) -> Any:
+    return solve(
+        about.system, duration=float(about.times[-1]), times=about.times.tolist(),
+        algorithm=method, target="cpu", **more,
     )  # fmt: skip
 
 
@@ -344,7 +464,7 @@ def _error(wanted: dict[str, Array], found: dict[str, Array]) -> tuple[float, st
     for name, values in wanted.items():
         peak = float(np.nanmax(np.abs(values), initial=0.0))
         apart = np.abs(np.asarray(found[name]) - values)
-        error = float(np.mean(apart)) / peak if peak > 1e-300 else float(np.max(apart))
+        error = float(np.mean(apart)) / max(peak, NOTHING)
         if not error <= worst:
             at = int(np.nanargmax(apart)) if np.isfinite(apart).any() else 0
             worst = error
@@ -371,7 +491,7 @@ def command(folder: Path, jobs: int, only: str = "", kept: Path | None = None) -
         print(f"'{folder}' has no models")
         return 0
     print(HEAD)
-    wrong: list[Row] = []
+    verdicts: Counter[str] = Counter()
     models: dict[str, list[dict[str, Any]]] = {}
     if kept is not None and kept.exists():
         models = record.read(kept)["models"]
@@ -380,23 +500,23 @@ def command(folder: Path, jobs: int, only: str = "", kept: Path | None = None) -
             models[str(path.relative_to(folder))] = list(map(_kept, several))
             for row in several:
                 print(row, flush=True)
-                if not row.agrees:
-                    wrong.append(row)
+                verdicts[row.verdict] += 1
             if kept is not None:
                 record.write(_record(models), kept)
-    print(f"{len(found)} models; {len(wrong)} rows that do not agree")
-    return int(bool(wrong))
+    told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    print(f"{len(found)} models; rows: {told}")
+    return int("differs" in verdicts)
 
 
 def _kept(row: Row) -> dict[str, Any]:
     """Return a row as a file has it: without what says nothing."""
     found = {key: value for key, value in asdict(row).items() if value not in ("", None)}
-    for name in ("error", "seconds"):
+    for name in ("error", "seconds", "finer"):
         if np.isfinite(found[name]):
             found[name] = float(f"{found[name]:.2g}")
         else:
             del found[name]
-    return {**found, "agrees": row.agrees}
+    return {**found, "verdict": row.verdict}
 
 
 def _record(models: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -408,7 +528,7 @@ def _record(models: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "counts": {
             "models": len(models),
             "rows": len(every),
-            "rows that agree": sum(row["agrees"] for row in every),
+            **Counter(row["verdict"] for row in every),
         },
         "models": dict(sorted(models.items())),
     }
