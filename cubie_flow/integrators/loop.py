@@ -246,6 +246,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         return DriverBlocks(s.drivers, s.states, s.parameters)
 
     @property
+    def pulsing(self) -> PulseBlocks:
+        """What shortens steps before pulses."""
+        s = self.settings
+        places = dict(s.event_targets).values()
+        changed = {place for buffer, place in places if buffer == "p"}
+        return PulseBlocks(s.pulses, s.parameters, frozenset(changed))
+
+    @property
     def comparison(self) -> Comparison:
         """What sums up the misfit to data; its table's place is told behind the drivers' heads."""
         s = self.settings
@@ -334,6 +342,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.switches:
             knot = self.driving.next_knot() if s.drivers else None
             self.switching.update(block, t, _clock(T_START), _clock(T_END), knot)
+        if piecewise := self.pulsing.piecewise:
+            stop = _clock(T_END)
+            for one in self._knots:
+                stop = minimum(stop, one)
+            self.pulsing.widen(block, piecewise, t, stop)
         if self.events is not None:
             Events.look(block)
         return block.build("following", ("inputs", "initial"), per_lane=True)
@@ -423,7 +436,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.switches:
             self.switching.start(block)
         if s.pulses:
-            PulseBlocks(s.pulses).start(block, t_start, t_end)
+            self.pulsing.start(block, t_start, t_end)
+            if s.drivers and not s.switches:
+                # Switches are looked up at the start, with all that waits for it.
+                first = minimum(t_end, self.driving.next_knot())
+                self.pulsing.widen(block, self.pulsing.piecewise, t_start, first)
         if s.compared_numbers:
             self.comparison.start(block)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
@@ -459,6 +476,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             block.sweep(n, {"previous_state": load("state", 0, 1)})
         if self.events is not None:
             self.events.settle(block, t)
+        if set_anew := self.pulsing.set_anew:
+            self.pulsing.widen(block, set_anew, t, _clock(T_END))
         dt = self._first_step(block, step, controller, t)
         controller.reset(block, dt)
         jumped = self._jumped()
@@ -581,7 +600,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             length = step.propose(block, dt, t, smallest, controller.settings)
             dt = block.let("chosen_dt", minimum(length, longest))
         if s.pulses:
-            dt = PulseBlocks(s.pulses).shorten(block, dt, t, remaining, smallest, active)
+            dt = self.pulsing.shorten(block, dt, t, remaining, smallest, active)
         # The last stretch may be a little longer than a step, never a sliver of one.
         last = block.let("last", compare("<=", remaining, 1.01 * dt))
         h = block.let("h", where(last, remaining, dt))
