@@ -40,6 +40,8 @@ AGREES = 1e-3
 TIMES, CELL_STEPS = 201, 4000
 #: Looks at the comparisons in a step of the reference, and pieces between their changes.
 LOOKS, PIECES = 4, 10_000
+#: Models of one worker process, which keeps what it has compiled.
+BATCH = 12
 _COMPARE = ("eq_func", "neq_func", "lt_func", "leq_func", "gt_func", "geq_func")
 #: Duration of a model that has none of its own: model units; of a cell: seconds.
 DURATION, CELL_SECONDS = 10.0, 1.0
@@ -495,17 +497,25 @@ def command(folder: Path, jobs: int, only: str = "", kept: Path | None = None) -
     models: dict[str, list[dict[str, Any]]] = {}
     if kept is not None and kept.exists():
         models = record.read(kept)["models"]
-    with ProcessPoolExecutor(max(1, jobs), get_context("spawn"), max_tasks_per_child=20) as pool:
-        for path, several in zip(found, pool.map(rows, found), strict=True):
-            models[str(path.relative_to(folder))] = list(map(_kept, several))
-            for row in several:
-                print(row, flush=True)
-                verdicts[row.verdict] += 1
-            if kept is not None:
-                record.write(_record(models), kept)
+    for path, several in _examined(found, max(1, jobs)):
+        models[str(path.relative_to(folder))] = list(map(_kept, several))
+        for row in several:
+            print(row, flush=True)
+            verdicts[row.verdict] += 1
+        if kept is not None:
+            record.write(_record(models), kept)
     told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
     print(f"{len(found)} models; rows: {told}")
     return int("differs" in verdicts)
+
+
+def _examined(found: Sequence[Path], jobs: int) -> Iterator[tuple[Path, list[Row]]]:
+    """Yield the rows of models, from worker processes that are replaced now and then."""
+    # With max_tasks_per_child a pool of Python 3.11 may wait for ever (CPython issue 115634).
+    for first in range(0, len(found), BATCH * jobs):
+        some = found[first : first + BATCH * jobs]
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            yield from zip(some, pool.map(rows, some), strict=True)
 
 
 def _kept(row: Row) -> dict[str, Any]:
