@@ -36,8 +36,8 @@ Array = Any
 METHODS = ("auto", "rodas5p", "radau_iia_5", "bdf", "kvaerno5")
 #: Mean difference over time, beside the peak of the quantity, below which results agree.
 AGREES = 1e-3
-#: Saved times, and steps of the reference in a stimulated cell: no pulse is shorter.
-TIMES, CELL_STEPS = 201, 4000
+#: Saved times, of a cell enough to meet every action potential, and its steps in the reference.
+TIMES, CELL_TIMES, CELL_STEPS = 201, 2001, 4000
 #: Looks at the comparisons in a step of the reference, and pieces between their changes.
 LOOKS, PIECES = 4, 10_000
 #: Models of one worker process, which keeps what it has compiled.
@@ -201,7 +201,7 @@ def cellml_right(path: Path) -> Right:
     system = OdeSystem.from_file(path)
     space, analysed = _exported(path)
     duration = CELL_SECONDS / (_in(analysed.voi().variable(), "second") or 1.0)
-    times = np.linspace(0.0, duration, TIMES)
+    times = np.linspace(0.0, duration, CELL_TIMES)
     values = _integrated(space, times, duration)
     names = [state.name for state in system.states]
     handles = [state.variable() for state in analysed.states()]

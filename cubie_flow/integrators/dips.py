@@ -5,8 +5,8 @@ tangents at the ends tell: where they meet beyond the switch, by more than the t
 the step is repeated shorter, until it ends beyond the switch or the tangents meet before it.
 
 A condition made of several comparisons, such as ``x > low and x < high``, may hold in between only:
-a step that passes both ends of such a window is repeated shorter as well, if the one is passed by
-more than the tolerances allow while the other is not.
+a step that passes both ends of such a window is repeated shorter as well, if what holds in between
+adds more to a state than the tolerances allow.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cubie_flow.expressions.graph import (
     where,
 )
 from cubie_flow.integrators.controllers import SETTINGS
-from cubie_flow.integrators.steps.base import any_of
+from cubie_flow.integrators.steps.base import Step, any_of
 
 #: Smooth forms of one condition that are looked at; one that has more is left out.
 _FORMS = 8
@@ -157,17 +157,20 @@ _BRANCHES: dict[str, Callable[[Node], tuple[Node, ...]]] = {
 
 
 def missed(
-    block: BlockBuilder, dips: Sequence[Node], windows: Sequence[tuple[int, int]], states: int,
-    h: Node, t: Node, end: tuple[str, int],
-) -> Node:  # fmt: skip
-    """Return whether a step may have passed a switch and come back, or both ends of a window.
+    block: BlockBuilder, dips: Sequence[Node], windows: Sequence[tuple[int, int]],
+    moments: Sequence[tuple[int, int]], states: int, h: Node, t: Node, end: tuple[str, int],
+) -> tuple[Node, Node, Node]:  # fmt: skip
+    """Return whether a step may have passed a switch and come back, and the widest window passed.
+
+    Of the window, the part of the step that it takes, 0 without one, and where its middle is.
 
     Parameters
     ----------
     dips : sequence of Node
         See `find_dips`.
-    windows : sequence of (int, int)
-        See `find_windows`.
+    windows, moments : sequence of (int, int)
+        Windows of equations and of events, see `find_windows`. An event in between is missed
+        however short its window is.
     states : int
     h, t : Node
         The step, and the time at its start.
@@ -175,7 +178,7 @@ def missed(
         Where the derivative at the end of the step is.
     """
     found = []
-    ends = {i for window in windows for i in window}
+    ends = {i for window in (*windows, *moments) for i in window}
     passed: dict[int, tuple[Node, ...]] = {}
     for i, dip in enumerate(dips):
         truth, *values = _dip(block, dip, states, h, t, end)
@@ -186,9 +189,18 @@ def missed(
                 block.let(f"window_{name}_{i}", value)
                 for name, value in zip(names, values, strict=True)
             )
+    for i, j in moments:
+        found.append(block.let(f"moment_{i}_{j}", _between(passed[i], passed[j])))
+    width = middle = ZERO
     for i, j in windows:
-        found.append(block.let(f"window_{i}_{j}", _between(passed[i], passed[j])))
-    return any_of(found)
+        (a, c, _), (b, d, _) = passed[i], passed[j]
+        one = block.let(f"window_{i}_{j}", a / (a - c))
+        other = block.let(f"window_{j}_{i}", b / (b - d))
+        wider = logical_and(_between(passed[i], passed[j]), compare(">", fabs(one - other), width))
+        wider = block.let(f"window_wider_{i}_{j}", wider)
+        width = block.let("window_width", where(wider, fabs(one - other), width))
+        middle = block.let("window_middle", where(wider, 0.5 * (one + other), middle))
+    return any_of(found), width, middle
 
 
 def _between(one: tuple[Node, ...], two: tuple[Node, ...]) -> Node:
@@ -198,6 +210,31 @@ def _between(one: tuple[Node, ...], two: tuple[Node, ...]) -> Node:
     # The value of one where a straight line of the other is zero, times its change.
     there = compare(">", fabs(a * d - b * c), maximum(space * fabs(a - c), room * fabs(b - d)))
     return logical_and(both, there)
+
+
+def matters(
+    block: BlockBuilder, step: Step, width: Node, middle: Node, states: int, h: Node, t: Node,
+    active: Node,
+) -> Node:  # fmt: skip
+    """Return whether a window that a step passes adds more to a state than its tolerance.
+
+    The right-hand side in the middle of the window tells; that of a guard, such as
+    ``V > -40.001 and V < -39.999``, is hardly another than beside it.
+    """
+    inside = block.let("window_passed", logical_and(active, compare(">", width, 0.0)))
+    block.let("window_effect", ZERO)
+    with block.when(inside):
+        old, new = load("state", 0, 1), load("proposed_state", 0, 1)
+        block.sweep(states, {"window_state": middle * (new - old) + old})
+        step.evaluate(block, "window_state", ("window_rate", 0), middle * h + t)
+        rate = load("derivative", 0, 1)
+        line = middle * (step.end_derivative - rate) + rate
+        size = maximum(fabs(old), fabs(new))
+        tolerance = load("settings", SETTINGS, 1) * size + load("settings", SETTINGS + states, 1)
+        effect = fabs((width * h) * (load("window_rate", 0, 1) - line)) / tolerance
+        largest = maximum(load("window_effect", 0), effect)
+        block.sweep(states, [("window_effect", 0, 0, largest)])
+    return logical_and(inside, compare(">", load("window_effect", 0), 1.0))
 
 
 def _dip(

@@ -41,7 +41,7 @@ from cubie_flow.integrators.controllers import (
     StepController,
     approximate_power,
 )
-from cubie_flow.integrators.dips import missed
+from cubie_flow.integrators.dips import matters, missed
 from cubie_flow.integrators.drivers import HEADER, DriverBlocks, DriverSlot
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.pulses import Pulse, PulseBlocks
@@ -104,8 +104,9 @@ class LoopSettings:
         Parts of the equations that may rise and fall within a step.
     dips : tuple of Node
         What changes sign at switches on states.
-    windows : tuple of (int, int)
-        Pairs of `dips` that are the ends of a window of states.
+    windows, moments : tuple of (int, int)
+        Pairs of `dips` that are the ends of a window of states, in the equations and in the
+        conditions of events.
     events : tuple of Event
         Bound to ``u`` and ``p``, see `cubie_flow.integrators.events`.
     event_targets : tuple of (str, (str, int))
@@ -137,6 +138,7 @@ class LoopSettings:
     pulses: tuple[Pulse, ...] = ()
     dips: tuple[Node, ...] = field(default=(), metadata={"hash": False})
     windows: tuple[tuple[int, int], ...] = field(default=(), metadata={"hash": False})
+    moments: tuple[tuple[int, int], ...] = field(default=(), metadata={"hash": False})
     events: tuple[Event, ...] = ()
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
     event_times: int = 0
@@ -182,6 +184,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             keep("switch_clock", self.switching.size)
         if s.pulses:
             keep("pulse_range", len(s.pulses))
+        if s.windows:
+            buffer_registry.register("window_state", self, n, "local", precision)
+            buffer_registry.register("window_rate", self, n, "local", precision)
         if s.sampling:
             keep("previous_state", n)
             scratch = "local"
@@ -613,9 +618,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             if trouble:
                 error = block.let("error", where(unsolved, const(_UNSOLVED), error))
             if s.dips:
-                error = step.distrust(
-                    block, error, missed(block, s.dips, s.windows, n, h, t, step.end_place)
-                )
+                lost, *window = missed(block, s.dips, s.windows, s.moments, n, h, t, step.end_place)
+                if s.windows:
+                    lost = logical_or(lost, matters(block, step, *window, n, h, t, active))
+                error = step.distrust(block, error, lost)
             ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
             finite = compare("<", error, 1e38)
