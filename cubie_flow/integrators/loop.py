@@ -618,9 +618,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             if trouble:
                 error = block.let("error", where(unsolved, const(_UNSOLVED), error))
             if s.dips:
-                lost, *window = missed(block, s.dips, s.windows, s.moments, n, h, t, step.end_place)
+                lost, width, middle = missed(
+                    block, s.dips, s.windows, s.moments, n, h, t, step.end_place
+                )
                 if s.windows:
-                    lost = logical_or(lost, matters(block, step, *window, n, h, t, active))
+                    lost = logical_or(lost, matters(block, step, width, middle, n, h, t, active))
                 error = step.distrust(block, error, lost)
             ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
