@@ -384,7 +384,7 @@ def files(folder: Path) -> Iterator[Path]:
     yield from sorted((folder / "cellml-models").glob("*.cellml"))
     yield from sorted((folder / "antimony-models").glob("*.ant"))
     for problem in sorted((folder / "petab-problems").glob("*")):
-        yield from sorted(problem.glob("model*.xml"))[:1]
+        yield from sorted(problem.glob("*model*.xml"))[:1]
     for case in sorted((folder / "sbml-cases").glob("*")):
         yield from sorted(case.glob("*-sbml-l3v?.xml"))[-1:]
 
