@@ -27,7 +27,7 @@ from cubie_flow.integrators.controllers import (
     MAX_STEPS,
     StepController,
 )
-from cubie_flow.integrators.dips import matters, missed
+from cubie_flow.integrators.double_crossings import detect, window_matters
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.lane import (
     CODE,
@@ -149,7 +149,7 @@ class Attempt:
             error = step.error(block, self.h, self.t)
             if unconverged:
                 error = block.let("error", where(unsolved, const(_UNSOLVED), error))
-            if self.settings.dips:
+            if self.settings.switching_functions:
                 error = step.distrust(block, error, self._missed())
             self.error = error
             self.ok = block.let("ok", compare("<=", error, 1.0))
@@ -170,12 +170,19 @@ class Attempt:
     def _missed(self) -> Node:
         """Return whether the step passed a switch on states that its error estimate missed."""
         s, block, step = self.settings, self.block, self.step
-        lost, width, middle = missed(
-            block, s.dips, s.windows, s.moments, s.states, self.h, self.t, step.end_place
+        lost, width, middle = detect(
+            block,
+            s.switching_functions,
+            s.windows,
+            s.event_windows,
+            s.states,
+            self.h,
+            self.t,
+            step.end_place,
         )
         if not s.windows:
             return lost
-        counts = matters(block, step, width, middle, s.states, self.h, self.t, self.active)
+        counts = window_matters(block, step, width, middle, s.states, self.h, self.t, self.active)
         return logical_or(lost, counts)
 
     def _locate_events(self) -> None:

@@ -103,10 +103,10 @@ class LoopSettings:
         Conditions that change at times which depend on parameters alone.
     pulses : tuple of Pulse
         Parts of the equations that may rise and fall within a step.
-    dips : tuple of Node
-        Expressions that change sign at switches on states.
-    windows, moments : tuple of (int, int)
-        Pairs of `dips` that are the ends of a window of states, in the equations and in the
+    switching_functions : tuple of Node
+        Functions whose signs decide the switches on states.
+    windows, event_windows : tuple of (int, int)
+        Pairs of `switching_functions` that are the ends of a window, in the equations and in the
         conditions of events.
     events : tuple of Event
         Bound to ``u`` and ``p``, see `cubie_flow.integrators.events`.
@@ -137,9 +137,9 @@ class LoopSettings:
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
     switches: tuple[Switch, ...] = ()
     pulses: tuple[Pulse, ...] = ()
-    dips: tuple[Node, ...] = field(default=(), metadata={"hash": False})
+    switching_functions: tuple[Node, ...] = field(default=(), metadata={"hash": False})
     windows: tuple[tuple[int, int], ...] = field(default=(), metadata={"hash": False})
-    moments: tuple[tuple[int, int], ...] = field(default=(), metadata={"hash": False})
+    event_windows: tuple[tuple[int, int], ...] = field(default=(), metadata={"hash": False})
     events: tuple[Event, ...] = ()
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
     event_times: int = 0

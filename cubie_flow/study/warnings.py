@@ -8,7 +8,7 @@ import numpy as np
 
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import ZERO
-from cubie_flow.integrators.dips import find_dips, unseen
+from cubie_flow.integrators.double_crossings import count_unexamined, find_switching_functions
 from cubie_flow.integrators.equations import bind, finder
 from cubie_flow.integrators.pulses import find_pulses
 from cubie_flow.integrators.tableaus import method
@@ -34,7 +34,7 @@ def _unseen(study: Study) -> list[str]:
     switches = finder(system, varied)
     nodes = switches.replace(bind(system, system.derivatives, varied))
     found = []
-    count = unseen(nodes)
+    count = count_unexamined(nodes)
     if count:
         found.append(
             f"{count} {'switches' if count > 1 else 'switch'} of the equations on whole parts of "
@@ -42,7 +42,7 @@ def _unseen(study: Study) -> list[str]:
         )
     c = study.controller
     fixed = c.kind == "fixed" or (c.kind == "default" and _is_fixed(study.algorithm))
-    if fixed and (find_pulses(nodes, switches) or find_dips(nodes)):
+    if fixed and (find_pulses(nodes, switches) or find_switching_functions(nodes)):
         found.append("pulses and switches on states between steps of fixed size")
     if not found:
         return []

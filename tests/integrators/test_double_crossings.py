@@ -7,7 +7,7 @@ import pytest
 
 from cubie_flow import OdeSystem, solve
 from cubie_flow.expressions.graph import call, compare, load, logical_and, logical_or, where
-from cubie_flow.integrators.dips import find_dips, find_windows
+from cubie_flow.integrators.double_crossings import find_switching_functions, find_windows
 
 LEVELS = np.array([0.9, 0.99, 0.999, 0.9999])
 
@@ -52,7 +52,7 @@ def test_which_conditions_are_looked_at() -> None:
         "in steps": (compare(">", call("floor", x), k), 0),
     }
     for name, (truth, count) in conditions.items():
-        assert len(find_dips([where(truth, x, y)])) == count, name
+        assert len(find_switching_functions([where(truth, x, y)])) == count, name
 
 
 @pytest.mark.parametrize("algorithm", ["tsit5", "rodas5p", "taylor_12"])
@@ -128,4 +128,4 @@ def test_which_comparisons_are_a_window() -> None:
         (low, 0),
     ):
         nodes = [where(truth, x, y)]
-        assert len(find_windows(nodes, find_dips(nodes))) == count
+        assert len(find_windows(nodes, find_switching_functions(nodes))) == count
