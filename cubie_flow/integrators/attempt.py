@@ -123,7 +123,7 @@ class Attempt:
         for knot in self.loop.knots:
             stops = minimum(stops, knot)
         if self.events is not None:
-            stops = minimum(stops, self.events.stop())
+            stops = minimum(stops, self.events.next_stop())
         self.stop = block.let("stop", stops)
         remaining = block.let("remaining", (self.stop - self.t) - clock(T_LOW))
         dt = block.let("dt", minimum(self.controller.proposal(), longest))
@@ -193,7 +193,7 @@ class Attempt:
         t_end = where(self.last, self.stop, (self.h + clock(T_LOW)) + self.t)
         t_end = block.let("t_end", t_end)
         ending = compare(">=", t_end, self.end)
-        self.cut, lost = self.events.watch(
+        self.cut, lost = self.events.locate(
             block, self.step, self.h, self.t, t_end, self.last, self.accept, ending
         )
         self.failures.append((lost, "event_limit"))
@@ -206,12 +206,12 @@ class Attempt:
         if step.settings.chooses:
             controller.follow(block, step.expected(self.dt, self.h, controller.settings))
         elif controller.adaptive:
-            remembered = controller.hold(block) if self.cut is not FALSE else []
+            copy = controller.backup(block) if self.cut is not FALSE else []
             controller.advance(block, self.error, self.ok, self.h, self.last, longest)
-            if remembered:
+            if copy:
                 # A step that is only cut at an event says nothing about the step that is possible.
                 with block.when(self.cut):
-                    controller.restore(block, self.cut, remembered)
+                    controller.restore(block, self.cut, copy)
             step.advance(block, self.error, self.ok, self.accept, self.h, self.last, longest)
 
     def _advance_time(self) -> None:

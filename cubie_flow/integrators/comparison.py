@@ -1,12 +1,12 @@
-"""Misfit of runs to measured data, summed up while they are sampled.
+"""Misfit of runs to measured data, accumulated while the runs are sampled.
 
-At every time of the data a run is sampled, and a block of one lane adds to the sums of that run;
-no trajectory is stored. Values measured several times at one time are folded into their number,
-mean, weight and weighted mean, which leaves sums of squares as they are but for a constant that
-is added at the end.
+A run is sampled at every time of the data, and a block of one lane adds to the sums of that run; no
+trajectory is stored. Repeated measurements at one time are reduced to their number, mean, weight
+and weighted mean. The sums of squares then lack a constant, which is added at the end.
 
-The table is behind the initial values and the tables of drivers: the number of samples up to the
-last one of the data, then for every sample and quantity ``number, mean, weight, weighted mean``.
+The table of the data follows the initial values and the tables of drivers. It holds the number of
+samples up to the last one of the data, then ``number, mean, weight, weighted mean`` of every sample
+and quantity.
 """
 
 from __future__ import annotations
@@ -21,39 +21,41 @@ from cubie_flow.expressions.graph import Node, compare, const, fetch, load, to_i
 from cubie_flow.systems.measurements import Measurements, Series
 
 Array = Any
-#: Sums kept of every quantity: squares, and squares by variance.
+#: Number of sums per quantity: of squares, and of squares divided by the variance.
 SUMS = 2
 _FIELDS = 4
 
 
 class Comparison:
-    """The statements that sum up a misfit.
+    """The statements that accumulate a misfit.
 
     Parameters
     ----------
     numbers : sequence of int
         Elements of ``sample`` that are compared.
-    place : Node
-        Element of ``initial`` that holds the index of the table.
+    start : Node
+        Element of ``initial`` where the table begins.
     """
 
-    def __init__(self, numbers: Sequence[int], place: Node) -> None:
+    def __init__(self, numbers: Sequence[int], start: Node) -> None:
         self.numbers = numbers
-        self.place = place
+        self.table_start = start
 
     @property
     def size(self) -> int:
-        """Elements of the buffer ``misfit``."""
+        """Number of elements of the buffer ``misfit``."""
         return SUMS * len(self.numbers)
 
-    def start(self, block: BlockBuilder) -> None:
+    def reset(self, block: BlockBuilder) -> None:
         """Set the sums of a run to zero."""
         block.assign([("misfit", i) for i in range(self.size)], [const(0.0)] * self.size)
 
     def compare(self, index: Node) -> Block:
-        """Return the block that adds sample number `index` to the sums of a run."""
+        """Return the block that adds the sample with number `index` to the sums of a run."""
         block = BlockBuilder()
-        row = block.let("row", float(_FIELDS * len(self.numbers)) * index + (self.place + 1.0))
+        row = block.let(
+            "row", float(_FIELDS * len(self.numbers)) * index + (self.table_start + 1.0)
+        )
         for position, number in enumerate(self.numbers):
 
             def field(item: int, position: int = position) -> Node:
@@ -63,19 +65,30 @@ class Comparison:
             targets, sums = [], []
             for item in range(SUMS):
                 weight, wanted = field(2 * item), field(2 * item + 1)
-                place = SUMS * position + item
+                element = SUMS * position + item
                 error = value - wanted
-                total = load("misfit", place)
+                total = load("misfit", element)
                 added = (weight * error) * error + total
-                targets.append(("misfit", place))
-                # Where nothing was measured the value need not even be a number.
+                targets.append(("misfit", element))
+                # Without a measurement the value may be NaN.
                 sums.append(where(compare(">", weight, 0.0), added, total))
             block.assign(targets, sums)
         return block.build("compare", ("initial",), per_lane=True)
 
     def finish(self, block: BlockBuilder, good: Node, saved: Node, first: int) -> None:
-        """Write the sums of a run to ``finals``; NaN unless every sample of the data was taken."""
-        samples = fetch("initial", to_int(self.place))
+        """Write the sums of a run to ``finals``; NaN if a sample of the data is missing.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        good : Node
+            Whether the run succeeded.
+        saved : Node
+            Number of samples of the run.
+        first : int
+            First row of ``finals`` for the sums.
+        """
+        samples = fetch("initial", to_int(self.table_start))
         whole = where(good, compare(">=", saved, samples), compare(">", const(0.0), 1.0))
         whole = block.let("compared", whole)
         nan = const(float("nan"))
@@ -89,25 +102,37 @@ class Comparison:
 
 
 def table(data: Measurements, times: Array) -> Array:
-    """Return the table for samples at `times`, which hold those of the data; shape (n,)."""
+    """Return the table of the data, flat.
+
+    Parameters
+    ----------
+    data : Measurements
+    times : ndarray, shape (samples,)
+        Times of the samples; they contain those of the data.
+
+    Returns
+    -------
+    ndarray, shape (1 + samples*series*4,)
+    """
     import numpy as np
 
     index = np.searchsorted(times, np.asarray(data.times))
-    found = np.zeros((len(times), len(data.series), _FIELDS))
+    entries = np.zeros((len(times), len(data.series), _FIELDS))
     for position, one in enumerate(data.series):
         values = np.asarray(one.values)
-        there = ~np.isnan(values)
-        weights = [there.astype(float), _weights(one)]
+        measured = ~np.isnan(values)
+        weights = [measured.astype(float), _weights(one)]
         for item, weight in enumerate(weights):
-            total = np.bincount(index[there], weight[there], len(times))
-            product = np.bincount(index[there], (weight * values)[there], len(times))
-            found[:, position, 2 * item] = total
-            found[:, position, 2 * item + 1] = product / np.where(total > 0, total, 1.0)
-    # Later samples belong to other quantities; no misfit depends on them.
-    return np.concatenate([[index.max() + 1], found.ravel()])
+            total = np.bincount(index[measured], weight[measured], len(times))
+            product = np.bincount(index[measured], (weight * values)[measured], len(times))
+            entries[:, position, 2 * item] = total
+            entries[:, position, 2 * item + 1] = product / np.where(total > 0, total, 1.0)
+    # No misfit depends on the samples after the last one of the data.
+    return np.concatenate([[index.max() + 1], entries.ravel()])
 
 
 def _weights(one: Series) -> Array:
+    """Return one over the variances, 0 without a measurement or a standard deviation."""
     import numpy as np
 
     if not one.sigmas:
@@ -122,43 +147,43 @@ def residuals(data: Measurements, sums: Array) -> dict[str, Array]:
     ----------
     data : Measurements
     sums : ndarray, shape (series, 2, runs)
-        As the kernel leaves them.
+        The sums that the kernel wrote.
 
     Notes
     -----
     With standard deviations s the logarithm of the likelihood is ``-sum(((y - v)/s)**2 +
-    log(2*pi*s**2))/2``. Without, s is that which makes it largest, ``sqrt(sse/n)``.
+    log(2*pi*s**2))/2``. Without them s is its maximum likelihood estimate, ``sqrt(sse/n)``.
     """
     import numpy as np
 
-    found: dict[str, Array] = {}
+    columns: dict[str, Array] = {}
     likelihood: Array = np.zeros(sums.shape[-1])
     for one, (squares, weighted) in zip(data.series, sums.astype(np.float64), strict=True):
         values = np.asarray(one.values)
         weights = [(~np.isnan(values)).astype(float), _weights(one)]
         spread = [_spread(data, values, weight) for weight in weights]
         sse = squares + spread[0]
-        found[f"{one.name}_sse"] = sse
+        columns[f"{one.name}_sse"] = sse
         n = one.count
         if one.sigmas:
             wls = weighted + spread[1]
-            found[f"{one.name}_wls"] = wls
+            columns[f"{one.name}_wls"] = wls
             sigma = np.asarray(one.sigmas)[~np.isnan(values)]
             likelihood -= 0.5 * (wls + np.log(2 * math.pi * sigma**2).sum())
         else:
             with np.errstate(divide="ignore"):
                 likelihood -= 0.5 * n * (np.log(2 * math.pi * sse / n) + 1.0)
-    found[LOGLIK] = likelihood
-    return found
+    columns[LOGLIK] = likelihood
+    return columns
 
 
 def _spread(data: Measurements, values: Array, weight: Array) -> float:
-    """Return the weighted squares of values about their mean at each time."""
+    """Return the weighted sum of squares of values about their mean at each time."""
     import numpy as np
 
-    there = ~np.isnan(values)
-    _, index = np.unique(np.asarray(data.times)[there], return_inverse=True)
-    v, w = values[there], weight[there]
+    measured = ~np.isnan(values)
+    _, index = np.unique(np.asarray(data.times)[measured], return_inverse=True)
+    v, w = values[measured], weight[measured]
     total = np.bincount(index, w)
     mean = np.bincount(index, w * v) / np.where(total > 0, total, 1.0)
     return float((w * (v - mean[index]) ** 2).sum())

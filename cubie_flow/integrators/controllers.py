@@ -1,4 +1,4 @@
-"""Step controllers: how the next step size follows from the error estimate."""
+"""Step controllers: the next step size as a function of the error estimates."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from cubie_flow.expressions.graph import (
 )
 from cubie_flow.memory import CUDAFactory, buffer_registry
 
-#: Where the tolerances start in the run-time settings: before them come the first step, the
-#: smallest and largest step and the step limit; then rtol and atol of every state.
+#: First element of the tolerances in the run-time settings. Before them are the first, smallest and
+#: largest step and the step limit; the tolerances are rtol and then atol of every state.
 SETTINGS = 4
 DT, DT_MIN, DT_MAX, MAX_STEPS = range(SETTINGS)
 
-#: Distance from 1 to the next number.
+#: Distance from 1 to the next number, by precision.
 EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 
-#: Controller kinds, by how many values they remember.
+#: Number of stored values per kind of controller.
 MEMORY = {"fixed": 0, "i": 1, "pi": 2, "pid": 3, "gustafsson": 3}
 
 
@@ -47,12 +47,12 @@ def bits_of_one(precision: str) -> int:
 
 
 def _octave(precision: str) -> float:
-    """Return by how much the bit pattern of a float grows when it doubles."""
+    """Return the increase of the bit pattern of a float when the float doubles."""
     return 2.0**23 if precision == "float32" else 2.0**52
 
 
 def level(factor: float, precision: str) -> float:
-    """Return the bit pattern of a factor as if that were the logarithm, see `pattern`."""
+    """Return the bit pattern of a factor, with the logarithm taken exactly, see `pattern`."""
     return bits_of_one(precision) + _octave(precision) * math.log2(factor)
 
 
@@ -70,17 +70,17 @@ def approximate_power(x: Node, exponent: float, precision: str) -> Node:
 
 
 def approximate_reciprocal(x: Node, precision: str) -> Node:
-    """Return ``1/x`` within 0.03 % for positive, normal `x`; for 0 and NaN what is not finite.
+    """Return ``1/x`` within 0.03 % for positive, normal `x`; not finite for 0 and NaN.
 
-    The bit pattern of ``1/x`` is nearly a constant less that of ``x``; two steps of Newton's
-    method square the error of 12 % twice. Much faster than a division that rounds correctly.
+    The bit pattern of ``1/x`` is nearly a constant minus that of ``x``. Two steps of Newton's
+    method square the error of 12 % twice. This is much faster than a correctly rounded division.
     H. S. Warren, Hacker's Delight, 2nd edition, section 17-4.
     """
     guess = 0x7EF311C7 if precision == "float32" else 0x7FDE623822FC16E6
-    found = from_bits(isub(integer(guess), bits(x)))
+    reciprocal = from_bits(isub(integer(guess), bits(x)))
     for _ in range(2):
-        found = (1.0 - x * found) * found + found
-    return found
+        reciprocal = (1.0 - x * reciprocal) * reciprocal + reciprocal
+    return reciprocal
 
 
 @frozen
@@ -117,11 +117,11 @@ class ControllerSettings:
 
 
 class StepController(CUDAFactory[ControllerSettings]):
-    """Owns the step size and the errors it remembers.
+    """Owns the step size and the past errors.
 
-    Buffer ``step_control`` holds the proposed step and the logarithms (bit patterns above that
-    of 1) of the squared errors of the last two accepted steps; for ``gustafsson`` of one of
-    them, and the step before.
+    The buffer ``step_control`` holds the proposed step and the logarithms of the squared errors of
+    the last two accepted steps, as bit patterns minus that of 1. For ``gustafsson`` it holds one
+    error, and the length of the last accepted step.
     """
 
     def register_buffers(self) -> None:
@@ -142,7 +142,7 @@ class StepController(CUDAFactory[ControllerSettings]):
         return maximum(load("step_control", 0), load("settings", DT_MIN))
 
     def reset(self, block: BlockBuilder, dt: Node) -> None:
-        """Start with step `dt` and no remembered error."""
+        """Write the step `dt` and clear the past errors."""
         size = max(1, MEMORY[self.settings.kind])
         values = [dt] + [const(0.0)] * (size - 1)
         if self.settings.kind == "gustafsson":
@@ -150,36 +150,37 @@ class StepController(CUDAFactory[ControllerSettings]):
         block.assign([("step_control", i) for i in range(size)], values)
 
     def follow(self, block: BlockBuilder, length: Node) -> None:
-        """Expect the step `length` next."""
+        """Write the length of the next step."""
         block.assign([("step_control", 0)], [length])
 
-    def hold(self, block: BlockBuilder) -> list[Node]:
-        """Return all that is remembered, to be restored after `advance`."""
+    def backup(self, block: BlockBuilder) -> list[Node]:
+        """Return a copy of the buffer, for `restore` after `advance`."""
         size = max(1, MEMORY[self.settings.kind])
         return [block.let(f"held_{i}", load("step_control", i)) for i in range(size)]
 
-    def restore(self, block: BlockBuilder, lanes: Node, held: Sequence[Node]) -> None:
-        """Take `advance` back in some lanes."""
+    def restore(self, block: BlockBuilder, lanes: Node, copy: Sequence[Node]) -> None:
+        """Undo `advance` in some lanes; `copy` is the result of `backup`."""
         block.assign(
-            [("step_control", i) for i in range(len(held))],
-            [where(lanes, old, load("step_control", i)) for i, old in enumerate(held)],
+            [("step_control", i) for i in range(len(copy))],
+            [where(lanes, old, load("step_control", i)) for i, old in enumerate(copy)],
         )
 
     def advance(
         self, block: BlockBuilder, error: Node, accept: Node, h: Node, last: Node, bounds: Node
     ) -> None:
-        """Choose the next step.
+        """Write the length of the next step.
 
         Parameters
         ----------
+        block : BlockBuilder
         error : Node
-            Squared error norm, 1 at tolerance.
+            Squared error norm of the step, 1 at tolerance.
         accept, last : Node
-            Whether the step is accepted and whether it was cut to end at a given time.
+            Whether the step is accepted, and whether it was shortened to end at a given time.
         h : Node
-            Step just tried.
+            Length of the step.
         bounds : Node
-            Largest step allowed.
+            Largest length allowed.
         """
         s = self.settings
         depth = MEMORY[s.kind]
@@ -187,12 +188,12 @@ class StepController(CUDAFactory[ControllerSettings]):
         gains = s.gains[:depth]
         one, safety = bits_of_one(s.precision), level(s.safety, s.precision)
 
-        # The factor is computed in the logarithmic domain of bit patterns: powers become
-        # products, the safety factor a constant, and one conversion serves both outcomes.
+        # The factor is computed in the logarithmic domain of bit patterns. Powers become products
+        # there, the safety factor becomes a summand, and both outcomes share one conversion.
         floor = const(1e-12 if s.precision == "float64" else 1e-8)
         usable = where(error < 1e20, maximum(error, floor), const(1e20))
         present = block.let("error_pattern", pattern(usable) - one)
-        # After a rejection only the present error counts, and the step never grows.
+        # After a rejection only the present error is used, and the step never grows.
         plain = minimum((-1.0 / k) * present + safety, const(level(0.9, s.precision)))
         if s.kind == "gustafsson":
             elementary = block.let("elementary", (-1.0 / k) * present + safety)
@@ -206,9 +207,9 @@ class StepController(CUDAFactory[ControllerSettings]):
         filtered = minimum(filtered, const(level(s.max_factor, s.precision)))
         chosen = maximum(where(accept, filtered, plain), const(level(s.min_factor, s.precision)))
         scaled = block.let("scaled_step", h * from_bits(to_int(chosen)))
-        # A step cut short to land on a time says little about the step that is possible.
-        kept = logical_and(last, accept)
-        scaled = where(kept, maximum(scaled, load("step_control", 0)), scaled)
+        # A step that was shortened to end at a given time does not show the possible length.
+        shortened = logical_and(last, accept)
+        scaled = where(shortened, maximum(scaled, load("step_control", 0)), scaled)
         targets = [("step_control", 0)]
         values = [minimum(scaled, bounds)]
         if depth > 1:

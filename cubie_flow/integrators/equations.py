@@ -1,4 +1,4 @@
-"""A model's equations as the functions that blocks call."""
+"""The equations of a model as functions that blocks call."""
 
 from __future__ import annotations
 
@@ -19,21 +19,29 @@ from cubie_flow.integrators.switches import SwitchFinder
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.events import Event
 
-#: Operations above which a model's equations are a function of their own even if they are few
-#: equations; measured in docs/performance.md.
+#: Number of operations above which the equations of a model become a separate function even if they
+#: are few; measured in docs/lab-book.md.
 HEAVY = 500
 
 
 def finder(system: OdeSystem, varied: Sequence[str]) -> SwitchFinder:
-    """Return what finds switches in time; their slots in ``p`` follow those of the drivers."""
+    """Return the finder of switches in time; their slots in ``p`` follow those of the drivers."""
     drivers = range(len(varied), len(varied) + width(system.drivers))
     return SwitchFinder(drivers.stop, drivers)
 
 
 def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> list[Node]:
-    """Return `nodes` reading states from ``u`` and varied parameters from ``p``.
+    """Return expressions that read states from ``u`` and varied parameters from ``p``.
 
-    Parameters that no run varies are folded in as literals; drivers are polynomials of time.
+    Other parameters become constants, and drivers become polynomials of time.
+
+    Parameters
+    ----------
+    system : OdeSystem
+    nodes : sequence of Node
+        Expressions in symbols of the system.
+    varied : sequence of str
+        Names of the parameters in ``p``, in its order.
     """
     mapping: dict[Node, Node] = {}
     for i, state in enumerate(system.states):
@@ -60,29 +68,47 @@ def right_hand_side(system: OdeSystem, varied: Sequence[str], switches: SwitchFi
 
 
 def mass_pattern(system: OdeSystem) -> tuple[int, ...]:
-    """Return 1 for a differential and 0 for an algebraic equation; nothing if none is."""
+    """Return 1 for a differential and 0 for an algebraic equation; empty if none is algebraic."""
     return tuple(int(mass != 0.0) for mass in system.mass) if 0.0 in system.mass else ()
 
 
 def observables(
     system: OdeSystem, varied: Sequence[str], names: Sequence[str], switches: SwitchFinder
 ) -> Function:
-    """Return the observables `names` of ``(t, u, p)``."""
+    """Return the function of ``(t, u, p)`` that writes the observables `names`.
+
+    Parameters
+    ----------
+    system : OdeSystem
+    varied : sequence of str
+        See `bind`.
+    names : sequence of str
+        Observables, in the order of the outputs ``g``.
+    switches : SwitchFinder
+    """
     known = {item.name: item.expression for item in system.observables}
     nodes = switches.replace(bind(system, [known[name] for name in names], varied))
     return _function("observables", "g", nodes)
 
 
 def starts(system: OdeSystem, varied: Sequence[str], computed: Mapping[str, Node]) -> Function:
-    """Return what a run computes when it starts, as a function that writes ``u`` and ``p``.
+    """Return the function that computes start values of a run in ``u`` and ``p``.
 
-    It reads what is given of them: varied values, and the drivers at the time ``t``.
+    It reads the other values of ``u`` and ``p``, and the drivers at the time ``t``.
+
+    Parameters
+    ----------
+    system : OdeSystem
+    varied : sequence of str
+        See `bind`.
+    computed : mapping
+        Expressions of the start values by name.
     """
-    places = {state.name: ("u", i) for i, state in enumerate(system.states)}
-    places |= {name: ("p", i) for i, name in enumerate(varied)}
-    wanted = {name: node for name, node in computed.items() if name in places}
+    elements = {state.name: ("u", i) for i, state in enumerate(system.states)}
+    elements |= {name: ("p", i) for i, name in enumerate(varied)}
+    wanted = {name: node for name, node in computed.items() if name in elements}
     nodes = bind(system, list(wanted.values()), varied)
-    outputs = tuple(places[name] for name in wanted)
+    outputs = tuple(elements[name] for name in wanted)
     apart = operations(nodes) > HEAVY
     return Function("starts", ("u", "p"), ("t",), outputs, tuple(nodes), apart)
 
@@ -90,7 +116,7 @@ def starts(system: OdeSystem, varied: Sequence[str], computed: Mapping[str, Node
 def bound_events(
     system: OdeSystem, varied: Sequence[str], switches: SwitchFinder
 ) -> tuple[Event, ...]:
-    """Return the events reading ``u`` and ``p``, with slots for the switches that decide them."""
+    """Return events that read ``u`` and ``p``, with slots for their switches in time."""
     return tuple(_bound_event(system, event, varied, switches) for event in system.events)
 
 
@@ -103,17 +129,17 @@ def _bound_event(
     if event.root is None:
         return event
     if switches.is_timed(event.root):
-        # A slot tells the side; the slope of a root that may jump does not.
+        # The root may be discontinuous, so that its slot decides the side, not its slope.
         return evolve(event, condition=switches.replace([event.truth])[0], root=None)
     return evolve(event, root=switches.replace([event.root])[0])
 
 
 def event_targets(system: OdeSystem, varied: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Return where what events set is: its element of ``u`` or ``p``."""
+    """Return the element of ``u`` or ``p`` of every quantity that events set, by name."""
     names = {name for event in system.events for name, _ in event.resets}
-    found = {state.name: ("u", i) for i, state in enumerate(system.states)}
-    found |= {name: ("p", i) for i, name in enumerate(varied)}
-    return {name: place for name, place in found.items() if name in names}
+    elements = {state.name: ("u", i) for i, state in enumerate(system.states)}
+    elements |= {name: ("p", i) for i, name in enumerate(varied)}
+    return {name: element for name, element in elements.items() if name in names}
 
 
 def _function(name: str, output: str, nodes: Sequence[Node]) -> Function:

@@ -1,29 +1,32 @@
-"""What the loop remembers of events between steps: the layout of the buffers `agenda` and sides."""
+"""The state of events between steps: the layout of the buffer ``agenda``, and the sides."""
 
 from __future__ import annotations
 
 from cubie_flow.expressions.graph import Node, load
 
-# Elements of the buffer `agenda`, before two for every schedule: the next time to land on, where
-# a cut step ends, whether events are due, how many happened without time going on, when the last
-# one did, how often the step was cut, where the time of an event is to be stored, whether the lane
-# begins anew, by how much locating is coarser because cut steps ended short of their event, how
-# long before the last located event it may have happened, the time of that event, and whether CUT,
-# CUTS or SHORT is not what it is between events.
+# Elements of the buffer `agenda`; two more for every schedule follow them.
+# STOP: next scheduled time, which a step must not pass. CUT: end of a cut step.
+# PENDING: whether events are due. CROWD: number of events at the present time.
+# LATEST: time of the last event. CUTS: number of cuts of the present step.
+# ROW: row of the final values that receives the time of an event; negative for none.
+# JUMPED: whether the lane restarts. SHORT: factor by which locating is coarser, because cut steps
+# ended before their event. DOUBT: uncertainty of the last located event, a span before its time.
+# DOUBTED: time of that event. UNSETTLED: whether CUT, CUTS or SHORT differs from its default.
 STOP, CUT, PENDING, CROWD, LATEST, CUTS, ROW, JUMPED, SHORT, DOUBT, DOUBTED, UNSETTLED = range(12)
 AGENDA = 12
-# What is known of the side a condition is on: false, true, to be told by the derivative (just
-# after a reset that left a root at zero) or by the next look at it, false as long as the root
-# does not move in the direction of the event, about to change within rounding so that its event
-# happens now, and counted as true or as false already although the next steps have to show it.
+# The side of a condition.
+# OFF, ON: false, true. BY_SLOPE: unknown; the derivative decides, after a reset that left a root at
+# zero. BY_VALUE: unknown; the next evaluation decides. SLOPED: false until the root moves in the
+# direction of the event. DUE: zero within rounding, so that the event happens now.
+# HELD_ON, HELD_OFF: counts as true or false already, although the next steps have to confirm it.
 OFF, ON, BY_SLOPE, BY_VALUE, SLOPED, DUE, HELD_ON, HELD_OFF = map(float, range(8))
-# Steps that were cut at an event and ended short of it: from the ninth in a row on each one makes
-# locating coarser by a factor, so that it ends whatever the equations and the method do.
+# Cut steps that end before their event: from the ninth in a row on, each one makes locating coarser
+# by the factor COARSER, so that the search ends for all equations and methods.
 FIRST_SHORT, COARSER = 4.0**-8, 4.0
-#: Times nearer than so many roundings are one.
+#: Times that differ by at most this many roundings are equal.
 NEAR = 16.0
 
 
-def agenda(place: int) -> Node:
-    """Return an element of the buffer."""
-    return load("agenda", place)
+def agenda(element: int) -> Node:
+    """Return an element of the buffer ``agenda``."""
+    return load("agenda", element)

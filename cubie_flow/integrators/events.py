@@ -1,12 +1,14 @@
-"""Events of a run: what is remembered of them, and how the loop finds and applies them.
+"""Events of a run: their memory, and how the loop locates and applies them.
 
-A step in which a condition becomes true is cut: an interpolant of the step shows where, and the
-step is tried again so that it ends there (`crossings`, `tops`). Every cut improves the place
-quadratically, until the condition is false just before the end of the step and true at its end. So
-an event acts on a state that the method itself computed, and other lanes do not change.
+A step in which a condition becomes true is cut: an interpolant of the step gives the time of the
+event, and the step is repeated so that it ends there (`crossings`, `extrema`). The error of that
+time decreases quadratically with every cut. The cuts end when the condition is false just before
+the end of the step and true at its end. An event thus acts on a state that the method itself
+computed, and other lanes do not change.
 
-Then the driver calls `react` until nothing happens any more at that time (`reaction`): in each pass
-one event per lane, the one of the highest priority. A run that jumped begins anew, as a fresh run.
+Then the batch loop calls `react` until no event is due at that time (`reaction`). Each call applies
+one event per lane, the one of the highest priority. A run whose state jumped restarts, as at its
+start.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from cubie_flow.expressions.graph import (
     where,
 )
 from cubie_flow.integrators.controllers import EPSILON
-from cubie_flow.integrators.crossings import Crossing
+from cubie_flow.integrators.crossings import EventLocator
 from cubie_flow.integrators.event_schedule import (
     AGENDA,
     BY_SLOPE,
@@ -62,7 +64,7 @@ from cubie_flow.integrators.event_schedule import (
     UNSETTLED,
     agenda,
 )
-from cubie_flow.integrators.margins import Place
+from cubie_flow.integrators.margins import Source
 from cubie_flow.integrators.reaction import Reaction
 from cubie_flow.integrators.steps.base import Step
 from cubie_flow.systems.events import Event
@@ -77,17 +79,16 @@ class Events:
     Parameters
     ----------
     events : tuple of Event
-        Their expressions read states from ``u``, parameters from ``p``, and ``t``; they set
-        ``u[i]`` and ``p[i]`` under the names ``("u", i)`` of `targets`.
+        Their expressions read states from ``u``, parameters from ``p``, and ``t``.
     targets : mapping
-        Buffer and element of everything they set, by name.
+        The element, ``("u", i)`` or ``("p", i)``, of every quantity that they set, by name.
     times_kept : int
-        First times that are kept of every recorded event.
+        Number of times that are recorded per event, the first ones.
     first_row : int
-        Row of the final values where counts begin; after them come the times.
-    precision : str
+        Row of the final values where the counts begin. The times follow the counts.
+    precision : {"float32", "float64"}
     rechecks : bool
-        Whether they set parameters that decide when switches in time change.
+        Whether events set parameters that decide when switches in time change.
     """
 
     def __init__(
@@ -115,53 +116,62 @@ class Events:
         self.side: dict[int, int] = {}
         self.waiting: dict[int, int] = {}
         self.count: dict[int, int] = {}
-        self.held: dict[int, int] = {}
+        self.stored: dict[int, int] = {}
         self.memory_size = max(1, self._lay_out())
         self.agenda_size = AGENDA + 2 * len(self.scheduled)
 
     def _lay_out(self) -> int:
         """Assign elements of ``event_memory`` to every event; return their number."""
-        place = 0
+        element = 0
         for i, event in enumerate(self.events):
             for numbers, size in (
                 (self.side, int(i in self.truths)),
                 (self.waiting, 1),
                 (self.count, int(event.record)),
-                (self.held, len(event.resets) if event.early else 0),
+                (self.stored, len(event.resets) if event.early else 0),
             ):
                 if size:
-                    numbers[i] = place
-                    place += size
-        return place
+                    numbers[i] = element
+                    element += size
+        return element
 
     @property
     def rows(self) -> int:
-        """Rows of the final values: counts and times."""
+        """Number of rows of the final values: counts and times."""
         return len(self.recorded) * (1 + self.times_kept)
 
-    # places ---------------------------------------------------------------------------------
+    # elements of the buffers ------------------------------------------------------------------
 
-    def _memory(self, place: int) -> Node:
-        return load("event_memory", place)
+    def _memory(self, element: int) -> Node:
+        return load("event_memory", element)
 
-    def waiting_place(self, i: int) -> tuple[str, int]:
-        """Return where it is remembered how often an event waits to happen."""
+    def waiting_element(self, i: int) -> tuple[str, int]:
+        """Return the element that holds how often an event waits to happen."""
         return "event_memory", self.waiting[i]
 
-    def waiting_of(self, i: int) -> Node:
+    def waiting_count(self, i: int) -> Node:
         """Return how often an event waits to happen."""
-        return load(*self.waiting_place(i))
+        return load(*self.waiting_element(i))
 
-    def next_place(self, i: int) -> int:
+    def schedule_element(self, i: int) -> int:
         """Return the element of the agenda for the next time of a schedule."""
         return AGENDA + 2 * self.scheduled.index(i)
 
     def next_time(self, i: int) -> Node:
         """Return the next time of a schedule."""
-        return agenda(self.next_place(i))
+        return agenda(self.schedule_element(i))
 
-    def bind(self, nodes: Sequence[Node], t: Node, state: Place = "state") -> list[Node]:
-        """Return bound expressions where they read real buffers."""
+    def bind(self, nodes: Sequence[Node], t: Node, state: Source = "state") -> list[Node]:
+        """Return bound expressions that read the buffers of the loop.
+
+        Parameters
+        ----------
+        nodes : sequence of Node
+            Expressions in ``u``, ``p`` and ``t``.
+        t : Node
+        state : str, (str, int) or mapping
+            Buffer of the states, with their first element if that is not 0; or their values.
+        """
         mapping: dict[Node, Node] = {_T: t}
         for node in topological(nodes):
             if node.op == "load" and node.value[0] == "u":
@@ -175,44 +185,44 @@ class Events:
                 mapping[node] = load("parameters", node.value[1])
         return substitute(nodes, mapping)
 
-    def stop(self) -> Node:
+    def next_stop(self) -> Node:
         """Return the next time that a step must not go beyond."""
         if not self.scheduled:
             return agenda(CUT)
         return minimum(agenda(STOP), agenda(CUT)) if self.watched else agenda(STOP)
 
-    def doubt(self, t: Node) -> Node:
-        """Return how long before `t`, the time of a lane, an event at `t` may have happened."""
+    def uncertainty(self, t: Node) -> Node:
+        """Return how long before the present time `t` of a lane its event may have happened."""
         near = self.near(t, ZERO)
         located = compare("==", agenda(DOUBTED), t)
         return where(located, maximum(agenda(DOUBT), near), near)
 
-    def side_place(self, i: int) -> tuple[str, int]:
-        """Return where the side of a condition is remembered."""
+    def side_element(self, i: int) -> tuple[str, int]:
+        """Return the element that holds the side of a condition."""
         return "event_memory", self.side[i]
 
     def side_of(self, i: int) -> Node:
-        """Return the side of a condition."""
+        """Return the side of a condition, see `event_schedule`."""
         return self._memory(self.side[i])
 
     def is_held(self, i: int) -> Node:
-        """Return whether a condition counts as changed that has yet to change."""
+        """Return whether a condition counts as changed before it has changed."""
         side = self.side_of(i)
         return logical_or(compare("==", side, HELD_ON), compare("==", side, HELD_OFF))
 
     @staticmethod
     def pending() -> Node:
-        """Return whether something is due at the lane's time."""
+        """Return whether events may be due at the present time of the lane."""
         return compare("!=", agenda(PENDING), 0.0)
 
     def near(self, t: Node, h: Node) -> Node:
-        """Return the distance below which two times count as one."""
+        """Return the difference below which two times are equal."""
         return (NEAR * EPSILON[self.precision]) * maximum(fabs(t), fabs(h))
 
     # the start of a run -----------------------------------------------------------------------
 
     def start(self, block: BlockBuilder, t: Node) -> None:
-        """Write the memory of a run that starts at `t`."""
+        """Write the initial memory of a run that starts at `t`."""
         values = {
             STOP: _NEVER, CUT: _NEVER, PENDING: ONE, CROWD: ZERO, LATEST: -_NEVER, CUTS: ZERO,
             ROW: const(-1.0), JUMPED: ZERO, SHORT: const(FIRST_SHORT), DOUBT: ZERO,
@@ -224,31 +234,31 @@ class Events:
             past = times.before(_T)
             upcoming = substitute([times.at(symbol("k"))], {symbol("k"): past})[0]
             index, time = self.bind([past, upcoming], t)
-            values |= {self.next_place(i): time, self.next_place(i) + 1: index}
+            values |= {self.schedule_element(i): time, self.schedule_element(i) + 1: index}
         block.assign([("agenda", i) for i in values], list(values.values()))
         memory = dict.fromkeys(range(self.memory_size), ZERO)
-        for i, place in self.side.items():
+        for i, element in self.side.items():
             before = self.events[i].initially
-            memory[place] = const(BY_VALUE if before is None else ON if before else OFF)
+            memory[element] = const(BY_VALUE if before is None else ON if before else OFF)
         block.assign([("event_memory", i) for i in memory], list(memory.values()))
 
     @staticmethod
-    def jumped() -> Node:
-        """Return whether the lane is to begin anew."""
+    def restarts() -> Node:
+        """Return whether the lane has to restart."""
         return compare("!=", agenda(JUMPED), 0.0)
 
     @staticmethod
-    def look(block: BlockBuilder) -> None:
-        """Ask whether something happens, the next time that the lane is looked at."""
+    def request_check(block: BlockBuilder) -> None:
+        """Make the next call of `react` check whether events are due."""
         block.assign([("agenda", PENDING)], [ONE])
 
     @staticmethod
-    def landed(block: BlockBuilder) -> None:
-        """Note that the lane has begun anew."""
+    def clear_restart(block: BlockBuilder) -> None:
+        """Mark the restart of the lane as done."""
         block.assign([("agenda", JUMPED)], [ZERO])
 
-    def settle(self, block: BlockBuilder, t: Node) -> None:
-        """Find by the derivative on which side of its root a lane begins."""
+    def decide_sides(self, block: BlockBuilder, t: Node) -> None:
+        """Decide the sides that depend on the derivative of a root at the start of a lane."""
         for i in self.watched:
             event = self.events[i]
             if event.root is None:
@@ -257,45 +267,56 @@ class Events:
             side = self._memory(self.side[i])
             if event.direction == "both":
                 truth = self.bind([self.truths[i]], t)[0]
-                found = where(truth, const(ON), const(OFF))
-                found = where(compare("<", slope, 0.0), const(OFF), found)
-                found = where(compare(">", slope, 0.0), const(ON), found)
+                decided = where(truth, const(ON), const(OFF))
+                decided = where(compare("<", slope, 0.0), const(OFF), decided)
+                decided = where(compare(">", slope, 0.0), const(ON), decided)
             else:
-                found = where(compare(">", slope, 0.0), const(HELD_ON), const(SLOPED))
-            asked = compare("==", side, BY_SLOPE)
-            block.assign([("event_memory", self.side[i])], [where(asked, found, side)])
+                decided = where(compare(">", slope, 0.0), const(HELD_ON), const(SLOPED))
+            undecided = compare("==", side, BY_SLOPE)
+            block.assign([("event_memory", self.side[i])], [where(undecided, decided, side)])
 
     def slope(
         self,
         node: Node,
         t: Node,
-        state: Place = "state",
-        rate: Place = "derivative",
+        state: Source = "state",
+        rate: Source = "derivative",
         pace: Node = ONE,
     ) -> Node:
-        """Return how fast a bound expression grows; `rate` is in units of `pace`."""
+        """Return the derivative of a bound expression along the solution, per unit of `pace`.
+
+        Parameters
+        ----------
+        node : Node
+            Expression in ``u``, ``p`` and ``t``.
+        t : Node
+        state, rate : str, (str, int) or mapping
+            Where the states and their derivatives are, see `bind`.
+        pace : Node
+            The derivative of ``t``: 1, or the length of the step for derivatives by ``theta``.
+        """
         used = self.states_in([node])
         if isinstance(rate, Mapping):
             rates = [rate[j] for j in used]
         else:
             buffer, base = (rate, 0) if isinstance(rate, str) else rate
             rates = [load(buffer, base + j) for j in used]
-        ways = [load("way", j) for j in used]
+        directions = [load("way", j) for j in used]
         variables = [_T, *(load("u", j) for j in used)]
-        (slope,) = directional([node], variables, [symbol("pace"), *ways])
+        (slope,) = directional([node], variables, [symbol("pace"), *directions])
         (slope,) = self.bind([slope], t, state)
-        rated = {**dict(zip(ways, rates, strict=True)), symbol("pace"): pace}
+        rated = {**dict(zip(directions, rates, strict=True)), symbol("pace"): pace}
         return substitute([slope], rated)[0]
 
     def root_slope(
         self,
         i: int,
         t: Node,
-        state: Place = "state",
-        rate: Place = "derivative",
+        state: Source = "state",
+        rate: Source = "derivative",
         pace: Node = ONE,
     ) -> Node:
-        """Return how fast a root moves in the direction of its event."""
+        """Return the derivative of a root, positive in the direction of its event; see `slope`."""
         event = self.events[i]
         assert event.root is not None
         slope = self.slope(event.root, t, state, rate, pace)
@@ -305,19 +326,28 @@ class Events:
 
     def states_in(self, nodes: Sequence[Node]) -> list[int]:
         """Return the numbers of the states in bound expressions."""
-        found = {n.value[1] for n in topological(nodes) if n.op == "load" and n.value[0] == "u"}
-        return sorted(found)
+        return sorted(
+            {n.value[1] for n in topological(nodes) if n.op == "load" and n.value[0] == "u"}
+        )
 
-    def edges(
+    def triggers(
         self,
         truths: Sequence[Node],
         t: Node,
-        state: Place = "state",
-        rate: Place = "derivative",
+        state: Source = "state",
+        rate: Source = "derivative",
         pace: Node = ONE,
     ) -> list[Node]:
-        """Return for every watched event whether its condition, now `truths`, makes it happen."""
-        found = []
+        """Return for every watched event whether the value of its condition makes it happen.
+
+        Parameters
+        ----------
+        truths : sequence of Node
+            Present values of the conditions.
+        t, state, rate, pace
+            See `slope`.
+        """
+        triggers = []
         for i, truth in zip(self.watched, truths, strict=True):
             event, side = self.events[i], self._memory(self.side[i])
             rises = logical_and(truth, compare("==", side, OFF))
@@ -328,11 +358,11 @@ class Events:
                 slope = self.root_slope(i, t, state, rate, pace)
                 going = logical_and(compare("==", side, SLOPED), compare(">", slope, 0.0))
                 rises = logical_or(rises, logical_and(truth, going))
-            found.append(rises)
-        return found
+            triggers.append(rises)
+        return triggers
 
-    def seen(self, i: int, truth: Node) -> Node:
-        """Return the side of a condition that did not make its event happen."""
+    def side_after(self, i: int, truth: Node) -> Node:
+        """Return the new side of a condition that did not make its event happen."""
         old = self.side_of(i)
         on: Node = const(ON)
         if self.events[i].direction == "both":
@@ -341,7 +371,7 @@ class Events:
             on = where(compare("==", old, SLOPED), old, on)
         return where(truth, on, where(compare("==", old, HELD_ON), old, const(OFF)))
 
-    def watch(
+    def locate(
         self,
         block: BlockBuilder,
         step: Step,
@@ -352,14 +382,16 @@ class Events:
         good: Node,
         ending: Node,
     ) -> tuple[Node, Node]:
-        """Look for events in a step that is good otherwise, before the loop moves the state.
+        """Write the search for events in a step, before the loop moves the state.
 
         Parameters
         ----------
         step : Step
+            It has just been tried.
         h, t, t_end : Node
+            Length, start and end of the step.
         landing : Node
-            Whether the step ends where it does because it must not go further.
+            Whether the step ends at a time that it must not pass.
         good : Node
             Whether the step would be accepted.
         ending : Node
@@ -368,40 +400,33 @@ class Events:
         Returns
         -------
         Node, Node
-            Whether the step is cut, and whether what happens in it cannot be located.
+            Whether the step is cut, and whether its event cannot be located.
         """
         if self.watched:
-            return Crossing(self, block, step, h, t, t_end).locate(landing, good, ending)
-        landed = logical_and(logical_and(good, landing), compare(">=", t_end, agenda(STOP)))
-        landed = block.let("landed", landed)
+            return EventLocator(self, block, step, h, t, t_end).locate(landing, good, ending)
+        at_stop = logical_and(logical_and(good, landing), compare(">=", t_end, agenda(STOP)))
+        landed = block.let("landed", at_stop)
         block.assign([("agenda", PENDING)], [where(landed, ONE, agenda(PENDING))])
         return FALSE, FALSE
 
-    # what happens -----------------------------------------------------------------------------
+    # reactions --------------------------------------------------------------------------------
 
-    def react(self, code: Node, place: int, t: Node, flags: Mapping[str, float]) -> Block:
-        """Return the block that lets one event happen in every lane that waits for one.
+    def react(self, code: Node, element: int, t: Node, flags: Mapping[str, float]) -> Block:
+        """Return the block that applies one event in every lane where events are due.
 
-        Parameters
-        ----------
-        code : Node
-        place : int
-            Element of ``counters`` where it is.
-        t : Node
-        flags : mapping
-            Codes: ``running``, ``success``, ``event_stop`` and ``event_limit``.
+        The parameters are those of `Reaction`.
         """
-        return Reaction(self, code, place, t, flags).build()
+        return Reaction(self, code, element, t, flags).build()
 
-    # what is written ----------------------------------------------------------------------------
+    # results ------------------------------------------------------------------------------------
 
-    def counts(self, block: BlockBuilder) -> None:
-        """Write the counts among the final values."""
-        places = [("finals", self.first_row + i) for i in range(len(self.recorded))]
-        block.assign(places, [self._memory(self.count[i]) for i in self.recorded])
+    def write_counts(self, block: BlockBuilder) -> None:
+        """Write the number of times each recorded event happened to the final values."""
+        targets = [("finals", self.first_row + i) for i in range(len(self.recorded))]
+        block.assign(targets, [self._memory(self.count[i]) for i in self.recorded])
 
     def record_blocks(self, t: Node) -> dict[str, Block]:
-        """Return the blocks that write the times of events, one lane at a time."""
+        """Return the blocks that write the times of events, for one lane per call."""
         empty, full = BlockBuilder(), BlockBuilder()
         first = self.first_row + len(self.recorded)
         nan = const(float("nan"))

@@ -333,7 +333,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         codes = {name: float(STATUS[name]) for name in ("success", "event_stop", "event_limit")}
         built = {
             "waiting": _mask("waiting", self._waiting()),
-            "jumping": _mask("jumping", Events.jumped()),
+            "jumping": _mask("jumping", Events.restarts()),
             "react": events.react(
                 counter(CODE), CODE, clock(T), {"running": float(RUNNING), **codes}
             ),
@@ -370,14 +370,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 stop = minimum(stop, one)
             self.pulsing.widen(block, piecewise, t, stop)
         if self.events is not None:
-            Events.look(block)
+            Events.request_check(block)
         return block.build("following", ("inputs", "initial"), per_lane=True)
 
     def _due(self) -> Node:
         """Return whether a lane has reached the next time to sample."""
         occupied = compare("!=", counter(CODE), float(IDLE))
         due = logical_and(occupied, compare(">=", clock(T), clock(T_NEXT)))
-        unfinished = [self._waiting(), Events.jumped()] if self.events is not None else []
+        unfinished = [self._waiting(), Events.restarts()] if self.events is not None else []
         unfinished += [self._at_knot()] if self.knots else []
         if not unfinished:
             return due
@@ -395,7 +395,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     def _doubt(self) -> Node:
         """Return how long before the time of a lane counts as that time."""
         if self.events is not None:
-            return self.events.doubt(clock(T))
+            return self.events.uncertainty(clock(T))
         return (NEAR * EPSILON[self.settings.precision]) * fabs(clock(T))
 
     @staticmethod
@@ -439,7 +439,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 first = minimum(t_end, self.driving.next_knot())
                 self.pulsing.widen(block, self.pulsing.piecewise, t_start, first)
         if s.compared_numbers:
-            self.comparison.start(block)
+            self.comparison.reset(block)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
 
     def _start_values(self, block: BlockBuilder) -> None:
@@ -468,7 +468,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
     def _jumped(self) -> Node | None:
         """Return whether a lane restarts after a jump; None where nothing jumps."""
-        jumps = [Events.jumped()] if self.events is not None else []
+        jumps = [Events.restarts()] if self.events is not None else []
         jumps += self._restarts
         return any_of(jumps) if jumps else None
 
@@ -486,8 +486,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.sampling:
             block.sweep(s.states, {"previous_state": load("state", 0, 1)})
         if self.events is not None:
-            self.events.settle(block, t)
-        if changed := self.pulsing.set_again:
+            self.events.decide_sides(block, t)
+        if changed := self.pulsing.event_dependent:
             self.pulsing.widen(block, changed, t, clock(T_END))
         jumped = self._jumped()
         self._reset_step(block, step, controller, t, jumped)
@@ -501,7 +501,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             code = where(inconsistent, const(STATUS["solver_failed"]), code)
         block.assign([("counters", CODE)], [code])
         if self.events is not None:
-            Events.landed(block)
+            Events.clear_restart(block)
         if self.driving.restarts:
             self.driving.restarted(block)
         if s.switches:
@@ -602,7 +602,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         ends = ("success",) if self.events is None else WELL
         ended = [compare("==", counter(CODE), float(STATUS[name])) for name in ends]
         if self.events is not None:
-            self.events.counts(block)
+            self.events.write_counts(block)
         good = block.let("good", any_of(ended))
         nan = const(float("nan"))
         block.sweep(n, {"finals": where(good, load("state", 0, 1), nan)})

@@ -1,7 +1,7 @@
 """The conditions of events within one step: their margins, slopes and rounding errors.
 
-The margin of a condition is positive where the condition holds. The functions here express margins
-at a moment of the step; what is negated or out of reach depends on the side of each condition.
+The margin of a condition is positive where the condition holds. This module expresses margins at a
+moment of the step. The side of each condition decides which of them are negated or ignored.
 """
 
 from __future__ import annotations
@@ -32,21 +32,24 @@ from cubie_flow.systems.events import margin
 if TYPE_CHECKING:
     from cubie_flow.integrators.events import Events
 
-# A margin is certainly positive where it exceeds its rounding error by this factor.
+# A margin is positive beyond doubt if it exceeds its rounding error by this factor.
 _ROUNDINGS = 4.0
 #: Margin of an event that cannot happen.
 NEVER = const(-1e30)
 
-#: States or derivatives by number, or the buffer and element where they begin.
-Place = str | tuple[str, int] | Mapping[int, Node]
+#: Values by the number of the state; or the buffer, or buffer and element, where they begin.
+Source = str | tuple[str, int] | Mapping[int, Node]
 
 
 class Moment(NamedTuple):
-    """A time, the states and their derivatives then, and the unit of these derivatives."""
+    """A time within a step, the states and their derivatives at it, and the unit of these.
+
+    The derivatives are per `pace`: per 1 for derivatives in time, per step for those by ``theta``.
+    """
 
     t: Node
-    state: Place
-    rate: Place
+    state: Source
+    rate: Source
     pace: Node
 
 
@@ -58,7 +61,7 @@ class Margins:
     events : Events
     step : Step
     h, t, t_end : Node
-        Its length, start and end.
+        Length, start and end of the step.
     """
 
     def __init__(self, events: Events, step: Step, h: Node, t: Node, t_end: Node) -> None:
@@ -75,18 +78,18 @@ class Margins:
         course = self.course
         return Moment(theta * self.h + self.t, course.values(theta), course.rates(theta), self.h)
 
-    def holding(self, t: Node, state: Place) -> list[Node]:
+    def conditions(self, t: Node, state: Source) -> list[Node]:
         """Return whether each condition holds."""
         return self.events.bind(self.truths, t, state)
 
-    def edge(self, moment: Moment) -> Node:
-        """Return whether some event would happen."""
-        truths = self.holding(moment.t, moment.state)
-        return any_of(self.events.edges(truths, *moment))
+    def triggers(self, moment: Moment) -> Node:
+        """Return whether at least one event would happen at a moment."""
+        truths = self.conditions(moment.t, moment.state)
+        return any_of(self.events.triggers(truths, *moment))
 
-    def signed(self, moment: Moment) -> list[Node]:
+    def trigger_margins(self, moment: Moment) -> list[Node]:
         """Return for every event a number that is positive where it would happen."""
-        events, found = self.events, []
+        events, margins = self.events, []
         plain = events.bind(self.margins, moment.t, moment.state)
         for i, one in zip(events.watched, plain, strict=True):
             side = events.side_of(i)
@@ -96,34 +99,34 @@ class Margins:
             elif i in events.sloped:
                 slope = events.root_slope(i, *moment)
                 other = where(compare("==", side, SLOPED), minimum(one, slope), NEVER)
-            found.append(where(compare("==", side, OFF), one, other))
-        return found
+            margins.append(where(compare("==", side, OFF), one, other))
+        return margins
 
     def excess(self, theta: Node) -> Node:
-        """Return a number that is positive where some event would happen."""
-        found = NEVER
-        for one in self.signed(self.inside(theta)):
-            found = maximum(found, one)
-        return found
+        """Return the largest number of `trigger_margins` at the part `theta` of the step."""
+        largest = NEVER
+        for one in self.trigger_margins(self.inside(theta)):
+            largest = maximum(largest, one)
+        return largest
 
     def excess_and_slope(self, theta: Node) -> tuple[Node, Node]:
-        """Return that number and how fast it grows by `theta`."""
+        """Return `excess` and its derivative by `theta`."""
         moment = self.inside(theta)
-        found, slope = NEVER, ZERO
-        for one, climb in zip(self.signed(moment), self.climbs(moment), strict=True):
-            slope = where(compare(">", one, found), climb, slope)
-            found = maximum(found, one)
-        return found, slope
+        largest, slope = NEVER, ZERO
+        for one, own in zip(self.trigger_margins(moment), self.slopes(moment), strict=True):
+            slope = where(compare(">", one, largest), own, slope)
+            largest = maximum(largest, one)
+        return largest, slope
 
-    def climbs(self, moment: Moment) -> list[Node]:
-        """Return how fast the numbers of `signed` grow where no slope decides."""
-        events, found = self.events, []
+    def slopes(self, moment: Moment) -> list[Node]:
+        """Return the derivatives of `trigger_margins`, of events that no slope decides."""
+        events, slopes = self.events, []
         for i, one in zip(events.watched, self.margins, strict=True):
             slope = events.slope(one, *moment)
             if events.events[i].direction == "both":
                 slope = where(is_on(events.side_of(i)), -slope, slope)
-            found.append(slope)
-        return found
+            slopes.append(slope)
+        return slopes
 
     def changes(self, moment: Moment) -> list[Node]:
         """Return for every event a number that is positive where its condition has changed."""
@@ -131,15 +134,15 @@ class Margins:
         return self._from_sides(plain)
 
     def change_rates(self, moment: Moment) -> list[Node]:
-        """Return how fast the numbers of `changes` grow."""
+        """Return the derivatives of the numbers of `changes`."""
         return self._from_sides([self.events.slope(one, *moment) for one in self.margins])
 
     def _from_sides(self, numbers: list[Node]) -> list[Node]:
-        """Return numbers with the sign they have seen from the side of each condition."""
+        """Return numbers, negated for conditions that count as true."""
         sides = map(self.events.side_of, self.events.watched)
         return [where(is_on(side), -one, one) for side, one in zip(sides, numbers, strict=True)]
 
-    def opens(self, i: int) -> Node:
+    def triggers_on_sign_change(self, i: int) -> Node:
         """Return whether an event happens as soon as its margin changes sign."""
         side = self.events.side_of(i)
         closed = compare("==", side, OFF)
@@ -147,7 +150,7 @@ class Margins:
             closed = logical_or(closed, is_on(side))
         return closed
 
-    def noises(self, block: BlockBuilder) -> list[Node]:
+    def rounding_errors(self, block: BlockBuilder) -> list[Node]:
         """Return a bound of the rounding error of every margin at the end of the step."""
         sizes = {}
         for j in self.states:
@@ -155,7 +158,7 @@ class Margins:
             sizes[load("u", j)] = block.let(f"size_{j}", size)
         scale = (_ROUNDINGS * EPSILON[self.events.precision]) * maximum(agenda(SHORT), ONE)
         errors = self.events.bind(rounding(self.margins, sizes), self.stop.t, self.stop.state)
-        # What overflows or is not a number is no bound.
+        # An overflow or NaN is not a bound.
         return [where(compare("<", one, 1e30), scale * one, ZERO) for one in errors]
 
 

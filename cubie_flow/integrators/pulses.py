@@ -1,9 +1,9 @@
-"""Smooth pulses in explicit time: parts of the equations that may rise and fall within a step.
+"""Smooth pulses in explicit time: terms of the equations that may rise and fall within a step.
 
-An error estimate sees only what the stages of a step see. But a part that depends on time and
-parameters alone can be looked at without integrating: bounds say how far it moves within a step.
-A step is halved until no such part moves further than half its range over the whole run, so that
-the stages meet the pulse, and from there on the error estimate decides.
+An error estimate only knows the equations at the stages of a step. A term that depends on time and
+parameters alone can be bounded without integrating: interval arithmetic gives its range within a
+step. A step is halved until the range of every such term within the step is at most half its range
+over the run. A stage then falls into the pulse, and the error estimate controls the step.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from cubie_flow.expressions.taylor import degrees
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.integrators.switches import SwitchFinder
 
-#: Part of its range over the run that a pulse may move in one step.
+#: Largest range of a pulse within one step, as a part of its range over the run.
 SHARE = 0.5
-#: Halvings of one step at most.
+#: Largest number of halvings of one step.
 _HALVINGS = 64
-# Up to this degree the stages of a step meet whatever polynomials and waves do.
+# Stages of a step resolve polynomials up to this degree.
 _PLAIN = 8
 _T = symbol("t")
 
 
 @frozen
 class Pulse:
-    """A part of the equations in ``t`` and parameters ``p``."""
+    """A term of the equations in ``t`` and parameters ``p``."""
 
     node: Node
 
@@ -54,23 +54,23 @@ class Pulse:
 
 
 def find_pulses(nodes: Sequence[Node], switches: SwitchFinder) -> tuple[Pulse, ...]:
-    """Return the parts of bound equations that could be narrow pulses.
+    """Return the terms of bound equations that could be narrow pulses.
 
-    Elementary functions and quotients of time, apart from plain waves, and whole terms of time
-    whose degree is high.
+    These are elementary functions of time other than ``sin`` and ``cos``, quotients with time in
+    the denominator, and whole terms of a high degree in time.
 
     Parameters
     ----------
     nodes : sequence of Node
         Equations in ``u``, ``p`` and ``t``, their switches replaced by slots.
     switches : SwitchFinder
-        Tells what depends on time alone.
+        Decides which expressions depend on time and parameters alone.
     """
     order = topological(nodes)
     timed = {node for node in order if node.kind == "float" and switches.is_timed(node)}
     inner = {arg for node in timed for arg in node.args}
     degree = degrees(order)
-    found = []
+    pulses = []
     for node in order:
         if node not in timed:
             continue
@@ -78,8 +78,8 @@ def find_pulses(nodes: Sequence[Node], switches: SwitchFinder) -> tuple[Pulse, .
         quotient = node.op == "div" and node.args[1] in timed
         high = node not in inner and _PLAIN < degree[node] < float("inf")
         if called or quotient or high:
-            found.append(Pulse(node))
-    return tuple(found)
+            pulses.append(Pulse(node))
+    return tuple(pulses)
 
 
 def _read(pulse: Pulse) -> set[int]:
@@ -89,18 +89,18 @@ def _read(pulse: Pulse) -> set[int]:
 
 @frozen
 class PulseBlocks:
-    """The statements that shorten steps before pulses.
+    """The statements that shorten steps at pulses.
 
-    Buffer ``pulse_range``: the range of every pulse over the run. That of a pulse which reads
-    switches or drivers is known from piece to piece only, and grows.
+    The buffer ``pulse_range`` holds the range of every pulse over the run. A pulse that reads
+    switches or drivers is known piece by piece only, so that its range grows during the run.
 
     Parameters
     ----------
     pulses : tuple of Pulse
     parameters : int
-        Parameters of a run; what drivers and switches hold is behind them.
+        Number of parameters of a run; the values of drivers and switches follow them in ``p``.
     changed : frozenset of int
-        Parameters that events change.
+        Numbers of the parameters that events change.
     """
 
     pulses: tuple[Pulse, ...]
@@ -109,14 +109,14 @@ class PulseBlocks:
 
     @property
     def piecewise(self) -> list[int]:
-        """Numbers of the pulses that read what drivers and switches hold."""
+        """Numbers of the pulses that read values of drivers or switches."""
         return [
             i for i, one in enumerate(self.pulses) if max(_read(one), default=-1) >= self.parameters
         ]
 
     @property
-    def set_again(self) -> list[int]:
-        """Numbers of the other pulses that read what events change."""
+    def event_dependent(self) -> list[int]:
+        """Numbers of the other pulses that read parameters that events change."""
         return [
             i
             for i, one in enumerate(self.pulses)
@@ -124,7 +124,7 @@ class PulseBlocks:
         ]
 
     def _bounds(self, low: Node, high: Node, chosen: Sequence[int] | None = None) -> list[Node]:
-        """Return how far every pulse moves between two times, or some of them."""
+        """Return the range of every pulse, or of the chosen ones, between two times."""
         nodes = [
             self.pulses[i].node for i in (range(len(self.pulses)) if chosen is None else chosen)
         ]
@@ -133,32 +133,45 @@ class PulseBlocks:
             for node in topological(nodes)
             if node.op == "load"
         }
-        found = bounds(substitute(nodes, mapping), _T, low, high)
-        return [interval.high - interval.low for interval in found]
+        intervals = bounds(substitute(nodes, mapping), _T, low, high)
+        return [interval.high - interval.low for interval in intervals]
 
     def start(self, block: BlockBuilder, t_start: Node, t_end: Node) -> None:
-        """Write the ranges of a run that starts."""
-        found = self._bounds(t_start, t_end)
-        known = [ZERO if i in self.piecewise else move for i, move in enumerate(found)]
+        """Write the ranges of pulses at the start of a run."""
+        ranges = self._bounds(t_start, t_end)
+        known = [ZERO if i in self.piecewise else move for i, move in enumerate(ranges)]
         block.assign([("pulse_range", i) for i in range(len(known))], known)
 
     def widen(self, block: BlockBuilder, chosen: Sequence[int], t: Node, until: Node) -> None:
-        """Let the ranges of some pulses hold what these do between two times."""
+        """Extend the ranges of the chosen pulses by those between the times `t` and `until`."""
         if not chosen:
             return
-        places = [("pulse_range", i) for i in chosen]
+        targets = [("pulse_range", i) for i in chosen]
         moves = self._bounds(t, until, chosen)
         moves = [block.let(f"pulse_move_{i}", move) for i, move in zip(chosen, moves, strict=True)]
         wider = [
-            where(compare(">", move, load(*place)), move, load(*place))
-            for move, place in zip(moves, places, strict=True)
+            where(compare(">", move, load(*target)), move, load(*target))
+            for move, target in zip(moves, targets, strict=True)
         ]
-        block.assign(places, wider)
+        block.assign(targets, wider)
 
     def shorten(
         self, block: BlockBuilder, dt: Node, t: Node, remaining: Node, smallest: Node, active: Node
     ) -> Node:
-        """Return a step that is short enough, at most `dt`."""
+        """Write the halvings of a step, and return its length.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        dt : Node
+            Largest length.
+        t, remaining : Node
+            Time at the start of the step, and the time until the step must end.
+        smallest : Node
+            Length below which a step is not halved.
+        active : Node
+            Lanes that integrate.
+        """
         block.let("pulse_dt", dt)
         length = load("pulse_dt", 0)
         hidden = load("pulse_hidden", 0, kind="bool")

@@ -1,4 +1,4 @@
-"""What events do to a run: one event happens in every lane that waits for one."""
+"""The reaction to events: one event is applied in every lane where events are due."""
 
 from __future__ import annotations
 
@@ -57,23 +57,25 @@ def _any(truths: list[Node]) -> Node:
 
 
 class Reaction:
-    """The statements that let one event happen, the one of the highest priority.
+    """The statements that apply one event, the one of the highest priority.
 
     Parameters
     ----------
     events : Events
     code : Node
-    place : int
-        Element of ``counters`` where it is.
+        Status of the run.
+    element : int
+        Element of ``counters`` that holds the status.
     t : Node
+        Present time of the lane.
     flags : mapping
-        Codes: ``running``, ``success``, ``event_stop`` and ``event_limit``.
+        Codes of the status ``running``, ``success``, ``event_stop`` and ``event_limit``.
     """
 
     def __init__(
-        self, events: Events, code: Node, place: int, t: Node, flags: Mapping[str, float]
+        self, events: Events, code: Node, element: int, t: Node, flags: Mapping[str, float]
     ) -> None:
-        self.plan, self.code, self.place, self.flags = events, code, place, flags
+        self.plan, self.code, self.element, self.flags = events, code, element, flags
         self.events = events.events
         self.block = BlockBuilder()
         self.t = self.block.let("t", t)
@@ -83,45 +85,45 @@ class Reaction:
         self.happening: dict[int, Node] = {}
 
     def build(self) -> Block:
-        """Return the block; its mask tells in which lanes a time is to be stored."""
+        """Return the block; its mask holds the lanes in which the time of an event is stored."""
         with self.block.when(self.open):
             self._trigger()
             self._choose()
-            self._act()
+            self._apply()
             self._conclude()
         mask = logical_and(self.open, compare(">=", agenda(ROW), 0.0))
         return self.block.build("react", mask=mask)
 
     def _bind(self, node: Node) -> Node:
-        """Return an expression of the model at the lane's time and state."""
+        """Return an expression of the model at the present time and state of the lane."""
         return self.plan.bind([node], self.t)[0]
 
     # what is due ------------------------------------------------------------------------------
 
     def _trigger(self) -> None:
-        """Put on the list what became true or due."""
+        """Count an event as waiting if its condition became true or its time has come."""
         plan, block = self.plan, self.block
-        looked = [block.let(f"truth_{i}", self._bind(plan.truths[i])) for i in plan.watched]
-        truths = dict(zip(plan.watched, looked, strict=True))
-        edges = dict(zip(plan.watched, plan.edges(looked, self.t), strict=True))
+        values = [block.let(f"truth_{i}", self._bind(plan.truths[i])) for i in plan.watched]
+        truths = dict(zip(plan.watched, values, strict=True))
+        triggers = dict(zip(plan.watched, plan.triggers(values, self.t), strict=True))
         new: dict[tuple[str, int], Node] = {}
         for i in range(len(self.events)):
             if i in truths:
                 due = compare("==", plan.side_of(i), DUE)
-                rose = logical_and(self.open, logical_or(edges[i], due))
-                new[plan.side_place(i)] = self._side_seen(i, truths[i], rose)
+                rose = logical_and(self.open, logical_or(triggers[i], due))
+                new[plan.side_element(i)] = self._side_now(i, truths[i], rose)
                 waits = self._waits(i, truths[i], rose)
             else:
                 rose = logical_and(self.open, compare("<=", plan.next_time(i), self.t))
-                waits = where(rose, ONE, plan.waiting_of(i))
-            new[plan.waiting_place(i)] = waits
-            new |= self._values_held(i, rose)
+                waits = where(rose, ONE, plan.waiting_count(i))
+            new[plan.waiting_element(i)] = waits
+            new |= self._stored_values(i, rose)
         block.assign(list(new), list(new.values()))
 
     def _waits(self, i: int, truth: Node, rose: Node) -> Node:
-        """Return how often an event waits: once for every time that its condition became true."""
+        """Return how often an event waits: once for each time that its condition became true."""
         plan = self.plan
-        waits = where(rose, plan.waiting_of(i) + 1.0, plan.waiting_of(i))
+        waits = where(rose, plan.waiting_count(i) + 1.0, plan.waiting_count(i))
         if self.events[i].persistent:
             return waits
         early = logical_or(
@@ -130,36 +132,36 @@ class Reaction:
         holds = logical_or(truth, early)
         return where(logical_and(self.open, logical_not(holds)), ZERO, waits)
 
-    def _side_seen(self, i: int, truth: Node, rose: Node) -> Node:
-        """Return the side of a condition that has been looked at."""
+    def _side_now(self, i: int, truth: Node, rose: Node) -> Node:
+        """Return the side of a condition after its evaluation."""
         event, side = self.events[i], self.plan.side_of(i)
         early = where(truth, const(HELD_OFF if event.direction == "both" else ON), const(HELD_ON))
         plain = where(truth, const(ON), const(OFF))
-        taken = where(compare("==", side, DUE), early, plain)
-        seen = where(rose, taken, self.plan.seen(i, truth))
+        risen = where(compare("==", side, DUE), early, plain)
+        new = where(rose, risen, self.plan.side_after(i, truth))
         if event.root is not None:
             zero = compare("==", self._bind(event.root), 0.0)
             first = logical_and(zero, compare("==", side, BY_VALUE))
-            seen = where(first, const(BY_SLOPE), seen)
-            seen = where(compare("==", side, BY_SLOPE), side, seen)
-        return where(self.open, seen, side)
+            new = where(first, const(BY_SLOPE), new)
+            new = where(compare("==", side, BY_SLOPE), side, new)
+        return where(self.open, new, side)
 
-    def _values_held(self, i: int, rose: Node) -> dict[tuple[str, int], Node]:
-        """Return the values of the moment at which an event was triggered, where it uses them."""
-        if i not in self.plan.held:
+    def _stored_values(self, i: int, rose: Node) -> dict[tuple[str, int], Node]:
+        """Return the values to set that an event computes when it is triggered, by element."""
+        if i not in self.plan.stored:
             return {}
-        given = self.plan.bind([node for _, node in self.events[i].resets], self.t)
-        first = self.plan.held[i]
+        values = self.plan.bind([node for _, node in self.events[i].resets], self.t)
+        first = self.plan.stored[i]
         return {
             ("event_memory", first + k): where(rose, node, load("event_memory", first + k))
-            for k, node in enumerate(given)
+            for k, node in enumerate(values)
         }
 
     def _choose(self) -> None:
-        """Decide for every event whether it happens now: one per lane."""
+        """Choose the event that happens now, one per lane."""
         block, plan = self.block, self.plan
         numbers = range(len(self.events))
-        waits = [logical_and(self.open, compare("!=", plan.waiting_of(i), 0.0)) for i in numbers]
+        waits = [logical_and(self.open, compare("!=", plan.waiting_count(i), 0.0)) for i in numbers]
         if len(waits) == 1:
             self.happening = {0: block.let("happening_0", waits[0])}
             return
@@ -176,10 +178,10 @@ class Reaction:
             i: block.let(f"happening_{i}", compare("==", chosen, float(i))) for i in numbers
         }
 
-    # what it does -----------------------------------------------------------------------------
+    # the effects of the event -----------------------------------------------------------------
 
-    def _act(self) -> None:
-        """Set what the event sets, and what is remembered of all events behind it."""
+    def _apply(self) -> None:
+        """Apply the resets of the event, and update the memory of all events."""
         plan, block = self.plan, self.block
         self.anything = block.let("anything", _any(list(self.happening.values())))
         before = {
@@ -190,11 +192,11 @@ class Reaction:
         self._reset()
         new: dict[tuple[str, int], Node] = {}
         for i, event in enumerate(self.events):
-            new |= self._cross_off(i)
+            new |= self._count(i)
             if event.times is not None:
                 new |= self._advance_schedule(i)
             elif i in before:
-                new[plan.side_place(i)] = self._side_left(i, before[i])
+                new[plan.side_element(i)] = self._side_after_reset(i, before[i])
         block.assign(list(new), list(new.values()))
         stop: Node = _NEVER
         for i in plan.scheduled:
@@ -204,73 +206,73 @@ class Reaction:
             SwitchBlocks.recheck(block, self.anything)
 
     def _reset(self) -> None:
-        """Set what the event that happens sets, all at once."""
+        """Set states and parameters to the values of the event, all at once."""
         plan = self.plan
         new: dict[tuple[str, int], Node] = {}
         for i, event in enumerate(self.events):
             values = plan.bind([node for _, node in event.resets], self.t)
             for number, ((name, _), value) in enumerate(zip(event.resets, values, strict=True)):
                 buffer, element = plan.targets[name]
-                place = ("state" if buffer == "u" else "parameters", element)
-                if i in plan.held:
-                    value = load("event_memory", plan.held[i] + number)
-                new[place] = where(self.happening[i], value, new.get(place, load(*place)))
+                target = ("state" if buffer == "u" else "parameters", element)
+                if i in plan.stored:
+                    value = load("event_memory", plan.stored[i] + number)
+                new[target] = where(self.happening[i], value, new.get(target, load(*target)))
         self.block.assign(list(new), list(new.values()))
 
-    def _cross_off(self, i: int) -> dict[tuple[str, int], Node]:
-        """Return how often an event waits behind it, and how often it happened."""
+    def _count(self, i: int) -> dict[tuple[str, int], Node]:
+        """Return how often an event still waits and how often it happened, by element."""
         plan, now = self.plan, self.happening[i]
-        waits = plan.waiting_of(i)
+        waits = plan.waiting_count(i)
         rest = ZERO if self.events[i].times is not None else waits - 1.0
-        new = {plan.waiting_place(i): where(now, rest, waits)}
+        new = {plan.waiting_element(i): where(now, rest, waits)}
         if i in plan.count:
-            place = ("event_memory", plan.count[i])
-            new[place] = where(now, load(*place) + 1.0, load(*place))
+            happened = ("event_memory", plan.count[i])
+            new[happened] = where(now, load(*happened) + 1.0, load(*happened))
         return new
 
     def _advance_schedule(self, i: int) -> dict[tuple[str, int], Node]:
-        """Return the next time of a schedule and its number, behind the one that happens."""
-        times, now, place = self.events[i].times, self.happening[i], self.plan.next_place(i)
+        """Return the next time of a schedule and its number, by element."""
+        times, now, first = self.events[i].times, self.happening[i], self.plan.schedule_element(i)
         assert times is not None
-        following = self.block.let(f"following_{i}", agenda(place + 1) + 1.0)
+        following = self.block.let(f"following_{i}", agenda(first + 1) + 1.0)
         (upcoming,) = substitute([times.at(symbol("k"))], {symbol("k"): following})
         return {
-            ("agenda", place): where(now, self._bind(upcoming), agenda(place)),
-            ("agenda", place + 1): where(now, following, agenda(place + 1)),
+            ("agenda", first): where(now, self._bind(upcoming), agenda(first)),
+            ("agenda", first + 1): where(now, following, agenda(first + 1)),
         }
 
     def _distance(self, i: int) -> Node:
-        """Return how far a condition is from changing."""
+        """Return the root of a condition, or its margin."""
         root = self.events[i].root
         return self._bind(margin(self.plan.truths[i]) if root is None else root)
 
-    def _side_left(self, i: int, before: Node) -> Node:
-        """Return the side of a condition behind the resets of what happens."""
+    def _side_after_reset(self, i: int, before: Node) -> Node:
+        """Return the side of a condition after the resets of the event that happens."""
         plan, event, side = self.plan, self.events[i], self.plan.side_of(i)
         truth, held = self._bind(plan.truths[i]), plan.is_held(i)
         stays = compare("<=", fabs(self._distance(i)), 2.0 * before)
-        # What counted as changed because it was about to is moved elsewhere by another event.
+        # Another event moved a condition that counted as changed before it had changed.
         changed = _any([self.happening[k] for k, one in enumerate(self.events) if one.resets])
         changed = logical_and(changed, logical_and(held, logical_not(stays)))
         other = where(changed, where(truth, const(ON), const(OFF)), side)
         if not event.resets:
             return other
-        # Its own reset is no reason to happen again; a root left where it was is gone through
-        # in the direction in which the run goes on.
+        # An event does not happen again because of its own reset. The derivative decides the side
+        # of a root that the reset left at zero.
         if event.root is not None:
-            # What another event at this time made true was no passage.
+            # A condition that another event at this time made true has not crossed zero.
             apart = compare("<", agenda(LATEST), self.t)
             own = where(logical_and(apart, stays), const(BY_SLOPE), const(BY_VALUE))
         else:
             own = where(logical_and(held, stays), side, const(BY_VALUE))
         return where(self.happening[i], own, other)
 
-    # how the run goes on ----------------------------------------------------------------------
+    # the continuation of the run --------------------------------------------------------------
 
     def _conclude(self) -> None:
-        """Write how the run goes on, and where the time of the event is to be stored."""
+        """Write the new status of the run, and the row that receives the time of the event."""
         block, anything, flags = self.block, self.anything, self.flags
-        again = block.let("again", self._begins_anew())
+        again = block.let("again", self._restarts())
         stops = _any([self.happening[i] for i, event in enumerate(self.events) if event.stop])
         stops = block.let("stops", stops)
         crowd = block.let("crowd", where(anything, self._crowd(), agenda(CROWD)))
@@ -284,7 +286,7 @@ class Reaction:
         more = block.let("more", more)
         targets = [("agenda", i) for i in (JUMPED, PENDING, CROWD, LATEST, ROW)]
         block.assign(
-            [("counters", self.place), *targets],
+            [("counters", self.element), *targets],
             [
                 new,
                 where(ends, ZERO, where(again, ONE, agenda(JUMPED))),
@@ -295,26 +297,26 @@ class Reaction:
             ],
         )
 
-    def _begins_anew(self) -> Node:
-        """Return whether the lane begins anew: after a reset, or to ask for a slope."""
+    def _restarts(self) -> Node:
+        """Return whether the lane restarts: after a reset, or to compute a derivative."""
         plan = self.plan
-        found = [self.happening[i] for i, event in enumerate(self.events) if event.resets]
+        reasons = [self.happening[i] for i, event in enumerate(self.events) if event.resets]
         for i in plan.watched:
             if self.events[i].root is not None:
                 asked = compare("==", plan.side_of(i), BY_SLOPE)
-                found.append(logical_and(self.open, asked))
-        return _any(found)
+                reasons.append(logical_and(self.open, asked))
+        return _any(reasons)
 
     def _crowd(self) -> Node:
-        """Return how many events there were at about this time, this one included."""
+        """Return the number of earlier events at the present time."""
         apart = self.t - agenda(LATEST)
         together = compare("<=", apart, 4.0 * self.plan.near(self.t, ZERO))
         return where(together, agenda(CROWD) + 1.0, ZERO)
 
     def _follows(self) -> Node:
-        """Return whether another event waits, or may follow from what this one did."""
+        """Return whether another event waits, or may be triggered by this one."""
         plan = self.plan
-        waits = [compare("!=", plan.waiting_of(i), 0.0) for i in range(len(self.events))]
+        waits = [compare("!=", plan.waiting_count(i), 0.0) for i in range(len(self.events))]
         changes = [
             self.happening[i]
             for i, event in enumerate(self.events)
@@ -326,8 +328,8 @@ class Reaction:
         """Return the row of the final values for the time of the event, negative for none."""
         plan, row = self.plan, _NO_ROW
         for number, i in enumerate(plan.recorded if plan.times_kept else []):
-            seen = load("event_memory", plan.count[i]) - 1.0
+            number_of_time = load("event_memory", plan.count[i]) - 1.0
             first = plan.first_row + len(plan.recorded) + number * plan.times_kept
-            room = compare("<", seen, float(plan.times_kept))
-            row = where(logical_and(self.happening[i], room), seen + float(first), row)
+            room = compare("<", number_of_time, float(plan.times_kept))
+            row = where(logical_and(self.happening[i], room), number_of_time + float(first), row)
         return row

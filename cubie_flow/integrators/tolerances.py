@@ -1,4 +1,4 @@
-"""Tolerances and bounds of the step: settings that a kernel reads when it runs."""
+"""Tolerances and bounds of the step size: settings that a kernel reads at run time."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from cubie_flow.systems.quantities import Quantity
 from cubie_flow.systems.sensitivities import Sensitivity
 
 Array = Any
-#: The absolute tolerance that follows the scale of each state, and the largest that it gives.
+#: Value of ``atol`` for tolerances that follow the scale of each state; the largest of these.
 AUTO, LARGEST = "auto", 1e-6
 
 
 @frozen
 class Tolerances:
-    """Run-time settings; changing them rebuilds nothing.
+    """Run-time settings; a change of them does not rebuild the kernel.
 
     Parameters
     ----------
     rtol : float or mapping
-        One value, or one per state by name (others get 1e-6).
+        One value, or one per state by name; states without one get 1e-6.
     atol : float, mapping or "auto"
-        One value, or one per state by name; states without one follow their scale, see
-        `absolute_tolerances`.
+        One value, or one per state by name, in the units of the states. States without one follow
+        their scale, see `absolute_tolerances`.
     dt : float, optional
         First step, or the step of a fixed-step method; None lets an adaptive method choose.
     dt_min, dt_max : float
+        Bounds of the step size, in the unit of time; None for no upper bound.
     max_steps : int
-        Attempts per run, accepted and rejected.
+        Largest number of attempts per run, accepted and rejected.
     factor : float
-        Multiplies both tolerances of every state.
+        Multiplier of both tolerances of every state.
     floor : float
-        Least relative tolerance that `factor` leaves.
+        Lower bound of relative tolerances after the multiplication by `factor`.
     """
 
     rtol: float | Mapping[str, float] = 1e-6
@@ -50,12 +51,24 @@ class Tolerances:
     floor: float = 0.0
 
     def vector(self, states: Sequence[Quantity], dtype: Any) -> Array:
-        """Return the settings as blocks read them.
+        """Return the settings in the layout of the buffer ``settings``.
+
+        Parameters
+        ----------
+        states : sequence of Quantity
+        dtype : dtype
+            Precision of the kernel.
+
+        Returns
+        -------
+        ndarray, shape (4 + 2*len(states),)
+            First step, smallest step, largest step, step limit; ``rtol`` and then ``atol`` of every
+            state.
 
         Raises
         ------
         FlowError
-            If a tolerance is not positive, or names no state.
+            If a tolerance is not positive, or its name is not that of a state.
         """
         parts = [self.dt or 0.0, self.dt_min, self.dt_max or np.inf, float(self.max_steps)]
         rtol = relative_tolerances(states, self.rtol)
@@ -73,17 +86,17 @@ def relative_tolerances(
     Raises
     ------
     FlowError
-        If one is not positive, or names no state.
+        If one is not positive, or its name is not that of a state.
     """
-    given = _given("rtol", rtol, states)
+    given = _by_name("rtol", rtol, states)
     default = 1e-6 if given is rtol else float(rtol)  # type: ignore[arg-type]
-    found = []
+    values = []
     for state in states:
         own = given.get(state.name)
         if own is None and isinstance(state, Sensitivity):
             own = given.get(state.of)
-        found.append(float(default if own is None else own))
-    return _checked("rtol", found)
+        values.append(float(default if own is None else own))
+    return _check("rtol", values)
 
 
 def absolute_tolerances(
@@ -94,15 +107,24 @@ def absolute_tolerances(
 ) -> list[float]:
     """Return the absolute tolerance of every state.
 
-    One that is not given is ``rtol`` (at least the rounding of `dtype`) times the scale of the
-    state, 1e-6 at most. One of a sensitivity is that of its state times the sensitivity's factor.
+    The default of a state is ``rtol``, at least the rounding of `dtype`, times the scale of the
+    state, and at most 1e-6. The default of a sensitivity is the tolerance of its state times the
+    scale of the sensitivity.
+
+    Parameters
+    ----------
+    states : sequence of Quantity
+    rtol, atol : float, mapping or "auto"
+        See `Tolerances`.
+    dtype : dtype
+        Precision of the kernel.
 
     Raises
     ------
     FlowError
-        If one is negative, or names no state.
+        If one is negative, or its name is not that of a state.
     """
-    given = _given("atol", {} if atol == AUTO else atol, states)
+    given = _by_name("atol", {} if atol == AUTO else atol, states)
     follows = atol == AUTO or given is atol
     rounding, least = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
     own: dict[str, float] = {}
@@ -112,21 +134,21 @@ def absolute_tolerances(
             scaled = float(f"{max(part, rounding) * scales[state.name]:.6g}")
             scaled = max(min(LARGEST, scaled), least)
             own[state.name] = float(given.get(state.name, scaled if follows else atol))  # type: ignore[arg-type]
-    found = [
+    values = [
         float(given.get(state.name, own[state.of] * state.scale))
         if isinstance(state, Sensitivity)
         else own[state.name]
         for state in states
     ]
-    return _checked("atol", found)
+    return _check("atol", values)
 
 
 def natural_scales(states: Sequence[Quantity]) -> dict[str, float]:
-    """Return the size that each state of a model is expected to have, a power of ten.
+    """Return the expected magnitude of each state by name, a power of ten in its unit.
 
-    It is the largest start value among the states with the same unit, rounded up: a state that
-    starts at 0, or far below the others, is as large as they are. Where all of a unit start at 0,
-    the states of the other units count, and 1 where all states start at 0.
+    It is the largest start value among the states with the same unit, rounded up. A state that
+    starts at 0, or far below the others, thus has their magnitude. If all states of a unit start at
+    0, the largest start value of the other units is used; if all states start at 0, the value 1.
     """
     sizes: dict[str, float] = {}
     plain = [state for state in states if not isinstance(state, Sensitivity)]
@@ -141,8 +163,8 @@ def natural_scales(states: Sequence[Quantity]) -> dict[str, float]:
     }
 
 
-def _given(key: str, value: Any, states: Sequence[Quantity]) -> Mapping[str, float]:
-    """Return the tolerances that are given by the name of a state."""
+def _by_name(key: str, value: Any, states: Sequence[Quantity]) -> Mapping[str, float]:
+    """Return the tolerances of single states; none if one number is given for all."""
     if isinstance(value, Mapping):
         known = {state.name for state in states}
         for name in value:
@@ -155,7 +177,8 @@ def _given(key: str, value: Any, states: Sequence[Quantity]) -> Mapping[str, flo
     return {}
 
 
-def _checked(key: str, values: list[float]) -> list[float]:
+def _check(key: str, values: list[float]) -> list[float]:
+    """Return tolerances, or raise a FlowError if one is out of bounds."""
     for number in values:
         good = number >= 0.0 if key == "atol" else number > 0.0
         if not good or not np.isfinite(number):
