@@ -178,7 +178,7 @@ class Attempt:
             s.states,
             self.h,
             self.t,
-            step.end_place,
+            step.end_element,
         )
         if not s.windows:
             return lost

@@ -481,7 +481,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         t = block.let("t", clock(T))
         inconsistent = step.initialise(block, t)
         if step.needs_derivative:
-            step.evaluate(block, "state", step.end_place, t)
+            step.evaluate(block, "state", step.end_element, t)
             block.sweep(s.states, {"derivative": step.end_derivative})
         if s.sampling:
             block.sweep(s.states, {"previous_state": load("state", 0, 1)})
@@ -549,7 +549,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         h0 = where(flat, 1e-4 * minimum(span, const(1.0)), 0.01 * (d0 / d1))
         h0 = block.let("h0", minimum(h0, span))
         block.sweep(n, {"stage_state": h0 * rate + state})
-        step.evaluate(block, "stage_state", step.end_place, t + h0)
+        step.evaluate(block, "stage_state", step.end_element, t + h0)
         change = step.norm_at_start(block, "d2", step.end_derivative - rate)
         d2 = sqrt(change * step.mean) / h0
         steepest = block.let("steepest", maximum(d1, d2))

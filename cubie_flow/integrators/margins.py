@@ -71,7 +71,7 @@ class Margins:
         self.states = events.states_in(self.truths)
         self.course = step.course(h, self.states)
         self.start = Moment(t, "state", "derivative", ONE)
-        self.stop = Moment(t_end, "proposed_state", step.end_place, ONE)
+        self.stop = Moment(t_end, "proposed_state", step.end_element, ONE)
 
     def inside(self, theta: Node) -> Moment:
         """Return the moment at the part `theta` of the step."""

@@ -10,7 +10,7 @@ import pytest
 from cubie_flow import OdeSystem, solve
 from cubie_flow.api import ControllerChoice
 from cubie_flow.integrators.run import RunSettings
-from cubie_flow.integrators.steps.explicit import LEAP
+from cubie_flow.integrators.steps.explicit import BATCHED_STEPS
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 
 
@@ -61,14 +61,14 @@ def test_numbers_of_steps_and_bits_are_those_of_single_steps(
     # Runs that blow up do so at many different steps of a leap.
     burst = steps[status == 3]
     assert len(burst) > 10
-    assert len({int(count) % LEAP for count in burst}) > 3
+    assert len({int(count) % BATCHED_STEPS for count in burst}) > 3
     assert (status == 0).sum() > 10
     for a, b in zip(leaping, single, strict=True):
         assert a.tobytes() == b.tobytes()
 
 
 def test_the_step_limit_is_met_exactly() -> None:
-    for limit in (1, LEAP, LEAP + 3, 299, 300):
+    for limit in (1, BATCHED_STEPS, BATCHED_STEPS + 3, 299, 300):
         controller = ControllerChoice(kind="fixed", dt=0.01, max_steps=limit)
         given = {"parameters": {"c": [-1.0, -0.5]}, "controller": controller}
         leaping, single = finals(False, **given), finals(True, **given)

@@ -1,4 +1,4 @@
-"""Steps: what a method does with one attempt, by the kind of its table."""
+"""Steps: the statements of one attempt, by the kind of method."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _STEPS: dict[type[Method], type[Step]] = {
 
 
 def step_class(method: Method) -> type[Step]:
-    """Return the step that computes a method."""
+    """Return the class of the steps of a method."""
     return _STEPS[type(method)]
 
 
 def solves_algebraic(method: Method) -> bool:
-    """Return whether a method solves equations without a time derivative.
+    """Return whether a method solves algebraic equations.
 
-    It must be stiffly accurate: the new state is the last stage, which satisfies them (Hairer
-    and Wanner, Solving ODEs II, section VI.1).
+    It must be stiffly accurate: the new state is the last stage, which satisfies the algebraic
+    equations (Hairer and Wanner, Solving ODEs II, section VI.1).
     """
     if isinstance(method, Rosenbrock):
         return method.a[-1] == method.b[:-1] and method.b[-1] == 1.0

@@ -1,4 +1,4 @@
-"""What every step offers the loop."""
+"""The interface of a step to the loop."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from cubie_flow.integrators.steps.course import Course, Cubic
 from cubie_flow.integrators.tableaus import Dense, method
 from cubie_flow.memory import CUDAFactory
 
-#: Operations of a right-hand side up to which a step is light; measured in docs/performance.md.
+#: Largest number of operations of a right-hand side whose steps are light; measured in
+#: docs/lab-book.md.
 LIGHT = 60
 
-#: Squared error that a step which may have missed something counts as having; it is about halved.
+#: Squared error of a step that may have missed a feature of the equations; it is about halved.
 MISSED = 1e3
-#: How the linear systems of an implicit step are solved.
+#: Solvers of the linear systems of an implicit step.
 LINEAR_SOLVERS = ("auto", "sparse", "pivoted", "bicgstab")
 
 
@@ -37,21 +38,22 @@ class StepSettings:
     ----------
     algorithm : str
     rhs : Function
-        Right-hand side of the model; its derivatives are taken from it.
+        Right-hand side of the model; its derivatives are computed from it.
     states : int
+        Number of states.
     mass : tuple of int, shape (states,)
         1 for a differential equation, 0 for an algebraic one.
     precision : {"float32", "float64"}
     dense : bool
         Whether the step is interpolated.
     ends : bool
-        Whether the derivative at the end of a step is read, by summaries or events.
+        Whether summaries or events read the derivative at the end of a step.
     chooses : bool
-        Whether the step itself finds the length for which its error is right.
+        Whether the method itself computes the length of a step from its tolerance.
     linear_solver : {"auto", "sparse", "pivoted", "bicgstab"}
-        Of an implicit method.
+        Solver of the linear systems of an implicit method.
     distrusted : bool
-        Whether the loop may find that a step has missed something.
+        Whether the loop may reject a step that missed a feature of the equations.
     """
 
     algorithm: str
@@ -79,7 +81,7 @@ class Step(CUDAFactory[StepSettings]):
 
     @property
     def method(self) -> Any:
-        """The method's table."""
+        """The method with its coefficients."""
         return method(self.settings.algorithm)
 
     def build(self) -> Any:
@@ -87,7 +89,7 @@ class Step(CUDAFactory[StepSettings]):
 
     @property
     def dense_output(self) -> Dense | None:
-        """How the step is interpolated, if it is."""
+        """Continuous extension of the step, None if it is not interpolated."""
         return self.method.dense if self.settings.dense else None
 
     @property
@@ -97,18 +99,18 @@ class Step(CUDAFactory[StepSettings]):
 
     @property
     def batched_steps(self) -> int:
-        """Steps of fixed size that are taken at once where nobody watches; 0 for one by one."""
+        """Number of fixed steps in a batch without checks between them; 0 for no batches."""
         return 0
 
     @property
     @abstractmethod
-    def end_place(self) -> tuple[str, int]:
-        """Where the derivative at the end of the step is left."""
+    def end_element(self) -> tuple[str, int]:
+        """Buffer and first element of the derivative at the end of the step."""
 
     @property
     def end_derivative(self) -> Node:
         """Derivative at the proposed state, at the element of a sweep."""
-        return load(*self.end_place, 1)
+        return load(*self.end_element, 1)
 
     @property
     def needs_derivative(self) -> bool:
@@ -118,25 +120,46 @@ class Step(CUDAFactory[StepSettings]):
     def propose(
         self, block: BlockBuilder, dt: Node, t: Node, smallest: Node, control: ControllerSettings
     ) -> Node:
-        """Return the step to take, of a method that chooses it.
+        """Write and return the length of the step, of a method that computes it.
 
         Parameters
         ----------
+        block : BlockBuilder
         dt : Node
-            Step that the last one led to expect.
+            Expected length, from the step before.
+        t : Node
+            Time at the start of the step.
         smallest : Node
-            Step below which a run fails.
+            Length below which a run fails.
         control : ControllerSettings
         """
         raise NotImplementedError
 
     def expected(self, length: Node, h: Node, control: ControllerSettings) -> Node:
-        """Return the step to expect next, after one that chose `length` and took `h`."""
+        """Return the expected length of the next step.
+
+        Parameters
+        ----------
+        length : Node
+            Result of `propose` for this step.
+        h : Node
+            Length of this step, which may have been shortened.
+        control : ControllerSettings
+        """
         return length
 
     @abstractmethod
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
-        """Write ``proposed_state`` and the derivative at the end of the step."""
+        """Write ``proposed_state`` and the derivative at the end of the step.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        h, t : Node
+            Length of the step, and the time at its start.
+        active : Node
+            Lanes that integrate.
+        """
 
     @abstractmethod
     def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
@@ -149,38 +172,51 @@ class Step(CUDAFactory[StepSettings]):
         )
 
     def distrust(self, block: BlockBuilder, error: Node, missed: Node) -> Node:
-        """Return the error of a step, one that is to be repeated shorter where it may have missed
-        what happened within it."""
+        """Return the error of a step, above tolerance in lanes where `missed` holds.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        error : Node
+            Squared error norm, 1 at tolerance.
+        missed : Node
+            Whether the step may have missed a feature of the equations.
+        """
         return block.let("error", where(missed, maximum(error, const(MISSED)), error))
 
     def initialise(self, block: BlockBuilder, t: Node) -> Node | None:
-        """Make the state consistent; return whether that failed, None if it cannot."""
+        """Make the state consistent; return whether that failed, None for methods that cannot."""
         return None
 
     def reset(self, block: BlockBuilder, dt: Node) -> None:
-        """Forget the past; the first step is `dt`."""
+        """Clear the history of the method; the first step has the length `dt`."""
 
     def advance(
         self, block: BlockBuilder, error: Node, ok: Node, accept: Node, h: Node, last: Node,
         bounds: Node,
     ) -> None:  # fmt: skip
-        """Remember the step where it was accepted; the controller has chosen the next.
+        """Update the history of the method; the controller has chosen the length of the next step.
 
-        Parameters are those of `StepController.advance`, and where the step was accepted.
+        Parameters
+        ----------
+        block, error, accept, h, last, bounds
+            See `StepController.advance`.
+        ok : Node
+            Whether the step is valid: finite, with all equations solved.
         """
 
     def unconverged(self) -> list[Node]:
-        """Return what tells that the equations of the step were not solved."""
+        """Return truths: whether the equations of the step were not solved."""
         return []
 
     @property
     @abstractmethod
     def evaluations(self) -> tuple[int, int]:
-        """Right-hand sides evaluated in an attempt, and in each Newton iteration of it."""
+        """Numbers of evaluations of the right-hand side per attempt and per Newton iteration."""
 
     def course(self, h: Node, states: Sequence[int]) -> Course:
-        """Return how some states move within the step just tried."""
-        return Cubic(h, states, self.end_place)
+        """Return some states as functions of time within the step just tried."""
+        return Cubic(h, states, self.end_element)
 
     def densify(self, block: BlockBuilder, h: Node, t: Node) -> None:
         """Write the derivatives that only dense output needs, for the step just accepted."""
@@ -189,20 +225,20 @@ class Step(CUDAFactory[StepSettings]):
     def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:
         """Return the state at ``theta`` of the last step, at the element of a sweep."""
 
-    # what subclasses share
+    # helpers of subclasses
 
     @property
     def scratch(self) -> str:
-        """Location of values that one attempt needs and no other.
+        """Location of the values that only one attempt uses.
 
-        A right-hand side that is a function of its own reads and writes memory.
+        A right-hand side that is a separate function needs them in memory.
         """
         s = self.settings
         return "register" if s.states <= UNROLL_LIMIT and not s.rhs.apart else "local"
 
     @property
     def light(self) -> bool:
-        """Whether the values of several vectors of runs find room in registers."""
+        """Whether the values of several vectors of runs fit into registers."""
         return self.scratch == "register" and operations(self.settings.rhs.nodes) <= LIGHT
 
     @property
@@ -219,7 +255,7 @@ class Step(CUDAFactory[StepSettings]):
         return self._sum(block, name, value * self.weight(size))
 
     def norm_at_start(self, block: BlockBuilder, name: str, value: Node) -> Node:
-        """Return the same sum with the size of the state alone, before there is a new one."""
+        """Return the sum of `norm` for the weights of the state alone, without a new state."""
         return self._sum(block, name, value * self.weight(fabs(load("state", 0, 1))))
 
     def scale(self, size: Node) -> Node:
@@ -228,7 +264,7 @@ class Step(CUDAFactory[StepSettings]):
         return load("settings", SETTINGS, 1) * size + load("settings", SETTINGS + n, 1)
 
     def weight(self, size: Node) -> Node:
-        """Return about ``1 / (atol + rtol * size)`` at the element of a sweep."""
+        """Return ``1 / (atol + rtol * size)`` within 0.03 % at the element of a sweep."""
         return approximate_reciprocal(self.scale(size), self.settings.precision)
 
     def _sum(self, block: BlockBuilder, name: str, ratio: Node) -> Node:
@@ -237,18 +273,46 @@ class Step(CUDAFactory[StepSettings]):
         return load(name, 0)
 
     def derivative(self, block: BlockBuilder, at: str, row: int, time: Node) -> None:
-        """Write the derivative at a state to row `row` of the increments."""
+        """Write the derivative at a state to a row of ``stage_increments``.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        at : str
+            Buffer of the state.
+        row : int
+        time : Node
+        """
         self.evaluate(block, at, ("stage_increments", row * self.settings.states), time)
 
     def evaluate(self, block: BlockBuilder, at: str, target: tuple[str, int], time: Node) -> None:
-        """Write the right-hand side at a state."""
+        """Write the right-hand side at a state.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        at : str
+            Buffer of the state.
+        target : tuple of (str, int)
+            Buffer and first element of the result.
+        time : Node
+        """
         arrays = {"u": (at, 0), "p": ("parameters", 0), "du": target}
         block.evaluate(self.settings.rhs, arrays, t=time)
 
     def polynomial(
         self, block: BlockBuilder, theta: Node, row: Callable[[int], Node]
     ) -> Node | None:
-        """Return the sum over rows of dense weights times what `row` gives for each."""
+        """Return the sum over the rows of the dense weights at `theta` times the values of `row`.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        theta : Node
+            Part of the step, from 0 to 1.
+        row : callable
+            From the number of a row to its value.
+        """
         dense = self.dense_output
         assert dense is not None
         total: Node | None = None
@@ -264,7 +328,7 @@ class Step(CUDAFactory[StepSettings]):
 
 
 def combined(weights: Sequence[float], row: Callable[[int], Node]) -> Node | None:
-    """Return the sum of weights times rows, None if all are zero."""
+    """Return the sum of weights times rows, None if all weights are zero."""
     total: Node | None = None
     for number, weight in enumerate(weights):
         if weight != 0.0:
@@ -276,17 +340,17 @@ def combined(weights: Sequence[float], row: Callable[[int], Node]) -> Node | Non
 def shared_factor(
     weights: Sequence[float], row: Callable[[int], Node]
 ) -> tuple[float, Node | None]:
-    """Return the first weight that is not zero, and the sum of weights times rows over it.
+    """Return the first weight that is not zero, and the sum of weights times rows divided by it.
 
-    A factor that all rows share is multiplied with the step once, not with a row of every state.
+    A caller multiplies the weight with the step once, instead of with a row of every state.
     """
     first = next((weight for weight in weights if weight), 1.0)
     return first, combined([weight / first for weight in weights], row)
 
 
 def any_of(truths: Sequence[Node]) -> Node:
-    """Return whether any of some truths holds."""
-    found = truths[0]
+    """Return whether at least one of several truths holds."""
+    result = truths[0]
     for truth in truths[1:]:
-        found = logical_or(found, truth)
-    return found
+        result = logical_or(result, truth)
+    return result

@@ -19,28 +19,30 @@ from cubie_flow.expressions.graph import (
 from cubie_flow.integrators.steps.base import combined
 from cubie_flow.integrators.steps.implicit import ImplicitStep
 from cubie_flow.integrators.steps.linear import LinearSolver
-from cubie_flow.integrators.steps.newton import Newton, keep_count, reset_count
+from cubie_flow.integrators.steps.newton import Newton, register_count, reset_count
 from cubie_flow.memory import buffer_registry
 
 _ITERATIONS = 10
-# How an iteration starts: from zero, from the step before, or from the rejected attempt.
+# Starting values of the iteration: zero, extrapolated from the previous step, or interpolated from
+# the rejected attempt.
 _ZERO, _AHEAD, _INSIDE = 0.0, 1.0, 2.0
+# Ratio of step lengths from which on nothing is extrapolated.
 _FARTHEST = 6.0
 
 
 class CollocationStep(ImplicitStep):
     """One step of a Radau or Gauss method.
 
-    The stages ``z_i = Y_i - y`` are iterated as ``w = T^-1 z``: one real system for every real
-    eigenvalue of ``A^-1`` and one of twice the size for every pair (Hairer and Wanner, Solving
-    ODEs II, section IV.8).
+    The stages ``z_i = Y_i - y`` are iterated as ``w = T^-1 z``, with one real system for every real
+    eigenvalue of ``A^-1`` and one of twice the size for every complex pair (Hairer and Wanner,
+    Solving ODEs II, section IV.8).
 
-    The iteration starts from the collocation polynomial of the step before, extrapolated, or of
-    the attempt that was rejected, interpolated.
+    The iteration starts from the collocation polynomial: that of the previous step, extrapolated,
+    or that of the rejected attempt, interpolated.
 
     Buffers: ``stage_increments`` (the z_i, then the derivative at the end), ``start_values``
-    (how to start, and the step the z_i belong to), ``transformed`` (w), ``stage_derivatives``,
-    ``residual``, ``correction``, ``stage_state``, ``proposed_state``.
+    (the kind of starting values, and the step of the z_i), ``transformed`` (w),
+    ``stage_derivatives``, ``residual``, ``correction``, ``stage_state``, ``proposed_state``.
     """
 
     def arrange_children(self) -> None:
@@ -52,7 +54,7 @@ class CollocationStep(ImplicitStep):
     def register_buffers(self) -> None:
         s = self.settings
         n, stages = s.states, len(self.method.b)
-        keep_count(self, s.precision)
+        register_count(self, s.precision)
         for name, size in (("stage_increments", (stages + 1) * n), ("start_values", 2)):
             buffer_registry.register(name, self, size, "local", s.precision, persistent=True)
         for name in ("transformed", "stage_derivatives", "residual", "correction"):
@@ -70,19 +72,19 @@ class CollocationStep(ImplicitStep):
         return _Rows(buffer, self.settings.states)
 
     def _systems(self) -> list[tuple[LinearSolver, int, float, float | None]]:
-        """Return solver, first row, and shifts of a step of one for every system."""
+        """Return the solver, first row and shifts, for a step of length 1, of every system."""
         method = self.method
-        found: list[tuple[Any, int, float, float | None]] = []
+        systems: list[tuple[Any, int, float, float | None]] = []
         row = 0
         for number, real in enumerate(method.inverse_real):
             solver = self.children[_name("linear_solver", number)]
-            found.append((solver, row, float(real), None))
+            systems.append((solver, row, float(real), None))
             row += 1
         for number, (alpha, beta) in enumerate(method.inverse_pairs):
             solver = self.children[_name("pair_solver", number)]
-            found.append((solver, row, float(alpha), float(beta)))
+            systems.append((solver, row, float(alpha), float(beta)))
             row += 2
-        return found
+        return systems
 
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
         s, method = self.settings, self.method
@@ -94,17 +96,17 @@ class CollocationStep(ImplicitStep):
             second = None if d is None else block.let(f"shift_imaginary_{number}", d * per_step)
             shifts.append((first, second))
             solver.prepare(block, "state", t, first, second)
-        self._start(block, h)
+        self._write_start(block, h)
         newton = Newton(block, active, _ITERATIONS, self.settings.precision)
         with newton.iterate():
             self._iteration(block, newton, h, t, shifts)
         if method.a[-1] == method.b:
             end: Node | None = self._row(stages - 1)
         else:
-            end = combined(_solved(method.a, method.b), self._row)
+            end = combined(_end_weights(method.a, method.b), self._row)
         assert end is not None
         block.sweep(n, {"proposed_state": end + load("state", 0, 1)})
-        self.evaluate(block, "proposed_state", self.end_place, h + t)
+        self.evaluate(block, "proposed_state", self.end_element, h + t)
 
     def reset(self, block: BlockBuilder, dt: Node) -> None:
         reset_count(block)
@@ -121,18 +123,35 @@ class CollocationStep(ImplicitStep):
             [where(accept, const(_AHEAD), rejected), h],
         )
 
-    def _start(self, block: BlockBuilder, h: Node) -> None:
-        """Write starting values of the iteration."""
+    def _write_start(self, block: BlockBuilder, h: Node) -> None:
+        """Write the starting values of the iteration."""
         method, n = self.method, self.settings.states
         stages = len(method.b)
-        how = load("start_values", 0)
-        ahead = block.let("ahead", compare("==", how, _AHEAD))
-        # Far outside the old step its polynomial says nothing.
+        kind = load("start_values", 0)
+        ahead = block.let("ahead", compare("==", kind, _AHEAD))
+        # Far outside the previous step its polynomial is not accurate.
         ratio = block.let("step_ratio", h / load("start_values", 1))
-        usable = logical_and(compare("!=", how, _ZERO), compare("<", ratio, _FARTHEST))
+        usable = logical_and(compare("!=", kind, _ZERO), compare("<", ratio, _FARTHEST))
         usable = block.let("usable", usable)
-        ends = [sum(weights) for weights in method.dense.weights]
+        self._write_start_weights(block, ratio, ahead, usable)
+        targets = []
         for i in range(stages):
+            value: Node = const(0.0)
+            for j in range(stages):
+                # For starting values of zero the rows may hold NaN.
+                row = where(usable, self._row(j), const(0.0))
+                value = load(f"start_{i}_{j}", 0) * row + value
+            targets.append(("stage_increments", i * n, 1, value))
+        block.sweep(n, targets)
+        self._transform(block, "transformed", method.transform_inverse, self._row)
+
+    def _write_start_weights(
+        self, block: BlockBuilder, ratio: Node, ahead: Node, usable: Node
+    ) -> None:
+        """Write the weights of the old stages in the starting values of the new ones."""
+        method = self.method
+        ends = [sum(weights) for weights in method.dense.weights]
+        for i in range(len(method.b)):
             theta = method.c[i] * ratio
             theta = block.let("start_theta", where(ahead, theta + 1.0, theta))
             for j, weights in enumerate(method.dense.weights):
@@ -141,44 +160,27 @@ class CollocationStep(ImplicitStep):
                     total = (total + weight) * theta
                 moved = total - where(ahead, const(ends[j]), const(0.0))
                 block.assign([(f"start_{i}_{j}", 0)], [where(usable, moved, const(0.0))])
-        targets = []
-        for i in range(stages):
-            value: Node = const(0.0)
-            for j in range(stages):
-                # Where the start is zero, what is there may be no number.
-                row = where(usable, self._row(j), const(0.0))
-                value = load(f"start_{i}_{j}", 0) * row + value
-            targets.append(("stage_increments", i * n, 1, value))
-        block.sweep(n, targets)
-        turned = []
-        for i in range(stages):
-            total_row = combined(method.transform_inverse[i], self._row)
-            assert total_row is not None
-            turned.append(("transformed", i * n, 1, total_row))
-        block.sweep(n, turned)
+
+    def _transform(
+        self, block: BlockBuilder, target: str, matrix: Sequence[Sequence[float]], rows: Any
+    ) -> None:
+        """Write the products of a matrix with the rows of all stages."""
+        products = []
+        for i, weights in enumerate(matrix):
+            total = combined(weights, rows)
+            assert total is not None
+            products.append((target, i * self.settings.states, 1, total))
+        block.sweep(self.settings.states, products)
 
     def _iteration(
         self, block: BlockBuilder, newton: Newton, h: Node, t: Node,
         shifts: list[tuple[Node, Node | None]],
     ) -> None:  # fmt: skip
+        """Write one Newton iteration of all stages."""
         method, n = self.method, self.settings.states
         stages = len(method.b)
-        w, slopes, correction = map(self._at, ("transformed", "stage_derivatives", "correction"))
-        for stage in range(stages):
-            block.sweep(n, {"stage_state": self._row(stage) + load("state", 0, 1)})
-            target = ("stage_derivatives", stage * n)
-            self.evaluate(block, "stage_state", target, method.c[stage] * h + t)
-        for (solver, row, _, _), (c, d) in zip(self._systems(), shifts, strict=True):
-            rows = [row] if d is None else [row, row + 1]
-            held = [c * w(row)]
-            if d is not None:
-                held = [c * w(row) - d * w(row + 1), d * w(row) + c * w(row + 1)]
-            for one, product in zip(rows, held, strict=True):
-                total = combined(method.transform_inverse[one], slopes)
-                assert total is not None
-                self.sweep_mass(block, "residual", total, total - product, one * n)
-            place = row * n
-            solver.solve(block, ("residual", place), ("correction", place), "state", t, c, d)
+        w, correction = self._at("transformed"), self._at("correction")
+        self._solve_systems(block, h, t, shifts)
         block.assign([("newton_square", 0)], [const(0.0)])
         going = newton.going
         scale = self.weight(fabs(load("state", 0, 1)))
@@ -191,16 +193,33 @@ class CollocationStep(ImplicitStep):
             for stage in range(stages)
         ]
         block.sweep(n, [("newton_square", 0, 0, square), *moves])
-        back = []
-        for stage in range(stages):
-            total = combined(method.transform[stage], w)
-            assert total is not None
-            back.append(("stage_increments", stage * n, 1, total))
-        block.sweep(n, back)
-        newton.judge(load("newton_square", 0) * (self.mean / stages))
+        self._transform(block, "stage_increments", method.transform, w)
+        newton.check(load("newton_square", 0) * (self.mean / stages))
+
+    def _solve_systems(
+        self, block: BlockBuilder, h: Node, t: Node, shifts: list[tuple[Node, Node | None]]
+    ) -> None:
+        """Write the corrections of the transformed stages."""
+        method, n = self.method, self.settings.states
+        w, slopes = self._at("transformed"), self._at("stage_derivatives")
+        for stage in range(len(method.b)):
+            block.sweep(n, {"stage_state": self._row(stage) + load("state", 0, 1)})
+            target = ("stage_derivatives", stage * n)
+            self.evaluate(block, "stage_state", target, method.c[stage] * h + t)
+        for (solver, row, _, _), (c, d) in zip(self._systems(), shifts, strict=True):
+            rows = [row] if d is None else [row, row + 1]
+            products = [c * w(row)]
+            if d is not None:
+                products = [c * w(row) - d * w(row + 1), d * w(row) + c * w(row + 1)]
+            for one, product in zip(rows, products, strict=True):
+                total = combined(method.transform_inverse[one], slopes)
+                assert total is not None
+                self.sweep_mass(block, "residual", total, total - product, one * n)
+            first = row * n
+            solver.solve(block, ("residual", first), ("correction", first), "state", t, c, d)
 
     @property
-    def end_place(self) -> tuple[str, int]:
+    def end_element(self) -> tuple[str, int]:
         return "stage_increments", len(self.method.b) * self.settings.states
 
     def unconverged(self) -> list[Node]:
@@ -251,7 +270,7 @@ def _prefix(kind: str, number: int) -> str:
     return kind if number == 0 else f"{kind}{number}_"
 
 
-def _solved(a: Sequence[Sequence[float]], b: Sequence[float]) -> list[float]:
+def _end_weights(a: Sequence[Sequence[float]], b: Sequence[float]) -> list[float]:
     """Return ``b A^-1``, rounded once."""
     n = len(b)
     matrix = [[Fraction(a[i][j]) for i in range(n)] + [Fraction(b[j])] for j in range(n)]

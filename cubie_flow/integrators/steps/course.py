@@ -1,4 +1,4 @@
-"""How states move within a step that has just been tried, where events are looked for."""
+"""Interpolants of the step just tried, for the search for events."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from cubie_flow.expressions.graph import Node, const, load
 
 
 class Course(Protocol):
-    """Some states as functions of ``theta``, the part of the step that is over.
+    """Some states as functions of ``theta``, which runs from 0 to 1 over the step.
 
-    ``pieces`` is in how many parts a step has to be looked at so that a state turns back at most
-    once in each.
+    ``pieces`` is the number of parts of a step such that a state has at most one extremum in each.
     """
 
     pieces: int
 
     def prepare(self, block: BlockBuilder) -> None:
-        """Write what `values` and `rates` within the step need."""
+        """Write the coefficients that `values` and `rates` read."""
 
     def middle(self) -> dict[int, Node]:
-        """Return the states halfway, without `prepare`."""
+        """Return the states in the middle of the step; needs no `prepare`."""
 
     def values(self, theta: Node) -> dict[int, Node]:
         """Return the states by number."""
@@ -37,9 +36,11 @@ class Cubic:
     Parameters
     ----------
     h : Node
+        Length of the step.
     states : sequence of int
+        Numbers of the states.
     end : (str, int)
-        Where the derivative at the end of the step is.
+        Buffer and first element of the derivative at the end of the step.
     """
 
     pieces = 1
@@ -87,16 +88,17 @@ class Cubic:
 
 
 class Polynomial:
-    """The Taylor polynomial of a step, whose terms are ``coefficients``.
+    """The Taylor polynomial of a step, with the terms in the buffer ``coefficients``.
 
     Parameters
     ----------
     states : sequence of int
+        Numbers of the states.
     count : int
-        States of the model.
+        Number of states of the model.
     order : int
     share : Node
-        The step as a part of the time that the terms are for.
+        Length of the step divided by the length for which the terms were computed.
     """
 
     # High orders take steps of more than half a period.
@@ -106,7 +108,7 @@ class Polynomial:
         self.states, self.count, self.order, self.share = states, count, order, share
 
     def prepare(self, block: BlockBuilder) -> None:
-        """Need nothing but the terms."""
+        """Do nothing: the terms are the coefficients."""
 
     def middle(self) -> dict[int, Node]:
         return self.values(const(0.5))
@@ -115,19 +117,19 @@ class Polynomial:
         return load("coefficients", (k - 1) * self.count + j)
 
     def values(self, theta: Node) -> dict[int, Node]:
-        at, found = theta * self.share, {}
+        at, values = theta * self.share, {}
         for j in self.states:
             total = self._term(self.order, j)
             for k in reversed(range(1, self.order)):
                 total = total * at + self._term(k, j)
-            found[j] = total * at + load("state", j)
-        return found
+            values[j] = total * at + load("state", j)
+        return values
 
     def rates(self, theta: Node) -> dict[int, Node]:
-        at, found = theta * self.share, {}
+        at, rates = theta * self.share, {}
         for j in self.states:
             total = float(self.order) * self._term(self.order, j)
             for k in reversed(range(1, self.order)):
                 total = total * at + float(k) * self._term(k, j)
-            found[j] = total * self.share
-        return found
+            rates[j] = total * self.share
+        return rates

@@ -1,4 +1,4 @@
-"""Diagonally implicit Runge-Kutta steps: one Newton iteration a stage."""
+"""Diagonally implicit Runge-Kutta steps: one Newton iteration per stage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import Node, const, fabs, load, where
 from cubie_flow.integrators.steps.base import combined
 from cubie_flow.integrators.steps.implicit import ImplicitStep
-from cubie_flow.integrators.steps.newton import Newton, keep_count, reset_count
+from cubie_flow.integrators.steps.newton import Newton, register_count, reset_count
 from cubie_flow.memory import buffer_registry
 
 _ITERATIONS = 8
@@ -26,10 +26,10 @@ class DiagonalStep(ImplicitStep):
     def register_buffers(self) -> None:
         s = self.settings
         n = s.states
-        keep_count(self, s.precision)
-        kept = "local" if s.dense else self.scratch
+        register_count(self, s.precision)
+        location = "local" if s.dense else self.scratch
         buffer_registry.register(
-            "stage_increments", self, (len(self.method.b) + 1) * n, kept, s.precision
+            "stage_increments", self, (len(self.method.b) + 1) * n, location, s.precision
         )
         for name in (
             "stage_base", "stage_state", "stage_derivative", "residual", "correction",
@@ -58,7 +58,7 @@ class DiagonalStep(ImplicitStep):
             change = combined(method.a[stage][:stage], self._row)
             base = load("state", 0, 1) if change is None else h * change + load("state", 0, 1)
             block.sweep(n, {"stage_base": base})
-            # It starts from the slope of the stage before.
+            # The iteration starts from the slope of the previous stage.
             slope = self._row(max(0, stage - 1))
             reach = block.let("reach", h * float(method.gamma))
             block.sweep(n, {"stage_state": reach * slope + load("stage_base", 0, 1)})
@@ -72,11 +72,11 @@ class DiagonalStep(ImplicitStep):
             assert change is not None
             block.sweep(n, {"proposed_state": h * change + load("state", 0, 1)})
             if self._evaluates_end:
-                self.evaluate(block, "proposed_state", self.end_place, h + t)
+                self.evaluate(block, "proposed_state", self.end_element, h + t)
 
     @property
     def _evaluates_end(self) -> bool:
-        """Whether the derivative at the end is that of the model, not of the last stage."""
+        """Whether the derivative at the end is evaluated, instead of taken from the last stage."""
         method = self.method
         return not method.stiffly_accurate and (method.explicit_first or self.settings.ends)
 
@@ -102,10 +102,10 @@ class DiagonalStep(ImplicitStep):
                     ("stage_state", 0, 1, where(going, u + change, u)),
                 ],
             )
-            newton.judge(load("newton_square", 0) * self.mean)
+            newton.check(load("newton_square", 0) * self.mean)
 
     @property
-    def end_place(self) -> tuple[str, int]:
+    def end_element(self) -> tuple[str, int]:
         last = len(self.method.b) - (0 if self._evaluates_end else 1)
         return "stage_increments", last * self.settings.states
 

@@ -9,15 +9,15 @@ from cubie_flow.expressions.graph import Node, compare, const, load, where
 from cubie_flow.integrators.steps.base import Step, shared_factor
 from cubie_flow.memory import buffer_registry
 
-#: Fixed steps that are taken at once, and the stages of a method up to which they are; measured
-#: in docs/performance.md.
-LEAP, LEAP_STAGES = 8, 8
+#: Number of fixed steps per batch, and largest number of stages of a method that takes batches;
+#: measured in docs/lab-book.md.
+BATCHED_STEPS, BATCHED_STAGES = 8, 8
 
 
 class ExplicitStep(Step):
     """One step of an explicit Runge-Kutta method.
 
-    Buffers: ``stage_increments`` (one row of derivatives a stage, then that of the end point,
+    Buffers: ``stage_increments`` (one row of derivatives per stage, then that of the end point,
     then those that only dense output needs), ``stage_state`` (argument of a stage) and
     ``proposed_state``.
     """
@@ -29,10 +29,10 @@ class ExplicitStep(Step):
         if self.dense_output is not None:
             rows += len(self.dense_output.extra_a)
         scratch = self.scratch
-        # Increments outlive the attempt when a sample is interpolated from them.
-        kept = "local" if s.dense else scratch
+        # Samples are interpolated from the increments after the attempt.
+        increments = "local" if s.dense else scratch
         registered = [
-            ("stage_increments", rows * n, kept),
+            ("stage_increments", rows * n, increments),
             ("stage_state", n, scratch),
             ("proposed_state", n, scratch),
         ]
@@ -42,14 +42,14 @@ class ExplicitStep(Step):
     def _increment(self, stage: int) -> Node:
         if stage == 0:
             return load("derivative", 0, 1)
-        return self._kept(stage)
+        return self._row(stage)
 
-    def _kept(self, stage: int) -> Node:
+    def _row(self, stage: int) -> Node:
         return load("stage_increments", stage * self.settings.states, 1)
 
     def _combine(self, weights: Sequence[float], start: str, h: Node, dense: bool = False) -> Node:
         """Return ``start + h * sum(weights * increments)`` at the element of a sweep."""
-        first, total = shared_factor(weights, self._kept if dense else self._increment)
+        first, total = shared_factor(weights, self._row if dense else self._increment)
         return load(start, 0, 1) if total is None else (first * h) * total + load(start, 0, 1)
 
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
@@ -65,10 +65,10 @@ class ExplicitStep(Step):
 
     @property
     def batched_steps(self) -> int:
-        return LEAP if self.light and len(self.method.b) <= LEAP_STAGES else 0
+        return BATCHED_STEPS if self.light and len(self.method.b) <= BATCHED_STAGES else 0
 
     @property
-    def end_place(self) -> tuple[str, int]:
+    def end_element(self) -> tuple[str, int]:
         return "stage_increments", len(self.method.b) * self.settings.states
 
     @property
@@ -102,6 +102,6 @@ class ExplicitStep(Step):
             self.derivative(block, "stage_state", first + extra, c * h + t)
 
     def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:
-        total = self.polynomial(block, theta, self._kept)
+        total = self.polynomial(block, theta, self._row)
         assert total is not None
         return h * total + load("previous_state", 0, 1)

@@ -1,4 +1,4 @@
-"""What implicit steps share: the linear solver and the mass matrix."""
+"""The common base of implicit steps: the linear solver and the mass matrix."""
 
 from __future__ import annotations
 
@@ -22,21 +22,31 @@ from cubie_flow.expressions.graph import (
 from cubie_flow.integrators.steps.base import Step
 from cubie_flow.integrators.steps.linear import LinearSettings, LinearSolver
 
-# Making a start consistent: the shift that freezes differential states, the iterations allowed,
-# and the squared change, one at tolerance, that is small enough.
+# Consistent initialisation: the shift that freezes differential states, the largest number of
+# iterations, and the squared change, 1 at tolerance, at which they end.
 _IMMENSE = {"float64": 1e40, "float32": 1e15}
 _START_ITERATIONS = 20
 _START_ENOUGH = 1e-8
 
 
 class ImplicitStep(Step):
-    """A step that solves linear systems with the model's Jacobian."""
+    """A step that solves linear systems with the Jacobian of the model."""
 
     def arrange_children(self) -> None:
         self.adopt_solver("linear_solver", pair=False, prefix="")
 
     def adopt_solver(self, name: str, pair: bool, prefix: str) -> None:
-        """Adopt a linear solver, unless the present one has the same settings."""
+        """Adopt a linear solver, unless the present one has the same settings.
+
+        Parameters
+        ----------
+        name : str
+            Name of the child.
+        pair : bool
+            Whether it solves for a pair of complex shifts.
+        prefix : str
+            Prefix of the names of its buffers.
+        """
         s = self.settings
         settings = LinearSettings(
             rhs=s.rhs,
@@ -52,7 +62,7 @@ class ImplicitStep(Step):
 
     @property
     def linear_solver(self) -> LinearSolver:
-        """The solver of real shifts."""
+        """The solver for real shifts."""
         return self.children["linear_solver"]  # type: ignore[return-value]
 
     @property
@@ -62,7 +72,7 @@ class ImplicitStep(Step):
 
     @abstractmethod
     def shift(self) -> float:
-        """Return c*h, the shift of the system for a step of one."""
+        """Return the shift of the linear system times the length of the step."""
 
     def unconverged(self) -> list[Node]:
         return [truth for solver in self.solvers for truth in solver.unconverged()]
@@ -71,8 +81,8 @@ class ImplicitStep(Step):
         s = self.settings
         if not s.mass:
             return None
-        # With an immense shift the step's own matrix leaves differential states alone and gives
-        # Newton's correction of the algebraic ones.
+        # With an immense shift the matrix of the step leaves differential states unchanged and
+        # gives the Newton correction of the algebraic states.
         n, shift = s.states, const(_IMMENSE[s.precision])
         solver = self.solvers[0]
         d = const(0.0) if solver.settings.pair else None
@@ -80,7 +90,7 @@ class ImplicitStep(Step):
         block.assign([("start_going", 0), ("start_failed", 0)], [TRUE, FALSE])
         with block.repeat(lambda: going, _START_ITERATIONS):
             solver.prepare(block, "state", t, shift, d)
-            self.evaluate(block, "state", self.end_place, t)
+            self.evaluate(block, "state", self.end_element, t)
             self.sweep_mass(block, "residual", self.end_derivative, const(0.0))
             if d is not None:
                 block.sweep(n, [("residual", n, 1, const(0.0))])
@@ -104,19 +114,30 @@ class ImplicitStep(Step):
     def sweep_mass(
         self, block: BlockBuilder, target: str, algebraic: Node, differential: Node, base: int = 0
     ) -> None:
-        """Write for every state the value that goes with the kind of its equation."""
+        """Write one of two values for every state, by the kind of its equation.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        target : str
+            Buffer of the result.
+        algebraic, differential : Node
+            Values at the element of a sweep, by the kind of equation.
+        base : int
+            First element of the result.
+        """
         s = self.settings
         if not s.mass:
             block.sweep(s.states, [(target, base, 1, differential)])
             return
-        # Equations of both kinds: written out, element by element.
+        # Equations of both kinds are written out element by element.
         chosen = [algebraic if s.is_algebraic(j) else differential for j in range(s.states)]
         nodes = [element(node, j) for j, node in enumerate(chosen)]
         block.assign([(target, base + j) for j in range(s.states)], nodes)
 
 
 def element(node: Node, j: int) -> Node:
-    """Return what the expression of a sweep is at its element `j`."""
+    """Return the expression of a sweep at its element `j`."""
     moves = {
         one: load(one.value[0], one.value[1] + j * one.value[2], kind=one.kind)
         for one in topological([node])

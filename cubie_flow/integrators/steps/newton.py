@@ -1,4 +1,4 @@
-"""Simplified Newton iterations inside a lane, each lane with its own convergence."""
+"""Simplified Newton iterations; every lane has its own convergence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cubie_flow.expressions.graph import (
 from cubie_flow.integrators.controllers import EPSILON, SETTINGS
 from cubie_flow.memory import CUDAFactory, buffer_registry
 
-#: Iterations are stopped when the next change is estimated below this part of the tolerance.
+#: Iterations end when the next change is estimated below this part of the tolerance.
 _ENOUGH = 0.01
 
 
@@ -33,8 +33,8 @@ class Newton:
 
     Source: Hairer and Wanner, Solving ODEs II, section IV.8. The rate of convergence ``theta`` is
     the ratio of successive changes. The iteration ends when ``theta/(1 - theta)*change`` is small
-    compared with the tolerance. All stages share the Jacobian, so each one starts with the rate
-    of the stage before.
+    compared with the tolerance. All stages share the Jacobian, so that each stage starts with the
+    rate of the previous one.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Newton:
     active : Node
         Lanes that integrate.
     limit : int
-        Iterations per stage.
+        Largest number of iterations per stage.
     precision : {"float32", "float64"}
     """
 
@@ -65,15 +65,15 @@ class Newton:
 
     @contextmanager
     def iterate(self) -> Iterator[None]:
-        """Collect the statements of one iteration; they end with `judge`."""
+        """Open a context for the statements of one iteration; `check` must be the last of them."""
         going = logical_and(self.active, logical_not(self.failed))
         self.block.assign([("newton_going", 0), ("newton_change", 0)], [going, const(-1.0)])
         with self.block.repeat(lambda: self.going, self.limit):
             yield
         self.block.assign([("newton_failed", 0)], [logical_or(self.failed, self.going)])
 
-    def judge(self, mean_square: Node) -> None:
-        """Decide from the change of this iteration, a squared norm, which lanes go on."""
+    def check(self, mean_square: Node) -> None:
+        """Decide from the squared norm of the change, 1 at tolerance, which lanes iterate on."""
         block = self.block
         change = block.let("newton_now", sqrt(mean_square))
         before = load("newton_change", 0)
@@ -81,7 +81,7 @@ class Newton:
         rate = where(first, minimum(load("newton_rate", 0), const(0.9)), change / before)
         rate = block.let("newton_theta", rate)
         small = compare("<=", rate * change, _ENOUGH * (1.0 - rate))
-        # Changes at the level of rounding have no rate.
+        # The ratio of changes at the level of rounding is not a rate of convergence.
         floor = maximum(self.rounding / load("settings", SETTINGS), const(1e-4 * _ENOUGH))
         done = block.let("newton_done", logical_or(small, compare("<=", change, floor)))
         worse = logical_and(logical_not(first), logical_not(compare("<", rate, 1.0)))
@@ -103,11 +103,11 @@ class Newton:
         )  # fmt: skip
 
 
-def keep_count(owner: CUDAFactory[Any], precision: str) -> None:
-    """Register the buffer ``iterations``, a run's count of Newton iterations."""
+def register_count(owner: CUDAFactory[Any], precision: str) -> None:
+    """Register the buffer ``iterations``, the number of Newton iterations of a run."""
     buffer_registry.register("iterations", owner, 1, "local", precision, persistent=True)
 
 
 def reset_count(block: BlockBuilder) -> None:
-    """Start counting."""
+    """Set the number of Newton iterations to zero."""
     block.assign([("iterations", 0)], [const(0.0)])

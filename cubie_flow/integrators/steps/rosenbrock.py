@@ -13,7 +13,7 @@ from cubie_flow.memory import buffer_registry
 class RosenbrockStep(ImplicitStep):
     """One step of a Rosenbrock or Rosenbrock-W method.
 
-    In the form without matrix products of Hairer and Wanner, Solving ODEs II, section IV.7:
+    It has the form without matrix products of Hairer and Wanner, Solving ODEs II, section IV.7:
     ``(M/(h*gamma) - J) u_i = f(t + c_i*h, y + sum a_ij*u_j) + M sum (C_ij/h)*u_j + h*g_i*df/dt``.
 
     Buffers: ``stage_increments`` (the u_i, then the derivative at the end), ``stage_state``,
@@ -78,10 +78,10 @@ class RosenbrockStep(ImplicitStep):
         change = combined(method.b, self._row)
         assert change is not None
         block.sweep(n, {"proposed_state": change + load("state", 0, 1)})
-        self.evaluate(block, "proposed_state", self.end_place, h + t)
+        self.evaluate(block, "proposed_state", self.end_element, h + t)
 
     @property
-    def end_place(self) -> tuple[str, int]:
+    def end_element(self) -> tuple[str, int]:
         return "stage_increments", len(self.method.b) * self.settings.states
 
     @property

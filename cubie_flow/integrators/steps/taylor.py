@@ -38,16 +38,16 @@ from cubie_flow.integrators.steps.base import Step
 from cubie_flow.integrators.steps.course import Course, Polynomial
 from cubie_flow.memory import buffer_registry
 
-#: Operations of the coefficients that are compiled at most; measured in docs/performance.md.
+#: Largest number of operations of the coefficients; measured in docs/lab-book.md.
 LARGEST = 20_000
-#: The first step that is tried, as a part of the run; longer ones follow only one after another.
+#: Length of the first step, as a part of the run; later steps grow from it.
 FIRST_PART = 1.0 / 16.0
-#: What a step may miss by its end, in tolerances: the step times what its derivative differs from
-#: that of the polynomial. A smooth step misses some tenths.
+#: Largest mismatch at the end of a step, in tolerances: the length of the step times the difference
+#: between the derivatives of the equations and of the polynomial. Smooth steps have some tenths.
 MISMATCH = 2.0
-# Part of the first term that counts as size of a state that is 0, and the least size.
+# Part of the first term that is the size of a state of value 0, and the smallest size.
 _FIRST, _TINY = 1e-3, {"float32": 1e-30, "float64": 1e-200}
-# Squared error above which the terms are of no use, and how far the step then retreats.
+# Squared error above which the terms are unusable, and the factor of the step after that.
 _HUGE = {"float32": 1e37, "float64": 1e300}
 _RETREAT = {"float32": 2.0**-6, "float64": 2.0**-20}
 
@@ -56,10 +56,19 @@ _RETREAT = {"float32": 2.0**-6, "float64": 2.0**-20}
 def series(rhs: Function, states: int, algorithm: str, order: int) -> Function:
     """Return the function ``c = terms(u, p, t, h)`` of a right-hand side.
 
+    Parameters
+    ----------
+    rhs : Function
+    states : int
+        Number of states.
+    algorithm : str
+        Name of the method, for the message.
+    order : int
+
     Raises
     ------
     FlowError
-        If it would be too large to compile, or the equations have no Taylor coefficients.
+        If it is too large to compile, or the equations have no Taylor coefficients.
     """
     u, h = [load("u", i) for i in range(states)], symbol("h")
     rows = coefficients(rhs.nodes, u, symbol("t"), h, order)
@@ -72,33 +81,34 @@ def series(rhs: Function, states: int, algorithm: str, order: int) -> Function:
             "or tsit5"
         )
     outputs = tuple(("c", i) for i in range(len(nodes)))
-    # Right-hand sides that are functions of their own have terms that are.
+    # The terms of a right-hand side that is a separate function are a separate function too.
     return Function("terms", ("u", "p"), ("t", "h"), outputs, nodes, rhs.apart)
 
 
 class TaylorStep(Step):
     """One step of a Taylor series method.
 
-    With step control the terms are computed first, for a power of two near the last step, and the
-    longest step that they allow is taken: none is tried in vain (Jorba and Zou, section 3.2). Where
-    the equations have switches, or what can rise from nothing, its end is looked at as well.
+    With step control the terms are computed first, for a power of two near the last step. The step
+    is the longest one that the terms allow, so that no step is rejected (Jorba and Zou, section
+    3.2). The end of a step is checked as well if the equations have switches, or terms that can
+    grow from zero.
 
-    Buffers: ``coefficients`` (one row of terms an order, from 1), ``stage_increments`` (the
-    derivative at the end, where something reads it), ``stage_state``, ``proposed_state`` and
-    ``frequency`` (one over the time that the terms are for).
+    Buffers: ``coefficients`` (one row of terms per order, from 1), ``stage_increments`` (the
+    derivative at the end, if something reads it), ``stage_state``, ``proposed_state`` and
+    ``frequency`` (one over the length for which the terms were computed).
     """
 
     def register_buffers(self) -> None:
         s = self.settings
         n = s.states
-        # The terms outlive the attempt when a sample is interpolated from them.
-        kept = "local" if s.dense else self.scratch
+        # Samples are interpolated from the terms after the attempt.
+        terms = "local" if s.dense else self.scratch
         registered = [
-            ("coefficients", self.method.order * n, kept),
+            ("coefficients", self.method.order * n, terms),
             ("stage_increments", n, self.scratch),
             ("stage_state", n, self.scratch),
             ("proposed_state", n, self.scratch),
-            ("frequency", 1, kept),
+            ("frequency", 1, terms),
         ]
         for name, size, location in registered:
             buffer_registry.register(name, self, size, location, s.precision)
@@ -124,14 +134,14 @@ class TaylorStep(Step):
         unit = block.let("unit", from_bits(iand(bits(dt), exponent)))
         block.assign([("frequency", 0)], [from_bits(isub(integer(2 * one), bits(unit)))])
         self._expand(block, unit, t)
-        # The weights need only the state, and are there before the last terms are.
+        # The weights need only the state, so that they are computed before the last terms.
         size = maximum(fabs(load("state", 0, 1)), _FIRST * fabs(self._term(1)))
         weight = self.weight(maximum(size, const(_TINY[precision])))
         square = self._sum(block, "error_square", self._estimated() * weight) * self.mean
         square = block.let("squared_error", square)
         finite = block.let("finite", compare("<", square, _HUGE[precision]))
         present = block.let("present", pattern(maximum(square, const(1e-30))) - one)
-        # Where the step must be shorter the last but one term falls slower than the last.
+        # For a shorter step the last but one term decreases more slowly than the last.
         steady = minimum(present * (-0.5 / order), present * (-0.5 / (order - 1)))
         wanted = minimum(
             steady + level(control.safety, precision),
@@ -155,19 +165,19 @@ class TaylorStep(Step):
             for k in reversed(range(1, order)):
                 total = total + self._term(k)
             block.sweep(s.states, {"proposed_state": total + load("state", 0, 1)})
-        if s.ends or self._watches:
+        if s.ends or self._checks_end:
             self.derivative(block, "proposed_state", 0, h + t)
-        if self._watches:
+        if self._checks_end:
             self._compare(block, h, theta)
 
     @property
-    def _watches(self) -> bool:
-        """Whether the end of a step is looked at, since not all can be known from its start."""
+    def _checks_end(self) -> bool:
+        """Whether the end of a step is checked, because the terms are not sufficient."""
         s = self.settings
         return s.chooses and (s.distrusted or not foreseeable(s.rhs.nodes))
 
     def _compare(self, block: BlockBuilder, h: Node, theta: Node) -> None:
-        """Reject a step whose end has another derivative than the polynomial has there."""
+        """Reject a step at whose end the derivatives of equations and polynomial differ."""
         order = self.method.order
         slope = float(order) * self._term(order)
         for k in reversed(range(1, order)):
@@ -175,8 +185,8 @@ class TaylorStep(Step):
         missing = h * self.end_derivative - slope * theta
         square = block.let("mismatch", self.norm(block, "mismatch_square", missing) * self.mean)
         strange = block.let("strange", logical_not(compare("<=", square, MISMATCH**2)))
-        met = where(strange, maximum(load("error", 0), const(4.0)), load("error", 0))
-        block.assign([("error", 0)], [met])
+        error = where(strange, maximum(load("error", 0), const(4.0)), load("error", 0))
+        block.assign([("error", 0)], [error])
 
     def distrust(self, block: BlockBuilder, error: Node, missed: Node) -> Node:
         strange = load("strange", 0, kind="bool")
@@ -184,15 +194,16 @@ class TaylorStep(Step):
         return super().distrust(block, error, missed)
 
     def expected(self, length: Node, h: Node, control: ControllerSettings) -> Node:
-        if not self._watches:
+        if not self._checks_end:
             return length
-        # Half the step, when it has grown as much as it may.
+        # This becomes half the step after the largest growth by the controller.
         return where(load("strange", 0, kind="bool"), (0.5 / control.max_factor) * h, length)
 
     def _polynomial(self, block: BlockBuilder, theta: Node, start: str) -> Node:
-        """Return the state at `theta` of the terms' time, at the element of a sweep.
+        """Return the state at the part `theta` of the length for which the terms were computed.
 
-        In two halves, which a processor computes at the same time.
+        It is the value at the element of a sweep. A processor computes the two halves of the
+        polynomial in parallel.
         """
         order = self.method.order
         half = order // 2
@@ -212,7 +223,7 @@ class TaylorStep(Step):
         return Polynomial(states, s.states, self.method.order, share)
 
     @property
-    def end_place(self) -> tuple[str, int]:
+    def end_element(self) -> tuple[str, int]:
         return "stage_increments", 0
 
     @property
