@@ -183,42 +183,55 @@ class StepController(CUDAFactory[ControllerSettings]):
             Largest length allowed.
         """
         s = self.settings
-        depth = MEMORY[s.kind]
-        k = 2.0 * s.order  # errors are squared, hence the 2
-        gains = s.gains[:depth]
-        one, safety = bits_of_one(s.precision), level(s.safety, s.precision)
-
         # The factor is computed in the logarithmic domain of bit patterns. Powers become products
         # there, the safety factor becomes a summand, and both outcomes share one conversion.
         floor = const(1e-12 if s.precision == "float64" else 1e-8)
         usable = where(error < 1e20, maximum(error, floor), const(1e20))
-        present = block.let("error_pattern", pattern(usable) - one)
+        present = block.let("error_pattern", pattern(usable) - bits_of_one(s.precision))
+        accepted = self._accepted_factor(block, present, h)
         # After a rejection only the present error is used, and the step never grows.
-        plain = minimum((-1.0 / k) * present + safety, const(level(0.9, s.precision)))
+        rejected = (-1.0 / self._divisor) * present + level(s.safety, s.precision)
+        rejected = minimum(rejected, const(level(0.9, s.precision)))
+        factor = where(accept, accepted, rejected)
+        factor = maximum(factor, const(level(s.min_factor, s.precision)))
+        scaled = block.let("scaled_step", h * from_bits(to_int(factor)))
+        # A step that was shortened to end at a given time does not show the possible length.
+        shortened = logical_and(last, accept)
+        scaled = where(shortened, maximum(scaled, load("step_control", 0)), scaled)
+        elements = [("step_control", i) for i in range(max(1, MEMORY[s.kind]))]
+        past = [present, h if s.kind == "gustafsson" else load("step_control", 1)]
+        stored = [
+            where(accept, value, load(*element))
+            for value, element in zip(past, elements[1:], strict=False)
+        ]
+        block.assign(elements, [minimum(scaled, bounds), *stored])
+
+    @property
+    def _divisor(self) -> float:
+        """Divisor of the exponents: twice the order, because errors are squared."""
+        return 2.0 * self.settings.order
+
+    def _accepted_factor(self, block: BlockBuilder, present: Node, h: Node) -> Node:
+        """Return the bit pattern of the factor of an accepted step.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        present : Node
+            Bit pattern of the squared error of the step, minus that of 1.
+        h : Node
+            Length of the step.
+        """
+        s, k = self.settings, self._divisor
+        safety = level(s.safety, s.precision)
         if s.kind == "gustafsson":
             elementary = block.let("elementary", (-1.0 / k) * present + safety)
             trend = (1.0 / k) * (load("step_control", 1) - present)
             predicted = trend + (pattern(h) - pattern(load("step_control", 2))) + elementary
-            filtered = minimum(elementary, predicted)
+            factor = minimum(elementary, predicted)
         else:
-            filtered = (-gains[0] / k) * present + safety
+            gains = s.gains[: MEMORY[s.kind]]
+            factor = (-gains[0] / k) * present + safety
             for past, gain in enumerate(gains[1:], start=1):
-                filtered = (-gain / k) * load("step_control", past) + filtered
-        filtered = minimum(filtered, const(level(s.max_factor, s.precision)))
-        chosen = maximum(where(accept, filtered, plain), const(level(s.min_factor, s.precision)))
-        scaled = block.let("scaled_step", h * from_bits(to_int(chosen)))
-        # A step that was shortened to end at a given time does not show the possible length.
-        shortened = logical_and(last, accept)
-        scaled = where(shortened, maximum(scaled, load("step_control", 0)), scaled)
-        targets = [("step_control", 0)]
-        values = [minimum(scaled, bounds)]
-        if depth > 1:
-            targets.append(("step_control", 1))
-            values.append(where(accept, present, load("step_control", 1)))
-        if s.kind == "gustafsson":
-            targets.append(("step_control", 2))
-            values.append(where(accept, h, load("step_control", 2)))
-        elif depth > 2:
-            targets.append(("step_control", 2))
-            values.append(where(accept, load("step_control", 1), load("step_control", 2)))
-        block.assign(targets, values)
+                factor = (-gain / k) * load("step_control", past) + factor
+        return minimum(factor, const(level(s.max_factor, s.precision)))

@@ -1,8 +1,8 @@
 """The linear systems of implicit steps, as statements of a block.
 
-``(c*M - J) x = b`` with the mass matrix M, the exact Jacobian J of the model and a scalar c of
-the size of one over the step; for a pair of complex conjugate shifts the real system of twice
-the size ``[[alpha*M - J, -beta*M], [beta*M, alpha*M - J]]``.
+They are ``(c*M - J) x = b`` with the mass matrix M, the exact Jacobian J of the model and a shift c
+of the magnitude of one over the step. A pair of complex conjugate shifts gives the real system of
+twice the size ``[[alpha*M - J, -beta*M], [beta*M, alpha*M - J]]``.
 """
 
 from __future__ import annotations
@@ -36,27 +36,26 @@ from cubie_flow.expressions.sparse_lu import LU, choose_pivots, factorise
 from cubie_flow.integrators.controllers import EPSILON, SETTINGS, approximate_reciprocal
 from cubie_flow.memory import CUDAFactory, buffer_registry
 
-#: Multiplications above which a sparse factorisation is no longer written out; measured in
-#: docs/performance.md.
+#: Largest number of multiplications of a sparse factorisation; measured in docs/lab-book.md.
 SPARSE_LIMIT = 20_000
-#: Multiplications in one compiled function: compilers take more than proportionally longer over
-#: larger ones; measured in docs/performance.md.
+#: Largest number of multiplications in one compiled function. The time of compilers grows faster
+#: than the size of a function; measured in docs/lab-book.md.
 PART = 600
-#: Entries above which a dense matrix is made column by column, not entry by entry.
+#: Number of entries above which a dense matrix is assembled column by column, not entry by entry.
 ENTRIES = 2_000
-#: States above which a dense matrix no longer pays and systems are solved matrix-free.
+#: Number of unknowns above which systems are solved matrix-free instead of with a dense matrix.
 DENSE_LIMIT = 250
-#: Growth of pivots that leaves half the digits.
+#: Growth of pivots at which half of the digits are lost.
 GROWTH_LIMIT = {"float64": 1e7, "float32": 1e3}
-# Matrix-free: iterations of a pass, and passes; how much a pass reduces the residual; the largest
-# and the smallest part of the tolerance that an error of the solution may be; and the square that
-# counts as not finite.
+# Matrix-free solver: largest numbers of iterations per pass and of passes; reduction of the
+# residual by a pass; largest and smallest allowed error of the solution, as parts of the tolerance;
+# and the square above which a residual is not finite.
 _KRYLOV_LIMIT, _KRYLOV_PASSES = 200, 6
 _KRYLOV_TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 _KRYLOV_ENOUGH, _KRYLOV_LEAST = 1e-2, 1e-9
 _KRYLOV_LARGEST = {"float64": 1e300, "float32": 1e38}
-#: Rows of the buffer `krylov`: the residual comes first; the product with the matrix and the
-#: change of the solution come last.
+#: Rows of the buffer `krylov`: the residual is the first; the product with the matrix and the
+#: change of the solution are the last.
 PRODUCT, CHANGE, KRYLOV_ROWS = 5, 6, 7
 
 
@@ -67,14 +66,16 @@ class LinearSettings:
     Parameters
     ----------
     rhs : Function
-        Right-hand side whose Jacobian is taken.
+        Right-hand side of the model; its Jacobian is computed from it.
     mass : tuple of int
         Diagonal of the mass matrix; empty for all ones.
     pair : bool
         Whether the system is that of a pair of complex shifts.
     prefix : str
-        Of the names of the buffers.
+        Prefix of the names of the buffers.
     kind : {"auto", "sparse", "pivoted", "bicgstab"}
+        Method of solution; ``auto`` chooses by the size of the system.
+    precision : {"float32", "float64"}
     """
 
     rhs: Function
@@ -108,7 +109,7 @@ def time_derivative(rhs: Function) -> Function | None:
 
 @lru_cache(maxsize=64)
 def _matrix(rhs: Function, mass: tuple[int, ...], pair: bool) -> Rows:
-    """Return the rows of the system's matrix, with symbols ``c`` and ``d`` for the shifts."""
+    """Return the rows of the matrix of the system, with symbols ``c`` and ``d`` for the shifts."""
     n = len(rhs.nodes)
     rows = []
     for i, derivatives in enumerate(jacobian_rows(rhs)):
@@ -133,6 +134,7 @@ def _matrix(rhs: Function, mass: tuple[int, ...], pair: bool) -> Rows:
 
 @lru_cache(maxsize=32)
 def _sparse(rhs: Function, mass: tuple[int, ...], pair: bool, limit: int) -> LU | None:
+    """Return the sparse factorisation, None if it takes more than `limit` multiplications."""
     matrix = _matrix(rhs, mass, pair)
     pivots = choose_pivots([frozenset(row) for row in matrix], limit)
     if pivots is None:
@@ -141,13 +143,13 @@ def _sparse(rhs: Function, mass: tuple[int, ...], pair: bool, limit: int) -> LU 
 
 
 def _part(rhs: Function) -> int:
-    """Return the multiplications that one function may hold; small models stay whole."""
+    """Return the largest number of multiplications in one function; small models are not split."""
     return 1 << 62 if len(rhs.nodes) <= UNROLL_LIMIT else PART
 
 
 @lru_cache(maxsize=32)
 def _product(rhs: Function, mass: tuple[int, ...], pair: bool) -> Function:
-    """Return the product of the system's matrix with ``x`` as a function that writes ``y``."""
+    """Return the function that writes the product ``y`` of the matrix with ``x``."""
     n = len(rhs.nodes)
     variables = [load("u", i) for i in range(n)]
     c, d = symbol("c"), symbol("d")
@@ -171,11 +173,11 @@ def _shifts(pair: bool) -> tuple[str, ...]:
 
 
 class LinearSolver(CUDAFactory[LinearSettings]):
-    """Factors the matrix of a step once and solves with it as often as wanted.
+    """Factors the matrix of a step once, and solves any number of systems with it.
 
-    Buffers: sparse: ``factors`` (the growth of pivots, then those that vary); pivoted: ``factors``
-    (the dense matrix), ``interchanges``, ``solution`` and, where entries are many, ``column``;
-    matrix-free: ``krylov`` and ``preconditioner``.
+    Buffers of the sparse solver: ``factors`` (the growth of pivots, then the factors that vary); of
+    the pivoted solver: ``factors`` (the dense matrix), ``interchanges``, ``solution`` and, for many
+    entries, ``column``; of the matrix-free solver: ``krylov`` and ``preconditioner``.
     """
 
     @property
@@ -185,7 +187,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
 
     @property
     def kind(self) -> str:
-        """How systems are solved, with ``auto`` decided."""
+        """Method of solution; the result of the choice for ``auto``."""
         s = self.settings
         if s.kind != "auto":
             return s.kind
@@ -200,9 +202,9 @@ class LinearSolver(CUDAFactory[LinearSettings]):
     @property
     def _chosen_lu(self) -> LU:
         limit = SPARSE_LIMIT if self.settings.kind == "auto" else 1 << 62
-        found = self._lu(limit)
-        assert found is not None
-        return found
+        lu = self._lu(limit)
+        assert lu is not None
+        return lu
 
     def name(self, buffer: str) -> str:
         """Return the name of one of this solver's buffers."""
@@ -233,7 +235,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
     # statements
 
     def prepare(self, block: BlockBuilder, at: str, t: Node, c: Node, d: Node | None) -> None:
-        """Factor the matrix at a state.
+        """Write the factorisation of the matrix at a state.
 
         Parameters
         ----------
@@ -241,32 +243,36 @@ class LinearSolver(CUDAFactory[LinearSettings]):
         at : str
             Buffer of the state.
         t, c, d : Node
-            Time and shifts; `d` only for a pair.
+            Time and shifts; `d` is None without a pair.
         """
         scalars = {"t": t, "c": c} if d is None else {"t": t, "c": c, "d": d}
         arrays = {"u": (at, 0), "p": ("parameters", 0)}
         kind = self.kind
         if kind == "sparse":
-            factors = (self.name("factors"), 0)
-            for part in self._chosen_lu.parts:
-                outputs = tuple(("g", number) for number in part)
-                nodes = tuple(part.values())
-                inputs = ("u", "p", "f")
-                shifts, apart = _shifts(d is not None), len(self._chosen_lu.parts) > 1
-                function = Function("factor", inputs, shifts, outputs, nodes, apart)
-                block.evaluate(function, {**arrays, "f": factors, "g": factors}, **scalars)
+            self._factorise(block, arrays, scalars)
         elif kind == "pivoted":
             self._assemble(block, arrays, scalars)
             self._eliminate(block)
         else:
             self._precondition(block, at, arrays, scalars)
 
+    def _factorise(
+        self, block: BlockBuilder, arrays: dict[str, tuple[str, int]], scalars: dict[str, Node]
+    ) -> None:
+        """Write the sparse factorisation."""
+        factors, parts = (self.name("factors"), 0), self._chosen_lu.parts
+        for part in parts:
+            outputs = tuple(("g", number) for number in part)
+            nodes, apart = tuple(part.values()), len(parts) > 1
+            function = Function("factor", ("u", "p", "f"), tuple(scalars), outputs, nodes, apart)
+            block.evaluate(function, {**arrays, "f": factors, "g": factors}, **scalars)
+
     def unconverged(self) -> list[Node]:
-        """Return what tells that the last factorisation is not to be trusted."""
+        """Return truths: whether the last factorisation or solution is not accurate."""
         if self.kind == "sparse":
-            largest, given = (load(self.name("factors"), number) for number in (0, 1))
+            largest, original = (load(self.name("factors"), number) for number in (0, 1))
             limit = GROWTH_LIMIT[self.settings.precision]
-            return [logical_not(compare("<=", largest, limit * given))]
+            return [logical_not(compare("<=", largest, limit * original))]
         if self.kind == "bicgstab":
             return [compare("!=", load(self.name("unsolved"), 0), 0.0)]
         return []
@@ -275,7 +281,18 @@ class LinearSolver(CUDAFactory[LinearSettings]):
         self, block: BlockBuilder, right: tuple[str, int], result: tuple[str, int],
         at: str, t: Node, c: Node, d: Node | None = None,
     ) -> None:  # fmt: skip
-        """Write the solution for a right-hand side; both are (buffer, first element)."""
+        """Write the solution of the system for a right-hand side.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        right, result : tuple of (str, int)
+            Buffer and first element of the right-hand side and of the solution.
+        at : str
+            Buffer of the state.
+        t, c, d : Node
+            As in `prepare`.
+        """
         kind = self.kind
         if kind == "sparse":
             parts = self._chosen_lu.solve(
@@ -305,6 +322,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
     def _assemble(
         self, block: BlockBuilder, arrays: dict[str, tuple[str, int]], scalars: dict[str, Node]
     ) -> None:
+        """Write the dense matrix."""
         n, s = self.size, self.settings
         if self._by_columns:
             seed, column = self.name("solution"), self.name("column")
@@ -330,12 +348,12 @@ class LinearSolver(CUDAFactory[LinearSettings]):
             block.evaluate(function, arrays, **scalars)
 
     def _eliminate(self, block: BlockBuilder) -> None:
-        """Gaussian elimination with pairwise pivoting.
+        """Write the Gaussian elimination with pairwise pivoting.
 
-        Each row is eliminated by the pivot row, the larger of the two going first, so that no
-        multiplier exceeds one (D. C. Sorensen, Analysis of pairwise pivoting in Gaussian
-        elimination, IEEE Trans. Comput. C-34, 274-278, 1985). Unlike partial pivoting it needs
-        no index that differs from lane to lane.
+        Each row is eliminated by the pivot row. The row with the larger entry becomes the pivot
+        row, so that no multiplier exceeds one (D. C. Sorensen, Analysis of pairwise pivoting in
+        Gaussian elimination, IEEE Trans. Comput. C-34, 274-278, 1985). Unlike partial pivoting it
+        needs no index that differs between lanes.
         """
         n, factors, swaps = self.size, self.name("factors"), self.name("interchanges")
         top, low = (("k", n + 1),), (("i", n), ("k", 1))
@@ -364,6 +382,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
     def _substitute(
         self, block: BlockBuilder, right: tuple[str, int], result: tuple[str, int]
     ) -> None:
+        """Write the forward and backward substitution of the pivoted solver."""
         n, factors, swaps = self.size, self.name("factors"), self.name("interchanges")
         x = self.name("solution")
         block.sweep(n, {x: load(*right, 1)})
@@ -376,7 +395,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
                 (x, 0, (("k", 1),), first),
                 (x, 0, (("i", 1),), where(swap, a, b) - load(factors, 0, low) * first),
             )
-        # Backwards: counters count from the end.
+        # In the backward substitution the counters count from the end.
         last = n - 1
         with block.nest("k", 0, n):
             block.assign([("rest", 0)], [load(x, last, (("k", -1),))])
@@ -388,28 +407,28 @@ class LinearSolver(CUDAFactory[LinearSettings]):
             block.put((x, last, (("k", -1),), load("rest", 0) * reciprocal))
         block.sweep(n, [(*result, 1, load(x, 0, 1))])
 
-    # matrix-free
+    # the matrix-free solver
 
     def _precondition(
         self, block: BlockBuilder, at: str, arrays: dict[str, tuple[str, int]],
         scalars: dict[str, Node],
     ) -> None:  # fmt: skip
-        """Write the inverse diagonal times the tolerance of every state, then one over that."""
+        """Write the inverse of the diagonal times the tolerances, then one over the tolerances."""
         s, n = self.settings, self.size
         rows = _matrix(s.rhs, s.mass, s.pair)
         nodes = tuple(1.0 / row[i] if i in row else const(1.0) for i, row in enumerate(rows))
         outputs = tuple(("q", i) for i in range(len(nodes)))
         function = Function("diagonal", ("u", "p"), _shifts(s.pair), outputs, nodes)
-        place, states = self.name("preconditioner"), len(s.rhs.nodes)
-        block.evaluate(function, {**arrays, "q": (place, 0)}, **scalars)
+        buffer, states = self.name("preconditioner"), len(s.rhs.nodes)
+        block.evaluate(function, {**arrays, "q": (buffer, 0)}, **scalars)
         size = load("settings", SETTINGS, 1) * fabs(load(at, 0, 1))
         scale = size + load("settings", SETTINGS + states, 1)
         fastest = (self.name("fastest"), 0)
-        block.assign([fastest], [fabs(load(place, 0))])
-        block.sweep(n, [(*fastest, 0, minimum(fabs(load(place, 0, 1)), load(*fastest)))])
+        block.assign([fastest], [fabs(load(buffer, 0))])
+        block.sweep(n, [(*fastest, 0, minimum(fabs(load(buffer, 0, 1)), load(*fastest)))])
         for first in range(0, n, states):
-            diagonal = (place, first, 1, load(place, first, 1) * scale)
-            weight = (place, n + first, 1, approximate_reciprocal(scale, s.precision))
+            diagonal = (buffer, first, 1, load(buffer, first, 1) * scale)
+            weight = (buffer, n + first, 1, approximate_reciprocal(scale, s.precision))
             block.sweep(states, [diagonal, weight])
         block.assign([(self.name("unsolved"), 0)], [const(0.0)])
 
@@ -419,21 +438,17 @@ class LinearSolver(CUDAFactory[LinearSettings]):
     ) -> None:  # fmt: skip
         """Solve by passes of BiCGSTAB, each from the true residual; all in units of tolerances.
 
-        The residual that BiCGSTAB carries along loses touch with the true one, and slow
-        components hide in it: their error is the residual times ``1/c``. So a solution is taken
-        where the true residual times ``1/c`` is a small part of the tolerance, the smaller the
-        longer the step is compared with the fastest process; or where rounding stops the
-        residual and the last pass changed the solution by little. Any other step is not solved.
+        The residual that BiCGSTAB updates drifts away from the true one, and slow components hide
+        in it: their error is the residual times ``1/c``. A solution is therefore accepted in two
+        cases. Either the true residual times ``1/c`` is a small part of the tolerance, the smaller
+        the longer the step is compared with the fastest process. Or rounding limits the residual,
+        and the last pass changed the solution by little. Otherwise the system is not solved.
         """
-        n, real, (x, first) = self.size, self.settings.precision, result
-        place, krylov = self.name("preconditioner"), self.name("krylov")
-        weight, r = load(place, n, 1), load(krylov, 0, 1)
+        n, (x, first) = self.size, result
+        buffer, krylov = self.name("preconditioner"), self.name("krylov")
+        weight, r = load(buffer, n, 1), load(krylov, 0, 1)
         change, product = load(krylov, CHANGE * n, 1), load(krylov, PRODUCT * n, 1)
-        rounding = 16.0 * EPSILON[real] / load("settings", SETTINGS)
-        enough = block.let("enough", maximum(rounding, const(_KRYLOV_ENOUGH)))
-        slower = block.let("slower", c * load(self.name("fastest"), 0))
-        allowed = minimum(const(_KRYLOV_ENOUGH), 0.1 * slower * slower)
-        hidden = block.let("hidden", c * maximum(allowed, const(_KRYLOV_LEAST)))
+        limits = self._error_limits(block, c)
         block.sweep(n, [(krylov, 0, 1, weight * load(*right, 1)), (x, first, 1, const(0.0))])
         refining, lost = (load(name, 0, kind="bool") for name in ("refining", "lost"))
         block.assign([("refining", 0), ("lost", 0)], [TRUE, FALSE])
@@ -447,28 +462,66 @@ class LinearSolver(CUDAFactory[LinearSettings]):
             rest = weight * (load(*right, 1) - product)
             block.sweep(n, [(krylov, 0, 1, where(refining, rest, r))])
             changed = _dot(block, "changed", n, weight * change, weight * change)
-            carried = block.let("left_carried", load("left", 0))
-            left = _dot(block, "left", n, r, r)
-            harmless = compare("<=", left, n * hidden * hidden)
-            # Rounding shows where the residuals differ; before that, another pass helps.
-            rounded = logical_and(converged, compare(">", left, 4.0 * carried))
-            settled = logical_and(rounded, compare("<=", changed, n * enough * enough))
-            done = block.let("solved", logical_or(harmless, settled))
-            finite = compare("<", left, _KRYLOV_LARGEST[real])
-            more = logical_and(finite, logical_not(done))
-            worse = logical_not(logical_or(finite, done))
-            block.assign(
-                [("refining", 0), ("lost", 0)],
-                [logical_and(refining, more), logical_or(lost, logical_and(refining, worse))],
-            )
+            self._check_solution(block, converged, changed, limits)
         unsolved = logical_or(logical_or(refining, lost), *self.unconverged())
         block.assign([(self.name("unsolved"), 0)], [where(unsolved, const(1.0), const(0.0))])
+
+    def _error_limits(self, block: BlockBuilder, c: Node) -> tuple[Node, Node]:
+        """Return the largest change by a last pass, and the largest residual, per state."""
+        rounding = 16.0 * EPSILON[self.settings.precision] / load("settings", SETTINGS)
+        enough = block.let("enough", maximum(rounding, const(_KRYLOV_ENOUGH)))
+        slower = block.let("slower", c * load(self.name("fastest"), 0))
+        allowed = minimum(const(_KRYLOV_ENOUGH), 0.1 * slower * slower)
+        hidden = block.let("hidden", c * maximum(allowed, const(_KRYLOV_LEAST)))
+        return enough, hidden
+
+    def _check_solution(
+        self, block: BlockBuilder, converged: Node, changed: Node, limits: tuple[Node, Node]
+    ) -> None:
+        """Write which lanes need another pass (``refining``), and which are not finite (``lost``).
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        converged : Node
+            Whether the pass reduced the residual enough.
+        changed : Node
+            Square of the change of the solution by the pass.
+        limits : tuple of Node
+            See `_error_limits`.
+        """
+        n, (enough, hidden) = self.size, limits
+        refining, lost = (load(name, 0, kind="bool") for name in ("refining", "lost"))
+        r = load(self.name("krylov"), 0, 1)
+        carried = block.let("left_carried", load("left", 0))
+        left = _dot(block, "left", n, r, r)
+        harmless = compare("<=", left, n * hidden * hidden)
+        # Rounding has an effect where the residuals differ; before that, another pass helps.
+        rounded = logical_and(converged, compare(">", left, 4.0 * carried))
+        settled = logical_and(rounded, compare("<=", changed, n * enough * enough))
+        done = block.let("solved", logical_or(harmless, settled))
+        finite = compare("<", left, _KRYLOV_LARGEST[self.settings.precision])
+        more = logical_and(finite, logical_not(done))
+        worse = logical_not(logical_or(finite, done))
+        block.assign(
+            [("refining", 0), ("lost", 0)],
+            [logical_and(refining, more), logical_or(lost, logical_and(refining, worse))],
+        )
 
     def _multiply(
         self, block: BlockBuilder, vector: tuple[str, int], product: tuple[str, int],
         at: str, t: Node, c: Node, d: Node | None,
     ) -> None:  # fmt: skip
-        """Write the product with the matrix, from the exact Jacobian; no matrix is stored."""
+        """Write the product of the matrix with a vector, from directional derivatives.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        vector, product : tuple of (str, int)
+            Buffer and first element of the vector and of the product.
+        at, t, c, d
+            As in `solve`.
+        """
         s = self.settings
         scalars = {"t": t, "c": c} if d is None else {"t": t, "c": c, "d": d}
         arrays = {"u": (at, 0), "p": ("parameters", 0), "x": vector, "y": product}
@@ -478,16 +531,27 @@ class LinearSolver(CUDAFactory[LinearSettings]):
         self, block: BlockBuilder, wanted: Node, before: Node,
         at: str, t: Node, c: Node, d: Node | None,
     ) -> Node:  # fmt: skip
-        """Write the change that makes the residual, `before` in square, a small part of itself.
+        """Write one pass of BiCGSTAB; return whether it reduced the residual enough.
 
-        H. A. van der Vorst, SIAM J. Sci. Stat. Comput. 13, 631-644, 1992, preconditioned from the
-        right by the diagonal. Return whether it converged.
+        Source: H. A. van der Vorst, SIAM J. Sci. Stat. Comput. 13, 631-644, 1992. The diagonal
+        preconditions the system from the right.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        wanted : Node
+            Lanes that iterate.
+        before : Node
+            Square of the residual at the start.
+        at, t, c, d
+            As in `solve`.
         """
-        n, krylov, place = self.size, self.name("krylov"), self.name("preconditioner")
-        # Vectors: the residual, the first one, the direction, its product, a preconditioned one.
+        n, krylov, buffer = self.size, self.name("krylov"), self.name("preconditioner")
+        # Vectors: the residual, the initial residual, the search direction, its product with the
+        # matrix, and a preconditioned vector.
         r, r0, p, v, hat = (n * i for i in range(5))
         w, change = PRODUCT * n, CHANGE * n
-        inverse, weight = load(place, 0, 1), load(place, n, 1)
+        inverse, weight = load(buffer, 0, 1), load(buffer, n, 1)
 
         def of(row: int) -> Node:
             return load(krylov, row, 1)
@@ -530,12 +594,12 @@ class LinearSolver(CUDAFactory[LinearSettings]):
 
 
 def _dot(block: BlockBuilder, name: str, n: int, a: Node, b: Node) -> Node:
-    """Write the scalar product of two vectors to a value of that name."""
+    """Write the scalar product of two vectors to the value `name`, and return it."""
     block.assign([(name, 0)], [const(0.0)])
     block.sweep(n, [(name, 0, 0, a * b + load(name, 0))])
     return load(name, 0)
 
 
 def _ratio(a: Node, b: Node) -> Node:
-    """Return ``a / b``, and 0 where `b` is."""
+    """Return ``a / b``, or 0 where `b` is 0."""
     return where(compare("==", b, 0.0), const(0.0), a / b)

@@ -57,7 +57,7 @@ COLLOCATION: dict[str, Collocation] = {known.name: known for known in collocatio
 MULTISTEP: dict[str, Multistep] = {known.name: known for known in multistep.METHODS}
 #: The Taylor series methods.
 TAYLOR: dict[str, Taylor] = {known.name: known for known in taylor.METHODS}
-#: The methods that solve no equations in a step.
+#: The methods that solve no equations within a step.
 EXPLICIT: dict[str, Method] = {**TABLEAUS, **TAYLOR}
 #: Every method.
 METHODS: dict[str, Method] = {
@@ -73,7 +73,7 @@ def tableau(name: str) -> Tableau:
     Raises
     ------
     FlowError
-        If there is no such method; the sentence names the nearest one.
+        If no method has this name; the message contains the nearest name.
     """
     return _named(name, TABLEAUS)
 
@@ -84,7 +84,7 @@ def method(name: str) -> Method:
     Raises
     ------
     FlowError
-        If there is no such method; the sentence names the nearest one.
+        If no method has this name; the message contains the nearest name.
     """
     return _named(name, METHODS)
 

@@ -1,4 +1,4 @@
-"""Collocation methods: all stages of a step are solved for at once.
+"""Collocation methods: fully implicit, with all stages of a step solved simultaneously.
 
 HW is E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, 2nd revised edition,
 Springer 1996; HNW is E. Hairer, S. P. Norsett and G. Wanner, Solving Ordinary Differential
@@ -15,7 +15,7 @@ from cubie_flow.integrators.tableaus.definition import Dense, Method, Row, Rows,
 
 @frozen(kw_only=True)
 class Collocation(Method):
-    """A fully implicit Runge-Kutta method, and the variables in which its stages come apart.
+    """A fully implicit Runge-Kutta method, and the variables that decouple its stages.
 
     With ``z_i = Y_i - y`` the stages solve ``inverse(a) z / h = f(Y)``. In ``w`` with ``z =
     transform w`` the matrix ``transform_inverse inverse(a) transform`` is block diagonal: first
@@ -33,20 +33,20 @@ class Collocation(Method):
     inverse_pairs : tuple of (float, float)
         ``(alpha, beta)`` of its complex pairs, ``beta > 0``.
     transform, transform_inverse : tuple of tuple of float, shape (stages, stages)
-        To and from the variables that come apart.
+        From and to the variables that decouple the stages.
     dense : Dense
         ``weights`` of ``w_i`` in the collocation polynomial ``y(t + theta*h) = y +
         sum_i(w_i(theta) * z_i)``, without a factor ``h``; at ``theta = 1`` it is the end of the
-        step, beyond it a first guess of the next stages.
+        step, and beyond that it gives starting values of the next stages.
     error : tuple of float, shape (stages,), optional
         The error is ``inverse(gamma0/h * M - J) (f(t, y) + M * sum_i(error_i * z_i) / h)``
         (HW section IV.8), the difference to the quadrature of order ``embedded_order``
         with weight ``1/gamma0`` at the start of the step.
     gamma0 : float, optional
-        The real eigenvalue, where there is one, so that a factored matrix serves again. Where
-        there is but a pair, it is ``(alpha**2 + beta**2)/alpha`` and the same matrix can be spared
-        too: the real part of the solution with ``(alpha + i*beta)/h * M - J`` is an error of the
-        same kind.
+        The real eigenvalue if the method has one, so that its factored matrix is used again. For a
+        single pair it is ``(alpha**2 + beta**2)/alpha``, and no further matrix is needed either:
+        the real part of the solution with ``(alpha + i*beta)/h * M - J`` is an error of the same
+        kind.
     """
 
     a: Rows

@@ -1,4 +1,4 @@
-"""What a Runge-Kutta method is, and how the literature's coefficients become one."""
+"""The definition of methods, and the conversion of coefficients from the literature."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Dense:
     order : int
         Order of the polynomial at every ``theta``.
     source : str
-        Where the coefficients come from.
+        Source of the coefficients.
     extra_a : tuple of tuple of float
-        One row an extra stage: weights of all ``k_i`` before it.
+        One row per extra stage: weights of all ``k_i`` before it.
     extra_c : tuple of float
         Nodes of the extra stages.
     """
@@ -44,16 +44,16 @@ class Dense:
 
 @frozen(kw_only=True)
 class Method:
-    """What all one-step methods have: a name, an order, and the step control that suits them.
+    """A method: its name, its order, and suitable settings of step control.
 
     Parameters
     ----------
     name, title : str
-        Name in configs, and what to call it in a report.
+        Name in configurations, and name in reports.
     order : int
         Order of the solution that is advanced.
     source : str
-        Where the coefficients come from.
+        Source of the coefficients.
     embedded_order : int, optional
         The error estimate of one step is ``O(h**(embedded_order + 1))``.
     stability : {'', 'A', 'L'}
@@ -66,6 +66,8 @@ class Method:
         err_(n-2)**(-beta3/k)``, with ``k = embedded_order + 1`` and errors 1 at tolerance.
     safety, min_factor, max_factor : float
         Safety factor, and bounds of the change of step size.
+    dense : Dense, optional
+        Continuous extension, if the literature gives one.
     """
 
     name: str
@@ -81,12 +83,11 @@ class Method:
     safety: float = 0.9
     min_factor: float = 0.2
     max_factor: float = 5.0
-    #: Of methods with a continuous extension from the literature.
     dense: Dense | None = None
 
     @property
     def continuous(self) -> bool:
-        """Whether the solution is known inside a step too."""
+        """Whether the solution is also known inside a step."""
         return self.dense is not None
 
 
@@ -110,7 +111,7 @@ class Tableau(Method):
         ``err3`` of ``error3`` over ``n`` states (sums of squares, not means), the error is
         ``abs(h) * err5**2 / sqrt((err5**2 + 0.01 * err3**2) * n)`` (DOP853).
     dense : Dense, optional
-        Continuous extension, where the literature gives one.
+        Continuous extension, if the literature gives one.
     """
 
     a: Rows
@@ -121,7 +122,7 @@ class Tableau(Method):
 
 
 def exact(text: str) -> list[Fraction]:
-    """Return the numbers of `text`, rationals or decimals between spaces."""
+    """Return the numbers of `text`, rationals or decimals separated by spaces."""
     return [Fraction(word) for word in text.split()]
 
 
@@ -137,12 +138,12 @@ def row(text: str) -> Row:
 
 
 def rows(text: str) -> Rows:
-    """Return the rows of `text`, which semicolons end."""
+    """Return the rows of `text`; a semicolon ends each row."""
     return tuple(row(line) for line in text.split(";")[:-1])
 
 
 def difference(b: str, b_hat: str) -> Row:
-    """Return ``b - b_hat``, rounded once; the shorter is continued by zeros."""
+    """Return ``b - b_hat``, rounded once; zeros extend the shorter one."""
     high, low = exact(b), exact(b_hat)
     size = max(len(high), len(low))
     high += [Fraction(0)] * (size - len(high))
@@ -158,13 +159,13 @@ def hermite(
     extra_a: str = "",
     extra_c: str = "",
 ) -> Dense:
-    """Return cubic Hermite interpolation of a step, raised in order by `corrections`.
+    """Return cubic Hermite interpolation of a step, with a higher order by `corrections`.
 
     With ``f0``, ``f1`` the derivatives at both ends and ``dy = sum(b_i * k_i)``, Hairer's nested
     form is ``y + h*theta*(dy + (1-theta)*(f0 - dy + theta*(2*dy - f0 - f1 + (1-theta)*(d1 +
     theta*(d2 + ...)))))`` (E. Hairer, S. P. Norsett and G. Wanner, Solving Ordinary Differential
     Equations I, 2nd ed. 1993, section II.6; functions contd5 of dopri5.f, contd8 of dop853.f).
-    It is continuously differentiable from step to step whatever the corrections.
+    It is continuously differentiable across steps for all corrections.
 
     Parameters
     ----------
@@ -173,9 +174,9 @@ def hermite(
     order : int
         Order of the interpolation.
     source : str
-        Where the corrections come from.
+        Source of the corrections.
     corrections : str
-        A row each of ``d1, d2, ..``: weights of all ``k_i``.
+        One row per ``d1, d2, ..``: weights of all ``k_i``.
     extra_a, extra_c : str
         Rows and nodes of the extra stages.
     """

@@ -1,4 +1,4 @@
-"""Diagonally implicit Runge-Kutta methods: one stage is solved for after the other.
+"""Diagonally implicit Runge-Kutta methods: the stages are solved one after the other.
 
 HW is E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, 2nd revised edition,
 Springer 1996; HNW is E. Hairer, S. P. Norsett and G. Wanner, Solving Ordinary Differential
@@ -36,15 +36,15 @@ class DiagonallyImplicit(Method):
     Parameters
     ----------
     a : tuple of tuple of float
-        Row ``i`` holds the weights of stages ``0 .. i``, the diagonal last; zero there only for an
-        explicit first stage.
+        Row ``i`` holds the weights of stages ``0 .. i``, the diagonal last. The diagonal is zero
+        only for an explicit first stage.
     b, c : tuple of float, shape (stages,)
         Weights and nodes.
     error : tuple of float, shape (stages,), optional
         ``b - b_hat``.
     filtered : bool
-        The error grows without bound on stiff components, ``J`` being large, and wants
-        multiplying by ``inverse(M - h*gamma*J) M`` (M. E. Hosea and L. F. Shampine, 1996; HW
+        Whether the error grows without bound for stiff components and is therefore multiplied by
+        ``inverse(M - h*gamma*J) M`` (M. E. Hosea and L. F. Shampine, 1996; HW
         section IV.8).
     dense : Dense, optional
         Continuous extension over the stages alone.
@@ -79,7 +79,7 @@ def _rounded(values: Sequence[Fraction]) -> Row:
 def _cubic(b: Sequence[Fraction]) -> Dense:
     """Return cubic Hermite interpolation from an explicit first to a stiffly accurate last stage.
 
-    The derivative at the end is the last stage, not one more.
+    The last stage is the derivative at the end, so that no further one is needed.
     """
     full = hermite(" ".join(map(str, b)), order=3, source="Cubic Hermite interpolation").weights
     last = tuple(x + y for x, y in zip(full[-2], full[-1], strict=True))

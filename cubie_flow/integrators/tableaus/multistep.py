@@ -22,7 +22,7 @@ class Multistep(Method):
     Parameters
     ----------
     kappa : tuple of float, shape (orders,)
-        Of orders 1, 2, ..; all zero for backward differentiation formulas.
+        Values for orders 1, 2, ..; all zero for backward differentiation formulas.
     """
 
     kappa: Row
@@ -33,7 +33,7 @@ class Multistep(Method):
 
     @property
     def gamma(self) -> Row:
-        """``gamma_0`` to ``gamma_k`` of the highest order."""
+        """``gamma_0`` to ``gamma_k`` for the highest order ``k``."""
         sums = [Fraction(0)]
         for j in range(1, self.order + 1):
             sums.append(sums[-1] + Fraction(1, j))
@@ -41,14 +41,14 @@ class Multistep(Method):
 
     @property
     def alpha(self) -> Row:
-        """``alpha_k`` of orders 1, 2, .."""
+        """``alpha_k`` for orders 1, 2, .."""
         return tuple(
             (1.0 - kappa) * gamma for kappa, gamma in zip(self.kappa, self.gamma[1:], strict=True)
         )
 
     @property
     def errors(self) -> Row:
-        """``error_k`` of orders 1, 2, .."""
+        """``error_k`` for orders 1, 2, .."""
         return tuple(
             kappa * gamma + 1.0 / (k + 1)
             for k, (kappa, gamma) in enumerate(

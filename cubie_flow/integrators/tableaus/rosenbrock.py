@@ -1,4 +1,4 @@
-"""Rosenbrock-Wanner methods: one Jacobian, one matrix and no iteration a step.
+"""Rosenbrock-Wanner methods: one Jacobian, one matrix and no iteration per step.
 
 HW is E. Hairer and G. Wanner, Solving Ordinary Differential Equations II, 2nd revised edition,
 Springer 1996. The literature writes a method with increments ``k``,
@@ -33,7 +33,7 @@ from cubie_flow.integrators.tableaus.definition import (
 
 @frozen(kw_only=True)
 class Rosenbrock(Method):
-    """A Rosenbrock method in the form in which it is computed.
+    """A Rosenbrock method in the form without products with the Jacobian.
 
     With mass matrix ``M``, Jacobian ``J`` and ``df/dt`` at the start of the step, the stages are
 
@@ -54,9 +54,9 @@ class Rosenbrock(Method):
         ``b - b_hat``.
     dense : Dense, optional
         ``weights`` of ``w_i`` in ``y(t + theta*h) = y + sum_i(w_i(theta) * u_i)``, without a
-        factor ``h``; a row a stage.
+        factor ``h``; one row per stage.
     w_method : bool
-        The order holds whatever matrix stands for ``J`` (and with ``df/dt`` left out).
+        Whether the order holds for any matrix in place of ``J``, and without ``df/dt``.
     """
 
     gamma: float

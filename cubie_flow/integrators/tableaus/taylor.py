@@ -9,11 +9,11 @@ from cubie_flow.integrators.tableaus.definition import Method
 
 @frozen(kw_only=True)
 class Taylor(Method):
-    """The Taylor polynomial of the solution, its coefficients from the equations themselves.
+    """The Taylor polynomial of the solution, with coefficients computed from the equations.
 
-    The last term estimates the error, as if the polynomial without it were compared with it; a
-    twentieth of the term before is added, so that a term that happens to vanish does not make a
-    step look free of error.
+    The last term estimates the error: it is the difference to the polynomial without it. A
+    twentieth of the term before is added, so that the estimate is not zero where the last term
+    happens to vanish.
     """
 
     #: Weight of the last but one term in the error estimate.
