@@ -105,7 +105,7 @@ def test_verify(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         (["show", "nowhere"], "'nowhere' does not exist"),
         (["runs", "{kept}", "--limit", "-1"], "--limit is -1"),
         (["runs", "{kept}", "--limit", "many"], "not a valid integer"),
-        (["runs", "{kept}", "--sort", "z"], "no column"),
+        (["runs", "{kept}", "--sort", "z"], "but the columns are"),
         (["runs", "{kept}", "--columns", "zmax"], "did you mean 'z_max'"),
         (["runs", "{kept}", "--where", "rhoo > 3"], "did you mean 'rho'"),
         (["runs", "{kept}", "--whre", "rho > 3"], "No such option"),
