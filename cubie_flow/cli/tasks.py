@@ -52,7 +52,9 @@ class Request:
 
     def yaml(self) -> str:
         """Return the config as it is stored."""
-        return OmegaConf.to_yaml(self.config)
+        from cubie_flow.multirun.hydra_private import config_yaml
+
+        return config_yaml(self.config)
 
 
 def run_task(config: DictConfig) -> None:

@@ -7,7 +7,6 @@ from cubie_flow.console.progress import Progress, progress
 from cubie_flow.engines import Part
 
 
-
 def test_lines_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
