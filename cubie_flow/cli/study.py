@@ -106,11 +106,7 @@ def solve(session: Session, settings: Settings, study: Study, **options: Any) ->
     engine = settings.values["engine"]
     guard = StopGuard(engine["time_limit"])
     keep_dask_out()
-    with (
-        progress(study.name, engine["progress"]) as show,
-        guard.listening(),
-        session.resumable(),
-    ):
+    with progress(study.name, engine["progress"]) as show, guard.listening(), session.resumable():
         report = run_study(
             study,
             session.location,

@@ -37,7 +37,7 @@ def verify(words: list[str]) -> int:
             raise FlowError(f"verify=FOLDER takes only {OPTIONS} in addition, not {word}")
     location = stored.location_of(folder, others)
     if is_multirun(location):
-        from cubie_flow.multirun.verifying import verify_multirun
+        from cubie_flow.multirun.stored_jobs import verify_multirun
 
         return verify_multirun(folder, location)
     store = ResultStore.open(location)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +21,19 @@ from cubie_flow.multirun.hydra_private import config_yaml
 from cubie_flow.storage import index
 
 if TYPE_CHECKING:
+    from cubie_flow.console.progress import Show
+    from cubie_flow.engines import Engine
+    from cubie_flow.storage.location import Location
     from cubie_flow.study.plan_text import Amount
+    from cubie_flow.study.run import RunReport, Start
     from cubie_flow.study.study import Study
     from cubie_flow.systems import OdeSystem
 
+log = logging.getLogger("cubie_flow")
 #: Attribute of the root of a multirun's store: the overrides of every job.
 COMMON = "common"
+#: Phases whose seconds are columns of a job's row.
+PHASES = ("total", "build", "kernel", "write")
 #: Errors that end one job and not the multirun.
 JOB_ERRORS = (FlowError, OmegaConfBaseException, OSError, ValueError, ArithmeticError, MemoryError)
 
@@ -161,3 +170,86 @@ def error_sentence(error: BaseException) -> str:
     elif isinstance(error, Exception) and not isinstance(error, FlowError):
         text = overrides.sentence(error, [])
     return credentials.redacted(text)
+
+
+def run_job(
+    job: Job,
+    root: Location,
+    *,
+    on_progress: Show | None = None,
+    between_shards: Callable[[float], None] | None = None,
+    engine: Callable[[Settings], Engine] | None = None,
+    start: Start = "new",
+) -> index.Row:
+    """Run one job into its group and return its row; an error of the job is part of the row.
+
+    Parameters
+    ----------
+    job
+        The job to run.
+    root
+        The store of the multirun.
+    on_progress, between_shards, start
+        As `cubie_flow.study.run.run_study` takes them.
+    engine
+        Returns the engine for the config of a job; None for an engine of its own.
+
+    Raises
+    ------
+    Stopped, KeyboardInterrupt
+        If the whole multirun is stopped.
+    """
+    from cubie_flow.placement.resolve import engine_of, resolve_placement
+    from cubie_flow.storage import leased, locked
+    from cubie_flow.study.run import run_study
+
+    if job.settings is None or job.study is None:
+        return failed_row(job.error)
+    location = root.child(job.group)
+    folder = None if location.folder is None else location.folder / location.group
+    try:
+        study = resolve_placement(job.settings, job.study) if start == "new" else job.study
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        # Jobs of a launcher may outlive the process that waits for them: each holds its group.
+        with (
+            nullcontext() if folder is None else locked(folder),
+            leased(location, job.settings.values["storage"]["lease"]) as lease,
+        ):
+            report = run_study(
+                study,
+                location,
+                config_yaml=job.config,
+                overrides=job.overrides,
+                on_progress=on_progress,
+                between_shards=lease.between(between_shards),
+                engine=(engine or engine_of)(job.settings),
+                start=start,
+            )
+    except JOB_ERRORS as error:
+        if not isinstance(error, FlowError):
+            log.exception("job %d", job.number)
+        if folder is not None:
+            with suppress(OSError):
+                folder.rmdir()  # it is empty if the job has no store
+        return failed_row(error_sentence(error))
+    return _successful_row(report)
+
+
+def failed_row(error: str) -> index.Row:
+    """Return the columns of a job that failed."""
+    return {"job_status": index.FAILED, "error": error}
+
+
+def _successful_row(report: RunReport) -> index.Row:
+    return {
+        "job_status": index.SUCCESS,
+        "error": "",
+        "runs": report.runs,
+        "runs_failed": report.failed,
+        "mean_steps": report.mean_steps,
+        "mean_rejected": report.mean_rejected,
+        "runs_per_second": report.runs_per_second,
+        "store_bytes": report.store_bytes,
+        **{f"seconds_{phase}": report.seconds[phase] for phase in PHASES},
+    }

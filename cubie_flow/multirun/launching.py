@@ -20,12 +20,10 @@ from omegaconf import open_dict
 from cubie_flow.console.progress import Progress, progress
 from cubie_flow.engines import Part
 from cubie_flow.errors import FlowError
-from cubie_flow.multirun.job_run import failed_row
-from cubie_flow.multirun.job_task import INTERVAL, JobTask
-from cubie_flow.multirun.jobs import Job, engine_settings
+from cubie_flow.multirun.job_task import INTERVAL, JobStatusFiles, JobTask, Status
+from cubie_flow.multirun.jobs import Job, engine_settings, failed_row
 from cubie_flow.multirun.launcher import Launcher
 from cubie_flow.multirun.size import count_text
-from cubie_flow.multirun.status_files import JobStatusFiles, Status
 from cubie_flow.multirun.stored_jobs import complete_row
 from cubie_flow.multirun.table import Table
 from cubie_flow.multirun.threads import divide_threads

@@ -14,8 +14,7 @@ from cubie_flow.multirun.job_task import JobTask
 from cubie_flow.multirun.jobs import COMMON, Job, shared_settings
 from cubie_flow.multirun.launcher import compose_launcher
 from cubie_flow.multirun.launching import launch
-from cubie_flow.multirun.report import report
-from cubie_flow.multirun.run import run_here
+from cubie_flow.multirun.run import report, run_here
 from cubie_flow.multirun.size import confirm, count_text, limits_text
 from cubie_flow.multirun.stored_jobs import complete_row, is_begun, read_stored_job, resume_job
 from cubie_flow.multirun.table import Table

@@ -6,24 +6,24 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
+from attrs import evolve
 from omegaconf import DictConfig, OmegaConf
 
 from cubie_flow import credentials
-from cubie_flow.console.progress import progress
-from cubie_flow.console.session import session
+from cubie_flow.console.paths import location_text, short_path
+from cubie_flow.console.progress import Progress, Show, progress
+from cubie_flow.console.session import print_and_log, session
 from cubie_flow.console.tables import fact_lines
 from cubie_flow.errors import FlowError
 from cubie_flow.multirun.axes import Axes
 from cubie_flow.multirun.hydra_private import config_yaml
-from cubie_flow.multirun.job_run import run_job
 from cubie_flow.multirun.job_task import JobTask
-from cubie_flow.multirun.jobs import COMMON, Job, engine_settings, shared_settings
+from cubie_flow.multirun.jobs import COMMON, Job, engine_settings, run_job, shared_settings
 from cubie_flow.multirun.launcher import Launcher
 from cubie_flow.multirun.launching import launch
-from cubie_flow.multirun.overall_progress import OverallProgress
-from cubie_flow.multirun.report import report
 from cubie_flow.multirun.size import confirm, count_text, size_text, total_amount
 from cubie_flow.multirun.table import Table
 from cubie_flow.placement.resolve import engine_of
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from cubie_flow.engines import Engine
     from cubie_flow.storage.lease import Lease
 
+#: The largest number of jobs of which pictures are drawn, one per job.
+PICTURES = 12
 log = logging.getLogger("cubie_flow")
 
 
@@ -118,10 +120,7 @@ def _shared_yaml(config: DictConfig) -> str:
 
 
 def run_here(
-    jobs: Sequence[Job],
-    table: Table,
-    lease: Lease,
-    run: Callable[..., index.Row] = run_job,
+    jobs: Sequence[Job], table: Table, lease: Lease, run: Callable[..., index.Row] = run_job
 ) -> None:
     """Run jobs one after the other in this process.
 
@@ -134,7 +133,7 @@ def run_here(
     lease
         The right to write the store, checked between two shards.
     run
-        Runs one job, as `cubie_flow.multirun.job_run.run_job` does.
+        Runs one job, as `cubie_flow.multirun.jobs.run_job` does.
 
     Raises
     ------
@@ -149,7 +148,7 @@ def run_here(
         guard.listening(),
         _shared_engines() as engine_for,
     ):
-        overall = OverallProgress(jobs, show)
+        overall = _OverallProgress(jobs, show)
         options = {"engine": engine_for, "on_progress": overall.show, "between_shards": check}
         for job in jobs:
             if job is not jobs[0]:
@@ -176,3 +175,97 @@ def _shared_engines() -> Iterator[Callable[[Settings], Engine]]:
             return opened[repr(engine)]
 
         yield engine_for
+
+
+class _OverallProgress:
+    """Adds the progress of the current job to that of the jobs before it.
+
+    Parameters
+    ----------
+    jobs
+        All jobs, in order.
+    show
+        Shows the progress of all jobs.
+    """
+
+    def __init__(self, jobs: Sequence[Job], show: Show) -> None:
+        self._jobs, self._show = len(jobs), show
+        self._total = sum(job.size for job in jobs)
+        self._done = self._failures = self._ended = self._failed_jobs = 0
+        self._began = perf_counter()
+
+    def show(self, state: Progress) -> None:
+        """Show the progress of all jobs, given that of the current one."""
+        failed = f", {self._failed_jobs:,} failed" if self._failed_jobs else ""
+        self._show(
+            evolve(
+                state,
+                done=self._done + state.done,
+                total=self._total,
+                failures=self._failures + state.failures,
+                seconds=perf_counter() - self._began,
+                detail=f"job {self._ended + 1:,} of {self._jobs:,}{failed}",
+            )
+        )
+
+    def end_job(self, job: Job, row: index.Row) -> None:
+        """Count a job that has ended."""
+        self._ended += 1
+        self._done += job.size
+        self._failures += row.get("runs_failed") or 0
+        self._failed_jobs += row["job_status"] == index.FAILED
+
+
+def report(table: Table, folder: Path, jobs: Sequence[Job]) -> None:
+    """Print the summary of a multirun and draw the pictures of its jobs.
+
+    Parameters
+    ----------
+    table
+        The rows of all jobs.
+    folder
+        The folder of the multirun.
+    jobs
+        All jobs.
+
+    Raises
+    ------
+    FlowError
+        If a job did not end well.
+    """
+    total, successful = len(table.rows), table.count(index.SUCCESS)
+    notes = dict.fromkeys(note for job in jobs if job.settings for note in job.settings.notes)
+    facts = [
+        ("jobs", f"{successful:,} of {total:,} ended well"),
+        ("result", location_text(table.root)),
+        *_draw_pictures(table, folder, jobs),
+        *(("note", note) for note in notes),
+    ]
+    print_and_log(fact_lines(facts))
+    if unsuccessful := total - successful:
+        raise FlowError(
+            f"{unsuccessful:,} of {total:,} jobs did not end well; "
+            f"python -m cubie_flow resume={short_path(folder)} tries them again"
+        )
+
+
+def _draw_pictures(table: Table, folder: Path, jobs: Sequence[Job]) -> list[tuple[str, str]]:
+    """Draw the pictures that jobs ask for, and return what to report about them."""
+    successful = {row["group"] for row in table.rows if row["job_status"] == index.SUCCESS}
+    drawn = [
+        job for job in jobs
+        if job.settings and job.settings.values["storage"]["picture"] and job.group in successful
+    ]  # fmt: skip
+    if not drawn:
+        return []
+    if len(drawn) > PICTURES:
+        return [("note", f"no pictures: they are drawn for at most {PICTURES} jobs")]
+    from cubie_flow.analysis.pictures.overview import tried
+
+    root = table.root
+    store = root.store(read_only=True) if root.folder is None else root.folder
+    tries = [tried(store, folder / f"{job.group}.png", job.group) for job in drawn]
+    facts = [("note", why) for _, why in tries if why]
+    if any(picture for picture, _ in tries):
+        facts.insert(0, ("pictures", short_path(folder / "job_*.png")))
+    return facts

@@ -1,4 +1,4 @@
-"""Jobs in the store of a multirun: whether they are complete, and how to finish them."""
+"""Jobs in the store of a multirun: whether they are complete and intact, and finishing them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from attrs import evolve
 from omegaconf import OmegaConf
 
 from cubie_flow.errors import FlowError
-from cubie_flow.multirun.job_run import PHASES, run_job
-from cubie_flow.multirun.jobs import COMMON, JOB_ERRORS, Job, checked, error_sentence
+from cubie_flow.multirun.jobs import (
+    COMMON,
+    JOB_ERRORS,
+    PHASES,
+    Job,
+    checked,
+    error_sentence,
+    run_job,
+)
 from cubie_flow.storage import Location, index
 
 if TYPE_CHECKING:
@@ -152,7 +159,7 @@ def resume_job(job: Job, root: Location, recheck: bool, **options: Any) -> index
     recheck
         Whether complete shards are compared with their checksums.
     options
-        Further arguments of `cubie_flow.multirun.job_run.run_job`.
+        Further arguments of `cubie_flow.multirun.jobs.run_job`.
     """
     group = root.child(job.group)
     begun = is_begun(group)
@@ -163,3 +170,50 @@ def resume_job(job: Job, root: Location, recheck: bool, **options: Any) -> index
     # The group holds the numbers of the whole job; the row has those of the last part alone.
     complete = complete_row(group)
     return complete if begun and complete and row["job_status"] == index.SUCCESS else row
+
+
+def verify_multirun(folder: Path, root: Location) -> int:
+    """Compare every complete shard of every job with its checksum; print a line per job.
+
+    Parameters
+    ----------
+    folder
+        Folder of the multirun.
+    root
+        Its store.
+
+    Returns
+    -------
+    int
+        The exit code: 1 if jobs or shards are missing or damaged.
+    """
+    from cubie_flow.storage import ResultStore
+
+    rows, _ = index.read_index(root)
+    missing = damaged = unreadable = 0
+    for group in (row["group"] for row in rows):
+        location = root.child(group)
+        if not location.holds_something():
+            print(f"{group}: missing")
+            missing += 1
+            continue
+        try:
+            store = ResultStore.open(location)
+            store.refuse_gaps()
+        except FlowError as error:
+            print(f"{group}: {error}")
+            # A resume solves a job again whose store cannot be opened at all.
+            if is_begun(location):
+                unreadable += 1
+            else:
+                missing += 1
+            continue
+        complete, total = len(store.completed()), len(store.plan.shards)
+        bad = len(store.damaged())
+        missing += complete < total
+        damaged += bad
+        print(f"{group}: {complete:,} of {total:,} shards complete, {bad:,} damaged")
+    if missing or damaged:
+        recheck = " recheck=true" if damaged else ""
+        print(f"python -m cubie_flow resume={folder}{recheck} does the rest")
+    return 1 if missing or damaged or unreadable else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-#: A number of concurrent jobs that is no limit.
+#: A number of concurrent jobs so large that it does not limit them.
 UNLIMITED = 1 << 30
 
 

@@ -113,7 +113,7 @@ def test_verify(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         (["compare", "{kept}", "nowhere"], "does not exist"),
         (["verify", "memory://nowhere/results.zarr"], "cannot be opened"),
         (["show", "{kept}::3"], "is one study"),
-        (["ls", "nowhere"], "is no folder"),
+        (["ls", "nowhere"], "is not a folder"),
     ],
 )
 def test_mistakes_are_one_sentence(
