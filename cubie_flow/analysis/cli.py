@@ -21,17 +21,17 @@ from cubie_flow.process.startup import (
     stdout_error,
 )
 
-#: Command, its module (whose function has the same name), and what it does in one line.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "ls": ("ls", "list the studies below a folder"),
-    "show": ("show", "show what a result holds and where it came from"),
-    "runs": ("runs", "list runs: --where, --sort, --limit"),
-    "compare": ("compare", "compare two results"),
-    "export": ("export", "write Parquet, CSV, NetCDF or NumPy"),
-    "audit": ("audit", "integrate some runs again with tighter tolerances"),
-    "plot": ("plot", "draw a picture: trajectories, bands, heatmap, bifurcation, ..."),
-    "report": ("report", "write one HTML file about the study and its results"),
-    "verify": ("verify", "compare a result with its checksums"),
+#: Command, also the name of its module and function, and what it does in one line.
+COMMANDS: dict[str, str] = {
+    "ls": "list the studies below a folder",
+    "show": "show what a result holds and where it came from",
+    "runs": "list runs: --where, --sort, --limit",
+    "compare": "compare two results",
+    "export": "write Parquet, CSV, NetCDF or NumPy",
+    "audit": "integrate some runs again with tighter tolerances",
+    "plot": "draw a picture: trajectories, bands, heatmap, bifurcation, ...",
+    "report": "write one HTML file about the study and its results",
+    "verify": "compare a result with its checksums",
 }
 HOME = "cubie_flow.analysis.commands"
 
@@ -45,8 +45,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module, _ = COMMANDS[name]
-        command: click.Command = getattr(import_module(f"{HOME}.{module}"), name.replace("-", "_"))
+        command: click.Command = getattr(import_module(f"{HOME}.{name}"), name)
         return command
 
     def resolve_command(
@@ -61,7 +60,7 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -18,12 +18,11 @@ from cubie_flow.config import overrides
 from cubie_flow.config.schema import Settings
 from cubie_flow.errors import FlowError
 from cubie_flow.multirun.hydra_private import config_yaml
-from cubie_flow.storage import index
+from cubie_flow.storage import Location, index, leased, locked
 
 if TYPE_CHECKING:
     from cubie_flow.console.progress import Show
     from cubie_flow.engines import Engine
-    from cubie_flow.storage.location import Location
     from cubie_flow.study.plan_text import Amount
     from cubie_flow.study.run import RunReport, Start
     from cubie_flow.study.study import Study
@@ -200,7 +199,6 @@ def run_job(
         If the whole multirun is stopped.
     """
     from cubie_flow.placement.resolve import engine_of, resolve_placement
-    from cubie_flow.storage import leased, locked
     from cubie_flow.study.run import run_study
 
     if job.settings is None or job.study is None:

@@ -70,11 +70,9 @@ def resume_multirun(
         incomplete = _incomplete_jobs(jobs, rows, root, recheck)
         launcher = compose_launcher(folder, launcher_words)
         if launcher is not None:
-            launcher.refuse_store(root)
+            launcher.check(root, settings)
         if settings is not None:
             confirm(incomplete, settings)
-            if launcher is not None:
-                launcher.refuse_engine(settings)
         keep_dask_out()
         table = Table(root, rows, {**attrs, "resumed_by": provenance(overrides)}, attrs["swept"])
         held.begin_writing(root, settings.values["storage"]["lease"] if settings else LEASE)

@@ -75,13 +75,12 @@ def run_multirun(
     parent = Location.of(storage["url"] or storage["folder"])
     refuse_disk(total_amount(jobs).store_bytes, parent)
     confirm(jobs, settings)
-    if launcher is not None:
-        launcher.refuse_engine(settings)
     keep_dask_out()
-    folder = _new_folder(config, jobs)
+    folder = _folder(config, jobs)
     root = new_location(storage, folder)
     if launcher is not None:
-        launcher.refuse_store(root)
+        launcher.check(root, settings)
+    folder.mkdir(parents=True, exist_ok=True)
     overrides = credentials.as_given(config.hydra.overrides.task)
     # Resuming a job that has not begun needs all its overrides: the common ones are stored too.
     common = [credentials.redacted(word) for word in axes.common]
@@ -104,13 +103,11 @@ def run_multirun(
         report(table, folder, jobs)
 
 
-def _new_folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
-    """Return the new folder of the multirun, named after the study if the jobs have one."""
+def _folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
+    """Return the folder of a new multirun, named after the study if all jobs have the same."""
     names = {job.study.name for job in jobs if job.study is not None}
     OmegaConf.update(config, "study", names.pop() if len(names) == 1 else "multirun")
-    folder = Path(str(config.hydra.sweep.dir)).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(str(config.hydra.sweep.dir)).absolute()
 
 
 def _shared_yaml(config: DictConfig) -> str:

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from attrs import evolve
 from omegaconf import OmegaConf
 
+from cubie_flow.config.stored import location_of, stored_settings, stored_study
 from cubie_flow.errors import FlowError
+from cubie_flow.integrators.status import ended_well
 from cubie_flow.multirun.jobs import (
     COMMON,
     JOB_ERRORS,
@@ -19,7 +22,7 @@ from cubie_flow.multirun.jobs import (
     error_sentence,
     run_job,
 )
-from cubie_flow.storage import Location, index
+from cubie_flow.storage import Location, ResultStore, index
 
 if TYPE_CHECKING:
     from cubie_flow.study.run import Start
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
 
 def is_begun(group: Location) -> bool:
     """Return whether the group of a job holds a store that can be resumed."""
-    from cubie_flow.storage import ResultStore
-
     if not group.holds_something():
         return False
     try:
@@ -49,11 +50,6 @@ def complete_row(group: Location, study: Study | None = None) -> index.Row | Non
     study
         The study it must hold; if this has more runs, the group is not complete.
     """
-    import numpy as np
-
-    from cubie_flow.integrators.status import ended_well
-    from cubie_flow.storage import ResultStore
-
     try:
         store = ResultStore.open(group)
     except FlowError:
@@ -102,9 +98,6 @@ def read_stored_job(
     FlowError
         If an override would change the study of a job that has begun.
     """
-    from cubie_flow.config.stored import stored_settings, stored_study
-    from cubie_flow.storage import ResultStore
-
     group = root.child(row["group"])
     own = tuple(row["overrides"].split())
     job = Job(number, own, (), row["config"])
@@ -140,8 +133,6 @@ def load_job(folder: Path, number: int, overrides: Sequence[str]) -> tuple[Job, 
     FlowError
         If the store cannot be read, or an override would change the study.
     """
-    from cubie_flow.config.stored import location_of
-
     root = location_of(folder, overrides)
     rows, attrs = index.read_index(root)
     return read_stored_job(number, rows[number], root, overrides, attrs.get(COMMON, ())), root
@@ -187,8 +178,6 @@ def verify_multirun(folder: Path, root: Location) -> int:
     int
         The exit code: 1 if jobs or shards are missing or damaged.
     """
-    from cubie_flow.storage import ResultStore
-
     rows, _ = index.read_index(root)
     missing = damaged = unreadable = 0
     for group in (row["group"] for row in rows):

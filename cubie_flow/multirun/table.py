@@ -8,16 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from attrs import define
+
 from cubie_flow.process.signals import Stopped
 from cubie_flow.storage import Location, index
 
 log = logging.getLogger("cubie_flow")
 
 
+@define
 class Table:
     """The rows of the jobs. They are printed as jobs end and written to the store at the end.
 
-    Parameters
+    Attributes
     ----------
     root
         The store of the multirun.
@@ -29,10 +32,10 @@ class Table:
         Keys in which the jobs differ; each is a column.
     """
 
-    def __init__(
-        self, root: Location, rows: list[index.Row], attrs: dict[str, Any], swept: Sequence[str]
-    ) -> None:
-        self.root, self.rows, self.attrs, self.swept = root, rows, attrs, swept
+    root: Location
+    rows: list[index.Row]
+    attrs: dict[str, Any]
+    swept: Sequence[str]
 
     def write(self, *, finished: bool = False) -> None:
         """Write all rows; `finished` if no job writes to the store any more."""
