@@ -49,21 +49,13 @@ class Launcher:
     config: DictConfig
     context: HydraContext
 
-    def check(self, root: Location, settings: Settings | None) -> None:
-        """Check that the processes of the launcher can write the store and share this machine.
-
-        Parameters
-        ----------
-        root
-            The store of the multirun.
-        settings
-            The config that all jobs share; None if no job can run.
+    def require_shared_store(self, root: Location) -> None:
+        """Refuse a store that the processes of the launcher cannot write.
 
         Raises
         ------
         FlowError
-            If the store allows only one process, or launcher and engine would both divide this
-            machine.
+            If the store allows only one process.
         """
         if root.alone:
             raise FlowError(
@@ -71,7 +63,15 @@ class Launcher:
                 "the launcher out, or use another storage.client or URL"
             )
 
-        engine = settings.values["engine"] if settings else {"kind": "", "scheduler": None}
+    def require_shared_machine(self, settings: Settings) -> None:
+        """Refuse an engine whose workers every job would start on this machine as well.
+
+        Raises
+        ------
+        FlowError
+            If launcher and engine would both divide this machine.
+        """
+        engine = settings.values["engine"]
         if self.name in LOCAL and (engine["kind"], engine["scheduler"]) == ("dask", None):
             raise FlowError(
                 f"hydra/launcher={self.name} and engine=dask would both divide this machine; "

@@ -27,7 +27,7 @@ from cubie_flow.multirun.size import count_text
 from cubie_flow.multirun.stored_jobs import complete_row
 from cubie_flow.multirun.table import Table
 from cubie_flow.multirun.threads import divide_threads
-from cubie_flow.process.signals import TIMED_OUT, Stopped, StopGuard, signals_blocked
+from cubie_flow.process.signals import TIMED_OUT, StopGuard, Stopped, signals_blocked
 from cubie_flow.storage import index
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ class JobFollower:
     def _progress(self, running: dict[int, Status]) -> Progress:
         rows = {number: self._table.rows[number] for number in self._ended}
         failed = sum(row["job_status"] == index.FAILED for row in rows.values())
+        done = len(rows) - failed
         parts = [
             Part(
                 f"job {number + 1} {self._table.rows[number]['overrides']}".rstrip(),
@@ -238,5 +239,5 @@ class JobFollower:
             failures=failures + sum(part.failures for part in parts),
             seconds=perf_counter() - self._began,
             parts=tuple(parts),
-            detail=f"jobs: {len(rows) - failed:,} done, {failed:,} failed, {len(running):,} running",
+            detail=f"jobs: {done:,} done, {failed:,} failed, {len(running):,} running",
         )

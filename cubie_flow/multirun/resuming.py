@@ -70,9 +70,11 @@ def resume_multirun(
         incomplete = _incomplete_jobs(jobs, rows, root, recheck)
         launcher = compose_launcher(folder, launcher_words)
         if launcher is not None:
-            launcher.check(root, settings)
+            launcher.require_shared_store(root)
         if settings is not None:
             confirm(incomplete, settings)
+            if launcher is not None:
+                launcher.require_shared_machine(settings)
         keep_dask_out()
         table = Table(root, rows, {**attrs, "resumed_by": provenance(overrides)}, attrs["swept"])
         session.begin_writing(root, settings.values["storage"]["lease"] if settings else LEASE)

@@ -27,7 +27,7 @@ from cubie_flow.multirun.launching import launch
 from cubie_flow.multirun.size import confirm, count_text, size_text, total_amount
 from cubie_flow.multirun.table import Table
 from cubie_flow.placement.resolve import engine_of
-from cubie_flow.process.signals import Stopped, StopGuard
+from cubie_flow.process.signals import StopGuard, Stopped
 from cubie_flow.process.startup import keep_dask_out
 from cubie_flow.storage import Location, index, new_location, note_location
 from cubie_flow.storage.folders import CONFIG
@@ -75,12 +75,13 @@ def run_multirun(
     parent = Location.of(storage["url"] or storage["folder"])
     refuse_disk(total_amount(jobs).store_bytes, parent)
     confirm(jobs, settings)
+    if launcher is not None:
+        launcher.require_shared_machine(settings)
     keep_dask_out()
-    folder = _folder(config, jobs)
+    folder = _new_folder(config, jobs)
     root = new_location(storage, folder)
     if launcher is not None:
-        launcher.check(root, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+        launcher.require_shared_store(root)
     overrides = credentials.as_given(config.hydra.overrides.task)
     # Resuming a job that has not begun needs all its overrides: the common ones are stored too.
     common = [credentials.redacted(word) for word in axes.common]
@@ -103,11 +104,13 @@ def run_multirun(
         report(table, folder, jobs)
 
 
-def _folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
+def _new_folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
     """Return the folder of a new multirun, named after the study if all jobs have the same."""
     names = {job.study.name for job in jobs if job.study is not None}
     OmegaConf.update(config, "study", names.pop() if len(names) == 1 else "multirun")
-    return Path(str(config.hydra.sweep.dir)).absolute()
+    folder = Path(str(config.hydra.sweep.dir)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _shared_yaml(config: DictConfig) -> str:
