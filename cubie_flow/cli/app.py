@@ -28,17 +28,9 @@ from cubie_flow.errors import FlowError
 from cubie_flow.multirun import sweeper
 from cubie_flow.process.machine import process_age
 from cubie_flow.process.profile import stopwatch
-from cubie_flow.process.signals import StopGuard, Stopped
-from cubie_flow.process.startup import (
-    check_surroundings,
-    ignore_interrupts,
-    keep_dask_out,
-    no_collections,
-    open_streams,
-    process,
-    silence_stdout,
-    stdout_error,
-)
+from cubie_flow.process.signals import StopGuard, Stopped, ignore_interrupts
+from cubie_flow.process.startup import check_surroundings, keep_dask_out, no_collections, process
+from cubie_flow.process.streams import open_streams, silence_stdout, stdout_error
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,7 +38,6 @@ if TYPE_CHECKING:
     from cubie_flow.storage import Location
     from cubie_flow.study.study import Study
 
-RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 # Words that name the folder of a run instead of composing a config.
 PROFILE = "--profile"
 RESUME, VERIFY, RECHECK = "resume=", "verify=", "recheck=true"
@@ -166,6 +157,8 @@ def _finish(
     recheck: bool,
 ) -> None:
     """Solve what a store lacks."""
+    from cubie_flow.storage.folders import LOG
+
     with logged(folder / LOG):
         log.info("%s resumed %s", study.name, " ".join(others))
         start = "recheck" if recheck else "resume"
@@ -389,6 +382,7 @@ def _placement(settings: Settings, overrides: list[str], config_yaml: str) -> No
     from cubie_flow.console.summary import shown
     from cubie_flow.placement.resolve import resolve_algorithm
     from cubie_flow.placement.study import save, study_placements
+    from cubie_flow.storage.folders import CONFIG, LOG, RESULTS
 
     study = resolve_algorithm(settings)
     # A folder of its own, so that the study's results stay together.
@@ -435,6 +429,7 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
     with stopwatch.phase("start-up"), no_collections():
         from cubie_flow.placement.resolve import resolve_placement
         from cubie_flow.storage import found_location, locked, new_location, note_location
+        from cubie_flow.storage.folders import CONFIG, LOG
 
     with stopwatch.phase("configure"):
         study = resolve_placement(settings)
@@ -444,9 +439,9 @@ def run_settings(settings: Settings, config_yaml: str) -> None:
         place = new_location(storage, folder)
         if not storage["overwrite"]:
             # Before anything in the folder changes: it may be that of another run.
-            place.refuse_what_is_there()
+            place.require_empty()
             if (taken := found_location(folder)) is not None:
-                taken.refuse_what_is_there()
+                taken.require_empty()
         _confirm(settings, study, place)
         with logged(folder / LOG):
             (folder / CONFIG).write_text(config_yaml, encoding="utf-8")

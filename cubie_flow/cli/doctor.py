@@ -20,8 +20,8 @@ def examination() -> str:
 def _gpu() -> list[tuple[str, str]]:
     from cubie_flow.kernels.targets.detect import (
         cuda_devices,
-        nvidia_driver_version,
         install_hint,
+        nvidia_driver_version,
         toolkit_installed,
     )
 

@@ -218,7 +218,7 @@ class Task:
 
         # A launcher may run a job in the process of the command.
         apart = self.command != _this_process()
-        heard = watch.listening(told=False) if apart else nullcontext()
+        heard = watch.listening(verbose=False) if apart else nullcontext()
         with logged(self.folder / LOG), heard:
             try:
                 check()

@@ -85,7 +85,7 @@ def run_multirun(
     with locked(folder), leased(root, storage["lease"]) as lock, logged(folder / LOG):
         if storage["overwrite"]:
             root.delete()
-        root.refuse_what_is_there()
+        root.require_empty()
         credentials.hide(config)
         shared = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         (folder / CONFIG).write_text(config_yaml(shared), encoding="utf-8")
