@@ -21,7 +21,7 @@ class FsspecClient(StorageClient):
     """Opens URLs by fsspec."""
 
     def open_store(self, location: Location, *, read_only: bool, create: bool) -> Any:
-        """Return the zarr store at a URL; objects need no creation."""
+        """Return the zarr store at a URL, see `StorageClient.open_store`."""
         import fsspec  # noqa: F401  zarr's own message would not name the missing package
         from zarr.storage import FsspecStore
 

@@ -31,7 +31,7 @@ class IcechunkClient(StorageClient):
     repository = True
 
     def open_store(self, location: Location, *, read_only: bool, create: bool) -> Any:
-        """Return the zarr store of a repository."""
+        """Return the zarr store of a repository, see `StorageClient.open_store`."""
         from cubie_flow.storage.versioned import open_versioned
 
         return open_versioned(

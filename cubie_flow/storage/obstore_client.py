@@ -17,7 +17,7 @@ class ObstoreClient(StorageClient):
     """Opens URLs by obstore."""
 
     def open_store(self, location: Location, *, read_only: bool, create: bool) -> Any:
-        """Return the zarr store at a URL; objects need no creation."""
+        """Return the zarr store at a URL, see `StorageClient.open_store`."""
         from obstore.store import from_url
         from zarr.storage import ObjectStore
 

@@ -57,7 +57,16 @@ def _lowest(context: Any, mask: Any) -> Any:
 def compile_batch_loop(
     blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
 ) -> tuple[bytes, str]:
-    """Return (object code, entry symbol) of the batch loop for this processor."""
+    """Return (object code, entry symbol) of the batch loop for this processor.
+
+    Parameters
+    ----------
+    blocks : mapping
+        The run's blocks by name.
+    dialect : Dialect
+    places : mapping
+        Place of every buffer that is in memory.
+    """
     module, entry = _batch_loop_module(blocks, dialect, places)
     return _target_machine().emit_object(module), entry
 

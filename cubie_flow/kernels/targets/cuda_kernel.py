@@ -61,7 +61,17 @@ def make_kernel(
 
 
 def take(counter: int, following: int, stride: int) -> int:
-    """Return the run after `following` in this thread's share of the grid."""
+    """Return the next run of this thread.
+
+    Parameters
+    ----------
+    counter : int
+        Not used: the runs of a thread are fixed.
+    following : int
+        The previous run.
+    stride : int
+        Threads of the grid.
+    """
     return following + stride
 
 
