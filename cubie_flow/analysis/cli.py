@@ -14,12 +14,8 @@ from importlib import import_module
 import click
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.process.startup import (
-    check_surroundings,
-    open_streams,
-    silence_stdout,
-    stdout_error,
-)
+from cubie_flow.process.startup import check_surroundings
+from cubie_flow.process.streams import open_streams, silence_stdout, stdout_error
 
 #: Command, also the name of its module and function, and what it does in one line.
 COMMANDS: dict[str, str] = {

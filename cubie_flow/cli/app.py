@@ -21,15 +21,9 @@ from cubie_flow.errors import FlowError
 from cubie_flow.multirun import sweeper
 from cubie_flow.process.machine import process_age
 from cubie_flow.process.profile import stopwatch
-from cubie_flow.process.signals import Stopped
-from cubie_flow.process.startup import (
-    check_surroundings,
-    ignore_interrupts,
-    open_streams,
-    process,
-    silence_stdout,
-    stdout_error,
-)
+from cubie_flow.process.signals import Stopped, ignore_interrupts
+from cubie_flow.process.startup import check_surroundings, process
+from cubie_flow.process.streams import open_streams, silence_stdout, stdout_error
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -21,12 +21,12 @@ def report() -> str:
 def _gpu() -> list[tuple[str, str]]:
     from cubie_flow.kernels.targets.detect import (
         cuda_devices,
-        driver_version,
         install_hint,
+        nvidia_driver_version,
         toolkit_installed,
     )
 
-    devices, driver, toolkit = cuda_devices(), driver_version(), toolkit_installed()
+    devices, driver, toolkit = cuda_devices(), nvidia_driver_version(), toolkit_installed()
     rows = [
         ("GPU", f"{device.name}, {device.arch}, {device.memory / 1e9:.1f} GB") for device in devices
     ] or [("GPU", "none found")]

@@ -100,9 +100,9 @@ def run(request: Request) -> None:
         location = new_location(storage, folder)
         if not storage["overwrite"]:
             # The folder may hold another run: refuse it before anything in it changes.
-            location.refuse_what_is_there()
+            location.require_empty()
             if (existing := found_location(folder)) is not None:
-                existing.refuse_what_is_there()
+                existing.require_empty()
         confirm(settings, study, location)
         session.begin_writing(location, storage["lease"])
         config_yaml = request.yaml()

@@ -271,7 +271,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         dense = self.settings.sampling and step.settings.dense
         built: dict[str, Block] = {
             "start": self._start(),
-            "park": self._park(),
+            "set_idle": self._set_idle(),
             "begin": self._begin(step, controller),
             "attempt": self._attempt(step, controller, dense),
             "finished": self._mask("finished", self._finished()),
@@ -431,10 +431,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         close = 4.0 * EPSILON[self.settings.precision] * fabs(t_end)
         return where(compare("<=", fabs(wanted - t_end), close), t_end, wanted)
 
-    def _park(self) -> Block:
+    def _set_idle(self) -> Block:
         block = BlockBuilder()
         block.assign([("counters", CODE)], [const(IDLE)])
-        return block.build("park", per_lane=True)
+        return block.build("set_idle", per_lane=True)
 
     def _jumped(self) -> Node | None:
         """Return whether a lane begins anew behind a jump; None where nothing jumps."""

@@ -91,7 +91,7 @@ def run_multirun(
         session.begin_writing(root, storage["lease"])
         if storage["overwrite"]:
             root.delete()
-        root.refuse_what_is_there()
+        root.require_empty()
         (folder / CONFIG).write_text(_shared_yaml(config), encoding="utf-8")
         log.info("%s", " ".join(overrides))
         table.write()

@@ -13,7 +13,8 @@ from attrs import evolve, frozen
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.run import DURATION
 from cubie_flow.integrators.status import ended_well
-from cubie_flow.kernels.targets.cpu import CpuProgram, vector_lanes
+from cubie_flow.kernels.targets.cpu import vector_lanes
+from cubie_flow.kernels.targets.cpu_program import CpuProgram
 from cubie_flow.study.kernel import build_kernel, tolerances
 from cubie_flow.study.store_schema import shard_arrays, variables
 from cubie_flow.study.study import Study

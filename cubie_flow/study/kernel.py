@@ -16,7 +16,7 @@ from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
-from cubie_flow.memory.factory import stable_hash
+from cubie_flow.memory.hashing import stable_hash
 from cubie_flow.study.options import ControllerChoice
 from cubie_flow.study.store_schema import screen
 from cubie_flow.study.study import Study, parts

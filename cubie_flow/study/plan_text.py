@@ -13,8 +13,9 @@ from cubie_flow.console.tables import text_table
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.plan import ArchPlan, KernelPlan, plan_kernel
-from cubie_flow.kernels.targets.cpu import ALIGNMENT
-from cubie_flow.kernels.targets.cuda import piece_runs, resident_threads
+from cubie_flow.kernels.targets.cpu_program import ALIGNMENT
+from cubie_flow.kernels.targets.cuda_api import resident_threads
+from cubie_flow.kernels.targets.cuda_program import piece_runs
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.memory.occupancy import limits
 from cubie_flow.process.machine import available_memory, free_disk, process_memory

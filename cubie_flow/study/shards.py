@@ -196,11 +196,11 @@ class ShardWork:
         """Why no other process may write to the store; empty where others may."""
         return self.location.alone
 
-    def solver(self, seat: WorkerResources) -> ShardSolver:
-        """Return a solver for a seat."""
+    def solver(self, resources: WorkerResources) -> ShardSolver:
+        """Return a solver for some resources."""
         study, kernel = self.study, self.kernel
-        if seat.device is not None:
-            study = evolve(study, target=evolve(study.target, device=seat.device))
+        if resources.device is not None:
+            study = evolve(study, target=evolve(study.target, device=resources.device))
         if kernel is None or kernel.settings.device != study.target.first_device:
             kernel = build_kernel(study)
         if self.digest and self.digest != kernel_digest(kernel):
@@ -208,8 +208,8 @@ class ShardWork:
                 "a worker would compute something else than the command: their versions of "
                 "cubie_flow differ; install the same on both"
             )
-        threads = max(1, threads_of(study) // seat.share)
-        threads = threads if seat.limit is None else min(threads, seat.limit)
+        threads = max(1, threads_of(study) // resources.share)
+        threads = threads if resources.limit is None else min(threads, resources.limit)
         return ShardSolver(study, kernel, self.cut.shards, threads)
 
     def store(self) -> ResultStore:

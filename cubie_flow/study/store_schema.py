@@ -13,8 +13,9 @@ from cubie_flow.errors import FlowError
 from cubie_flow.integrators.comparison import residuals
 from cubie_flow.integrators.loop import METRICS
 from cubie_flow.integrators.status import STATUS
-from cubie_flow.kernels.kernel import BatchSolverKernel, BuildResult
+from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult
+from cubie_flow.kernels.targets.target import BuildResult
 from cubie_flow.storage import StoreSchema, Variable
 from cubie_flow.storage.schema import (
     PER_RUN,

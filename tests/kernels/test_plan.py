@@ -87,7 +87,7 @@ def test_figures_and_occupancy_come_from_the_compiler() -> None:
 
 @needs_toolkit
 def test_the_code_size_is_that_of_the_machine_code() -> None:
-    from cubie_flow.kernels.targets.cuda_compile import sections
+    from cubie_flow.kernels.targets.cubin import sections
 
     code = build_kernel(STUDY).compile_cuda("sm_90")
     sizes = {name: len(part) for name, part in sections(code.cubin).items()}
