@@ -137,7 +137,8 @@ class JobTask:
 
         # Some launchers use the process of the command, which has signal handlers already.
         is_command = self.command == _this_process()
-        with logged(self.folder / LOG), nullcontext() if is_command else guard.listening(verbose=False):
+        signals = nullcontext() if is_command else guard.listening(verbose=False)
+        with logged(self.folder / LOG), signals:
             try:
                 check()
             except (KeyboardInterrupt, Stopped):
