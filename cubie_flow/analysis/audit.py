@@ -113,13 +113,7 @@ def sample(data: Dataset, fraction: float = FRACTION, seed: int = 0) -> NDArray[
     FlowError
         If no run ended well.
     """
-    known = runs.flags(data["status"]) if "status" in data.variables else {}
-    well = [known[word] for word in WELL if word in known]
-    parts = [
-        part.start + np.flatnonzero(np.isin(runs.column(data, "status", part), well))
-        for part in (runs.blocks(data) if known else ())
-    ]
-    good = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    good = runs.with_status(data, WELL)
     if not good.size:
         raise FlowError("no run of this result ended well, so there is nothing to audit")
     count = min(max(LEAST, math.ceil(fraction * runs.length(data))), good.size)

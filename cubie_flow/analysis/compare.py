@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cubie_flow.analysis import describe, runs
+from cubie_flow.analysis import attributes, runs
 from cubie_flow.batches.store_names import RUN, STATUS, TIME
 from cubie_flow.errors import FlowError
 from cubie_flow.study.tolerance_record import ATOL, recorded_atol
@@ -164,11 +163,11 @@ def _flat(data: Dataset) -> dict[str, Any]:
         else:
             found[key] = value
 
-    stored = describe.config(data) if attrs.get("config") else {}
+    stored = attributes.config_or_empty(data)
     # The model and the batch as they were used, and not as a file once named them.
     flatten("", {k: v for k, v in stored.items() if k not in ("system", "batch")})
-    flatten("system", json.loads(attrs.get("system", "{}")))
-    flatten("batch", json.loads(attrs.get("design", "{}")))
+    flatten("system", attributes.model(data))
+    flatten("batch", attributes.design(data))
     if "algorithm" in attrs:
         found["algorithm.name"] = attrs["algorithm"]
     found.update({name: attrs[name] for name in KERNEL if name in attrs})
@@ -199,7 +198,7 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 def match(first: Dataset, second: Dataset) -> tuple[Pairs, str]:
     """Return the positions of runs that both results have, and how they were found."""
     sizes = runs.length(first), runs.length(second)
-    names = [_swept(data) for data in (first, second)]
+    names = [sorted(runs.swept(data)) for data in (first, second)]
     none = np.empty(0, np.int64)
     if set(names[0]) != set(names[1]):
         told = [", ".join(n) or "nothing" for n in names]
@@ -225,10 +224,6 @@ def match(first: Dataset, second: Dataset) -> tuple[Pairs, str]:
     merged = frames[0].merge(frames[1], on=names[0]).sort_values("a")
     pairs = merged["a"].to_numpy(np.int64), merged["b"].to_numpy(np.int64)
     return pairs, f"by their {', '.join(names[0])}"
-
-
-def _swept(data: Dataset) -> list[str]:
-    return sorted(str(n) for n, v in data.coords.items() if v.dims == (RUN,) and n != RUN)
 
 
 def numeric_differences(
@@ -289,21 +284,14 @@ def _difference(
 
 def _read(data: Dataset, name: str, positions: NDArray[np.int64], pick: Any) -> NDArray[Any]:
     """Return values as float64, shape (runs, times) or (runs, 1)."""
-    indexer: Any = positions
-    if len(positions) and positions[-1] - positions[0] + 1 == len(positions):
-        indexer = slice(int(positions[0]), int(positions[-1]) + 1)
-    values = np.asarray(data.variables[name][{RUN: indexer}].values, np.float64)
+    values = data.variables[name][{RUN: runs.indexer(positions)}].values.astype(np.float64)
     values = values.reshape(len(positions), -1)
     return values if isinstance(pick, slice) else values[:, pick]
 
 
 def _seconds(first: Dataset, second: Dataset) -> dict[str, tuple[float, float]]:
-    found = {}
-    for key in first.attrs:
-        if key.startswith("seconds_") and key in second.attrs:
-            name = key.removeprefix("seconds_")
-            found[name] = float(first.attrs[key]), float(second.attrs[key])
-    return found
+    one, two = attributes.seconds(first), attributes.seconds(second)
+    return {name: (float(one[name]), float(two[name])) for name in one if name in two}
 
 
 def _status_changes(first: Dataset, second: Dataset, pairs: Pairs) -> dict[str, int]:

@@ -10,13 +10,12 @@ import numpy as np
 from cubie_flow.analysis.pictures.reading import (
     Array,
     as_float,
-    bins,
     heading,
     in_order,
+    points_over,
     quantiles,
     sampled,
     saved,
-    swept,
 )
 from cubie_flow.analysis.pictures.style import (
     BLUE,
@@ -29,6 +28,7 @@ from cubie_flow.analysis.pictures.style import (
     tidy,
 )
 from cubie_flow.analysis.pictures.trajectories import PANELS, SHARES, draw_bands
+from cubie_flow.analysis.runs import swept
 from cubie_flow.errors import FlowError
 
 if TYPE_CHECKING:
@@ -144,8 +144,7 @@ def _range(panel: Axes, data: Dataset, name: str, values: Array, order: Array) -
     Where the variable was saved, the shade is where it is in the last quarter of the saved times:
     what remains when the start is forgotten.
     """
-    parts = bins(values, COLUMNS)
-    middle = np.array([np.median(values[part]) for part in parts])
+    middle, parts = points_over(values, COLUMNS)
     curves = {}
     for metric in ("min", "mean", "max"):
         found = data[f"{name}_{metric}"].to_numpy()
@@ -166,8 +165,7 @@ def _range(panel: Axes, data: Dataset, name: str, values: Array, order: Array) -
 
 def _spread(panel: Axes, data: Dataset, name: str, values: Array, order: Array) -> None:
     """Draw the quantiles of a final value in bins of the quantity."""
-    parts = bins(values, COLUMNS)
-    middle = np.array([np.median(values[part]) for part in parts])
+    middle, parts = points_over(values, COLUMNS)
     found = data[name].to_numpy()
     low, median, high = np.array([quantiles(found[part], (0.05, 0.5, 0.95)) for part in parts]).T
     panel.fill_between(middle, low, high, color=BLUE, alpha=0.25, lw=0, label="5 to 95 %")

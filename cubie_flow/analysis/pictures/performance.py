@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import frozen
 
-from cubie_flow.analysis.describe import config
-from cubie_flow.analysis.groups import group
+from cubie_flow.analysis.attributes import config_or_empty, design
+from cubie_flow.analysis.groups import memory as memory_group
 from cubie_flow.analysis.pictures.reading import Array, as_float, in_order
 from cubie_flow.analysis.pictures.style import (
     BLUE,
@@ -24,7 +23,6 @@ from cubie_flow.analysis.pictures.style import (
     Picture,
     tidy,
 )
-from cubie_flow.batches.store_names import MEMORY
 from cubie_flow.errors import FlowError
 
 if TYPE_CHECKING:
@@ -169,8 +167,7 @@ def _most_exact(results: Sequence[Dataset]) -> int:
 
 def _tolerance(data: Dataset) -> float:
     """Return the relative tolerance; infinite where the result does not say."""
-    given = (config(data).get("controller") or {}) if "config" in data.attrs else {}
-    rtol = given.get("rtol", float("inf"))
+    rtol = (config_or_empty(data).get("controller") or {}).get("rtol", float("inf"))
     return float(min(rtol.values()) if isinstance(rtol, Mapping) else rtol)
 
 
@@ -179,7 +176,7 @@ def _costs(data: Dataset) -> dict[str, float]:
     if "seconds_kernel" in data.attrs:
         seconds = float(data.attrs["seconds_kernel"])
         # Of all runs of the study, however many of them are here.
-        runs = json.loads(data.attrs.get("design", "{}")).get("size", data.sizes["run"])
+        runs = design(data).get("size", data.sizes["run"])
         costs = {"time of a run (us)": 1e6 * seconds / runs, **costs}
     return costs
 
@@ -221,7 +218,7 @@ def stalls(data: Dataset) -> Picture:
     """
     from matplotlib.ticker import MaxNLocator
 
-    memory = data if "kernel_seconds" in data else group(data, MEMORY)
+    memory = data if "kernel_seconds" in data else memory_group(data)
     if "solve_began" not in memory:
         raise FlowError("this result kept no times of its shards, so there is no timeline")
     memory = memory.sortby("solve_began").load()

@@ -10,10 +10,10 @@ from cubie_flow.analysis.oscillations import maxima
 from cubie_flow.analysis.pictures.reading import (
     Array,
     as_float,
+    check_name,
     chosen,
     heading,
     metrics,
-    named,
     quantity,
 )
 from cubie_flow.analysis.pictures.style import BLUE, Picture, colour_map, label, tidy
@@ -56,7 +56,7 @@ def heatmap(
     if metric is None:
         usual = [n for n in there if n.endswith(("_max", "_final"))] or there
         metric = next(iter(usual), "")
-    metric = named(metric, there, "number of each run")
+    metric = check_name(metric, there, "number of each run")
     x = quantity(data, x, [y] if y else [])
     y = quantity(data, y, [x])
     if x == y:

@@ -17,7 +17,6 @@ from cubie_flow.analysis.pictures.reading import (
     run_indices,
     run_labels,
     sampled,
-    swept,
 )
 from cubie_flow.analysis.pictures.style import (
     BLACK,
@@ -33,6 +32,7 @@ from cubie_flow.analysis.pictures.style import (
     short,
     tidy,
 )
+from cubie_flow.analysis.runs import swept
 from cubie_flow.errors import FlowError
 
 if TYPE_CHECKING:
