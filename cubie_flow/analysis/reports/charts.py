@@ -17,7 +17,7 @@ from cubie_flow.analysis.pictures.reading import (
     run_labels,
     saved,
 )
-from cubie_flow.analysis.pictures.style import BLUE, COLOURS, RED, SKY, label
+from cubie_flow.analysis.pictures.style import BLUE, COLOURS, RED, SKY, label, short
 from cubie_flow.analysis.runs import swept
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _chart(
 ) -> Chart:
     return {
         "title": title,
-        "name": str(y.name),
+        "name": short(y),
         "x": _plain(along),
         "xLabel": label(x, 200),
         "yLabel": label(y, 200),

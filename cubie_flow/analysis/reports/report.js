@@ -202,7 +202,8 @@
       cursor = index;
       const known = index !== null && points().includes(index);
       const left = known ? x.at(chart.x[index]).toFixed(1) : 0;
-      marks.guide.setAttribute("d", known ? "M" + left + " " + y.at(y.ticks[0]).toFixed(1) + "V" + MARGIN.top : "");
+      const bottom = MARGIN.top + Number(marks.selection.getAttribute("height"));
+      marks.guide.setAttribute("d", known ? "M" + left + " " + bottom + "V" + MARGIN.top : "");
       let nearest = null, least = NEAR;
       chart.lines.forEach(function (line, k) {
         const value = known && !hidden.has(k) ? line.values[index] : null;
