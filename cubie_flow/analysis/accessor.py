@@ -66,9 +66,14 @@ class FlowAccessor:
         Examples
         --------
         >>> from cubie_flow import OdeSystem, solve
-        >>> decay = OdeSystem("dx/dt = -k*x", states={"x": 1.0}, parameters={"k": 1.0})
-        >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, initial_values={"x": [1.0, 3.0]},
-        ...              duration=1.0)
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> data = solve(
+        ...     decay,
+        ...     parameters={"k": [0.5, 1.0, 2.0]},
+        ...     initial_values={"x": [1.0, 3.0]},
+        ...     batch="grid",
+        ...     duration=1.0,
+        ... )
         >>> dict(data.flow.unfold().sizes)
         {'k': 3, 'x_initial': 2}
         """
@@ -98,7 +103,7 @@ class FlowAccessor:
         Examples
         --------
         >>> from cubie_flow import OdeSystem, solve
-        >>> decay = OdeSystem("dx/dt = -k*x", states={"x": 1.0}, parameters={"k": 1.0})
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
         >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, duration=1.0)
         >>> data.flow.sel_runs("k >= 1 and status == 'success'").run.values.tolist()
         [1, 2]
@@ -123,7 +128,7 @@ class FlowAccessor:
         Examples
         --------
         >>> from cubie_flow import OdeSystem, solve
-        >>> growth = OdeSystem("dx/dt = x**2", states={"x": 1.0})
+        >>> growth = OdeSystem.from_equations("dx/dt = x**2", {"x": 1.0})
         >>> data = solve(growth, initial_values={"x": [0.5, 2.0]}, duration=1.0)
         >>> data.flow.failed().run.values.tolist()
         [1]
@@ -161,7 +166,7 @@ class FlowAccessor:
         Examples
         --------
         >>> from cubie_flow import OdeSystem, solve
-        >>> decay = OdeSystem("dx/dt = -k*x", states={"x": 1.0}, parameters={"k": 1.0})
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
         >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, duration=1.0)
         >>> again = data.flow.rerun([2], rtol=1e-10, save_every=0.5)
         >>> again.x.values.round(6).tolist()
@@ -201,7 +206,7 @@ class FlowAccessor:
         Examples
         --------
         >>> from cubie_flow import OdeSystem, solve
-        >>> decay = OdeSystem("dx/dt = -k*x", states={"x": 1.0}, parameters={"k": 1.0})
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
         >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, duration=1.0)
         >>> data.flow.summary().values["statuses"]
         {'success': 3}
@@ -224,7 +229,7 @@ class FlowAccessor:
         Examples
         --------
         >>> from cubie_flow import OdeSystem, solve
-        >>> decay = OdeSystem("dx/dt = -k*x", states={"x": 1.0}, parameters={"k": 1.0})
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
         >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, duration=1.0)
         >>> data.flow.config()["duration"]
         1.0
@@ -262,6 +267,18 @@ class FlowAccessor:
         ------
         FlowError
             If the dataset comes from no store.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, open_results
+        >>> from cubie_flow.api import Study, run_study
+        >>> from cubie_flow.batches import make_design
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> design = make_design("zip", {"k": [0.5, 1.0, 2.0, 4.0]})
+        >>> study = Study(decay, design, duration=1.0, shard_runs=2)
+        >>> report = run_study(study, "buffers.zarr")
+        >>> open_results("buffers.zarr").flow.buffers().loc["state", "elements"]
+        np.int64(1)
         """
         return groups.memory_table(self._data, "buffer")
 
@@ -278,6 +295,18 @@ class FlowAccessor:
         ------
         FlowError
             If the dataset comes from no store.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, open_results
+        >>> from cubie_flow.api import Study, run_study
+        >>> from cubie_flow.batches import make_design
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> design = make_design("zip", {"k": [0.5, 1.0, 2.0, 4.0]})
+        >>> study = Study(decay, design, duration=1.0, shard_runs=2)
+        >>> report = run_study(study, "shards.zarr")
+        >>> open_results("shards.zarr").flow.shards()["runs"].tolist()
+        [2, 2]
         """
         return groups.memory_table(self._data, "shard")
 

@@ -107,6 +107,19 @@ def compare(
     ------
     FlowError
         If one of them holds no runs, or a tolerance is negative.
+
+    Examples
+    --------
+    >>> from cubie_flow import OdeSystem, solve
+    >>> from cubie_flow.analysis.compare import compare
+    >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+    >>> first, second = (
+    ...     solve(decay, parameters={"k": [0.5, 1.0]}, duration=1.0, algorithm=name)
+    ...     for name in ("tsit5", "vern7")
+    ... )
+    >>> result = compare(first, second, rtol=1e-4)
+    >>> result.matched, result.numbers[0].beyond
+    (2, 0)
     """
     for key, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and not value >= 0:

@@ -58,7 +58,15 @@ def export(
     Raises
     ------
     FlowError
-        For an ending, a variable or a library that is not there, or a file that is.
+        If the ending, a variable or a library is unknown, or the file exists already.
+
+    Examples
+    --------
+    >>> from cubie_flow import OdeSystem, solve
+    >>> from cubie_flow.analysis.export import export
+    >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+    >>> export(solve(decay, parameters={"k": [0.5, 1.0]}, duration=1.0), "decay.csv", ["x_final"])
+    2
     """
     path = Path(path).expanduser()
     if path.suffix not in FORMATS:

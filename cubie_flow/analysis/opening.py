@@ -48,8 +48,14 @@ def open_results(
 
     Examples
     --------
-    >>> data = open_results("outputs/lorenz_sweep/2026-01-31/12-00-00")  # doctest: +SKIP
-    >>> data.flow.sel_runs("rho > 24 and status == 'success'").z_max.plot()  # doctest: +SKIP
+    >>> from cubie_flow import OdeSystem, open_results
+    >>> from cubie_flow.api import Study, run_study
+    >>> from cubie_flow.batches import make_design
+    >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+    >>> design = make_design("zip", {"k": [0.5, 1.0, 2.0]})
+    >>> report = run_study(Study(decay, design, duration=1.0), "decay.zarr")
+    >>> open_results("decay.zarr").x_final.astype("float64").values.round(4).tolist()
+    [0.6065, 0.3679, 0.1353]
     """
     import cubie_flow.analysis.accessor  # noqa: F401  (registers ``.flow``)
 
