@@ -39,7 +39,7 @@ def config(data: Dataset) -> dict[str, Any]:
         raise FlowError("this dataset holds no configuration")
     try:
         return dict(yaml.safe_load(text) or {})
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         raise FlowError("the configuration in this dataset cannot be read as YAML") from error
 
 

@@ -16,7 +16,7 @@ from cubie_flow.study.tolerance_record import faint_sentence, recorded_faint
 if TYPE_CHECKING:
     from xarray import Dataset
 
-#: What to do about runs that did not end well.
+#: What to do about runs that failed, by status.
 REMEDIES: Mapping[str, str] = {
     "step_limit": "raise controller.max_steps, or use algorithm=auto if the model is stiff",
     "step_too_small": "lower controller.dt_min, or use a stiff method (algorithm=rodas5p)",
@@ -35,7 +35,7 @@ class Summary:
     facts
         Name and text of each line.
     values
-        The same as plain values.
+        The same information as numbers, texts, lists and mappings.
     """
 
     facts: tuple[tuple[str, str], ...]
@@ -62,7 +62,7 @@ def facts_text(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def summary(data: Dataset) -> Summary:
-    """Summarise a result, or runs selected from one.
+    """Return the summary of a result, or of runs selected from one.
 
     Reads the status and the step counts of every run.
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
 
-def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
+def open_group(location: Location, group: str, chunks: Any = None) -> Dataset:
     """Open one group of a store, lazily.
 
     Parameters
     ----------
-    place : Location
+    location : Location
         The store.
     group : str
         Path of the group in the store; empty for its root.
@@ -37,7 +37,7 @@ def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
     import xarray
 
     try:
-        store = place.address if _is_local(place) else place.store(read_only=True)
+        store = location.address if _is_local(location) else location.store(read_only=True)
         with warnings.catch_warnings():
             # A store that is still being written has no consolidated metadata: nothing to report.
             warnings.filterwarnings("ignore", message=".*consolidated.*", category=RuntimeWarning)
@@ -49,19 +49,19 @@ def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
         raise
     except Exception as error:
         # Clients of object stores raise their own errors, whose messages may hold secrets.
-        if not _is_local(place):
-            raise place.error(error, "opened") from None
-        where = f"the group '{group}' of '{place.name}'" if group else f"'{place.name}'"
+        if not _is_local(location):
+            raise location.error(error, "opened") from None
+        where = f"the group '{group}' of '{location.name}'" if group else f"'{location.name}'"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FlowError(f"{where} cannot be opened: {reason}") from error
-    data.encoding["source"] = place.name
+    data.encoding["source"] = location.name
     # Other groups of the store are opened from here; it knows the options of a URL.
-    data.encoding["location"] = place.child(group) if group else place
+    data.encoding["location"] = location.child(group) if group else location
     mark_as_opened(data)
     return data
 
 
-def nodes(place: Location) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def nodes(location: Location) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return the attributes of a store, and the metadata of its arrays and groups by path.
 
     From a finished store at a URL this reads a single object.
@@ -74,7 +74,7 @@ def nodes(place: Location) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     import zarr
 
     try:
-        root = zarr.open_group(place.store(read_only=True), mode="r", zarr_format=3)
+        root = zarr.open_group(location.store(read_only=True), mode="r", zarr_format=3)
         gathered = root.metadata.consolidated_metadata
         if gathered is not None:
             nodes = {name: node.to_dict() for name, node in gathered.flattened_metadata.items()}
@@ -85,19 +85,19 @@ def nodes(place: Location) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     except FlowError:
         raise
     except Exception as error:
-        raise place.error(error, "opened") from None
+        raise location.error(error, "opened") from None
 
 
-def _is_local(place: Location) -> bool:
-    return place.folder is not None
+def _is_local(location: Location) -> bool:
+    return location.folder is not None
 
 
-def open_tree(place: Location, jobs: list[str], chunks: Any = None) -> DataTree:
+def open_tree(location: Location, jobs: list[str], chunks: Any = None) -> DataTree:
     """Open a store of several jobs as a tree with one node per job.
 
     Parameters
     ----------
-    place : Location
+    location : Location
         The store.
     jobs : list of str
         Groups of the jobs.
@@ -106,10 +106,10 @@ def open_tree(place: Location, jobs: list[str], chunks: Any = None) -> DataTree:
     """
     import xarray
 
-    nodes = {"/": open_group(place, "", chunks)}
-    nodes.update({f"/{job}": open_group(place, job, chunks) for job in jobs})
+    nodes = {"/": open_group(location, "", chunks)}
+    nodes.update({f"/{job}": open_group(location, job, chunks) for job in jobs})
     tree: DataTree = xarray.DataTree.from_dict(nodes)
-    tree.encoding["source"] = place.name
+    tree.encoding["source"] = location.name
     return tree
 
 
@@ -121,10 +121,10 @@ def group(data: Dataset, name: str) -> Dataset:
     FlowError
         If the dataset comes from no store, or its store has no such group.
     """
-    place = location(data)
-    if place is None:
+    location = location_of(data)
+    if location is None:
         raise FlowError(f"this dataset was not opened from a store, so it has no group '/{name}'")
-    return open_group(evolve(place, group=""), f"{place.group}/{name}".strip("/"))
+    return open_group(evolve(location, group=""), f"{location.group}/{name}".strip("/"))
 
 
 def memory(data: Dataset) -> Dataset:
@@ -171,11 +171,11 @@ def memory_table(data: Dataset, dim: str) -> DataFrame:
     return table.set_index(dim) if dim in table else table.rename_axis(dim)
 
 
-def location(data: Dataset) -> Location | None:
+def location_of(data: Dataset) -> Location | None:
     """Return the group of a store that a dataset was opened from, or None."""
-    place = data.encoding.get("location")
-    if isinstance(place, Location):
-        return place
+    location = data.encoding.get("location")
+    if isinstance(location, Location):
+        return location
     # A dataset that xarray itself opened has a path, and no group.
     source = data.encoding.get("source")
     return None if source is None else Location(str(source))
