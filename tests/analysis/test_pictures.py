@@ -216,7 +216,7 @@ def test_the_timeline_is_that_of_the_shards(
     picture = data.flow.plot.stalls()
     solving, *_ = picture.axes[0].containers
     assert [bar.get_width() for bar in solving] == pytest.approx(memory.kernel_seconds.values)
-    with pytest.raises(FlowError, match="kept no times"):
+    with pytest.raises(FlowError, match="holds no times"):
         drawer("stalls")(data.flow.memory().drop_vars("solve_began").assign_attrs(title="old"))
 
 

@@ -32,7 +32,7 @@ class Table:
         Names of the columns; the first column names the rows.
     rows
     note
-        What is left out.
+        Number and place of the rows that are not shown.
     """
 
     caption: str
