@@ -105,7 +105,7 @@ class Picture(Figure):  # type: ignore[misc]
 
 
 def _metadata(kind: str, description: str) -> dict[str, Any]:
-    """Return the metadata of a file: the description, without a date, so that it is reproducible."""
+    """Return the description as metadata of a file, without a date: files are reproducible."""
     if kind == "png":
         return {"Description": description} if description else {}
     return {"Title": description, "Date" if kind == "svg" else "CreationDate": None}
