@@ -3,9 +3,9 @@
 ``python -m benchmarks gpu`` measures the cases that are not in the record, which is written after
 every case. With ``--dry`` the simulator and the compilers replace a GPU, and nothing is timed.
 
-Wheels: ``cubie-flow[cuda13]``, with ``numba-cuda`` and through it NVVM, nvJitLink and NVRTC; for the
-peers ``jax[cuda13]``, ``diffrax``, ``torch``, ``torchdiffeq`` and ``cubie``. A peer
-that is not installed gives a row that says so.
+Wheels: ``cubie-flow[cuda13]``, with ``numba-cuda`` and through it NVVM, nvJitLink and NVRTC; for
+the peers ``jax[cuda13]``, ``diffrax``, ``torch``, ``torchdiffeq`` and ``cubie``. A peer that is not
+installed gives a row that says so.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ FOLDER has the layout of the semantic cases of the suite (sbml.org): NNNNN/NNNNN
 highest level is used), NNNNN-settings.txt, NNNNN-results.csv and NNNNN-model.m. A case passes if
 |ours - theirs| <= absolute + relative*|theirs| for every variable at every time, with the
 tolerances of the case. States come from the compiled CPU kernel (rodas5p, rtol 1e-9). Quantities
-that follow from them, such as an amount from a concentration, are computed with NumPy from the graph
-of the model. A model that the importer refuses counts as unsupported, by the feature in the message.
+that follow from them, such as an amount from a concentration, are computed with NumPy from the
+graph of the model. A model that the importer refuses counts as unsupported, by the feature in the
+message.
 """
 
 from __future__ import annotations

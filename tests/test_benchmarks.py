@@ -80,7 +80,7 @@ def test_only_means_a_whole_name_or_all_that_hold_the_part() -> None:
     assert chosen(names, "lorenz_f64_1024") == {"lorenz_f64_1024"}
     assert chosen(names, "f64, scal") == set(names)
     assert chosen(names, "") == set(names)
-    with pytest.raises(FlowError, match=r"--only is 'lorens_f64_1024', which no case has in its name"):
+    with pytest.raises(FlowError, match=r"is 'lorens_f64_1024', which no case has in its name"):
         chosen(names, "lorens_f64_1024")
 
 
