@@ -194,7 +194,7 @@ def test_the_gpu_parts_run_dry_and_are_resumed(tmp_path: Path, capsys: Any) -> N
     out = tmp_path / "gpu.json"
     parts = ("refill", "overlap")
     gpu.command(parts, out, dry=True, in_all=0.0)
-    assert capsys.readouterr().out.count("run it again to go on") == len(parts)
+    assert capsys.readouterr().out.count("run it again to continue") == len(parts)
     for _ in range(2):
         gpu.command(parts, out, dry=True)
     assert capsys.readouterr().out.count("registers") == len(parts), "none is done twice"

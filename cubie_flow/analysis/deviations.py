@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,63 +136,138 @@ def deviations(
     -------
     dict of ndarray, shape (runs,)
     """
-    one, two = best.arrays, second.arrays
-    well = ended_well(best.status) & ended_well(second.status)
-    scale = _scales(study, sizes(study, starts, one))
+    compared = _Comparison.of(study, stored, best, second, starts)
+    results = {"reference_status": best.status, "reference_method": best.method}
+    results |= compared.finals(contents.states)
+    if contents.timed:
+        results |= compared.over_time(contents.timed, times)
+    results["ends_differ"] = compared.count_differences(["status"]).astype(np.int32)
+    if contents.summarised:
+        metrics = [metric for metric in METRICS if metric != "peaks"]
+        pairs = [(f"{name}_{metric}", name) for name in contents.summarised for metric in metrics]
+        results["metric_error"] = compared.certain_error(pairs)
+        peaks = [f"{name}_peaks" for name in contents.summarised]
+        results["peaks_differ"] = compared.count_differences(peaks)
+    if contents.misfits:
+        results["misfit_error"] = compared.certain_error(
+            [(name, name) for name in contents.misfits]
+        )
+    if contents.counts:
+        results["counts_differ"] = compared.count_differences(contents.counts)
+    if contents.times:
+        results["event_time_error"] = compared.event_time_error(contents.times, study.span or 1.0)
+    return results
 
-    def relative(arrays: Arrays, key: str, name: str) -> Array:
+
+@frozen(eq=False)
+class _Comparison:
+    """Numbers of some runs in a result and in two references, by the names of the store.
+
+    Attributes
+    ----------
+    stored, one, two : mapping
+        In the result, in the reference, and in the reference with looser tolerances.
+    scale : mapping
+        Scale of every quantity in every run, see `_scales`.
+    well : ndarray of bool, shape (runs,)
+        Whether both references ended well.
+    """
+
+    stored: Arrays
+    one: Arrays
+    two: Arrays
+    scale: Arrays
+    well: Array
+
+    @classmethod
+    def of(
+        cls, study: Study, stored: Arrays, best: Reference, second: Reference, starts: Arrays
+    ) -> _Comparison:
+        """Return the comparison of a result with its references; see `deviations`."""
+        well = ended_well(best.status) & ended_well(second.status)
+        scale = _scales(study, sizes(study, starts, best.arrays))
+        return cls(stored, best.arrays, second.arrays, scale, well)
+
+    def where_known(self, values: Array) -> Array:
+        """Return values, and NaN where a reference failed."""
+        return np.where(self.well, values, np.nan)
+
+    def relative(self, arrays: Arrays, key: str, name: str) -> Array:
         """Return ``|y - r| / (|r| + scale)``, and 0 where both are equal or both are NaN."""
-        value, reference = arrays[key].astype(np.float64), one[key].astype(np.float64)
-        size = scale[name].reshape(-1, *[1] * (value.ndim - 1))
+        value, reference = arrays[key].astype(np.float64), self.one[key].astype(np.float64)
+        # The scale of a misfit is its largest value.
+        size = self.scale[name] if name in self.scale else np.nanmax(np.abs(reference))
+        size = np.reshape(size, (-1, *[1] * (value.ndim - 1)))
         with np.errstate(all="ignore"):
             error = np.abs(value - reference) / (np.abs(reference) + size)
         same = (value == reference) | (np.isnan(value) & np.isnan(reference))
         return np.where(same, 0.0, error)
 
-    def where_known(values: Array) -> Array:
-        """Return values, and NaN where a reference failed."""
-        return np.where(well, values, np.nan)
-
-    finals = [(f"{name}_final", name) for name in contents.states]
-    results: dict[str, Array] = {"reference_status": best.status, "reference_method": best.method}
-    for key, name in finals:
-        difference = np.abs(stored[key].astype(np.float64) - one[key])
-        results[f"{name}_error"] = where_known(difference)
-    errors, doubts = (np.array([relative(a, *p) for p in finals]) for a in (stored, two))
-    error, doubt = _worst(errors, doubts)
-    results |= {"error": where_known(error), "reference_error": where_known(doubt)}
-    if contents.timed:
-        results |= _over_time(contents, stored, relative, where_known, times)
-    results["ends_differ"] = _certainly_differs(stored["status"], one["status"], two["status"])
-    if contents.summarised:
-        metrics = [m for m in METRICS if m != "peaks"]
-        pairs = [(f"{name}_{m}", name) for name in contents.summarised for m in metrics]
-        results["metric_error"] = where_known(_certain_error(relative, stored, two, pairs))
-        peaks = [f"{name}_peaks" for name in contents.summarised]
-        results["peaks_differ"] = np.sum(
-            [_certainly_differs(stored[key], one[key], two[key]) for key in peaks], axis=0
-        )
-    if contents.misfits:
-        scale |= {
-            name: np.full(len(well), np.nanmax(np.abs(one[name]))) for name in contents.misfits
+    def finals(self, states: Iterable[str]) -> dict[str, Array]:
+        """Return the errors of the final states, and the error of each run with its uncertainty."""
+        pairs = [(f"{name}_final", name) for name in states]
+        results = {
+            f"{name}_error": self.where_known(
+                np.abs(self.stored[key].astype(np.float64) - self.one[key])
+            )
+            for key, name in pairs
         }
-        pairs = [(name, name) for name in contents.misfits]
-        results["misfit_error"] = where_known(_certain_error(relative, stored, two, pairs))
-    if contents.counts:
-        results["counts_differ"] = np.sum(
-            [_certainly_differs(stored[key], one[key], two[key]) for key in contents.counts], axis=0
+        errors, doubts = self._errors(pairs)
+        error, doubt = _worst(errors, doubts)
+        return results | {
+            "error": self.where_known(error), "reference_error": self.where_known(doubt)
+        }  # fmt: skip
+
+    def over_time(self, names: Iterable[str], times: Array) -> dict[str, Array]:
+        """Return the largest error over the saved times, and the first time with a large error."""
+        over = np.max([self.relative(self.stored, name, name) for name in names], axis=0)
+        # The result holds NaN after the end of a run, and for runs without stored trajectory.
+        over = np.where(np.isnan(over), 0.0, over)
+        apart = over > PARTED
+        first = np.where(apart.any(axis=1), times[apart.argmax(axis=1)], np.nan)
+        return {
+            "error_over_time": self.where_known(over.max(axis=1)),
+            "parted_at": self.where_known(first),
+        }
+
+    def count_differences(self, keys: Iterable[str]) -> Array:
+        """Return how many whole numbers differ from both references, where these agree."""
+        differs = [
+            (self.stored[key] != self.one[key]) & (self.one[key] == self.two[key]) for key in keys
+        ]
+        return np.sum(differs, axis=0)
+
+    def certain_error(self, pairs: list[tuple[str, str]]) -> Array:
+        """Return the largest error of each run among those that are small or resolved."""
+        errors, doubts = self._errors(pairs)
+        return self.where_known(_certain(errors, doubts).max(axis=0))
+
+    def event_time_error(self, names: Iterable[str], span: float) -> Array:
+        """Return the largest difference of event times that both have, as a share of the run."""
+        errors = [np.zeros(len(self.well))]
+        for name in names:
+            error, doubt = (
+                np.abs(a[name] - self.one[name]) / span for a in (self.stored, self.two)
+            )
+            errors.append(_certain(error, doubt).max(axis=1, initial=0.0))
+        return self.where_known(np.max(errors, axis=0))
+
+    def _errors(self, pairs: list[tuple[str, str]]) -> tuple[Array, Array]:
+        """Return relative errors of the result and of the second reference, shape (pairs, ...)."""
+        errors, doubts = (
+            np.array([self.relative(arrays, *pair) for pair in pairs])
+            for arrays in (self.stored, self.two)
         )
-    if contents.times:
-        span = study.span or 1.0
-        scale |= {name: np.full(len(well), span) for name in contents.times}
-        results["event_time_error"] = where_known(
-            _event_time_errors(contents.times, stored, one, two, span)
-        )
-    return results
+        return errors, doubts
+
+
+def _certain(errors: Array, doubts: Array) -> Array:
+    """Return errors, and 0 for those that are neither small nor resolved."""
+    return np.where((doubts <= RESOLVED * errors) | (errors <= PARTED), errors, 0.0)
 
 
 def _scales(study: Study, largest: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the scale of every quantity in every run, see `relative` in `deviations`.
+    """Return the scale of every quantity in every run, see `_Comparison.relative`.
 
     The scale is atol/rtol, as in the error of a step, or the size of the quantity in the run if
     that is smaller: an absolute tolerance above all values of a state would hide any error. It is
@@ -229,43 +304,3 @@ def _worst(errors: Array, doubts: Array) -> tuple[Array, Array]:
     worst = np.nan_to_num(weight, nan=np.inf).argmax(axis=0)[None]
     error, doubt = (np.take_along_axis(values, worst, axis=0)[0] for values in (errors, doubts))
     return error, doubt
-
-
-def _over_time(
-    contents: Contents, stored: Arrays, relative: Callable[[Arrays, str, str], Array],
-    where_known: Callable[[Array], Array], times: Array,
-) -> dict[str, Array]:  # fmt: skip
-    over = np.max([relative(stored, name, name) for name in contents.timed], axis=0)
-    # The result holds NaN after the end of a run, and for runs whose trajectory is not stored.
-    over = np.where(np.isnan(over), 0.0, over)
-    apart = over > PARTED
-    first = np.where(apart.any(axis=1), times[apart.argmax(axis=1)], np.nan)
-    return {"error_over_time": where_known(over.max(axis=1)), "parted_at": where_known(first)}
-
-
-def _certainly_differs(stored: Array, one: Array, two: Array) -> Array:
-    """Return 1 where a whole number differs from both references and these agree, otherwise 0."""
-    return ((stored != one) & (one == two)).astype(np.int32)
-
-
-def _certain_error(
-    relative: Callable[[Arrays, str, str], Array], stored: Arrays, two: Arrays,
-    pairs: list[tuple[str, str]],
-) -> Array:  # fmt: skip
-    """Return the largest error of each run among those that are small or resolved."""
-    errors = np.array([relative(stored, *pair) for pair in pairs])
-    doubts = np.array([relative(two, *pair) for pair in pairs])
-    known = (doubts <= RESOLVED * errors) | (errors <= PARTED)
-    return np.where(known, errors, 0.0).max(axis=0)
-
-
-def _event_time_errors(
-    names: tuple[str, ...], stored: Arrays, one: Arrays, two: Arrays, span: float
-) -> Array:
-    """Return the largest difference of event times that both have, as a share of the run."""
-    errors = [np.zeros(len(stored["status"]))]
-    for name in names:
-        error, doubt = (np.abs(a[name] - one[name]) / span for a in (stored, two))
-        known = (doubt <= RESOLVED * error) | (error <= PARTED)
-        errors.append(np.where(known, error, 0.0).max(axis=1, initial=0.0))
-    return np.max(errors, axis=0)
