@@ -171,7 +171,7 @@ def solve_reference(
 
 def _reference_study(study: Study, accuracy: Accuracy, algorithm: str) -> Study:
     """Return the study of a reference, which also stores the extremes of the states."""
-    from cubie_flow.integrators.loop import METRICS
+    from cubie_flow.integrators.metrics import METRICS
 
     states = [state.name for state in study.system.states]
     quantities = (*study.system.states, *study.system.parameters, *study.system.observables)
