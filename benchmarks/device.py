@@ -75,11 +75,11 @@ def description(number: int = 0) -> dict[str, Any]:
     check(driver.cuInit(0))
     handle = check(driver.cuDeviceGet(number))
     attribute = driver.CUdevice_attribute
-    device = cuda_devices()[number]
+    found = cuda_devices()[number]
     return {
-        "name": device.name,
-        "arch": device.arch,
-        "memory_gib": round(device.memory / 2**30, 1),
+        "name": found.name,
+        "arch": found.arch,
+        "memory_gib": round(found.memory / 2**30, 1),
         "driver": str(driver_version()),
         "multiprocessors": int(check(driver.cuDeviceGetAttribute(
             attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, handle))),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cubie_flow.analysis import runs
 from cubie_flow.analysis.audited import GROUP
 from cubie_flow.analysis.deviations import RESOLVED, Contents, deviations, sizes
-from cubie_flow.analysis.groups import location_of
+from cubie_flow.analysis.groups import location
 from cubie_flow.analysis.references import Accuracy, accuracy_for, methods_for, solve_reference
 from cubie_flow.analysis.rerun import stored_study, varied
 from cubie_flow.errors import FlowError
@@ -88,16 +88,16 @@ def audit(
     if not 1 < tighter <= 1e9:
         raise FlowError(f"tighter is {tighter}; it must be above 1 and at most 1e9")
     data = open_runs(path)
-    location = location_of(data)
-    assert location is not None
+    store = location(data)
+    assert store is not None
     if seed < 0:
         raise FlowError(f"seed is {seed}; it must be a whole number of at least 0")
     chosen = sample(data, fraction, seed)
-    with locked(location.folder.parent) if location.folder is not None else leased(location):
+    with locked(store.folder.parent) if store.folder is not None else leased(store):
         table = measure(data, chosen, tighter, target, on_progress)
         table.attrs.update({"fraction": fraction, "seed": seed})
         try:
-            ResultStore.open(location).put_group(GROUP, table)
+            ResultStore.open(store).put_group(GROUP, table)
         except FlowError as error:
             if on_unkept is None:
                 raise

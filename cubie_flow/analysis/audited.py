@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cubie_flow.analysis.groups import group, location_of
+from cubie_flow.analysis.groups import group, location
 from cubie_flow.batches.store_names import AUDIT
 from cubie_flow.errors import FlowError
 
@@ -23,11 +23,11 @@ LARGE = 1000.0
 
 def stored(data: Dataset) -> Dataset | None:
     """Return the stored result of the last audit, or None if there was none."""
-    location = location_of(data)
-    if location is None:
+    store = location(data)
+    if store is None:
         return None
     try:
-        if location.folder is not None and not (location.folder / location.group / GROUP).is_dir():
+        if store.folder is not None and not (store.folder / store.group / GROUP).is_dir():
             return None
         return group(data, GROUP).load()
     except FlowError:

@@ -17,7 +17,7 @@ from cubie_flow.study.tolerance_record import ATOL, recorded_atol
 if TYPE_CHECKING:
     from xarray import Dataset
 
-#: Keys that decide how fast and where runs are solved, and never the numbers.
+#: Keys that decide how fast and where, and never the numbers.
 POLICY = (
     "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
     "storage", "study", "to", "task", "confirm", "dry_run", "batch.order",
@@ -159,7 +159,7 @@ def config_differences(first: Dataset, second: Dataset) -> dict[str, dict[str, t
 
 
 def kind_of(key: str) -> str:
-    """Return whether a key belongs to the ``science``, the ``kernel`` or the ``policy``."""
+    """Return whether a key is of the science of a study, of its kernel or of its policy."""
 
     def among(keys: tuple[str, ...]) -> bool:
         return any(key == one or key.startswith(f"{one}.") for one in keys)

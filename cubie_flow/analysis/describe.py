@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from cubie_flow.study.tolerance_record import faint_sentence, recorded_faint
 if TYPE_CHECKING:
     from xarray import Dataset
 
-#: What to do about runs that failed, by status.
+#: What to do about runs that did not end well.
 REMEDIES: Mapping[str, str] = {
     "step_limit": "raise controller.max_steps, or use algorithm=auto if the model is stiff",
     "step_too_small": "lower controller.dt_min, or use a stiff method (algorithm=rodas5p)",
@@ -42,7 +42,8 @@ class Summary:
     values: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return facts_text(self.facts)
+        width = max(len(name) for name, _ in self.facts)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in self.facts)
 
     __repr__ = __str__
 
@@ -53,12 +54,6 @@ class Summary:
             for name, text in self.facts
         )
         return f"<table>{''.join(rows)}</table>"
-
-
-def facts_text(facts: Sequence[tuple[str, str]]) -> str:
-    """Return named facts as lines, with the texts aligned."""
-    width = max((len(name) for name, _ in facts), default=0)
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in facts)
 
 
 def summary(data: Dataset) -> Summary:

@@ -18,7 +18,7 @@ from cubie_flow.storage.provenance import SCHEMA_VERSION
 from cubie_flow.storage.schema import lacks_status
 
 RESULTS, METADATA = "results.zarr", "zarr.json"
-#: Attribute of the root that only a store of several jobs has.
+#: Attribute of the root that tells a store of several jobs from that of a study.
 MARK = "multirun"
 
 

@@ -121,10 +121,10 @@ def group(data: Dataset, name: str) -> Dataset:
     FlowError
         If the dataset comes from no store, or its store has no such group.
     """
-    location = location_of(data)
-    if location is None:
+    store = location(data)
+    if store is None:
         raise FlowError(f"this dataset was not opened from a store, so it has no group '/{name}'")
-    return open_group(evolve(location, group=""), f"{location.group}/{name}".strip("/"))
+    return open_group(evolve(store, group=""), f"{store.group}/{name}".strip("/"))
 
 
 def memory(data: Dataset) -> Dataset:
@@ -171,11 +171,11 @@ def memory_table(data: Dataset, dim: str) -> DataFrame:
     return table.set_index(dim) if dim in table else table.rename_axis(dim)
 
 
-def location_of(data: Dataset) -> Location | None:
+def location(data: Dataset) -> Location | None:
     """Return the group of a store that a dataset was opened from, or None."""
-    location = data.encoding.get("location")
-    if isinstance(location, Location):
-        return location
+    store = data.encoding.get("location")
+    if isinstance(store, Location):
+        return store
     # A dataset that xarray itself opened has a path, and no group.
     source = data.encoding.get("source")
     return None if source is None else Location(str(source))

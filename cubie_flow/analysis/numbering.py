@@ -15,7 +15,7 @@ from attrs import evolve
 from numpy.typing import NDArray
 
 from cubie_flow.analysis import attributes
-from cubie_flow.analysis.groups import location_of, open_group
+from cubie_flow.analysis.groups import location, open_group
 from cubie_flow.analysis.opened import is_as_opened
 from cubie_flow.batches.store_names import RUN
 from cubie_flow.errors import FlowError
@@ -76,11 +76,11 @@ def _study(data: Dataset) -> _Study | None:
 
 def _from_store(data: Dataset) -> _Study | None:
     """Return what varied according to the store, which does not need the file of a table."""
-    location = location_of(data)
-    if location is None:
+    place = location(data)
+    if place is None:
         return None
     try:
-        store = open_group(evolve(location, group=""), location.group)
+        store = open_group(evolve(place, group=""), place.group)
     except FlowError:
         return None
     if RUN not in store.sizes or (store.attrs.get("design") != data.attrs.get("design")):

@@ -1,4 +1,4 @@
-"""Output of the commands: tables in a terminal, plain columns in a pipe, JSON on request."""
+"""How commands print: tables for people, plain columns for pipes, JSON for programs."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def json_option(command: Command) -> Command:
-    """Add the option ``--json`` to a command."""
+    """Give a command the option ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def path_argument(command: Command) -> Command:
-    """Add the argument PATH to a command: a store or the folder of a run."""
+    """Give a command the argument PATH: a store or the folder of a run."""
     return click.argument("path")(command)
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON, with null for NaN and infinity."""
-    from cubie_flow.storage.schema import plain
-
-    value = _without_nan(plain(value))
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print a value as JSON; what is not a finite number becomes null, as JSON has none."""
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
-    """Print rows, with the columns of the first row.
+    """Print rows with the columns of the first one.
 
-    In a terminal they are a table of rounded numbers, in a pipe columns separated by tabs with
-    numbers in full.
+    In a terminal as a table; piped as columns separated by tabs, every number in full.
     """
     if not rows:
         return
@@ -67,10 +67,10 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Print named facts as aligned lines."""
-    from cubie_flow.analysis.describe import facts_text
-
-    print(facts_text(facts))
+    """Print named lines."""
+    width = max((len(name) for name, _ in facts), default=0)
+    for name, text in facts:
+        print(f"{name:<{width}}  {text}")
 
 
 def _full(value: Any) -> str:

@@ -12,11 +12,11 @@ from cubie_flow.analysis import output
 @output.json_option
 def verify(path: str, as_json: bool) -> int:
     """Compare every complete shard of PATH with its checksum; exit 1 if one differs."""
-    from cubie_flow.analysis.groups import location_of
+    from cubie_flow.analysis.groups import location
     from cubie_flow.analysis.opening import open_runs
     from cubie_flow.storage import ResultStore
 
-    place = location_of(open_runs(path))
+    place = location(open_runs(path))
     assert place is not None
     store = ResultStore.open(place)
     store.refuse_gaps()
