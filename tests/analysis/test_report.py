@@ -114,10 +114,33 @@ def test_points_partition_the_runs(count: int) -> None:
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
-def test_the_script_is_valid(tmp_path: Path) -> None:
-    script = files("cubie_flow.analysis.reports").joinpath("report.js").read_text(encoding="utf-8")
-    (tmp_path / "report.js").write_text(script, encoding="utf-8")
-    subprocess.run(["node", "--check", tmp_path / "report.js"], check=True, timeout=60)
+def test_the_script_draws_and_reacts(tmp_path: Path) -> None:
+    lines = [
+        {"label": "rising", "values": [1.0, 10.0, 100.0], "colour": "#000", "dash": []},
+        {"label": "with a gap", "values": [2.0, None, 4.0], "colour": "#f00", "dash": [6, 3]},
+    ]
+    chart = {"title": "y over time", "name": "y", "x": [0.0, 1.0, 2.0], "xLabel": "time (s)",
+             "yLabel": "y: height (m)", "lines": lines}  # fmt: skip
+    (tmp_path / "charts.json").write_text(json.dumps({"time": [chart]}), encoding="utf-8")
+    script = Path(str(files("cubie_flow.analysis.reports").joinpath("report.js")))
+    driver = Path(__file__).with_name("drive_report.js")
+    command = ["node", str(driver), str(script), str(tmp_path / "charts.json")]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    seen = json.loads(done.stdout)
+    assert seen["title"] == "Charts: y over time"
+    assert "rising from 1 to 100" in seen["description"]
+    points = [re.findall(r"([ML])([\d.]+) ([\d.]+)", line) for line in seen["lines"]]
+    assert [[move for move, _, _ in line] for line in points] == [["M", "L", "L"], ["M", "M"]]
+    assert [float(x) for _, x, _ in points[0]] == [76, 351, 626]
+    assert seen["reading"] == "time (s) 1; rising 10; with a gap –"
+    assert seen["zoomed"]
+    assert seen["whole"]
+    assert seen["dragged"]
+    assert seen["hovered"] == ["1", "2"]
+    assert seen["hidden"] == 1
+    assert seen["rows"] == 4
+    assert len(seen["logarithmic"]) == 1
+    assert "NaN" not in str(seen)
 
 
 def size_text(count: float) -> str:
