@@ -233,21 +233,10 @@ def _table(
     results = {"run": runs.numbers(data, positions), **results}
     resolved = results["reference_error"] <= RESOLVED * results["error"]
     results["resolved"] = resolved.astype(np.uint8)
-    variables = {}
-    for name, values in results.items():
-        attrs: dict[str, Any] = dict(_ATTRS.get(name, {}))
-        if name.endswith("_error") and name not in _ATTRS:
-            state = name.removesuffix("_error")
-            units = data[f"{state}_final"].attrs.get("units")
-            attrs = {"long_name": f"estimated absolute error of {state} at the end"}
-            attrs.update({"units": units} if units else {})
-        if name == "reference_status":
-            attrs.update({k: v for k, v in data["status"].attrs.items() if k.startswith("flag_")})
-        if name == "reference_method":
-            attrs.update(flag_values=list(range(len(methods))), flag_meanings=" ".join(methods))
-        if name == "parted_at" and data["time"].attrs.get("units"):
-            attrs["units"] = data["time"].attrs["units"]
-        variables[name] = (("audited",), values, attrs)
+    variables = {
+        name: (("audited",), values, _describe(name, data, methods))
+        for name, values in results.items()
+    }
     rtol = max(best.rtol.values())
     reference = {"algorithm": methods[0], "rtol": rtol, "dt_max": best.dt_max, "text": str(best)}
     attributes = {
@@ -259,3 +248,20 @@ def _table(
         "created": utc_now(),
     }
     return xr.Dataset(variables, attrs=attributes)
+
+
+def _describe(name: str, data: Dataset, methods: tuple[str, ...]) -> dict[str, Any]:
+    """Return the attributes of a variable of an audit."""
+    attrs: dict[str, Any] = dict(_ATTRS.get(name, {}))
+    if name.endswith("_error") and name not in _ATTRS:
+        state = name.removesuffix("_error")
+        units = data[f"{state}_final"].attrs.get("units")
+        attrs = {"long_name": f"estimated absolute error of {state} at the end"}
+        attrs.update({"units": units} if units else {})
+    if name == "reference_status":
+        attrs.update({k: v for k, v in data["status"].attrs.items() if k.startswith("flag_")})
+    if name == "reference_method":
+        attrs.update(flag_values=list(range(len(methods))), flag_meanings=" ".join(methods))
+    if name == "parted_at" and data["time"].attrs.get("units"):
+        attrs["units"] = data["time"].attrs["units"]
+    return attrs

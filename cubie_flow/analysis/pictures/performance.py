@@ -225,27 +225,11 @@ def stalls(data: Dataset) -> Picture:
     if "solve_began" not in memory:
         raise FlowError("this result holds no times of its shards, so there is no timeline")
     memory = memory.sortby("solve_began").load()
-    began = as_float(memory["solve_began"])
-    solved = as_float(memory["kernel_seconds"]) + as_float(memory["transfer_seconds"])
-    wrote = as_float(memory["write_began"])
-    encoded, written = as_float(memory["encode_seconds"]), as_float(memory["write_seconds"])
-    zero = began.min()
-    rows = np.arange(len(began))
+    phases = _phases(memory)
+    rows = np.arange(memory.sizes["shard"])
     picture = Picture(8.0, float(np.clip(2.2 + 0.16 * len(rows), 3.0, 9.0)))
     panel = picture.subplots()
-    bars: list[tuple[str, Array, Array, str, str]] = [
-        ("solving", began - zero, solved, BLUE, ""),
-        (
-            "preparing, waiting for the writer",
-            began - zero + solved,
-            wrote - began - solved,
-            GREY,
-            "....",
-        ),
-        ("encoding", wrote - zero, encoded, ORANGE, "////"),
-        ("writing", wrote - zero + encoded, written, RED, "xxxx"),
-    ]
-    for text, left, width, colour, hatch in bars:
+    for text, left, width, colour, hatch in phases:
         panel.barh(rows, np.maximum(width, 0), left=left, color=colour, label=text, height=0.8,
                    hatch=hatch, edgecolor="white", lw=0)  # fmt: skip
     panel.set_ylim(len(rows) - 0.4, -0.6)
@@ -258,12 +242,29 @@ def stalls(data: Dataset) -> Picture:
     waits = _waits(memory)
     counted = f"{len(rows)} shards" if len(rows) > 1 else "one shard"
     picture.headed(f"{counted}{waits}")
-    picture.description = (
-        f"Timeline of {counted} over {(wrote + encoded + written).max() - zero:.2f} s: "
-        f"{solved.sum():.2f} s solving, {encoded.sum():.2f} s encoding, {written.sum():.2f} s "
-        f"writing{waits}"
+    totals = ", ".join(
+        f"{width.sum():.2f} s {text}" for text, _, width, _, _ in phases if text != _WAITING
     )
+    end = max((left + width).max() for _, left, width, _, _ in phases)
+    picture.description = f"Timeline of {counted} over {end:.2f} s: {totals}{waits}"
     return picture
+
+
+_WAITING = "preparing, waiting for the writer"
+
+
+def _phases(memory: Dataset) -> list[tuple[str, Array, Array, str, str]]:
+    """Return label, start, duration, colour and hatching of the phases, with times per shard."""
+    began, wrote = as_float(memory["solve_began"]), as_float(memory["write_began"])
+    began, wrote = began - began.min(), wrote - began.min()
+    solved = as_float(memory["kernel_seconds"]) + as_float(memory["transfer_seconds"])
+    encoded, written = as_float(memory["encode_seconds"]), as_float(memory["write_seconds"])
+    return [
+        ("solving", began, solved, BLUE, ""),
+        (_WAITING, began + solved, wrote - began - solved, GREY, "...."),
+        ("encoding", wrote, encoded, ORANGE, "////"),
+        ("writing", wrote + encoded, written, RED, "xxxx"),
+    ]
 
 
 def _waits(memory: Dataset) -> str:
