@@ -247,7 +247,10 @@ def solve_study(study: Study) -> xarray.Dataset:
     """Integrate a study in memory; see `solve`."""
     import xarray
 
-    study, _ = resolve_algorithm(study)
+    given = study.algorithm
+    study, told = resolve_algorithm(study)
+    if told and given == study.algorithm:
+        warnings.warn(told, stacklevel=3)
     with lent_kernel(study) as kernel:
         held = schema(study, kernel, {"config": to_config(study)})
         # One shard: all of it is held in memory in the end, and joining shards would hold it twice.

@@ -27,7 +27,7 @@ from cubie_flow.integrators.controllers import (
     MAX_STEPS,
     StepController,
 )
-from cubie_flow.integrators.dips import missed
+from cubie_flow.integrators.dips import matters, missed
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.lane import (
     CODE,
@@ -43,7 +43,6 @@ from cubie_flow.integrators.lane import (
     clock,
     counter,
 )
-from cubie_flow.integrators.pulses import PulseBlocks
 from cubie_flow.integrators.status import STATUS
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
@@ -80,7 +79,6 @@ class Attempt:
     ok: Node
     accept: Node
     t_new: Node
-    reached: Node
 
     def __init__(self, loop: IVPLoop, step: Step, controller: StepController, dense: bool) -> None:
         self.loop, self.step, self.controller, self.dense = loop, step, controller, dense
@@ -90,7 +88,6 @@ class Attempt:
         #: Conditions that end the run, with the name of its status; later ones win.
         self.failures: list[tuple[Node, str]] = []
         self.cut: Node = FALSE
-        self.happens: Node = FALSE
 
     def build(self) -> Block:
         """Return the block."""
@@ -103,8 +100,6 @@ class Attempt:
         self._advance_time()
         if self.settings.summarised_numbers:
             self.loop.summarise(self.block, self.step, self.h, self.t, self.t_new, self.accept)
-        if self.events is not None:
-            self.events.note(self.block, self.accept, self.happens, self.reached, self.t_new)
         self._move_state()
         return self._end()
 
@@ -138,7 +133,7 @@ class Attempt:
             length = step.propose(block, dt, self.t, self.smallest, self.controller.settings)
             dt = block.let("chosen_dt", minimum(length, longest))
         if self.settings.pulses:
-            pulses = PulseBlocks(self.settings.pulses)
+            pulses = self.loop.pulsing
             dt = pulses.shorten(block, dt, self.t, remaining, self.smallest, self.active)
         # The last step may be a little longer than proposed, so that no sliver is left.
         self.last = block.let("last", compare("<=", remaining, 1.01 * dt))
@@ -155,11 +150,7 @@ class Attempt:
             if unconverged:
                 error = block.let("error", where(unsolved, const(_UNSOLVED), error))
             if self.settings.dips:
-                hidden = missed(
-                    block, self.settings.dips, self.settings.states, self.h, self.t,
-                    step.end_place,
-                )  # fmt: skip
-                error = step.distrust(block, error, hidden)
+                error = step.distrust(block, error, self._missed())
             self.error = error
             self.ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
@@ -176,6 +167,17 @@ class Attempt:
             self.failures += [(logical_not(self.ok), "non_finite"), (unsolved, "solver_failed")]
         self.accept = block.let("accept", logical_and(self.ok, self.active))
 
+    def _missed(self) -> Node:
+        """Return whether the step passed a switch on states that its error estimate missed."""
+        s, block, step = self.settings, self.block, self.step
+        lost, width, middle = missed(
+            block, s.dips, s.windows, s.moments, s.states, self.h, self.t, step.end_place
+        )
+        if not s.windows:
+            return lost
+        counts = matters(block, step, width, middle, s.states, self.h, self.t, self.active)
+        return logical_or(lost, counts)
+
     def _locate_events(self) -> None:
         """Look for events within the step; a step that passes one is cut."""
         if self.events is None:
@@ -184,7 +186,7 @@ class Attempt:
         t_end = where(self.last, self.stop, (self.h + clock(T_LOW)) + self.t)
         t_end = block.let("t_end", t_end)
         ending = compare(">=", t_end, self.end)
-        self.cut, self.happens, lost = self.events.watch(
+        self.cut, lost = self.events.watch(
             block, self.step, self.h, self.t, t_end, self.last, self.accept, ending
         )
         self.failures.append((lost, "event_limit"))
@@ -199,8 +201,10 @@ class Attempt:
         elif controller.adaptive:
             remembered = controller.hold(block) if self.cut is not FALSE else []
             controller.advance(block, self.error, self.ok, self.h, self.last, longest)
-            # A step that is only cut at an event says nothing about the step that is possible.
-            controller.restore(block, self.cut, remembered)
+            if remembered:
+                # A step that is only cut at an event says nothing about the step that is possible.
+                with block.when(self.cut):
+                    controller.restore(block, self.cut, remembered)
             step.advance(block, self.error, self.ok, self.accept, self.h, self.last, longest)
 
     def _advance_time(self) -> None:
@@ -211,11 +215,11 @@ class Attempt:
         # failed.
         waits = self.controller.adaptive or s.sampling or self.events is not None
         passing = self.accept if waits else self.active
-        self.reached = block.let("reached", logical_and(passing, self.last))
+        reached = block.let("reached", logical_and(passing, self.last))
         t_new, low = where(passing, total, self.t), where(passing, rounding, clock(T_LOW))
         if not self.loop.unwatched:
-            t_new = where(self.reached, self.stop, t_new)
-            low = where(self.reached, const(0.0), low)
+            t_new = where(reached, self.stop, t_new)
+            low = where(reached, const(0.0), low)
         self.t_new = block.let("t_new", t_new)
         block.assign([("clock", T), ("clock", T_LOW)], [self.t_new, low])
         if self.dense:
