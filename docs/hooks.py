@@ -41,10 +41,27 @@ def statuses() -> str:
 
 
 def configuration() -> str:
-    """Return the reference of the configuration, one section per group."""
-    from cubie_flow.config.reference import reference
+    """Return the reference of the configuration: one table per group of keys."""
+    try:
+        from cubie_flow.config.reference import reference
+    except ImportError:
+        return "Not built."
 
-    return str(reference())
+    lines: list[str] = []
+    group = None
+    for entry in reference():
+        head = entry.key.split(".")[0] if "." in entry.key else ""
+        if head != group:
+            group = head
+            title = f"`{group}`" if group else "The study"
+            lines += ["", f"## {title}", "", "| key | default | allowed | what |", "|---|---|---|---|"]
+        words = "".join(
+            f"<br>`{word}`: {text}" if text else f"<br>`{word}`" for word, text in entry.words.items()
+        )
+        default = "null" if entry.default is None else str(entry.default)
+        cells = [f"`{entry.key}`", f"`{default}`", f"{entry.allowed}{words}", entry.description]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
 
 
 PARTS: dict[str, Callable[[], str]] = {"statuses": statuses, "configuration": configuration}

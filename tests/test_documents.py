@@ -146,13 +146,15 @@ def named_paths() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "path"), list(named_paths()))
 def test_a_named_path_exists(page: str, path: str) -> None:
-    assert (ROOT / path).exists()
+    found = ROOT / path
+    assert (found.parent if found.stem == "NAME" else found).exists()
 
 
 def named_objects() -> Iterator[tuple[str, str]]:
     """Yield page and dotted name of what the pages take from the package."""
     for page in [ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]:
         text = page.read_text(encoding="utf-8")
+        text = re.sub(r"entry\s+point\s+`[^`]+`", "", text)
         names = re.findall(r"^::: (cubie_flow[\w.]*)$|`(cubie_flow\.[\w.]+)`", text, re.MULTILINE)
         for name in dict.fromkeys("".join(pair) for pair in names):
             yield str(page.relative_to(ROOT)), name
