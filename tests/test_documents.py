@@ -24,7 +24,7 @@ PAGES = ("engines", "first-sweep", "resume", "storage", "sweeps", "troubleshooti
 WORKED = tuple(sorted(path.stem for path in (DOCS / "examples").glob("*.md")))
 TEXTS = {page: (DOCS / f"{page}.md").read_text(encoding="utf-8") for page in PAGES}
 #: What the text leaves open.
-OPEN = re.compile(r"FOLDER|NAME|KEY|\.\.\.|\*|=$")
+OPEN = re.compile(r"FOLDER|NAME|KEY|=mine|\.\.\.|\*|=$")
 LAUNCHERS = {"joblib": "hydra_plugins.hydra_joblib_launcher"} | dict.fromkeys(
     ("submitit_local", "submitit_slurm"), "hydra_plugins.hydra_submitit_launcher"
 )
