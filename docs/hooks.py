@@ -42,10 +42,7 @@ def statuses() -> str:
 
 def configuration() -> str:
     """Return the reference of the configuration: one table per group of keys."""
-    try:
-        from cubie_flow.config.reference import reference
-    except ImportError:
-        return "Not built."
+    from cubie_flow.config.reference import reference
 
     lines: list[str] = []
     group = None
