@@ -33,13 +33,13 @@ NAMES = {
 
 #: What a picture shows, for those who do not see it.
 _SHOWS = {
-    "error.png": "Time a run against the error at the end, a panel a problem",
-    "runs.png": "Time a run against the runs in a batch, a panel a problem",
+    "error.png": "Time per run against the error at the end, one panel per problem",
+    "runs.png": "Time per run against the runs in a batch, one panel per problem",
 }
 
 
 def markdown(record: Record, drawn: Sequence[Path] = ()) -> str:
-    """Return the tables of a record, with the pictures that were drawn of it beside them."""
+    """Return the tables of a record, with the pictures that were drawn of it in the same folder."""
     parts = [_header(record["machine"]), bars_table(record), _losses(record["cases"])]
     parts += [f"![{_SHOWS[path.name]}]({path.name})\n" for path in drawn]
     parts += [_case(case) for case in record["cases"]]
@@ -72,7 +72,7 @@ def _header(machine: Record) -> str:
         f"Python {machine['python']}, commit {machine['commit'] or 'unknown'}"
         f"{' with changes' if machine['modified'] else ''}.\n{installed}.\n\n"
         "Times are medians of interleaved rounds, each solver in its own process, and compare only "
-        "within one table. The error is the largest over the states of five runs, beside "
+        "within one table. The error is the largest over the states of five runs, relative to "
         "|value| + atol/rtol.\n"
     )
 
@@ -103,7 +103,7 @@ def _losses(cases: Sequence[Record]) -> str:
                 for row in best.values()
                 if row["us"] < ours["us"] and row["error"] <= EQUAL * goal(case)
             ]  # fmt: skip
-    head = ["case", "peer", "us a run", "error", "ours", "us a run", "error"]
+    head = ["case", "peer", "us per run", "error", "ours", "us per run", "error"]
     body = table(head, rows) if rows else "Nowhere in these cases.\n"
     about = (
         "Peers that reach a case's error in less time than the fastest of our kernels that does, "
@@ -145,7 +145,7 @@ def _case(case: Record) -> str:
                 f"{row['runs']:,}" + (f"; {row['note']}" if row.get("note") else ""),
             ]
         )
-    head = ["solver", "us a run", "middle half", "core us a run", "beside ours", "error",
+    head = ["solver", "us per run", "middle half", "core us per run", "relative to ours", "error",
             "compile s", "first result s", "peak MB", "runs"]  # fmt: skip
     note = "\nBold: a solver's fastest row that reaches the error, or else its most accurate.\n"
     return f"{title}{about}.\n\n{table(head, rows)}{note}"
@@ -283,7 +283,7 @@ def _drawn(panels: Sequence[Callable[[Any], None]], path: Path) -> Path:
         legend |= dict(zip(labels, handles, strict=True))
     for axes in grid[len(panels) :]:
         axes.axis("off")
-    figure.supylabel("wall time a run, microseconds", fontsize=9)
+    figure.supylabel("wall time per run, microseconds", fontsize=9)
     names = sorted(legend, key=lambda name: (not name.startswith("cubie_flow"), name))
     figure.legend(
         [legend[name] for name in names], names, loc="outside right upper", frameon=False,

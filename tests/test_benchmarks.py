@@ -119,7 +119,7 @@ def test_a_record_is_continued_and_only_where_it_was_begun(
         done.append("scaling")
         if done.count("scaling") == 1:
             raise ValueError("busy")
-        return {"speed_of_all_beside_one": 1.95}
+        return {"speed_of_all_compared_with_one": 1.95}
 
     monkeypatch.setattr(running, "measure", measured)
     monkeypatch.setattr(running, "FIGURES", {"scaling": figure})
@@ -137,7 +137,7 @@ def test_a_record_is_continued_and_only_where_it_was_begun(
     before = len(done)
     again("")
     assert len(done) == before
-    assert "| two threads beside one | 1.9 x | 1.95 x | yes |" in markdown(read(out))
+    assert "| two threads compared with one | 1.9 x | 1.95 x | yes |" in markdown(read(out))
 
     with pytest.raises(FlowError, match="--peers is 'nobody', of whom none is in"):
         running.run("bars", "hires", "nobody", Effort(), tmp_path / "other.json")
