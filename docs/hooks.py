@@ -1,9 +1,9 @@
 """What the documentation site takes from the repository: generated tables and files outside docs.
 
-A page asks for a generated part by a comment: ``<!-- generate: statuses -->`` is the table of run
-statuses, ``<!-- generate: configuration -->`` the reference of all configuration keys. CHANGELOG.md,
-CONTRIBUTING.md, the benchmarks' README and the experiments become pages of the site. Links between
-pages and files are those of the repository; they are rewritten for the site.
+A comment in a page asks for a generated part: ``<!-- generate: statuses -->`` is the table of run
+statuses, ``<!-- generate: configuration -->`` the reference of all configuration keys. The changelog,
+the contributor's page, the benchmarks' README and the experiments become pages of the site. Links
+between pages and files are those of the repository; they are rewritten for the site.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ OUTSIDE = {
 }
 
 
-def statuses() -> str:
-    """Return the table of run statuses: code, name, what it means and what to do."""
-    from cubie_flow.integrators import status
+def row(*cells: str) -> str:
+    """Return one row of a table, with what Markdown would read as markup escaped."""
+    safe = (cell.replace("<", "&lt;").replace("|", "\\|") for cell in cells)
+    return "| " + " | ".join(safe) + " |"
 
-    meanings, remedies = (getattr(status, name, {}) for name in ("MEANING", "REMEDY"))
+
+def statuses() -> str:
+    """Return the table of run statuses: code, name, what it means and what to try."""
+    from cubie_flow.integrators.status import ENDS
+
     lines = ["| code | status | what it means | what to try |", "|---|---|---|---|"]
-    for name, code in status.STATUS.items():
-        lines.append(f"| {code} | `{name}` | {meanings.get(name, '')} | {remedies.get(name, '')} |")
+    for name, end in ENDS.items():
+        lines.append(row(str(end.code), f"`{name}`", end.meaning, end.remedy))
     return "\n".join(lines)
 
 
@@ -50,14 +55,12 @@ def configuration() -> str:
         head = entry.key.split(".")[0] if "." in entry.key else ""
         if head != group:
             group = head
-            title = f"`{group}`" if group else "The study"
-            lines += ["", f"## {title}", "", "| key | default | allowed | what |", "|---|---|---|---|"]
-        words = "".join(
-            f"<br>`{word}`: {text}" if text else f"<br>`{word}`" for word, text in entry.words.items()
-        )
+            lines += ["", f"## `{group}`" if group else "## The study", ""]
+            lines += ["| key | default | allowed | what |", "|---|---|---|---|"]
+        words = [f"`{word}`: {text}" for word, text in entry.words.items() if text]
         default = "null" if entry.default is None else str(entry.default)
-        cells = [f"`{entry.key}`", f"`{default}`", f"{entry.allowed}{words}", entry.description]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        what = "; ".join([entry.description, *words])
+        lines.append(row(f"`{entry.key}`", f"`{default}`", entry.allowed, what))
     return "\n".join(lines)
 
 

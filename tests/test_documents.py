@@ -99,7 +99,7 @@ def test_keys_are_of_the_config(page: str) -> None:
 
 def smaller(word: str) -> str:
     """Return an option with fewer runs, where it is a number of runs."""
-    for pattern in (r"(batch\.size=|storage\.shard_runs=)(\d+)", r"(.*linspace: \[.+, )(\d+)(\].*)"):
+    for pattern in (r"((?:batch\.size|storage\.shard_runs)=)(\d+)", r"(.*linspace: .+, )(\d+)(\].*)"):
         if found := re.fullmatch(pattern, word):
             head, count, *tail = found.groups()
             return f"{head}{min(int(count), 4 * ENOUGH)}{''.join(tail)}"
@@ -124,7 +124,8 @@ def test_a_worked_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.Monke
         pytest.importorskip(EXTRAS[page])
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    for language, file, text in BLOCK.findall((DOCS / "examples" / f"{page}.md").read_text("utf-8")):
+    markdown = (DOCS / "examples" / f"{page}.md").read_text(encoding="utf-8")
+    for language, file, text in BLOCK.findall(markdown):
         if file:
             Path(file).write_text(text, encoding="utf-8")
         elif language == "sh":
