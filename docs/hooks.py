@@ -1,9 +1,9 @@
 """What the documentation site takes from the repository: generated tables and files outside docs.
 
 A comment in a page asks for a generated part: ``<!-- generate: statuses -->`` is the table of run
-statuses, ``<!-- generate: configuration -->`` the reference of all configuration keys. The changelog,
-the contributor's page, the benchmarks' README and the experiments become pages of the site. Links
-between pages and files are those of the repository; they are rewritten for the site.
+statuses, ``<!-- generate: configuration -->`` the reference of all configuration keys. Changelog,
+contributor's page, README of the benchmarks and experiments become pages of the site. Links between
+pages and files are those of the repository; they are rewritten for the site.
 """
 
 from __future__ import annotations

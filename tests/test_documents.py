@@ -99,7 +99,10 @@ def test_keys_are_of_the_config(page: str) -> None:
 
 def smaller(word: str) -> str:
     """Return an option with fewer runs, where it is a number of runs."""
-    for pattern in (r"((?:batch\.size|storage\.shard_runs)=)(\d+)", r"(.*linspace: .+, )(\d+)(\].*)"):
+    for pattern in (
+        r"((?:batch\.size|storage\.shard_runs)=)(\d+)",
+        r"(.*linspace: .+, )(\d+)(\].*)",
+    ):
         if found := re.fullmatch(pattern, word):
             head, count, *tail = found.groups()
             return f"{head}{min(int(count), 4 * ENOUGH)}{''.join(tail)}"

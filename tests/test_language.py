@@ -43,7 +43,8 @@ CODE = sorted(path for folder in ("cubie_flow", "benchmarks", "experiments")
               for path in (ROOT / folder).rglob("*.py"))  # fmt: skip
 TEXTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"),
-     *(ROOT / "benchmarks").glob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
+     *(ROOT / "benchmarks").glob("*.md"), *(ROOT / "conf").rglob("*.yaml"),
+     *(ROOT / "experiments").rglob("*.md"), *(ROOT / "experiments").rglob("*.yaml")]
 )  # fmt: skip
 
 #: Pages of documentation, and the mean number of words per sentence that they stay below.
