@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import cubie_flow
 from cubie_flow.analysis.cli import main as results_command
 from cubie_flow.cli.app import main
 from cubie_flow.config import hydra_plugins
@@ -176,6 +178,28 @@ def test_a_named_object_exists(page: str, name: str) -> None:
             owner = getattr(owner, part)
         return
     pytest.fail(f"{name} is not in the package")
+
+
+@pytest.mark.parametrize("name", cubie_flow.__all__)
+def test_a_public_name_is_in_the_reference(name: str) -> None:
+    text = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    assert re.search(rf"^::: cubie_flow\.(\w+\.)*{name}$", text, re.MULTILINE)
+
+
+def addresses(navigation: object) -> Iterator[str]:
+    """Yield the addresses of the pages in a navigation."""
+    if isinstance(navigation, str):
+        yield navigation
+    elif isinstance(navigation, dict | list):
+        for item in navigation.values() if isinstance(navigation, dict) else navigation:
+            yield from addresses(item)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    outside = {"changelog.md", "contributing.md", "benchmarks.md"}
+    assert set(addresses(settings["nav"])) == pages | outside
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
