@@ -22,7 +22,10 @@ from cubie_flow.config.schema import SCHEMA, shipped
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 #: Pages whose commands are planned, and pages whose commands and code run in their order.
-PAGES = ("engines", "first-sweep", "resume", "storage", "sweeps", "troubleshooting")
+PAGES = (
+    "engines", "first-sweep", "methods", "models", "results", "resume", "storage", "sweeps",
+    "troubleshooting",
+)  # fmt: skip
 WORKED = tuple(sorted(path.stem for path in (DOCS / "examples").glob("*.md")))
 TEXTS = {page: (DOCS / f"{page}.md").read_text(encoding="utf-8") for page in PAGES}
 #: What the text leaves open.
@@ -34,6 +37,17 @@ LAUNCHERS = {"joblib": "hydra_plugins.hydra_joblib_launcher"} | dict.fromkeys(
 EXTRAS = {"systems-biology": "antimony", "gpu-engineering": "numba_cuda", "hpc": "distributed"}
 #: A block of a page: its language, the file that it is (or nothing), its text.
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+DECAY = "states: {x: 1.0}\nparameters: {k: 0.5}\nequations: {x: -k*x}\ntime: {duration: 3.0}\n"
+SBML = """<sbml xmlns="http://www.sbml.org/sbml/level3/version1/core" level="3" version="1">
+  <model><listOfParameters><parameter id="x" value="1" constant="false"/></listOfParameters>
+    <listOfRules><rateRule variable="x"><math xmlns="http://www.w3.org/1998/Math/MathML">
+      <apply><minus/><ci>x</ci></apply></math></rateRule></listOfRules></model>
+</sbml>"""
+#: Files of the reader that commands name.
+FILES = {
+    "decay.yaml": DECAY, "my_model.yaml": DECAY, "model.xml": SBML,
+    "data.csv": "time,x\n0.5,0.82\n2.0,0.31\n",
+}  # fmt: skip
 #: Runs of a batch that are enough for a test.
 ENOUGH = 64
 QUIET = ["storage.picture=false", "engine.progress=false"]
@@ -74,6 +88,10 @@ def test_a_command_is_planned(
     for file, text in re.findall(r"```yaml\n# (conf\S+)[^\n]*\n(.*?)```", TEXTS[page], re.DOTALL):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text(text, encoding="utf-8")
+    for file, text in FILES.items():
+        (tmp_path / file).write_text(text, encoding="utf-8")
+    if "model.xml" in command:
+        pytest.importorskip("libsbml")
     words = shlex.split(command, comments=True)
     for launcher in (word.partition("=")[2] for word in words if "hydra/launcher=" in word):
         pytest.importorskip(LAUNCHERS[launcher])
