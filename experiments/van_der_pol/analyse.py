@@ -1,4 +1,4 @@
-"""Period over mu compared with theory: python analyse.py [results.zarr] [picture.png]."""
+"""Period over mu beside theory: python analyse.py [results.zarr] [picture.png]."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def main(data: Dataset) -> Picture:
     picture.headed(f"{data.attrs['title']}: period of {data.sizes['run']:,} limit cycles")
     picture.description = (
         "The period over mu, both logarithmic: close to 2 pi up to mu = 1, then rising in "
-        "proportion to mu; the two theoretical curves agree with it at either end."
+        "proportion to mu; the two theoretical curves lie on it at either end."
     )
     return picture
 
