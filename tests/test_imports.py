@@ -30,10 +30,12 @@ ROOMS: dict[str, set[str]] = {
     "engines": {"process", "registries", "storage"},
     "study": {
         "batches", "engines", "expressions", "integrators", "kernels", "memory", "process",
-        "storage", "systems",
+        "registries", "storage", "systems",
     },
     "api": {"batches", "integrators", "storage", "study", "systems"},
-    "config": {"batches", "credentials", "engines", "process", "storage", "study", "systems"},
+    "config": {
+        "batches", "credentials", "engines", "process", "registries", "storage", "study", "systems",
+    },
     "console": {"credentials", "engines", "study"},
     "placement": {
         "config", "engines", "integrators", "kernels", "memory", "process", "storage", "study",

@@ -21,6 +21,7 @@ from cubie_flow.credentials import refuse_credentials, remember
 from cubie_flow.engines.clusters import CLUSTERS
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.process.signals import read_limit
+from cubie_flow.registries import CLIENTS, ENGINES
 from cubie_flow.study.checks import (
     AXES,
     FLAG,
@@ -33,6 +34,7 @@ from cubie_flow.study.checks import (
     number,
     optional,
     refusal,
+    registered,
     setting,
     whole,
 )
@@ -150,7 +152,7 @@ class BatchChoice:
 class EngineChoice:
     """The group ``engine``."""
 
-    kind: str = setting("engine.kind", choice("local", "dask"))
+    kind: str = setting("engine.kind", registered(ENGINES))
     progress: bool = setting("engine.progress", FLAG)
     time_limit: float | None = setting("engine.time_limit", TIME_LIMIT)
     confirm_runs: int = setting("engine.confirm_runs", whole(1))
@@ -168,7 +170,7 @@ class StorageChoice:
 
     folder: str = setting("storage.folder", TEXT)
     url: str | None = setting("storage.url", ADDRESS)
-    client: str = setting("storage.client", choice("fsspec", "obstore", "icechunk"))
+    client: str = setting("storage.client", registered(CLIENTS))
     options: dict[str, Any] = setting("storage.options", SECRET_OPTIONS)
     lease: float | None = setting("storage.lease", optional(number(above=0.0)))
     overwrite: bool = setting("storage.overwrite", FLAG)
