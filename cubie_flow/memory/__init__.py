@@ -1,6 +1,7 @@
 """Memory: factories that own buffers, their registry and layout, and the sizes of blocks."""
 
-from cubie_flow.memory.arenas import ARENAS, LOCATIONS
+from cubie_flow.allowed_values import LOCATIONS
+from cubie_flow.memory.arenas import ARENAS
 from cubie_flow.memory.factory import CUDAFactory
 from cubie_flow.memory.layout import Allocator, ChildAllocators, Layout, LayoutEntry, Region
 from cubie_flow.memory.registry import BufferRegistry, buffer_registry

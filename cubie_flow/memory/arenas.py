@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from cubie_flow.allowed_values import LOCATIONS
 from cubie_flow.errors import FlowError, nearest
 
-LOCATIONS = ("register", "local", "shared")
 ARENAS = ("register", "shared", "local", "persistent")
 LOCATION_SUFFIX = "_location"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen, validators
 
+from cubie_flow.allowed_values import LINEAR_SOLVERS, PRECISIONS
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function, operations
 from cubie_flow.expressions.graph import Node, const, fabs, load, logical_or, maximum, where
@@ -25,8 +26,6 @@ LIGHT = 60
 
 #: Squared error that a step which may have missed something counts as having; it is about halved.
 MISSED = 1e3
-#: How the linear systems of an implicit step are solved.
-LINEAR_SOLVERS = ("auto", "sparse", "pivoted", "bicgstab")
 
 
 @frozen
@@ -58,7 +57,7 @@ class StepSettings:
     rhs: Function
     states: int = field(validator=validators.ge(1))
     mass: tuple[int, ...] = ()
-    precision: str = field(default="float64", validator=one_of("float32", "float64"))
+    precision: str = field(default="float64", validator=one_of(*PRECISIONS))
     dense: bool = False
     ends: bool = False
     chooses: bool = False
@@ -178,9 +177,9 @@ class Step(CUDAFactory[StepSettings]):
     def evaluations(self) -> tuple[int, int]:
         """Right-hand sides evaluated in an attempt, and in each Newton iteration of it."""
 
-    def course(self, block: BlockBuilder, h: Node, states: Sequence[int]) -> Course:
+    def course(self, h: Node, states: Sequence[int]) -> Course:
         """Return how some states move within the step just tried."""
-        return Cubic(block, h, states, self.end_place)
+        return Cubic(h, states, self.end_place)
 
     def densify(self, block: BlockBuilder, h: Node, t: Node) -> None:
         """Write the derivatives that only dense output needs, for the step just accepted."""
