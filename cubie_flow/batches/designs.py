@@ -18,6 +18,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from cubie_flow.allowed_values import DESIGNS as KINDS
 from cubie_flow.batches.tables import HASH_ROWS, Rows, open_table
 from cubie_flow.batches.values import (
     DISTRIBUTIONS,
@@ -30,7 +31,6 @@ from cubie_flow.batches.values import (
 )
 from cubie_flow.errors import FlowError, nearest
 
-KINDS = ("single", "grid", "zip", "sobol", "latin_hypercube", "table")
 SOBOL_LIMIT = 2**30
 
 
