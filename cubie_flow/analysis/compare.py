@@ -12,19 +12,13 @@ from numpy.typing import NDArray
 
 from cubie_flow.analysis import describe, runs
 from cubie_flow.batches.store_names import RUN, STATUS, TIME
+from cubie_flow.config.identity import KERNEL, kind_of
 from cubie_flow.errors import FlowError
 from cubie_flow.study.tolerance_record import ATOL, recorded_atol
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-#: Keys that decide how fast and where, and never the numbers.
-POLICY = (
-    "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
-    "storage", "study", "to", "task", "confirm", "dry_run", "batch.order",
-)  # fmt: skip
-#: Keys and attributes that decide what is compiled.
-KERNEL = ("target", "device", "cpu", "version_numba", "version_llvmlite", "version_numba_cuda")
 ABSENT = "(absent)"
 #: Values of one variable held at once.
 BLOCK = 4_000_000
@@ -142,15 +136,6 @@ def config_differences(first: Dataset, second: Dataset) -> dict[str, dict[str, t
         if values[0] != values[1] and set(map(str, values)) != {ABSENT, "None"}:
             found[kind_of(key)][key] = values
     return found
-
-
-def kind_of(key: str) -> str:
-    """Return whether a key is of the science of a study, of its kernel or of its policy."""
-
-    def among(keys: tuple[str, ...]) -> bool:
-        return any(key == one or key.startswith(f"{one}.") for one in keys)
-
-    return "policy" if among(POLICY) else "kernel" if among(KERNEL) else "science"
 
 
 def _flat(data: Dataset) -> dict[str, Any]:

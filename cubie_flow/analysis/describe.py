@@ -13,6 +13,7 @@ from attrs import frozen
 from cubie_flow.analysis import runs
 from cubie_flow.analysis.audited import sentences, stored
 from cubie_flow.errors import FlowError
+from cubie_flow.integrators.status import ENDS
 from cubie_flow.study.tolerance_record import faint_sentence, recorded_faint
 
 if TYPE_CHECKING:
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
 
 #: What to do about runs that did not end well.
 REMEDIES: Mapping[str, str] = {
-    "step_limit": "raise controller.max_steps, or use algorithm=auto if the model is stiff",
-    "step_too_small": "lower controller.dt_min, or use a stiff method (algorithm=rodas5p)",
-    "non_finite": "the solution grows without bound or leaves the model's domain; check the values",
-    "solver_failed": "rescue=default solves such runs again with sturdier methods in float64",
-    "not_written": "the study was interrupted; cubie-flow resume=FOLDER does the rest",
+    **{name: end.remedy for name, end in ENDS.items() if end.remedy},
+    "not_written": "the study was interrupted; cubie-flow resume=FOLDER solves the remaining runs",
 }
 
 
