@@ -65,7 +65,7 @@ class FlowAccessor:
         Parameters
         ----------
         condition : str
-            Such as ``"rho > 24 and status == 'success'"``; see `cubie_flow.predicates`.
+            Such as ``"rho > 24 and status == 'success'"``; see `cubie_flow.study.conditions`.
 
         Raises
         ------

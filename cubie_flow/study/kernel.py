@@ -18,8 +18,8 @@ from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.memory.factory import stable_hash
 from cubie_flow.study.options import ControllerChoice
-from cubie_flow.study.store_schema import screen
 from cubie_flow.study.study import Study, parts
+from cubie_flow.study.trajectory_filter import trajectory_filter
 
 Array = Any
 
@@ -106,12 +106,8 @@ def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
 
 
 def _check_study(study: Study) -> None:
-    """Refuse a condition that reads nothing, and times that are no times or not told apart."""
-    condition = screen(study)
-    if condition is not None and not condition.names:
-        raise FlowError(
-            f"output.trajectories.where is '{study.output.where}', which is the same for all runs"
-        )
+    """Refuse a wrong condition on trajectories, and times that the precision cannot resolve."""
+    trajectory_filter(study)
     if not isinstance(study.t_start, int | float) or not np.isfinite(study.t_start):
         raise FlowError(f"t_start is {study.t_start!r}; it must be a finite number")
     shortest, span = study.spans

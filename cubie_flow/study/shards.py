@@ -19,12 +19,13 @@ from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.layout import ShardPlan
 from cubie_flow.study.accuracy import faint_states
+from cubie_flow.study.conditions import Condition
 from cubie_flow.study.cost_order import cost_order
 from cubie_flow.study.kernel import build_kernel, kernel_digest, threads_of, tolerances
 from cubie_flow.study.rescue import Rescue
-from cubie_flow.study.store_schema import KEPT, screen, shard_arrays
+from cubie_flow.study.store_schema import KEPT, shard_arrays
 from cubie_flow.study.study import Study
-from cubie_flow.study.trajectory_filter import Screen
+from cubie_flow.study.trajectory_filter import trajectory_filter
 
 Array = Any
 
@@ -107,16 +108,16 @@ class ShardSolver:
     threads: int
 
     @cached_property
-    def _screen(self) -> Screen | None:
-        return screen(self.study)
+    def _filter(self) -> Condition | None:
+        return trajectory_filter(self.study)
 
     @cached_property
     def _passes(self) -> list[_Pass]:
         """What solves every run, and what saves the trajectories of those that are chosen."""
         whole = _Pass(self.study, self.kernel, self.threads)
-        if self._screen is None:
+        if self._filter is None:
             return [whole]
-        first = self.study.screened
+        first = self.study.first_pass
         return [_Pass(first, build_kernel(first), self.threads), whole]
 
     def solve(
@@ -128,8 +129,8 @@ class ShardSolver:
         columns = study.design.columns(start, stop)
         first, *second = self._passes
         arrays, result = first.solve(columns, stop - start, tick)
-        if self._screen is not None:
-            chosen = self._screen.holds(arrays, stop - start)
+        if self._filter is not None:
+            chosen = self._filter(arrays)
             kept, more = second[0].chosen(columns, chosen)
             arrays = {**kept, **arrays, KEPT.name: chosen.astype(np.uint8)}
             result = evolve(result, seconds=result.seconds + more)

@@ -25,7 +25,6 @@ from cubie_flow.storage.schema import (
 )
 from cubie_flow.study.accuracy import described
 from cubie_flow.study.study import Study
-from cubie_flow.study.trajectory_filter import Screen
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.sensitivities import initial_name
 
@@ -130,22 +129,6 @@ _METRIC_LABELS = {
     "std": "standard deviation",
     "peaks": "number of local maxima",
 }
-
-
-def screen(study: Study) -> Screen | None:
-    """Return the condition for which runs trajectories are saved; None saves those of all."""
-    if study.output.where is None:
-        return None
-    if not study.saved:
-        raise FlowError(
-            f"output.trajectories.where is '{study.output.where}', but no trajectories are "
-            "saved; give output.save_every or output.times"
-        )
-    first = study.screened
-    known = [variable.name for variable in variables(first) if variable.dims == PER_RUN]
-    known += [coordinate_name(first, name) for name in (*first.design.names, *first.design.labels)]
-    known += [store_names.STATUS, *(variable.name for variable in counters(first))]
-    return Screen.read(study.output.where, known)
 
 
 def counters(study: Study) -> tuple[Variable, ...]:

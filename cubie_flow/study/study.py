@@ -116,7 +116,7 @@ class Study:
         return tuple(self.output.variables)
 
     @property
-    def screened(self) -> Study:
+    def first_pass(self) -> Study:
         """The study of the first pass: what is kept of every run, and no trajectories."""
         none: dict[str, Any] = dict.fromkeys(("save_every", "times", "variables", "where"))
         return evolve(self, output=evolve(self.output, **none))
