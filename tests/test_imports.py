@@ -27,19 +27,20 @@ ROOMS: dict[str, set[str]] = {
     "kernels": {"expressions", "integrators", "memory", "process"},
     "storage": {"batches", "credentials", "process"},
     "engines": {"process", "storage"},
+    "console": {"credentials", "engines", "process", "storage"},
     "study": {
-        "batches", "engines", "expressions", "integrators", "kernels", "memory", "process",
-        "storage", "systems",
+        "batches", "console", "engines", "expressions", "integrators", "kernels", "memory",
+        "process", "storage", "systems",
     },
     "api": {"batches", "integrators", "storage", "study", "systems"},
     "config": {"batches", "credentials", "engines", "process", "storage", "study", "systems"},
-    "console": {"credentials", "engines", "study"},
     "placement": {
-        "config", "engines", "integrators", "kernels", "memory", "process", "storage", "study",
-        "systems",
+        "config", "console", "engines", "integrators", "kernels", "memory", "process", "storage",
+        "study", "systems",
     },
     "analysis": {
-        "api", "batches", "config", "integrators", "process", "storage", "study", "systems",
+        "api", "batches", "config", "console", "integrators", "process", "storage", "study",
+        "systems",
     },
     "multirun": {
         "analysis", "config", "console", "credentials", "engines", "integrators", "placement",

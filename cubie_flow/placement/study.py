@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import evolve, field, fields, frozen
 
+from cubie_flow.console.tables import text_table
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.memory import LOCATIONS, fit_block
@@ -463,12 +464,8 @@ class PlacementStudy:
             if f.problem:
                 cells = ["-", "-", "-", str(f.shared_run), "-", "-", "does not fit", "-"]
                 mark = " *" if i == self.baseline else ""
-            rows.append([str(i + 1), label(f.placement) + mark, time, *cells, *verdict])
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [head, *rows]
-        ]
+            cells = [str(i + 1), label(f.placement) + mark, time, *cells, *verdict]
+            rows.append(dict(zip(head, cells, strict=True)))
         notes = [
             f"ranked by {self.ranked_by}",
             "* the placement the study has; = the same PTX, so no difference is possible on a GPU",
@@ -477,7 +474,7 @@ class PlacementStudy:
         notes += [
             f"rank {i + 1} does not fit: {f.problem}" for i, f in enumerate(self.found) if f.problem
         ]
-        return "\n".join([*lines, *notes])
+        return "\n".join([text_table(rows), *notes])
 
 
 _QUANTITIES = {

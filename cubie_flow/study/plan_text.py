@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve, frozen
 
+from cubie_flow.console.tables import text_table
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.plan import ArchPlan, KernelPlan, plan_kernel
@@ -168,7 +169,7 @@ class Plan:
         kernel = self.kernel
         lanes = f", {kernel.lanes} lanes a core" if kernel.target == "cpu" else ""
         lines = [f"{'plan':<8} {self.title}, on {kernel.target}{lanes}", ""]
-        lines += _table(_buffer_rows(kernel))
+        lines.append(text_table(list(_buffer_rows(kernel))))
         lines.append("")
         shared, local, persistent = kernel.arena_bytes
         rows = [
@@ -445,22 +446,6 @@ def _arch_lines(arch: ArchPlan, wished: int) -> Iterable[str]:
         )
 
 
-def _table(rows: Sequence[dict[str, str]]) -> list[str]:
-    """Return rows under a heading, numbers to the right."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: [name, *(row.get(name, "-") for row in rows)] for name in names}
-    shown = []
-    for i in range(len(rows) + 1):
-        cells = []
-        for name in names:
-            column = columns[name]
-            width = max(map(len, column))
-            right = all(cell[:1].isdigit() or cell == "-" for cell in column[1:])
-            cells.append(column[i].rjust(width) if right else column[i].ljust(width))
-        shown.append("  ".join(cells).rstrip())
-    return shown
-
-
 def table(plans: Sequence[tuple[Mapping[str, str], Plan]]) -> str:
     """Return several plans as a table, one row each; columns that say nothing are left out.
 
@@ -471,7 +456,7 @@ def table(plans: Sequence[tuple[Mapping[str, str], Plan]]) -> str:
     """
     rows = [{**told, **plan.row()} for told, plan in plans]
     empty = {name for name in rows[0] if all(row.get(name, "-") == "-" for row in rows)}
-    return "\n".join(_table([{n: c for n, c in row.items() if n not in empty} for row in rows]))
+    return text_table([{n: c for n, c in row.items() if n not in empty} for row in rows])
 
 
 def refuse_disk(needed: int, place: Location) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from attrs import evolve, frozen
 
-from cubie_flow.engines import Engine, LocalEngine, Part, RunStatistics, pick_devices
+from cubie_flow.console.progress import Progress
+from cubie_flow.engines import Engine, LocalEngine, RunStatistics, pick_devices
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.status import STATUS, WELL
 from cubie_flow.kernels.kernel import BatchSolverKernel
@@ -39,30 +40,6 @@ OTHER_NUMERICS = (
     "another version of cubie_flow began this study: runs solved now may differ from what it would "
     "have given in their last digits"
 )
-
-
-@frozen
-class Progress:
-    """How far a study is.
-
-    Attributes
-    ----------
-    done, total, failures : int
-        Runs done and in all, and those that failed so far.
-    seconds : float
-        Since the start.
-    parts : tuple of Part
-        What each of those that work side by side has done.
-    told : str
-        What else there is to say.
-    """
-
-    done: int
-    total: int
-    failures: int
-    seconds: float
-    parts: tuple[Part, ...] = ()
-    told: str = ""
 
 
 @frozen

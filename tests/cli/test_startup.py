@@ -80,7 +80,7 @@ def test_a_reader_that_has_gone_is_no_mistake(
     def run(config: object) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(app, "run", run)
+    monkeypatch.setattr(app, "run_task", run)
     monkeypatch.setattr(app, "silence_stdout", lambda: None)
     assert app.main([]) == 1
     assert capfd.readouterr() == ("", "")
