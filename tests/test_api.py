@@ -257,7 +257,7 @@ def test_a_relative_tolerance_is_a_part_of_the_value(rtol: Any) -> None:
         ({"rtol": float("nan")}, "controller.rtol is nan; it must be a number above 0"),
         ({"dt": "a"}, "controller.dt is 'a'; it must be a number"),
         ({"target": 3}, "target must be a name or a TargetChoice, not 3"),
-        ({"locations": 3}, "locations must map buffers to places, not be 3"),
+        ({"locations": 3}, "locations must map buffers to locations, not be 3"),
     ],
 )
 def test_an_argument_of_another_kind_is_one_sentence(

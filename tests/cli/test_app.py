@@ -357,7 +357,7 @@ def test_a_plan_runs_nothing(elsewhere: Path, capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     lines = {line.split()[0]: line for line in text.splitlines() if line and line[0] != " "}
     assert " ".join(lines["stage_increments"].split()[1:]) == "run.step shared float32 21 84 0 -"
-    assert "84 bytes a run (21 elements of float32), stride 84" in lines["shared"]
+    assert "84 bytes per run (21 elements of float32), stride 84" in lines["shared"]
     assert {"sm_75", "sm_90", "runs", "store", "shards", "host", "binds"} < set(lines)
     assert "limited by" in text
     assert "100,000" in lines["runs"]
