@@ -6,16 +6,13 @@ from datetime import datetime
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-# Its public base class would need the reading of a YAML file with its header written anew.
-from hydra._internal.core_plugins.file_config_source import FileConfigSource  # isort: skip
-
+from cubie_flow.config.hydra_private import FileConfigSource, share_config_store
 from cubie_flow.config.schema import shipped
 
 GROUP = "experiment"
@@ -92,9 +89,7 @@ def register() -> None:
     nodes = (open_keys.system, open_keys.buffers, open_keys.batch["values"])
     for node in (*nodes, open_keys.engine.options):
         OmegaConf.set_struct(node, False)
-    store = ConfigStore.instance()
-    # Hydra copies the one store there is whenever it lists a group, 105 times for --help: 0.2 s.
-    store.__deepcopy__ = lambda _: store
+    store = share_config_store()
     store.store(name="open_keys", node=open_keys)
     store.store(group="system", name="file", node={"file": "???", "name": None})
     OmegaConf.register_new_resolver("flow_folder", _folder, use_cache=True, replace=True)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from hydra._internal.utils import get_args_parser
 from hydra.errors import (
     CompactHydraException,
     ConfigCompositionException,
@@ -15,6 +14,7 @@ from hydra.errors import (
 )
 from omegaconf.errors import OmegaConfBaseException
 
+from cubie_flow.config.hydra_private import command_line_parser
 from cubie_flow.config.schema import shipped
 from cubie_flow.errors import FlowError, nearest
 
@@ -35,9 +35,7 @@ def arguments(given: Sequence[str]) -> list[str]:
     FlowError
         For an option that Hydra does not have.
     """
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    parsed = parser.parse_intermixed_args(given)
+    parsed = command_line_parser(_refuse).parse_intermixed_args(given)
     overrides = parsed.overrides
     # Hydra wants its options first.
     given = [word for word in given if word not in overrides] + overrides
@@ -180,7 +178,7 @@ def _composed(key: str, given: Sequence[str]) -> Any:
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
-    parsed = get_args_parser().parse_args(given)
+    parsed = command_line_parser().parse_args(given)
     path = [f"file://{parsed.config_dir}"] if parsed.config_dir else []
     # Only choices of a file matter here, and a sweep over them has no single answer.
     kept = [o for o in parsed.overrides if key_of(o) != key and "," not in o and "." not in o]

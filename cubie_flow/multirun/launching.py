@@ -27,7 +27,7 @@ from cubie_flow.multirun.size import count_text
 from cubie_flow.multirun.stored_jobs import complete_row
 from cubie_flow.multirun.table import Table
 from cubie_flow.multirun.threads import divide_threads
-from cubie_flow.process.signals import TIMED_OUT, Stopped, StopGuard, signals_blocked
+from cubie_flow.process.signals import TIMED_OUT, StopGuard, Stopped, signals_blocked
 from cubie_flow.storage import index
 
 if TYPE_CHECKING:

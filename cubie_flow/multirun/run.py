@@ -27,7 +27,7 @@ from cubie_flow.multirun.launching import launch
 from cubie_flow.multirun.size import confirm, count_text, size_text, total_amount
 from cubie_flow.multirun.table import Table
 from cubie_flow.placement.resolve import engine_of
-from cubie_flow.process.signals import Stopped, StopGuard
+from cubie_flow.process.signals import StopGuard, Stopped
 from cubie_flow.process.startup import keep_dask_out
 from cubie_flow.storage import Location, index, new_location, note_location
 from cubie_flow.storage.folders import CONFIG

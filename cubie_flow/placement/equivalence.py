@@ -32,7 +32,7 @@ VERDICTS = (BASELINE, EQUAL, SAME_CODE, NOT_COMPARED)
 RUNS = {"simulator": 2, "cpu": 32, "cuda": 4096}
 SIMULATED_STEPS, SIMULATED_STATES = 12, 20
 FEWEST_STEPS = 3
-#: Where `brief` misjudges how many steps a time takes, the simulator still ends.
+#: Where `short_duration` misjudges how many steps a time takes, the simulator still ends.
 PATIENCE = 10
 
 
@@ -75,7 +75,8 @@ def integrate(
         On a CPU one vector of lanes runs at a time, which compiles in less than half the time of
         several; the bits do not depend on it.
     span : float, optional
-        Integrate only so far, with a few saved times, see `brief`; None takes the whole duration.
+        Integrate only so far, with a few saved times, see `short_duration`; None: the whole
+        duration.
     code : str, optional
         Hash of the code, needed for ``cuda`` alone.
     """
@@ -110,7 +111,7 @@ def _some_runs(
     return runs, kernel.solve(columns, len(runs), limits, study.sampled), columns
 
 
-def brief(study: Study) -> float:
+def short_duration(study: Study) -> float:
     """Return a duration after which the runs that the simulator takes have made a few steps.
 
     They must come to their end: a run that is cut off by a step limit keeps no final state, and

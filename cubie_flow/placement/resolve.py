@@ -32,9 +32,9 @@ def resolve_placement(settings: Settings, study: Study | None = None) -> Study:
     """Return the study, with buffers placed where ``buffers=auto`` asks for it."""
     study = resolve_algorithm(settings, study)
     if settings.values["buffers"]["auto"]:
-        from cubie_flow.placement.study import automatic
+        from cubie_flow.placement.study import choose_placement
 
-        study, note = automatic(study)
+        study, note = choose_placement(study)
         settings.notes.append(note)
     return study
 
