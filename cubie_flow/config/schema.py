@@ -1,4 +1,4 @@
-"""The one schema of ``conf/``: which keys there are and what each may hold."""
+"""The schema of ``conf/``: every key and what it may hold, derived from one class per group."""
 
 # ruff: noqa: RUF009 (a setting is a field)
 from __future__ import annotations
@@ -236,15 +236,15 @@ def checked(given: Any, schema: Schema = SCHEMA, key: str = "") -> dict[str, Any
                 f"'{where}{name}' is not a key of the config (allowed"
                 f"{f' in {key}' if key else ''}: {', '.join(schema)}){nearest(name, schema)}"
             )
-    found = {}
+    values = {}
     for name, rule in schema.items():
         if name not in given:
             raise FlowError(f"the config has no key '{where}{name}'")
         if isinstance(rule, Mapping):
-            found[name] = checked(given[name], rule, where + name)
+            values[name] = checked(given[name], rule, where + name)
         else:
-            found[name] = rule(where + name, given[name])
-    return found
+            values[name] = rule(where + name, given[name])
+    return values
 
 
 def refuse_targets(config: Any, key: str = "") -> None:
@@ -253,7 +253,7 @@ def refuse_targets(config: Any, key: str = "") -> None:
     Raises
     ------
     FlowError
-        Naming where it is.
+        Naming its key.
     """
     items = dict(config) if isinstance(config, Mapping) else {}
     if isinstance(config, list):
@@ -266,19 +266,19 @@ def refuse_targets(config: Any, key: str = "") -> None:
 
 
 def given_keys(overrides: Sequence[str]) -> frozenset[str]:
-    """Return the keys that a command line gives a value, those inside of mappings too."""
+    """Return the keys that a command line gives a value, including those inside mappings."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    found = set()
+    keys = set()
     for override in overrides:
         key, _, text = override.lstrip("+").partition("=")
         if key.startswith("~"):
             continue
-        found.add(key)
+        keys.add(key)
         if text.lstrip().startswith("{"):
             inside = OverridesParser.create().parse_override(override).value()
-            found.update(f"{key}.{name}" for name in inside if isinstance(inside, Mapping))
-    return frozenset(found)
+            keys.update(f"{key}.{name}" for name in inside if isinstance(inside, Mapping))
+    return frozenset(keys)
 
 
 @frozen(eq=False)
@@ -290,9 +290,9 @@ class Settings:
     values
         Every key of `SCHEMA`, checked.
     keys
-        What the command line gave a value.
+        Keys that the command line gave a value.
     notes
-        What was decided for the user, one sentence each.
+        Notes on defaults and warnings, one sentence each.
     """
 
     values: dict[str, Any]
@@ -313,7 +313,7 @@ class Settings:
         Raises
         ------
         FlowError
-            For the first mistake found.
+            For the first mistake.
         """
         refuse_targets(container)
         settings = cls(checked(container), given_keys(overrides))
@@ -355,7 +355,7 @@ class Settings:
         from cubie_flow.config.defaults import batch_design
         from cubie_flow.study.attempts import read_rescue
         from cubie_flow.study.study import Study
-        from cubie_flow.study.warnings import remarks
+        from cubie_flow.study.warnings import study_warnings
         from cubie_flow.systems.sensitivities import with_sensitivities
 
         v = self.values
@@ -389,5 +389,5 @@ class Settings:
             shard_runs=v["storage"]["shard_runs"],
             order=v["batch"]["order"],
         )
-        self.notes.extend(remarks(study))
+        self.notes.extend(study_warnings(study))
         return study

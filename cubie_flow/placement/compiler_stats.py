@@ -1,4 +1,4 @@
-"""One placement of buffers as the CUDA compiler sees it."""
+"""Statistics of the CUDA compiler for one placement of buffers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENOUGH = 0.25
 
 @frozen
 class CompilerStats:
-    """One placement as the compiler sees it.
+    """Statistics of the compiler for one placement.
 
     Attributes
     ----------
@@ -38,21 +38,21 @@ class CompilerStats:
     shared_run : int
         Bytes of shared memory from one run to the next, padding included.
     problem : str
-        Why the placement cannot be launched; then there are no figures below. Empty where it can.
+        Why the placement cannot be launched; then the values below are 0. Empty if it can.
     registers, stack, spill_stores, spill_loads : int
-        A thread, from the assembler; spills and stack in bytes.
+        Per thread, from the assembler; spills and stack in bytes.
     shared_block : int
         Bytes of shared memory of a block.
     block_size : int
         After fitting shared memory.
     occupancy : float
-        Active warps by those there is room for, predicted.
+        Predicted fraction of active warps.
     limiter : str
         What limits it.
     ld_shared, st_shared : int
         Instructions in the PTX that read and write shared memory.
     ptx_hash : str
-        Of the PTX without the names that the compiler counts up.
+        Of the PTX without the names that the compiler numbers.
     trajectories : tuple of Trajectories
         For the gate.
     """
@@ -88,12 +88,12 @@ class CompilerStats:
         )  # fmt: skip
 
     def reason(self) -> str:
-        """Say the figures in a few words."""
+        """Return the statistics in a few words."""
         if self.problem:
             return f"does not fit: {self.problem}"
         return (
             f"{self.spills} bytes spilled, {self.stack} of stack, {self.registers} registers, "
-            f"{self.shared_run} bytes of shared memory a run, occupancy {self.occupancy:.0%} "
+            f"{self.shared_run} bytes of shared memory per run, occupancy {self.occupancy:.0%} "
             f"({self.limiter})"
         )
 
@@ -104,7 +104,7 @@ _COMMUTATIVE = re.compile(r"((?:mul|add|fma)\.rn\.\w+\s+%\w+, )(%\w+), (%\w+)")
 def ptx_hash(ptx: str) -> str:
     """Return a hash of what PTX does.
 
-    Left out are comments, names that numba counts up, and the order of the factors and summands
+    Left out are comments, names that numba numbers, and the order of the factors and summands
     of one operation, which the compiler picks freely.
     """
     numbers: dict[str, str] = {}
@@ -130,7 +130,7 @@ def single_arch(study: Study) -> str:
     Raises
     ------
     FlowError
-        If there are several, or it is not known.
+        If there are several, or it is unknown.
     """
     arch = study.target.arch or ARCH
     if "," in arch:
@@ -160,7 +160,7 @@ def measure(study: Study, gate: Gate, placement: Placement) -> CompilerStats:
         stats = _compile(kernel, placement, single_arch(study), study.target.block_size)
     except FlowError as error:
         stats = CompilerStats(placement, kernel.shared_memory_bytes, str(error))
-    # A CPU and the simulator run what no GPU has room for.
+    # A CPU and the simulator also run what exceeds the memory of a GPU.
     results = (equivalence.integrate(moved, target, span) for target, span in gate.items())
     return evolve(stats, trajectories=tuple(results))
 
@@ -168,7 +168,7 @@ def measure(study: Study, gate: Gate, placement: Placement) -> CompilerStats:
 def _compile(
     kernel: BatchSolverKernel, placement: Placement, arch: str, block: int
 ) -> CompilerStats:
-    """Return what the compiler says.
+    """Return the statistics of the compiler.
 
     Raises
     ------

@@ -48,11 +48,11 @@ MeasureAll = Callable[[Sequence[Placement]], Iterator[CompilerStats]]
 
 @contextmanager
 def _processes(study: Study, gate: Gate, workers: int) -> Iterator[MeasureAll]:
-    """Yield what measures many placements, in `workers` processes."""
+    """Yield a function that measures many placements in `workers` processes."""
     if workers == 1:
         yield lambda placements: map(partial(measure, study, gate), placements)
         return
-    # Nodes of expressions are told apart by identity, so a system travels as plain values.
+    # Nodes of expressions are compared by identity, so a system is sent as plain values.
     rest = {f.name: getattr(study, f.name) for f in fields(Study) if f.name != "system"}
     work = partial(measure_elsewhere, study.system.to_mapping(), rest, dict(gate))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -83,7 +83,7 @@ def measure_placements(
     limit : int
         Most placements.
     gate : mapping
-        Targets on which a few runs are integrated, and how far.
+        Targets on which a few runs are integrated, with the duration.
     workers : int, optional
         Processes; None takes the cores.
     on_progress : callable, optional

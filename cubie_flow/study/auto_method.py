@@ -24,37 +24,37 @@ from cubie_flow.study.options import OutputChoice
 from cubie_flow.study.study import Study
 
 Array = Any
-#: The name that asks for the choice.
+#: The name of a method that requests the choice.
 AUTO = "auto"
 #: Runs of the pilot; of models with more states than the second number, a quarter of them.
 PILOT, LARGE = 64, 50
-#: Attempts after which an explicit method is given up.
+#: Attempted steps after which a run of the pilot ends.
 PATIENCE = 20_000
 STIFF = "rodas5p"
 SERIES = "taylor_12"
-#: What is tried where the stiff method fails or contradicts itself. Newton's iteration corrects
-#: what rounding in the linear solves destroys.
+#: The method tried if the stiff one fails or contradicts itself. Newton's iteration corrects the
+#: rounding errors of the linear solves.
 STURDY = "radau_iia_5"
 #: Runs of the pilot that are integrated again at a tolerance that is this much tighter.
 CHECKED, TIGHTER = 8, 10.0
 #: Difference between the two, in tolerances, from which a method contradicts itself, and how much
 #: smaller that of another method must be for it to be better.
 DOUBT, BETTER = 100.0, 0.1
-#: Part of the runs that may fail, or be worse than said.
+#: Fraction of the runs that may fail, or have a larger error than estimated.
 RARE = 0.1
-#: Difference between two methods, relative to the size of a state, that is worth a sentence.
+#: Difference between two methods, relative to the size of a state, that is reported.
 APART = 0.01
-#: Tolerance from which the series is worth a trial, operations of a right-hand side up to which it
-#: is, and how much longer one of its operations takes; measured in docs/performance.md.
+#: The Taylor method is tried up to this tolerance and this number of operations of a right-hand
+#: side. One of its operations takes longer by the third number; measured in docs/performance.md.
 TIGHT, SMALL, LONGER = 1e-8, 30, 1.4
 _FREE = ("const", "integer", "truth", "load", "symbol")
-#: Iterations that a loop in a block is counted for.
+#: Assumed iterations of a loop in a block.
 _PASSES = 3
 
 
 @frozen(eq=False)
 class Trial:
-    """What a method did to the pilot.
+    """Result of a method on the pilot.
 
     Attributes
     ----------
@@ -65,8 +65,8 @@ class Trial:
         Of one attempted step.
     result : BatchResult
     doubt : float, optional
-        Difference to a tighter tolerance, in tolerances, that nine of ten checked runs stay
-        below; None if that was not tried.
+        Difference to the result at a tighter tolerance, in tolerances, that nine of ten checked
+        runs stay below; None if that was not computed.
     """
 
     algorithm: str
@@ -105,7 +105,12 @@ class Trial:
 
 
 def resolve_algorithm(study: Study) -> tuple[Study, str]:
-    """Return a study with ``algorithm=auto`` decided, and why; other studies as they are.
+    """Return a study with its method resolved, and the reason.
+
+    Parameters
+    ----------
+    study : Study
+        A study whose method is not ``auto`` is returned as it is, with an empty reason.
 
     Raises
     ------
@@ -132,7 +137,7 @@ def _choose(study: Study) -> tuple[str, str]:
     fewest arithmetic operations per run is taken: its attempted steps times the operations of one
     step, both counted, not timed, so that the choice is the same on every machine. Where that is
     rodas5p, some runs are repeated at a tighter tolerance. If many runs fail, or the two results
-    contradict each other, radau_iia_5 is tried likewise, and taken if it does better.
+    contradict each other, radau_iia_5 is tried in the same way, and taken if it does better.
     """
     pilot = _Pilot(study)
     algebraic = bool(mass_pattern(study.system))
@@ -158,7 +163,7 @@ def _doubtful(trial: Trial) -> bool:
 
 
 def _better(sturdy: Trial, stiff: Trial) -> bool:
-    """Return whether the sturdy method does what the stiff one does not."""
+    """Return whether the sturdy method succeeds where the stiff one does not."""
     if sturdy.fails or stiff.fails:
         return stiff.fails and sturdy.failed < stiff.failed
     if sturdy.doubt is None or stiff.doubt is None:
@@ -167,13 +172,13 @@ def _better(sturdy: Trial, stiff: Trial) -> bool:
 
 
 def _warnings(pilot: _Pilot, best: Trial, trials: list[Trial]) -> list[str]:
-    """Return what the pilot showed that the choice of a method does not put right."""
-    found = []
+    """Return the problems that the pilot showed and that no choice of a method solves."""
+    problems = []
     if best.fails:
-        found.append("every method tried fails in more than a tenth of the runs")
+        problems.append("every method tried fails in more than a tenth of the runs")
     if best.doubt is not None and best.doubt * _tolerance(pilot.study) > APART:
         remedy = "precision=float64, or " if pilot.study.precision == "float32" else ""
-        found.append(
+        problems.append(
             "no method tried repeats its result at a tighter tolerance, as for a chaotic or an "
             f"ill-conditioned model: look at {remedy}cubie-results audit before using final values"
         )
@@ -182,16 +187,16 @@ def _warnings(pilot: _Pilot, best: Trial, trials: list[Trial]) -> list[str]:
         distances = pilot.distances(best.result, others[-1].result) * _tolerance(pilot.study)
         apart = int((np.isfinite(distances) & (distances > APART)).sum())
         if apart > RARE * best.runs:
-            found.append(
+            problems.append(
                 f"{best.algorithm} and {others[-1].algorithm} end more than {APART:.0%} apart in "
                 f"{apart} of {best.runs} runs, as for a chaotic model: look at cubie-results audit "
                 "before using final values"
             )
-    return found
+    return problems
 
 
 class _Pilot:
-    """Some runs of a study, integrated by one method after another.
+    """Some runs of a study, integrated with one method after another.
 
     Parameters
     ----------
@@ -212,7 +217,7 @@ class _Pilot:
         self._limits = tolerances(self._control)
 
     def trial(self, algorithm: str) -> Trial:
-        """Return what a method does to the runs."""
+        """Return the result of a method on the runs."""
         trial = evolve(
             _with(self.study, algorithm),
             controller=self._control,
@@ -237,16 +242,16 @@ class _Pilot:
         before = evolve(
             trial.result, finals=trial.result.finals[:, chosen], status=trial.result.status[chosen]
         )
-        # A run that only takes too long at the tighter tolerance says nothing.
+        # A run that only reaches the step limit at the tighter tolerance is not compared.
         comparable = ended_well(before.status) & (again.status != STATUS["step_limit"])
         distances = np.sort(self.distances(before, again)[comparable])
         doubt = distances[math.ceil((1.0 - RARE) * len(distances)) - 1] if distances.size else None
         return evolve(trial, doubt=doubt)
 
     def distances(self, one: BatchResult, two: BatchResult) -> Array:
-        """Return how far runs end apart, in tolerances: the largest over the states.
+        """Return the distances of final states in tolerances: the largest over the states.
 
-        Infinite where only the first ended well, 0 where it did not.
+        The distance is infinite where only the first run ended well, and 0 where it did not.
         """
         states = self.study.integrated.states
         vector = self._limits.vector(states, np.float64)[SETTINGS:, None]
@@ -276,11 +281,11 @@ def _tolerance(study: Study) -> float:
 
 
 def series_pays(study: Study) -> bool:
-    """Return whether a Taylor method may be tried: where it can be faster, and is safe.
+    """Return whether a Taylor method is tried: where it can be faster and is safe.
 
-    Its steps are long, and all that is known of them comes from their start. So it is left out
-    where something is read along a step (summaries, events), where drivers bring in what is not
-    smooth, and where the equations are more than polynomials, fractions, roots and waves.
+    Its steps are long, and the series knows only their start. So it is left out if values within
+    a step are needed (summaries, events), if drivers are not smooth, and if the equations contain
+    more than polynomials, fractions, roots and waves.
     """
     if study.precision != "float64" or _tolerance(study) > TIGHT:
         return False
@@ -292,7 +297,7 @@ def series_pays(study: Study) -> bool:
 
 
 def operations(statements: tuple[Statement, ...]) -> int:
-    """Return about how many arithmetic operations statements take."""
+    """Return an estimate of the arithmetic operations of statements."""
     total = 0
     for statement in statements:
         if isinstance(statement, Repeat):

@@ -1,4 +1,4 @@
-"""The shards of a study: solved one by one, here or in a worker."""
+"""The shards of a study, solved one by one in this process or in a worker."""
 
 from __future__ import annotations
 
@@ -69,23 +69,25 @@ class _Pass:
         def attempts(runs: Array) -> Array:
             nonlocal seconds
             chosen = {name: values[runs] for name, values in columns.items()}
-            found = self.kernel.solve(chosen, len(runs), limits, None, self.threads)
-            seconds += found.seconds
-            return found.steps + found.rejected
+            result = self.kernel.solve(chosen, len(runs), limits, None, self.threads)
+            seconds += result.seconds
+            return result.steps + result.rejected
 
         return cost_order(columns, count, attempts), seconds
 
-    def chosen(self, columns: Mapping[str, Array], chosen: Array) -> tuple[dict[str, Array], float]:
-        """Return trajectories, those of runs that are not chosen NaN, and the seconds it took."""
+    def trajectories(
+        self, columns: Mapping[str, Array], chosen: Array
+    ) -> tuple[dict[str, Array], float]:
+        """Return trajectories, NaN for runs that are not chosen, and the seconds they took."""
         study, count = self.study, int(chosen.sum())
         shape = (len(chosen), len(study.times))
-        kept = {name: np.full(shape, np.nan, study.precision) for name in study.saved}
+        saved = {name: np.full(shape, np.nan, study.precision) for name in study.saved}
         if not count:
-            return kept, 0.0
+            return saved, 0.0
         arrays, result = self.solve({n: v[chosen] for n, v in columns.items()}, count)
-        for name, values in kept.items():
+        for name, values in saved.items():
             values[chosen] = arrays[name]
-        return kept, result.seconds
+        return saved, result.seconds
 
 
 @frozen(eq=False)
@@ -113,7 +115,7 @@ class ShardSolver:
 
     @cached_property
     def _passes(self) -> list[_Pass]:
-        """What solves every run, and what saves the trajectories of those that are chosen."""
+        """The pass over every run, and the one that saves the trajectories of chosen runs."""
         whole = _Pass(self.study, self.kernel, self.threads)
         if self._filter is None:
             return [whole]
@@ -123,7 +125,7 @@ class ShardSolver:
     def solve(
         self, index: int, tick: Callable[[int], None] | None = None
     ) -> tuple[dict[str, Array], Record]:
-        """Return the arrays of a shard, by the names of the store, and what is told of it."""
+        """Return the arrays of a shard, by the names of the store, and its summary."""
         began = wall_time()
         study, (start, stop) = self.study, self.shards[index]
         columns = study.design.columns(start, stop)
@@ -131,8 +133,8 @@ class ShardSolver:
         arrays, result = first.solve(columns, stop - start, tick)
         if self._filter is not None:
             chosen = self._filter(arrays)
-            kept, more = second[0].chosen(columns, chosen)
-            arrays = {**kept, **arrays, KEPT.name: chosen.astype(np.uint8)}
+            saved, more = second[0].trajectories(columns, chosen)
+            arrays = {**saved, **arrays, KEPT.name: chosen.astype(np.uint8)}
             result = evolve(result, seconds=result.seconds + more)
         faint = faint_states(study, columns, arrays)
         measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
@@ -165,20 +167,21 @@ class ShardSolver:
 class ShardWork:
     """The shards of a study and the store they go to; see `cubie_flow.engines.base.Work`.
 
-    Where it travels its kernel stays: it is built there, from the cache if it is there. Only
-    what computes the same is let in: `digest` tells the blocks of the kernel.
+    It is sent to a worker without its kernel: the worker builds that, from its cache if possible.
+    `digest` identifies the operations of the kernel; a worker that would compute something else is
+    refused.
     """
 
     study: Study
     location: Location
-    cut: ShardPlan
+    shard_plan: ShardPlan
     kernel: BatchSolverKernel | None = None
     token: str = field(factory=lambda: uuid4().hex)
     digest: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         here = kernel_digest(self.kernel) if self.kernel is not None else self.digest
-        return ShardWork, (self.study, self.location, self.cut, None, self.token, here)
+        return ShardWork, (self.study, self.location, self.shard_plan, None, self.token, here)
 
     @property
     def devices(self) -> tuple[int, ...]:
@@ -194,14 +197,14 @@ class ShardWork:
 
     @property
     def alone(self) -> str:
-        """Why no other process may write to the store; empty where others may."""
+        """The reason why no other process may write to the store; empty if others may."""
         return self.location.alone
 
-    def solver(self, seat: WorkerResources) -> ShardSolver:
-        """Return a solver for a seat."""
+    def solver(self, resources: WorkerResources) -> ShardSolver:
+        """Return a solver that uses the device and threads of a worker."""
         study, kernel = self.study, self.kernel
-        if seat.device is not None:
-            study = evolve(study, target=evolve(study.target, device=seat.device))
+        if resources.device is not None:
+            study = evolve(study, target=evolve(study.target, device=resources.device))
         if kernel is None or kernel.settings.device != study.target.first_device:
             kernel = build_kernel(study)
         if self.digest and self.digest != kernel_digest(kernel):
@@ -209,9 +212,9 @@ class ShardWork:
                 "a worker would compute something else than the command: their versions of "
                 "cubie_flow differ; install the same on both"
             )
-        threads = max(1, threads_of(study) // seat.share)
-        threads = threads if seat.limit is None else min(threads, seat.limit)
-        return ShardSolver(study, kernel, self.cut.shards, threads)
+        threads = max(1, threads_of(study) // resources.share)
+        threads = threads if resources.limit is None else min(threads, resources.limit)
+        return ShardSolver(study, kernel, self.shard_plan.shards, threads)
 
     def store(self) -> ResultStore:
         """Return the store, open."""
@@ -219,4 +222,4 @@ class ShardWork:
 
     def runs(self, index: int) -> tuple[int, int]:
         """Return the first run of a shard and the one after its last."""
-        return self.cut.shards[index]
+        return self.shard_plan.shards[index]

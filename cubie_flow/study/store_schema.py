@@ -1,4 +1,4 @@
-"""What the store of a study holds."""
+"""The schema of a study's store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.sensitivities import initial_name
 
 Array = Any
-#: Where a rescued run comes from.
+#: Which attempt solved a rescued run.
 ATTEMPT = Variable(
     store_names.ATTEMPT,
     PER_RUN,
@@ -56,7 +56,7 @@ def coordinate_name(study: Study, quantity: str) -> str:
 
 
 def _refuse_ambiguous(study: Study) -> None:
-    """Refuse an initial value whose coordinate would be taken for another quantity."""
+    """Refuse an initial value whose coordinate has the name of another quantity."""
     known = _labels(study.system)
     for name in study.design.names:
         stored = coordinate_name(study, name)
@@ -104,7 +104,7 @@ def variables(study: Study) -> tuple[Variable, ...]:
 
 
 def _misfit_variables(study: Study, labels: Mapping[str, tuple[str, str]]) -> list[Variable]:
-    """Return what the comparison with data gives, float64: differences of it are small."""
+    """Return the results of the comparison with data; float64, because small differences matter."""
     if study.measured is None:
         return []
     found = []
@@ -133,7 +133,7 @@ _METRIC_LABELS = {
 
 
 def counters(study: Study) -> tuple[Variable, ...]:
-    """Return what is counted of every run."""
+    """Return the counters of every run."""
     return (STEPS, REJECTED, ATTEMPT) if study.rescue else (STEPS, REJECTED)
 
 

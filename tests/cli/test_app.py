@@ -218,7 +218,7 @@ def test_start_values_that_are_expressions(
     assert open_results(results(elsewhere)[-1]).C.values[0, 0] == pytest.approx(50 / 3.5)
     capsys.readouterr()
     assert main([*words, "batch.values={dose: [1, 2], C: [3, 4]}"]) == 1
-    assert "the batch varies 'dose', but gives besides all that" in capsys.readouterr().err
+    assert "the batch varies 'dose', but also gives all that" in capsys.readouterr().err
 
 
 MISTAKES = [

@@ -48,7 +48,7 @@ def test_moving_a_buffer_changes_no_bit(study: Study, target: str) -> None:
         "state=local": integrated(study, target, state="local"),
     }
     verdicts = equivalence.gate(results, "here")
-    # Where the state is local already nothing is emitted anew, and equality proves nothing.
+    # Where the state is local already the same code is emitted, and equality proves nothing.
     assert verdicts == {
         "here": "baseline",
         "state=shared": "equal",
@@ -66,7 +66,7 @@ def test_the_gate_fails_when_one_offset_is_corrupted(
 
     def corrupted(self: BatchSolverKernel) -> dict[str, Place]:
         places = dict(correct(self))
-        # One element too early: the first derivative lies where the last state is.
+        # One element too early: the first derivative is placed where the last state is.
         derivative = places["derivative"]
         places["derivative"] = evolve(derivative, offset=derivative.offset - 4)
         return places

@@ -82,7 +82,7 @@ def test_any_text_is_a_condition_or_one_sentence(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "condition is a text"),
         ("rho >", "cannot be read"),
@@ -105,8 +105,8 @@ def test_any_text_is_a_condition_or_one_sentence(text: str) -> None:
         ("-" * 9000 + "rho > 1", "nested too deeply"),
     ],
 )
-def test_what_is_no_condition_is_refused_in_one_sentence(text: str, told: str) -> None:
-    with pytest.raises(FlowError, match=told) as caught:
+def test_what_is_no_condition_is_refused_in_one_sentence(text: str, message: str) -> None:
+    with pytest.raises(FlowError, match=message) as caught:
         read_condition(text, KNOWN)
     assert "\n" not in str(caught.value)
 
@@ -133,7 +133,9 @@ def test_numbers_are_doubles() -> None:
     small = {"z_max": np.array([0.1], np.float32), "steps": np.array([2_000_000_000], np.int32)}
     assert not read_condition("z_max == 0.1", KNOWN)(small)[0]  # float32 has no 0.1
     assert read_condition("steps * 4 > 4e9", KNOWN)(small)[0]  # int32 would overflow
-    assert not read_condition("steps > 10 ** 10 ** 10", KNOWN)(small)[0]  # and is no long sum
+    assert not read_condition("steps > 10 ** 10 ** 10", KNOWN)(small)[
+        0
+    ]  # nor is it computed in integers
     assert math.isinf(10.0**308 * 10)
 
 

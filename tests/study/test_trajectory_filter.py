@@ -19,7 +19,7 @@ from cubie_flow.expressions.graph import symbol
 from cubie_flow.study.cost_order import LEAST, cost_order
 from cubie_flow.systems.events import Event
 
-#: The larger mu, the stiffer, and the dearer for an explicit method.
+#: The larger mu, the stiffer, and the more expensive for an explicit method.
 SYSTEM = OdeSystem.from_equations(
     "x' = v\nv' = mu*(1 - x**2)*v - x",
     states={"x": 2.0, "v": 0.0},
