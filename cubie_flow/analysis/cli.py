@@ -79,12 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments
         Words of the command line; None for those of the process.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         open_streams()
     try:
         check_surroundings()
-        code = cubie_results.main(given or ["--help"], "cubie-results", standalone_mode=False)
+        code = cubie_results.main(words or ["--help"], "cubie-results", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except FlowError as error:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:
+    from cubie_flow.storage import Location
 
 RESUME, RECHECK = "resume=", "recheck=true"
 MULTIRUN = ("-m", "--multirun")
@@ -47,7 +51,7 @@ def resume(words: list[str]) -> int:
             "it out, or use engine=dask to spread its shards"
         )
     else:
-        _resume_study(folder, others, recheck)
+        _resume_study(folder, location, others, recheck)
     return 0
 
 
@@ -75,14 +79,13 @@ def split_words(words: list[str], prefix: str) -> tuple[Path, list[str]]:
     return folder_of(first.removeprefix(prefix), prefix), others
 
 
-def _resume_study(folder: Path, overrides: list[str], recheck: bool) -> None:
+def _resume_study(folder: Path, location: Location, overrides: list[str], recheck: bool) -> None:
     from cubie_flow.cli.study import confirm, solve
     from cubie_flow.config import stored
-    from cubie_flow.console.session import session
+    from cubie_flow.console.session import open_session
     from cubie_flow.storage import ResultStore
 
-    location = stored.location_of(folder, overrides)
-    with session(folder) as held:
+    with open_session(folder) as session:
         store = ResultStore.open(location)
         store.refuse_gaps()
         settings = stored.stored_settings(stored.stored_config(folder), overrides, store.attrs)
@@ -91,7 +94,7 @@ def _resume_study(folder: Path, overrides: list[str], recheck: bool) -> None:
         if settings.values["dry_run"]:
             print(stored.missing(store, study, recheck))
             return
-        held.begin_writing(location, settings.values["storage"]["lease"])
+        session.begin_writing(location, settings.values["storage"]["lease"])
         log.info("%s resumed %s", study.name, " ".join(overrides))
         start = "recheck" if recheck else "resume"
-        solve(held, settings, study, overrides=overrides, start=start)
+        solve(session, settings, study, overrides=overrides, start=start)

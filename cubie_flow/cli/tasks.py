@@ -88,7 +88,7 @@ def run_task(config: DictConfig) -> None:
 def run(request: Request) -> None:
     """Integrate the study of a config; write its store, config, log and picture."""
     with stopwatch.phase("start-up"), no_collections():
-        from cubie_flow.console.session import session
+        from cubie_flow.console.session import open_session
         from cubie_flow.placement.resolve import resolve_placement
         from cubie_flow.storage.folders import CONFIG, found_location, new_location, note_location
 
@@ -96,7 +96,7 @@ def run(request: Request) -> None:
     with stopwatch.phase("configure"):
         study = resolve_placement(settings)
     storage = settings.values["storage"]
-    with run_folder(settings, study) as folder, session(folder) as held:
+    with run_folder(settings, study) as folder, open_session(folder) as session:
         location = new_location(storage, folder)
         if not storage["overwrite"]:
             # The folder may hold another run: refuse it before anything in it changes.
@@ -104,12 +104,12 @@ def run(request: Request) -> None:
             if (existing := found_location(folder)) is not None:
                 existing.refuse_what_is_there()
         confirm(settings, study, location)
-        held.begin_writing(location, storage["lease"])
+        session.begin_writing(location, storage["lease"])
         config_yaml = request.yaml()
         (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
         log.info("%s %s", study.name, " ".join(request.overrides))
         solve(
-            held,
+            session,
             settings,
             study,
             overrides=request.overrides,
@@ -143,7 +143,7 @@ def placement(request: Request) -> None:
     from attrs import evolve
 
     from cubie_flow.console.paths import short_path
-    from cubie_flow.console.session import print_and_log, session
+    from cubie_flow.console.session import open_session, print_and_log
     from cubie_flow.console.tables import fact_lines
     from cubie_flow.placement.ranking import save
     from cubie_flow.placement.resolve import resolve_algorithm
@@ -160,9 +160,9 @@ def placement(request: Request) -> None:
     def show(done: int, total: int) -> None:
         print(f"{study.name}: {done} of {total} placements compiled", file=sys.stderr, flush=True)
 
-    with run_folder(settings, study) as folder, session(folder) as held:
+    with run_folder(settings, study) as folder, open_session(folder) as session:
         results = folder / RESULTS
-        held.begin_writing(Location(results), None)
+        session.begin_writing(Location(results), None)
         config_yaml = request.yaml()
         (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
         log.info("%s %s", study.name, " ".join(request.overrides))

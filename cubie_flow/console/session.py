@@ -19,7 +19,7 @@ log = logging.getLogger("cubie_flow")
 
 
 class Session:
-    """The hold of one command on a run. `session` makes it.
+    """The hold of one command on a run. `open_session` makes it.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Session:
 
 
 @contextmanager
-def session(folder: Path) -> Iterator[Session]:
+def open_session(folder: Path) -> Iterator[Session]:
     """Lock the folder of a run, so that one process checks and then writes it.
 
     Raises

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cubie_flow.config.stored import missing_runs
-from cubie_flow.console.session import session
+from cubie_flow.console.session import open_session
 from cubie_flow.console.tables import fact_lines
 from cubie_flow.multirun.job_task import JobTask
 from cubie_flow.multirun.jobs import COMMON, Job, shared_settings
@@ -56,7 +56,7 @@ def resume_multirun(
     Stopped, KeyboardInterrupt
         If the multirun was stopped; it can be resumed again.
     """
-    with session(folder) as held:
+    with open_session(folder) as session:
         rows, attrs = index.read_index(root)
         common = attrs.get(COMMON, ())
         jobs = [
@@ -75,18 +75,18 @@ def resume_multirun(
             confirm(incomplete, settings)
         keep_dask_out()
         table = Table(root, rows, {**attrs, "resumed_by": provenance(overrides)}, attrs["swept"])
-        held.begin_writing(root, settings.values["storage"]["lease"] if settings else LEASE)
+        session.begin_writing(root, settings.values["storage"]["lease"] if settings else LEASE)
         log.info("resumed %s", " ".join(overrides))
         complete = len(rows) - len(incomplete)
         print(f"{complete:,} of {len(rows):,} jobs were complete", flush=True)
-        with held.resumable(), table.written_at_end():
+        with session.resumable(), table.written_at_end():
             if incomplete and launcher is not None:
                 task = JobTask(
                     folder.absolute(), resume_overrides=tuple(overrides), recheck=recheck
                 )
                 launch(incomplete, table, launcher, task)
             elif incomplete:
-                run_here(incomplete, table, held.lease, partial(resume_job, recheck=recheck))
+                run_here(incomplete, table, session.lease, partial(resume_job, recheck=recheck))
         report(table, folder, jobs)
 
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from cubie_flow import credentials
 from cubie_flow.console.paths import location_text, short_path
 from cubie_flow.console.progress import Progress, Show, progress
-from cubie_flow.console.session import print_and_log, session
+from cubie_flow.console.session import open_session, print_and_log
 from cubie_flow.console.tables import fact_lines
 from cubie_flow.errors import FlowError
 from cubie_flow.multirun.axes import Axes
@@ -86,8 +86,8 @@ def run_multirun(
     common = [credentials.redacted(word) for word in axes.common]
     attrs = {**provenance(overrides), "sweep": axes.lines(), COMMON: common}
     table = Table(root, [job.row(axes.job_keys) for job in jobs], attrs, axes.job_keys)
-    with session(folder) as held:
-        held.begin_writing(root, storage["lease"])
+    with open_session(folder) as session:
+        session.begin_writing(root, storage["lease"])
         if storage["overwrite"]:
             root.delete()
         root.refuse_what_is_there()
@@ -95,9 +95,9 @@ def run_multirun(
         log.info("%s", " ".join(overrides))
         table.write()
         note_location(folder, root)
-        with held.resumable(), table.written_at_end():
+        with session.resumable(), table.written_at_end():
             if launcher is None:
-                run_here(jobs, table, held.lease)
+                run_here(jobs, table, session.lease)
             else:
                 launch(jobs, table, launcher, JobTask(folder))
         report(table, folder, jobs)

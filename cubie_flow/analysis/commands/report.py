@@ -34,5 +34,5 @@ def _run_folder(path: str, store: str) -> Path:
     """Return the folder of a run; with a store at a URL, `path` if it is a folder."""
     if not folders.is_url(store):
         return Path(store).parent
-    given = Path(path.partition("::")[0]).expanduser()
-    return given if given.is_dir() else Path()
+    folder = Path(path.partition("::")[0]).expanduser()
+    return folder if folder.is_dir() else Path()
