@@ -119,12 +119,12 @@ def solve(
         For a setting that does not exist.
     """
     _check_kinds(system, controller, output, target, locations)
-    chosen = _grouped({name: value for name, value in settings.items() if value is not None})
+    chosen = _group_settings({name: value for name, value in settings.items() if value is not None})
     if "times" in chosen["output"]:
         times = np.atleast_1d(_numbers("times", chosen["output"]["times"])).tolist()
         chosen["output"]["times"] = times or None
-    system, choices = _driven(system, drivers, parameters)
-    system, varied = _valued(system, parameters, initial_values)
+    system, choices = _with_drivers(system, drivers, parameters)
+    system, varied = _split_values(system, parameters, initial_values)
     spans = None if duration is None else _numbers("duration", duration)
     if spans is not None and spans.ndim:
         varied[DURATION] = spans
@@ -165,7 +165,7 @@ def _check_kinds(system: Any, controller: Any, output: Any, target: Any, locatio
         raise FlowError(f"locations must map buffers to locations, not be {locations!r:.60}")
 
 
-def _grouped(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _group_settings(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return settings by the argument of `solve` that has them as a field."""
     groups = {
         "controller": [one.name for one in fields(ControllerChoice)],
@@ -181,7 +181,7 @@ def _grouped(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _driven(
+def _with_drivers(
     system: OdeSystem, drivers: Mapping[str, Any] | None, parameters: Mapping[str, Any] | None
 ) -> tuple[OdeSystem, dict[str, list[float]]]:
     """Return the system with its drivers, and the series numbers that vary if runs choose one."""
@@ -195,7 +195,7 @@ def _driven(
     }
 
 
-def _valued(
+def _split_values(
     system: OdeSystem,
     parameters: Mapping[str, Any] | None,
     initial_values: Mapping[str, Any] | None,

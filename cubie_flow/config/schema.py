@@ -39,6 +39,7 @@ from cubie_flow.study.checks import (
 from cubie_flow.study.options import ControllerChoice, OutputChoice, TargetChoice
 
 if TYPE_CHECKING:
+    from cubie_flow.batches import Design
     from cubie_flow.study.study import Study
     from cubie_flow.systems import OdeSystem
 
@@ -216,8 +217,17 @@ def _schema() -> Schema:
 SCHEMA: Schema = _schema()
 
 
-def checked(given: Any, schema: Schema = SCHEMA, key: str = "") -> dict[str, Any]:
+def check_config(given: Any, schema: Schema = SCHEMA, key: str = "") -> dict[str, Any]:
     """Return a composed config with every key known and every value checked.
+
+    Parameters
+    ----------
+    given
+        The config, or a group of it, as plain values.
+    schema
+        The checks of its keys.
+    key
+        Name of the group; empty for the whole config.
 
     Raises
     ------
@@ -241,7 +251,7 @@ def checked(given: Any, schema: Schema = SCHEMA, key: str = "") -> dict[str, Any
         if name not in given:
             raise FlowError(f"the config has no key '{where}{name}'")
         if isinstance(rule, Mapping):
-            values[name] = checked(given[name], rule, where + name)
+            values[name] = check_config(given[name], rule, where + name)
         else:
             values[name] = rule(where + name, given[name])
     return values
@@ -288,7 +298,7 @@ class Settings:
     Attributes
     ----------
     values
-        Every key of `SCHEMA`, checked.
+        The value of every key of `SCHEMA`, checked.
     keys
         Keys that the command line gave a value.
     notes
@@ -316,7 +326,7 @@ class Settings:
             For the first mistake.
         """
         refuse_targets(container)
-        settings = cls(checked(container), given_keys(overrides))
+        settings = cls(check_config(container), given_keys(overrides))
         to = settings.values["to"]
         if to is not None and settings.task != "import":
             raise FlowError(f"to={to} is for task=import, not task={settings.task}")
@@ -356,7 +366,6 @@ class Settings:
         from cubie_flow.study.attempts import read_rescue
         from cubie_flow.study.study import Study
         from cubie_flow.study.warnings import study_warnings
-        from cubie_flow.systems.sensitivities import with_sensitivities
 
         v = self.values
         if system is None:
@@ -364,14 +373,6 @@ class Settings:
         keys = self.keys if v["duration"] is not None else self.keys - {"duration"}
         design, notes = batch_design(v["batch"], system, keys)
         self.notes.extend(notes)
-        output = dict(v["output"])
-        output["where"] = output.pop("trajectories")["where"]
-        integrated = system.with_given(design.names)
-        augmented = with_sensitivities(integrated, tuple(output["sensitivities"] or ()))
-        states = [state.name for state in augmented.states]
-        for key in ("variables", "summaries"):
-            if output[key] == ["all"] and "all" not in states:
-                output[key] = states
         study = Study(
             name=v["study"] or system.name,
             system=system,
@@ -383,7 +384,7 @@ class Settings:
             rescue=read_rescue(v["rescue"]),
             precision=v["precision"],
             controller=ControllerChoice(**v["controller"]),
-            output=OutputChoice(**output),
+            output=self._output(system, design),
             target=TargetChoice(**v["target"]),
             locations=v["buffers"]["locations"],
             shard_runs=v["storage"]["shard_runs"],
@@ -391,3 +392,17 @@ class Settings:
         )
         self.notes.extend(study_warnings(study))
         return study
+
+    def _output(self, system: OdeSystem, design: Design) -> OutputChoice:
+        """Return the choice of outputs, with ``all`` expanded to the names of all states."""
+        from cubie_flow.systems.sensitivities import with_sensitivities
+
+        output = dict(self.values["output"])
+        output["where"] = output.pop("trajectories")["where"]
+        integrated = system.with_given(design.names)
+        augmented = with_sensitivities(integrated, tuple(output["sensitivities"] or ()))
+        states = [state.name for state in augmented.states]
+        for key in ("variables", "summaries"):
+            if output[key] == ["all"] and "all" not in states:
+                output[key] = states
+        return OutputChoice(**output)

@@ -162,7 +162,13 @@ def missing_runs(store: ResultStore, study: Study, recheck: bool) -> tuple[int, 
 
 
 def missing(store: ResultStore, study: Study, recheck: bool) -> str:
-    """Return a sentence on what a resume would solve; see `missing_runs`."""
+    """Return a sentence on what a resume would solve.
+
+    Parameters
+    ----------
+    store, study, recheck
+        See `missing_runs`.
+    """
     absent, shards = missing_runs(store, study, recheck)
     return (
         f"{'dry run':<8} {absent:,} of {study.design.size:,} runs of {study.name} are missing in "

@@ -201,4 +201,15 @@ def _compile(
 def measure_elsewhere(
     system: Mapping[str, Any], rest: Mapping[str, Any], gate: Gate, placement: Placement
 ) -> CompilerStats:
+    """Measure a placement of a study that was sent as plain values; see `measure`.
+
+    Parameters
+    ----------
+    system : mapping
+        The system of the study as `OdeSystem.to_mapping` returns it.
+    rest : mapping
+        The other fields of the study.
+    gate, placement
+        See `measure`.
+    """
     return measure(Study(OdeSystem.from_mapping(system), **rest), gate, placement)

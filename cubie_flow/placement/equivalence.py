@@ -153,6 +153,13 @@ def code_hash(kernel: BatchSolverKernel) -> str:
 def compare(baseline: Trajectories, moved: Trajectories, placement: str) -> str:
     """Return the verdict on a placement against the baseline on the same target.
 
+    Parameters
+    ----------
+    baseline, moved : Trajectories
+        Results of the study's own placement and of the other one.
+    placement : str
+        Name of the other one, for messages.
+
     Returns
     -------
     str

@@ -51,7 +51,16 @@ class PlacementStudy:
     device: str | None
 
     def dataset(self, study: Study, overrides: Sequence[str] = (), config: str = "") -> Dataset:
-        """Return everything as one dataset with the dimension ``placement``, the best first."""
+        """Return everything as one dataset with the dimension ``placement``, the best first.
+
+        Parameters
+        ----------
+        study : Study
+        overrides : sequence of str
+            The command line.
+        config : str
+            The composed config as YAML.
+        """
         import xarray
 
         first = self.stats[0].placement

@@ -192,7 +192,12 @@ def study_placements(
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PlacementStudy:
-    """Compile, check, time where there is a GPU, and rank the placements of some buffers.
+    """Compile, check, time on a GPU if one is usable, and rank the placements of some buffers.
+
+    Parameters
+    ----------
+    study, sweep, search, limit, workers, on_progress
+        See `measure_placements`.
 
     Raises
     ------

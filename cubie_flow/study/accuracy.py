@@ -57,7 +57,7 @@ def scales_of(study: Study) -> dict[str, float]:
     return natural_scales(study.integrated.states)
 
 
-def described(study: Study) -> dict[str, str]:
+def atol_attribute(study: Study) -> dict[str, str]:
     """Return the attribute of a store that keeps the absolute tolerances."""
     return {ATOL: json.dumps(atol_of(study))} if adaptive(study) else {}
 

@@ -92,7 +92,7 @@ class Trial:
 
     @property
     def cost(self) -> float:
-        """Arithmetic operations per run, as if all took as long; infinite if it fails."""
+        """Arithmetic operations per run, weighted equally; infinite if the method fails."""
         if self.fails:
             return np.inf
         return self.attempts * self.operations * (LONGER if self.algorithm == SERIES else 1.0)
@@ -124,7 +124,7 @@ def resolve_algorithm(study: Study) -> tuple[Study, str]:
 
 
 def _with(study: Study, algorithm: str) -> Study:
-    """Return the study with a method; explicit ones have no use for its linear solver."""
+    """Return the study with a method; explicit methods do not use its linear solver."""
     solver = "auto" if algorithm in EXPLICIT else study.linear_solver
     return evolve(study, algorithm=algorithm, linear_solver=solver)
 
@@ -146,9 +146,9 @@ def _choose(study: Study) -> tuple[str, str]:
     stiff = trials[-1]
     best = min(reversed(trials), key=lambda trial: trial.cost)
     if best is stiff:
-        best = trials[-1] = stiff = pilot.checked(stiff)
+        best = trials[-1] = stiff = pilot.check(stiff)
         if stiff.fails or _doubtful(stiff):
-            sturdy = pilot.checked(pilot.trial(STURDY))
+            sturdy = pilot.check(pilot.trial(STURDY))
             trials.append(sturdy)
             best = sturdy if _better(sturdy, stiff) else stiff
     reason = f"algorithm=auto took {best.algorithm} after a pilot of {best.runs} runs"
@@ -230,7 +230,7 @@ class _Pilot:
         work = operations(kernel.run.product["attempt"].statements)
         return Trial(algorithm, attempts, work, result)
 
-    def checked(self, trial: Trial) -> Trial:
+    def check(self, trial: Trial) -> Trial:
         """Return a trial with the difference of some runs to those at a tighter tolerance."""
         if trial.fails:
             return trial

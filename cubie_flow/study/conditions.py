@@ -168,12 +168,13 @@ class _Reader:
         self.known = known
         self.names: dict[str, None] = {}
 
-    def refuse(self, node: ast.AST, reason: str) -> FlowError:
+    def _refuse(self, node: ast.AST, reason: str) -> FlowError:
         return FlowError(f"{self.key}: '{ast.unparse(node):.200}' {reason}")
 
     # true or false ------------------------------------------------------------------------------
 
     def truth(self, node: ast.AST) -> Evaluate:
+        """Return the function of a node that is true or false."""
         match node:
             case ast.BoolOp(op=op, values=values):
                 return self._join(_LOGIC[type(op)], [self.truth(value) for value in values])
@@ -186,7 +187,7 @@ class _Reader:
             case ast.Call(func=ast.Name(id=name)) if name in TESTS:
                 (value,) = self._arguments(node, 1)
                 return _call(name, value)
-        raise self.refuse(node, f"is neither true nor false; compare it, as in {EXAMPLE}")
+        raise self._refuse(node, f"is neither true nor false; compare it, as in {EXAMPLE}")
 
     @staticmethod
     def _join(operation: str, parts: list[Evaluate]) -> Evaluate:
@@ -204,13 +205,13 @@ class _Reader:
         """Return the comparison of two sides."""
         if isinstance(operator, ast.In | ast.NotIn):
             if not isinstance(right, ast.List | ast.Tuple | ast.Set) or not right.elts:
-                raise self.refuse(right, "must be a list of values, such as [1, 2]")
+                raise self._refuse(right, "must be a list of values, such as [1, 2]")
             among = self._join(
                 "logical_or", [self._pair(left, ast.Eq(), item) for item in right.elts]
             )
             return among if isinstance(operator, ast.In) else _call("logical_not", among)
         if type(operator) not in _COMPARISONS:
-            raise self.refuse(left, "is compared with 'is'; use ==")
+            raise self._refuse(left, "is compared with 'is'; use ==")
         operation = _COMPARISONS[type(operator)]
         for word, other in ((left, right), (right, left)):
             if flags := self._flags(other):
@@ -218,9 +219,9 @@ class _Reader:
             if isinstance(word, ast.Constant) and isinstance(word.value, str):
                 if not flags:
                     self.number(other)  # names what is wrong with a name, if anything
-                    raise self.refuse(word, "is a text, but is compared with a number")
+                    raise self._refuse(word, "is a text, but is compared with a number")
                 if operation not in ("equal", "not_equal"):
-                    raise self.refuse(word, "is a word, which is compared with == or != only")
+                    raise self._refuse(word, "is a word, which is compared with == or != only")
                 return _call(operation, self.number(other), _constant(float(flags[word.value])))
         return _call(operation, self.number(left), self.number(right))
 
@@ -254,16 +255,17 @@ class _Reader:
     # numbers ------------------------------------------------------------------------------------
 
     def number(self, node: ast.AST) -> Evaluate:
+        """Return the function of a node that is a number."""
         match node:
             case ast.Constant(value=bool()):
-                raise self.refuse(node, "is not a number")
+                raise self._refuse(node, "is not a number")
             case ast.Constant(value=int() | float() as value):
                 try:
                     return _constant(float(value))
                 except OverflowError:
-                    raise self.refuse(node, "is too large a number") from None
+                    raise self._refuse(node, "is too large a number") from None
             case ast.Constant():
-                raise self.refuse(node, "is not a number")
+                raise self._refuse(node, "is not a number")
             case ast.Name(id=name):
                 return self._name(name)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -273,16 +275,16 @@ class _Reader:
             case ast.BinOp(op=op, left=left, right=right) if type(op) in _ARITHMETIC:
                 return _call(_ARITHMETIC[type(op)], self.number(left), self.number(right))
             case ast.BinOp(op=op) if type(op) in _LOGIC:
-                raise self.refuse(node, "joins numbers; put brackets around the comparisons")
+                raise self._refuse(node, "joins numbers; put brackets around the comparisons")
             case ast.IfExp(test=test, body=body, orelse=other):
                 return _call("where", self.truth(test), self.number(body), self.number(other))
             case ast.Call(func=ast.Name(id=name)):
                 return self._function(node, name)
-        raise self.refuse(node, "is not allowed: a condition compares names and numbers")
+        raise self._refuse(node, "is not allowed: a condition compares names and numbers")
 
     def _function(self, node: ast.Call, name: str) -> Evaluate:
         if name in TESTS:
-            raise self.refuse(node, "is true or false, not a number")
+            raise self._refuse(node, "is true or false, not a number")
         if name == "where" and len(node.args) == 3:
             test, *choices = node.args
             return _call("where", self.truth(test), *map(self.number, choices))
@@ -299,7 +301,7 @@ class _Reader:
     def _arguments(self, node: ast.Call, count: int) -> list[Evaluate]:
         starred = any(isinstance(item, ast.Starred) for item in node.args)
         if len(node.args) != count or node.keywords or starred:
-            raise self.refuse(node, f"takes {count} value{'s'[: count > 1]}")
+            raise self._refuse(node, f"takes {count} value{'s'[: count > 1]}")
         return [self.number(item) for item in node.args]
 
     def _name(self, name: str) -> Evaluate:

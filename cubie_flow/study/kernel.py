@@ -33,7 +33,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         If the study asks for what its system, method or target does not have.
     """
     _check_kernel(study)
-    return BatchSolverKernel(*compiled_in(study), study.locations)
+    return BatchSolverKernel(*kernel_settings(study), study.locations)
 
 
 def _check_kernel(study: Study) -> None:
@@ -60,7 +60,7 @@ def lent_kernel(study: Study, *, large: bool = False) -> Iterator[BatchSolverKer
         holds the memory of its batches, which the next kernel needs.
     """
     _check_kernel(study)
-    run, config = compiled_in(study)
+    run, config = kernel_settings(study)
     if large and config.resolved_target() == "cuda":
         yield BatchSolverKernel(run, config, study.locations)
         return
@@ -73,7 +73,7 @@ def lent_kernel(study: Study, *, large: bool = False) -> Iterator[BatchSolverKer
         _recent.pop(oldest, None)
 
 
-def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
+def kernel_settings(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
     """Return what is compiled into the kernel of a study, besides the locations of buffers."""
     c, t = study.controller, study.target
     run = RunSettings(

@@ -124,14 +124,9 @@ class Plan:
         return self.schema.total_bytes
 
     @property
-    def place(self) -> str:
-        """Where the result goes, a folder or a URL."""
-        return self.location.name
-
-    @property
     def local(self) -> bool:
         """Whether the result goes to a disk of this machine."""
-        return "://" not in self.place
+        return "://" not in self.location.name
 
     @property
     def amount(self) -> Amount:
@@ -354,11 +349,11 @@ class _Need:
         count = shard_plan(self.study, schema).shard_runs
         return min(count, 2 * piece_runs(count, each, self.device, self._resident)) * each
 
-    def problems(self, schema: StoreSchema, place: str, disk: int, host: int) -> list[str]:
+    def problems(self, schema: StoreSchema, name: str, disk: int, host: int) -> list[str]:
         """Return what does not fit, one sentence each, with the changes that would."""
         limits: list[tuple[str, str, Bytes, int]] = [
             (
-                f"the result needs up to {{}} of disk, but '{place}' has {{}} free",
+                f"the result needs up to {{}} of disk, but '{name}' has {{}} free",
                 "a storage.folder on a larger disk",
                 lambda schema: schema.total_bytes,
                 disk,

@@ -29,9 +29,9 @@ from cubie_flow.study.store_schema import compiled_schema
 from cubie_flow.study.study import Study
 from cubie_flow.study.tolerance_record import (
     Faint,
-    added,
     faint_attribute,
     faint_sentence,
+    join_faint,
     recorded_faint,
 )
 
@@ -303,7 +303,7 @@ class _Execution:
         """Return the states that stayed below their tolerance, including those of earlier runs."""
         faint = recorded_faint(self.store.attrs) if self.options.resumes else {}
         for record in self.account.records.values():
-            faint = added(faint, {name: Faint(*one) for name, one in record.faint.items()})
+            faint = join_faint(faint, {name: Faint(*one) for name, one in record.faint.items()})
         return faint
 
     def _finalise(self, attrs: dict[str, Any]) -> dict[str, Any]:

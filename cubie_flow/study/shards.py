@@ -50,7 +50,17 @@ class _Pass:
     def solve(
         self, columns: Mapping[str, Array], count: int, tick: Callable[[int], None] | None = None
     ) -> tuple[dict[str, Array], BatchResult]:
-        """Return the arrays of a batch by the names of the store, and its result."""
+        """Return the arrays of a batch by the names of the store, and its result.
+
+        Parameters
+        ----------
+        columns : mapping
+            Values of every varied quantity, each of shape (count,).
+        count : int
+            Number of runs.
+        tick : callable, optional
+            Called several times with the number of runs started.
+        """
         order, seconds = self._order(columns, count)
         given = columns if order is None else {n: v[order] for n, v in columns.items()}
         result = self._launch.solve(given, count, tick)
@@ -125,10 +135,18 @@ class ShardSolver:
     def solve(
         self, index: int, tick: Callable[[int], None] | None = None
     ) -> tuple[dict[str, Array], Record]:
-        """Return the arrays of a shard, by the names of the store, and its summary."""
+        """Return the arrays of a shard, by the names of the store, and its summary.
+
+        Parameters
+        ----------
+        index : int
+            Number of the shard.
+        tick : callable, optional
+            Called several times with the number of runs started.
+        """
         began = wall_time()
-        study, (start, stop) = self.study, self.shards[index]
-        columns = study.design.columns(start, stop)
+        start, stop = self.shards[index]
+        columns = self.study.design.columns(start, stop)
         first, *second = self._passes
         arrays, result = first.solve(columns, stop - start, tick)
         if self._filter is not None:
@@ -136,31 +154,41 @@ class ShardSolver:
             saved, more = second[0].trajectories(columns, chosen)
             arrays = {**saved, **arrays, KEPT.name: chosen.astype(np.uint8)}
             result = evolve(result, seconds=result.seconds + more)
-        faint = faint_states(study, columns, arrays)
         measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
         transfer = measured.pop("transfer_seconds", 0.0)
-        codes, counts = np.unique(result.status, return_counts=True)
-        record = Record(
+        row = {
+            "start": start,
+            "runs": stop - start,
+            "transfer_seconds": transfer,
+            "kernel_seconds": result.seconds - transfer,
+            "solve_began": began,
+        }
+        faint = faint_states(self.study, columns, arrays)
+        record = self._counts(
+            result,
             index=index,
-            runs=stop - start,
-            statuses={int(code): int(n) for code, n in zip(codes, counts, strict=True)},
-            steps=int(result.steps.sum(dtype=np.int64)),
-            rejected=int(result.rejected.sum(dtype=np.int64)),
-            rescued=()
-            if result.attempts is None
-            else tuple(np.bincount(result.attempts, minlength=len(study.rescue) + 1).tolist()),
-            seconds=result.seconds,
             measured=measured,
-            row={
-                "start": start,
-                "runs": stop - start,
-                "transfer_seconds": transfer,
-                "kernel_seconds": result.seconds - transfer,
-                "solve_began": began,
-            },
+            row=row,
             faint={name: (one.runs, one.largest) for name, one in faint.items()},
         )
         return arrays, record
+
+    def _counts(self, result: BatchResult, **others: Any) -> Record:
+        """Return the summary of a shard: its counts, and the fields that are given."""
+        codes, counts = np.unique(result.status, return_counts=True)
+        attempts: tuple[int, ...] = ()
+        if result.attempts is not None:
+            length = len(self.study.rescue) + 1
+            attempts = tuple(np.bincount(result.attempts, minlength=length).tolist())
+        return Record(
+            runs=len(result.status),
+            statuses={int(code): int(n) for code, n in zip(codes, counts, strict=True)},
+            steps=int(result.steps.sum(dtype=np.int64)),
+            rejected=int(result.rejected.sum(dtype=np.int64)),
+            rescued=attempts,
+            seconds=result.seconds,
+            **others,
+        )
 
 
 @frozen(eq=False)

@@ -24,7 +24,7 @@ from cubie_flow.storage.schema import (
     REJECTED,
     STEPS,
 )
-from cubie_flow.study.accuracy import described
+from cubie_flow.study.accuracy import atol_attribute
 from cubie_flow.study.study import Study
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.sensitivities import initial_name
@@ -177,7 +177,7 @@ def store_schema(outline: StoreSchema, study: Study, kernel: BatchSolverKernel) 
             "design": json.dumps(study.design.describe()),
             "system": json.dumps(study.system.to_mapping()),
             "system_hash": study.system.content_hash,
-            **described(study),
+            **atol_attribute(study),
             **_driver_hashes(study.system),
             **_data(study),
         },
@@ -257,7 +257,21 @@ def _data(study: Study) -> dict[str, str]:
 def shard_arrays(
     study: Study, columns: Mapping[str, Array], result: BatchResult
 ) -> dict[str, Array]:
-    """Return the arrays of a shard by the names of the store."""
+    """Return the arrays of a shard by the names of the store.
+
+    Parameters
+    ----------
+    study : Study
+    columns : mapping
+        Values of every varied quantity, each of shape (runs,).
+    result : BatchResult
+        The results of these runs.
+
+    Returns
+    -------
+    dict
+        Arrays of shape (runs,), (runs, times) or (runs, occurrences).
+    """
     samples = result.samples
     if study.saved and study.sampled is not None and len(study.sampled) > len(study.times):
         samples = samples[:, :, np.isin(study.sampled, study.times)]

@@ -28,10 +28,10 @@ def ranged(values: Mapping[str, float]) -> str:
     if least == most:
         return f"{most:g}"
     names = [name for name, value in values.items() if value == least]
-    return f"{most:g} to {least:g} for {listed(names)}"
+    return f"{most:g} to {least:g} for {first_names(names)}"
 
 
-def listed(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """Return the first names and the number of the others."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
@@ -56,7 +56,7 @@ class Faint:
         return Faint(self.runs + other.runs, max(self.largest, other.largest))
 
 
-def added(one: Mapping[str, Faint], two: Mapping[str, Faint]) -> dict[str, Faint]:
+def join_faint(one: Mapping[str, Faint], two: Mapping[str, Faint]) -> dict[str, Faint]:
     """Return two records of faint states together."""
     faint = dict(one)
     for name, more in two.items():
@@ -95,7 +95,7 @@ def faint_sentence(faint: Mapping[str, Faint], attrs: Mapping[str, Any], runs: i
     finer = {name: 10.0 ** math.floor(math.log10(faint[name].largest) - 6) for name in names}
     remedy = ", ".join(f"{name}: {value:g}" for name, value in list(finer.items())[:NAMED])
     return (
-        f"{listed(shown)} stay below their absolute tolerance in {least}{count:,} of {runs:,} "
+        f"{first_names(shown)} stay below their absolute tolerance in {least}{count:,} of {runs:,} "
         "runs, as far as values are kept, and may have no correct digit there; set "
         f"controller.atol={{{remedy}}}"
     )
