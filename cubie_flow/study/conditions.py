@@ -35,28 +35,17 @@ CONSTANTS = {"e": math.e, "pi": math.pi}
 EXAMPLE = '"rho > 24 and status == success"'
 
 _ARITHMETIC: dict[type[ast.operator], str] = {
-    ast.Add: "add",
-    ast.Sub: "subtract",
-    ast.Mult: "multiply",
-    ast.Div: "divide",
-    ast.FloorDiv: "floor_divide",
-    ast.Mod: "mod",
-    ast.Pow: "power",
-}
+    ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide",
+    ast.FloorDiv: "floor_divide", ast.Mod: "mod", ast.Pow: "power",
+}  # fmt: skip
 _COMPARISONS: dict[type[ast.cmpop], str] = {
-    ast.Lt: "less",
-    ast.LtE: "less_equal",
-    ast.Gt: "greater",
-    ast.GtE: "greater_equal",
-    ast.Eq: "equal",
-    ast.NotEq: "not_equal",
-}
+    ast.Lt: "less", ast.LtE: "less_equal", ast.Gt: "greater", ast.GtE: "greater_equal",
+    ast.Eq: "equal", ast.NotEq: "not_equal",
+}  # fmt: skip
 _LOGIC: dict[type[ast.AST], str] = {
-    ast.And: "logical_and",
-    ast.Or: "logical_or",
-    ast.BitAnd: "logical_and",
-    ast.BitOr: "logical_or",
-}
+    ast.And: "logical_and", ast.Or: "logical_or",
+    ast.BitAnd: "logical_and", ast.BitOr: "logical_or",
+}  # fmt: skip
 
 
 @frozen
@@ -232,24 +221,18 @@ class _Reader:
 
     def _check_word(self, word: ast.expr, other: ast.expr, flags: Mapping[str, int]) -> None:
         """Refuse a word that a column never has, or that is also the name of a quantity."""
-        name = ast.unparse(other)
-        if isinstance(word, ast.Constant) and isinstance(word.value, str):
-            text = word.value
-        elif isinstance(word, ast.Name):
-            text = word.id
-            if text in self.known and text in flags:
-                raise FlowError(
-                    f"{self.key}: '{text}' is a word of {name} and a quantity; write '{text}' in "
-                    "quotes for the word"
-                )
-            if text in self.known:
+        match word:
+            case ast.Constant(value=str() as text):
+                pass
+            case ast.Name(id=text) if text in flags or text not in self.known:
+                if text in self.known:
+                    raise self._refuse(word, "is a word and a quantity; write the word in quotes")
+            case _:
                 return
-        else:
-            return
         if text not in flags:
             raise FlowError(
-                f"{self.key}: {name} is never '{text}'; it is one of {', '.join(flags)}"
-                f"{nearest(text, flags)}"
+                f"{self.key}: {ast.unparse(other)} is never '{text}'; it is one of "
+                f"{', '.join(flags)}{nearest(text, flags)}"
             )
 
     # numbers ------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -185,18 +185,10 @@ def run(plan: Plan, options: RunOptions | None = None) -> RunReport:
     FlowError, KeyboardInterrupt
         See `run_study`.
     """
-    began = perf_counter()
-    with _kernel_of(plan) as kernel:
+    began, solver = perf_counter(), plan.solver
+    lent = lent_kernel(plan.study, large=True) if solver is None else nullcontext(solver)
+    with lent as kernel:
         return _Execution(plan, kernel, options or RunOptions(), began).run()
-
-
-@contextmanager
-def _kernel_of(plan: Plan) -> Iterator[BatchSolverKernel]:
-    if plan.solver is not None:
-        yield plan.solver
-        return
-    with lent_kernel(plan.study, large=True) as kernel:
-        yield kernel
 
 
 class _Execution:
