@@ -252,7 +252,7 @@ MISTAKES = [
     (["output={a: 1}"], ["output", "must be one of final, summaries"]),
     (["~hydra.job.num"], ["hydra.job.num", "cannot be changed"]),
     (["batch=0.5"], ["batch", "0.5", "must be one of grid"]),
-    (["experiment=[[1]]"], ["experiment", "[[1]]", "name of a study"]),
+    (["experiment=[[1]]"], ["experiment", "[[1]]", "name of an experiment"]),
     (
         ["system.drivers.rho={times: [0, 1], values: [1, 2]}", "system.suggested=1"],
         ["suggested", "mapping", "1"],
