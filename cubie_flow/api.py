@@ -117,6 +117,14 @@ def solve(
         For whatever makes the batch impossible, in one sentence.
     TypeError
         For a setting that does not exist.
+
+    Examples
+    --------
+    >>> from cubie_flow import OdeSystem, solve
+    >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+    >>> data = solve(decay, parameters={"k": [0.5, 1.0]}, duration=2.0, save_every=1.0)
+    >>> data.x.values.round(4).tolist()
+    [[1.0, 0.6065, 0.3679], [1.0, 0.3679, 0.1353]]
     """
     _check_kinds(system, controller, output, target, locations)
     chosen = _group_settings({name: value for name, value in settings.items() if value is not None})
@@ -263,7 +271,10 @@ def solve_study(study: Study) -> xarray.Dataset:
     FlowError
         See `solve`.
     """
-    study, _ = resolve_algorithm(study)
+    given = study.algorithm
+    study, note = resolve_algorithm(study)
+    if note and given == study.algorithm:
+        warnings.warn(note, stacklevel=3)
     with lent_kernel(study) as kernel:
         schema = store_schema(store_outline(study), study, kernel)
         schema = compiled_schema(schema, {"config": to_config(study)})

@@ -377,6 +377,15 @@ def make_design(
     ------
     FlowError
         For any mistake, in one sentence naming key, value and what is allowed.
+
+    Examples
+    --------
+    >>> from cubie_flow.batches import make_design
+    >>> design = make_design("grid", {"rho": [20, 28], "x": {"linspace": [-1, 1, 3]}})
+    >>> design.size
+    6
+    >>> design.columns(0, 2)["x"].tolist()
+    [-1.0, 0.0]
     """
     if kind not in KINDS:
         raise FlowError(

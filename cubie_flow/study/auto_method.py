@@ -19,8 +19,10 @@ from cubie_flow.integrators.tableaus import EXPLICIT
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult
+from cubie_flow.study.accuracy import adaptive
 from cubie_flow.study.kernel import build_kernel, threads_of, tolerances
 from cubie_flow.study.options import OutputChoice
+from cubie_flow.study.stiffness import fastest_rate
 from cubie_flow.study.study import Study
 
 Array = Any
@@ -105,12 +107,13 @@ class Trial:
 
 
 def resolve_algorithm(study: Study) -> tuple[Study, str]:
-    """Return a study with its method resolved, and the reason.
+    """Return a study with its method resolved, and a note on the choice.
 
     Parameters
     ----------
     study : Study
-        A study whose method is not ``auto`` is returned as it is, with an empty reason.
+        A study whose method is not ``auto`` is returned as it is; its note is empty, or warns that
+        rounding may leave no correct digit.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def resolve_algorithm(study: Study) -> tuple[Study, str]:
         If the study asks for what its system or target does not have.
     """
     if study.algorithm != AUTO:
-        return study, ""
+        return study, _lost_digits(study)
     algorithm, reason = _choose(study)
     return _with(study, algorithm), reason
 
@@ -156,6 +159,30 @@ def _choose(study: Study) -> tuple[str, str]:
         reason += ", for algebraic equations, which explicit methods cannot solve"
     sentences = [f"{reason} ({'; '.join(map(str, trials))})", *_warnings(pilot, best, trials)]
     return best.algorithm, "; ".join(sentences)
+
+
+def _lost_digits(study: Study) -> str:
+    """Return a warning if an implicit method does not repeat its result at a tighter tolerance.
+
+    This is tested if the ratio of the time scales of the model exceeds the precision: then a
+    linear system may lose the slow components, and with them all that a model conserves.
+    """
+    if study.algorithm in EXPLICIT or not adaptive(study):
+        return ""
+    if not fastest_rate(study) * study.span * EPSILON[study.precision] > 1.0:
+        return ""
+    pilot = _Pilot(study)
+    trial = pilot.check(pilot.trial(study.algorithm))
+    if not _doubtful(trial):
+        return ""
+    remedies = [f"algorithm={STURDY}"] if study.algorithm != STURDY else []
+    remedies += ["precision=float64"] if study.precision == "float32" else []
+    remedy = f"; try {' or '.join(remedies)}, and look at cubie-results audit" if remedies else ""
+    return (
+        f"rounding may leave no correct digit: {trial.algorithm} ends {trial.doubt:.0e} tolerances "
+        f"from its own result at a tighter tolerance, in a pilot of {trial.runs} runs whose time "
+        f"scales are further apart than {study.precision} has digits{remedy}"
+    )
 
 
 def _doubtful(trial: Trial) -> bool:
