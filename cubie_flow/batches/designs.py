@@ -18,7 +18,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cubie_flow.allowed_values import DESIGNS as KINDS
+from cubie_flow.allowed_values import DESIGNS
 from cubie_flow.batches.tables import HASH_ROWS, Rows, open_table
 from cubie_flow.batches.values import (
     DISTRIBUTIONS,
@@ -40,7 +40,7 @@ class Design(ABC):
     Attributes
     ----------
     kind
-        One of `KINDS`.
+        One of `DESIGNS`.
     names
         The varied quantities, in the order given.
     labels
@@ -387,9 +387,9 @@ def make_design(
     >>> design.columns(0, 2)["x"].tolist()
     [-1.0, 0.0]
     """
-    if kind not in KINDS:
+    if kind not in DESIGNS:
         raise FlowError(
-            f"batch.kind '{kind}' is unknown (allowed: {', '.join(KINDS)}){nearest(kind, KINDS)}"
+            f"batch.kind '{kind}' is unknown (allowed: {', '.join(DESIGNS)}){nearest(kind, DESIGNS)}"
         )
     values = dict(values or {})
     _check_integers(size, seed)

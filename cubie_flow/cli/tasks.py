@@ -145,8 +145,9 @@ def placement(request: Request) -> None:
     from cubie_flow.console.paths import short_path
     from cubie_flow.console.session import open_session, print_and_log
     from cubie_flow.console.tables import fact_lines
+    from cubie_flow.placement.ranking import save
     from cubie_flow.placement.resolve import resolve_algorithm
-    from cubie_flow.placement.study import save, study_placements
+    from cubie_flow.placement.study import study_placements
     from cubie_flow.storage import Location
     from cubie_flow.storage.folders import CONFIG, RESULTS
 

@@ -12,8 +12,8 @@ from cubie_flow.multirun.jobs import JOB_ERRORS, Job, error_sentence, shared_set
 from cubie_flow.multirun.size import kernel_numbers, limits_text, size_text, total_amount
 from cubie_flow.placement.resolve import resolve_placement
 from cubie_flow.storage import Location
-from cubie_flow.study.plan import plan_study
-from cubie_flow.study.plan_text import Plan, refuse_disk, table
+from cubie_flow.study.plan import Plan, plan_study, refuse_disk
+from cubie_flow.study.plan_text import table
 
 
 def plan_jobs(jobs: Sequence[Job], compiling: bool) -> None:

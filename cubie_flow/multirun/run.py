@@ -32,7 +32,7 @@ from cubie_flow.process.startup import keep_dask_out
 from cubie_flow.storage import Location, index, new_location, note_location
 from cubie_flow.storage.folders import CONFIG
 from cubie_flow.storage.provenance import provenance
-from cubie_flow.study.plan_text import refuse_disk
+from cubie_flow.study.plan import refuse_disk
 
 if TYPE_CHECKING:
     from cubie_flow.config.schema import Settings

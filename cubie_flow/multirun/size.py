@@ -33,13 +33,13 @@ def size_text(jobs: Sequence[Job]) -> str:
 
 def kernel_numbers(jobs: Sequence[Job]) -> dict[int, int]:
     """Return the number of the kernel of each job that can run; several jobs may share one."""
-    from cubie_flow.study.kernel import compiled_in
+    from cubie_flow.study.kernel import kernel_settings
 
     kernels: list[Any] = []
     numbers = {}
     for job in jobs:
         if job.study is not None:
-            kernel = (*compiled_in(job.study), dict(job.study.locations))
+            kernel = (*kernel_settings(job.study), dict(job.study.locations))
             if kernel not in kernels:
                 kernels.append(kernel)
             numbers[job.number] = kernels.index(kernel)

@@ -74,7 +74,15 @@ def setting(key: str, check: Check, default: Any = NOTHING, **options: Any) -> A
 
 
 def refusal(key: str, value: Any, allowed: str) -> FlowError:
-    """Return the error for a value that is not allowed."""
+    """Return the error for a value that is not allowed.
+
+    Parameters
+    ----------
+    key : str
+    value : object
+    allowed : str
+        What the key may hold, in words.
+    """
     shown = value.item() if hasattr(value, "item") and getattr(value, "size", 0) == 1 else value
     return FlowError(f"{key} is {shown!r:.200}; it must be {allowed}")
 

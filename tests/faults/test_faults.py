@@ -149,8 +149,8 @@ def test_a_full_disk(tmp_path: Path, no_collections: tuple[Path, dict[str, np.nd
     try:
         # The plan would refuse what cannot fit; compressed, it might have.
         script = (
-            "import sys\nfrom cubie_flow.study import plan_text\n"
-            "plan_text.free_disk = lambda folder: 10**12\n"
+            "import sys\nfrom cubie_flow.study import plan\n"
+            "plan.free_disk = lambda folder: 10**12\n"
             "from cubie_flow.cli.app import main\nsys.exit(main(sys.argv[1:]))\n"
         )
         full = subprocess.run(

@@ -18,7 +18,7 @@ from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.detect import toolkit_installed
 from cubie_flow.memory.occupancy import occupancy
 from cubie_flow.process.machine import process_memory
-from cubie_flow.study import plan_text
+from cubie_flow.study import plan as planning
 from cubie_flow.study.kernel import build_kernel
 from cubie_flow.systems import OdeSystem
 
@@ -178,10 +178,10 @@ def test_what_cannot_fit_is_refused_before_it_starts(
 ) -> None:
     name = {"disk": "free_disk", "memory": "available_memory"}[what]
     enough = 100_000 if what == "disk" else plan_study(STUDY, compiling=False).host_bytes - 100_000
-    monkeypatch.setattr(plan_text, "process_memory", lambda: 0)
+    monkeypatch.setattr(planning, "process_memory", lambda: 0)
     if what == "memory":
         enough = plan_study(STUDY, compiling=False).host_bytes - 100_000
-    monkeypatch.setattr(plan_text, name, lambda *_: enough)
+    monkeypatch.setattr(planning, name, lambda *_: enough)
     plan = plan_study(STUDY, compiling=False)
     assert len(plan.problems) == 1
     store = tmp_path / "results.zarr"
