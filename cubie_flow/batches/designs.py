@@ -389,7 +389,8 @@ def make_design(
     """
     if kind not in DESIGNS:
         raise FlowError(
-            f"batch.kind '{kind}' is unknown (allowed: {', '.join(DESIGNS)}){nearest(kind, DESIGNS)}"
+            f"batch.kind '{kind}' is unknown (allowed: {', '.join(DESIGNS)})"
+            f"{nearest(kind, DESIGNS)}"
         )
     values = dict(values or {})
     _check_integers(size, seed)
