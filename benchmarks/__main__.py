@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.conformance import command
+from benchmarks.faults import command as fault_command
 from benchmarks.record import RESULTS, is_record, read
 from cubie_flow.errors import FlowError
 
@@ -50,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     storage.add_argument("--out", type=Path, default=RESULTS / "storage.json")
     checked = commands.add_parser("conformance", help="random models against references")
     command.add_arguments(checked)
+    faults = commands.add_parser("faults", help="damages, hostile folders and kills")
+    fault_command.add_arguments(faults)
     sbml = commands.add_parser("sbml", help="cases of the SBML Test Suite in a folder")
     sbml.add_argument("rest", nargs=argparse.REMAINDER, help="folder and cases")
     return parser
@@ -108,6 +111,10 @@ def _opening(given: argparse.Namespace) -> None:
 
 def _conformance(given: argparse.Namespace) -> int:
     return command.command(given)
+
+
+def _faults(given: argparse.Namespace) -> int:
+    return fault_command.command(given)
 
 
 def _sbml(given: argparse.Namespace) -> int:

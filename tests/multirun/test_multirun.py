@@ -311,10 +311,10 @@ def test_a_killed_multirun_is_finished_in_the_same_bytes(elsewhere: Path) -> Non
     assert main([f"resume={killed.parent}"]) == 0
     shutil.move("outputs", "killed")
     assert main(["-m", *MINE, *words]) == 0
-    no_collections = store(elsewhere)
+    undisturbed = store(elsewhere)
     finished = elsewhere / "killed" / killed.relative_to(elsewhere / "outputs")
     for job in range(4):
-        assert_same(arrays(finished, f"job_{job}"), arrays(no_collections, f"job_{job}"))
+        assert_same(arrays(finished, f"job_{job}"), arrays(undisturbed, f"job_{job}"))
     assert xarray.open_zarr(finished, chunks=None).job_status.values.tolist() == [0] * 4
 
 
