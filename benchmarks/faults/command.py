@@ -119,7 +119,7 @@ def campaign(
     only: str,
     say: Say,
 ) -> Table:
-    """Try faults and return the table of what they came to.
+    """Try faults and return the table of how they ended.
 
     Parameters
     ----------

@@ -178,6 +178,6 @@ ATTACKS: dict[str, Attack] = {
     "chunks are links": _linked_chunks,
     "the store is a link": _linked_store,
     "formulas for spreadsheets": _formulas,
-    "modules beside the study": _module,
+    "modules next to the study": _module,
     "scripts in texts": _script_in_text,
 }

@@ -18,7 +18,7 @@ from benchmarks.faults.study import RUN, STORE, WORDS, digests, environment
 
 @frozen
 class Kill:
-    """What a trial of kills came to.
+    """The result of a trial of kills.
 
     Attributes
     ----------

@@ -165,7 +165,7 @@ def _received(pipe: int, until: float) -> str | None:
     """Return what comes through a pipe until its end, None if it takes too long."""
     import select
 
-    parts = []
+    parts: list[bytes] = []
     while True:
         ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
         if not ready:
