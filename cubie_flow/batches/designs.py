@@ -18,6 +18,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from cubie_flow.allowed_values import DESIGNS
 from cubie_flow.batches.tables import HASH_ROWS, Rows, open_table
 from cubie_flow.batches.values import (
     DISTRIBUTIONS,
@@ -30,7 +31,6 @@ from cubie_flow.batches.values import (
 )
 from cubie_flow.errors import FlowError, nearest
 
-KINDS = ("single", "grid", "zip", "sobol", "latin_hypercube", "table")
 SOBOL_LIMIT = 2**30
 
 
@@ -40,7 +40,7 @@ class Design(ABC):
     Attributes
     ----------
     kind
-        One of `KINDS`.
+        One of `DESIGNS`.
     names
         The varied quantities, in the order given.
     labels
@@ -377,10 +377,20 @@ def make_design(
     ------
     FlowError
         For any mistake, in one sentence naming key, value and what is allowed.
+
+    Examples
+    --------
+    >>> from cubie_flow.batches import make_design
+    >>> design = make_design("grid", {"rho": [20, 28], "x": {"linspace": [-1, 1, 3]}})
+    >>> design.size
+    6
+    >>> design.columns(0, 2)["x"].tolist()
+    [-1.0, 0.0]
     """
-    if kind not in KINDS:
+    if kind not in DESIGNS:
         raise FlowError(
-            f"batch.kind '{kind}' is unknown (allowed: {', '.join(KINDS)}){nearest(kind, KINDS)}"
+            f"batch.kind '{kind}' is unknown (allowed: {', '.join(DESIGNS)})"
+            f"{nearest(kind, DESIGNS)}"
         )
     values = dict(values or {})
     _check_integers(size, seed)

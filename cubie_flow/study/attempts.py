@@ -7,14 +7,14 @@ from typing import Any
 
 from attrs import field, frozen
 
+from cubie_flow.allowed_values import LINEAR_SOLVERS, PRECISIONS
 from cubie_flow.errors import FlowError, nearest, one_of
-from cubie_flow.integrators.steps import LINEAR_SOLVERS
 from cubie_flow.integrators.tableaus import method
 
 
 @frozen
 class Attempt:
-    """Settings of one attempt; what is None stays as it was.
+    """Settings of one attempt; None keeps the setting of the study.
 
     Parameters
     ----------
@@ -29,14 +29,14 @@ class Attempt:
     """
 
     algorithm: str | None = None
-    precision: str | None = field(default=None, validator=one_of("float32", "float64", None))
+    precision: str | None = field(default=None, validator=one_of(*PRECISIONS, None))
     linear_solver: str | None = field(default=None, validator=one_of(*LINEAR_SOLVERS, None))
     tolerance_factor: float = 1.0
     max_steps_factor: float = 10.0
 
 
 #: A stiff method in double precision; then a fully implicit one, pivoted, at a tenth of the
-#: tolerance, which starts every Newton iteration nearer to its end.
+#: tolerance, so that every Newton iteration starts nearer to its solution.
 DEFAULT = (
     Attempt(algorithm="rodas5p", precision="float64"),
     Attempt(

@@ -216,7 +216,7 @@ def test_the_timeline_is_that_of_the_shards(
     picture = data.flow.plot.stalls()
     solving, *_ = picture.axes[0].containers
     assert [bar.get_width() for bar in solving] == pytest.approx(memory.kernel_seconds.values)
-    with pytest.raises(FlowError, match="kept no times"):
+    with pytest.raises(FlowError, match="holds no times"):
         drawer("stalls")(data.flow.memory().drop_vars("solve_began").assign_attrs(title="old"))
 
 
@@ -224,7 +224,7 @@ def test_the_timeline_is_that_of_the_shards(
     ("words", "told"),
     [
         (["bnads"], ("'bnads'", "did you mean 'bands'")),
-        (["bands", "--metric", "x"], ("bands takes no --metric", "--quantiles")),
+        (["bands", "--metric", "x"], ("--metric is not an option of bands", "--quantiles")),
         (["bands", "--quantiles", "0.5,0.1,0.9"], ("0.5, 0.1, 0.9", "increasing")),
         (["bands", "--variables", "pray"], ("'pray'", "did you mean 'prey'")),
         (["bands", "--where", "alpha > 9"], ("no run", "alpha > 9")),
@@ -236,8 +236,8 @@ def test_the_timeline_is_that_of_the_shards(
         (["bifurcation", "--over", "alfa"], ("did you mean 'alpha'",)),
         (["bifurcation", "--after", "1"], ("after is 1",)),
         (["bifurcation", "--after", "0.99"], ("saved times", "save_every")),
-        (["placements"], ("no placement study", "task=placement")),
-        (["work_precision"], ("give several",)),
+        (["placements"], ("not a placement study", "task=placement")),
+        (["work_precision"], ("at least two results",)),
         (["overview", "-o", "x.jpg"], ("'x.jpg'", ".png, .svg or .pdf")),
         (["overview", "-o", "no_folder/x.png"], ("no_folder", "cannot be written")),
     ],

@@ -37,7 +37,7 @@ def test_ls(capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: Any) 
     (folder.parent / "broken" / "results.zarr").mkdir(parents=True)
     rows = data_of(capsys, "ls", ".")
     assert [row["path"] for row in rows] == ["broken", "settling"]
-    assert "no Zarr store" in rows[0]["ended"]
+    assert "not a Zarr store" in rows[0]["ended"]
     assert rows[1]["runs"] == 60
     assert rows[1]["study"] == "settling"
     assert "success" in rows[1]["ended"]
@@ -105,7 +105,7 @@ def test_verify(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         (["show", "nowhere"], "'nowhere' does not exist"),
         (["runs", "{kept}", "--limit", "-1"], "--limit is -1"),
         (["runs", "{kept}", "--limit", "many"], "not a valid integer"),
-        (["runs", "{kept}", "--sort", "z"], "no column"),
+        (["runs", "{kept}", "--sort", "z"], "but the columns are"),
         (["runs", "{kept}", "--columns", "zmax"], "did you mean 'z_max'"),
         (["runs", "{kept}", "--where", "rhoo > 3"], "did you mean 'rho'"),
         (["runs", "{kept}", "--whre", "rho > 3"], "No such option"),
@@ -113,7 +113,7 @@ def test_verify(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         (["compare", "{kept}", "nowhere"], "does not exist"),
         (["verify", "memory://nowhere/results.zarr"], "cannot be opened"),
         (["show", "{kept}::3"], "is one study"),
-        (["ls", "nowhere"], "is no folder"),
+        (["ls", "nowhere"], "is not a folder"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -15,7 +15,7 @@ import zarr
 from held import held
 from omegaconf import OmegaConf
 
-from cubie_flow.config.stored import LATER
+from cubie_flow.config.identity import LATER
 from cubie_flow.study.run import OTHER_NUMERICS
 
 SHARD, RUNS = 2000, 40_000
@@ -57,7 +57,7 @@ def wait_for_shards(folder: Path, process: subprocess.Popen[str], count: int) ->
 
 
 @pytest.fixture(scope="module")
-def no_collections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     folder = tmp_path_factory.mktemp("undisturbed")
     done = run(folder, *STUDY)
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,7 @@ def killed(folder: Path, after: int) -> tuple[Path, int]:
 
 @pytest.mark.parametrize("after", [1, 4, 9])
 def test_a_killed_run_is_finished_in_the_same_bytes(
-    tmp_path: Path, no_collections: dict[str, np.ndarray], after: int
+    tmp_path: Path, undisturbed: dict[str, np.ndarray], after: int
 ) -> None:
     found, done = killed(tmp_path, after)
     assert after * SHARD <= done < RUNS
@@ -90,8 +90,8 @@ def test_a_killed_run_is_finished_in_the_same_bytes(
     assert missing is not None, resumed.stdout
     assert int(missing[1].replace(",", "")) == RUNS - done
     after_all = arrays(found / "results.zarr")
-    assert after_all.keys() == no_collections.keys()
-    for name, values in no_collections.items():
+    assert after_all.keys() == undisturbed.keys()
+    for name, values in undisturbed.items():
         assert after_all[name].tobytes() == values.tobytes(), name
     again = run(tmp_path, f"resume={found}")
     assert "resumed  0 runs were missing" in again.stdout
@@ -115,7 +115,7 @@ def test_resume_refuses_another_study(tmp_path: Path) -> None:
     assert run(tmp_path, f"resume={found}", "algorithm=tsit5").returncode == 0
     nowhere = run(tmp_path, "resume=nowhere")
     assert nowhere.returncode == 1
-    assert "resume=nowhere: there is no results.zarr in it" in nowhere.stderr
+    assert "resume=nowhere: it has no results.zarr" in nowhere.stderr
 
 
 def test_a_sobol_study_grows(tmp_path: Path) -> None:

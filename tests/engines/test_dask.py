@@ -111,7 +111,7 @@ def processor_time(pid: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def no_collections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     folder = tmp_path_factory.mktemp("undisturbed")
     done = run(folder, *STUDY)
     assert done.returncode == 0, done.stderr
@@ -120,7 +120,7 @@ def no_collections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.nda
 
 @needs_proc
 def test_a_killed_worker_costs_its_shard_in_flight(
-    tmp_path: Path, no_collections: dict[str, np.ndarray]
+    tmp_path: Path, undisturbed: dict[str, np.ndarray]
 ) -> None:
     process = started(tmp_path, 8, *STUDY, *DASK)
     wait_for_shards(tmp_path, process, 8)
@@ -132,7 +132,7 @@ def test_a_killed_worker_costs_its_shard_in_flight(
     assert process.returncode == 0, err
     assert "Traceback" not in err
     store = only_run(tmp_path) / "results.zarr"
-    assert_same(store, no_collections)
+    assert_same(store, undisturbed)
     memory = zarr.open_group(store, mode="r", use_consolidated=False)["memory"]
     by_worker = [str(name).rpartition(":")[2] for name in memory["worker"][:]]
     # Every shard is told of once: those that the dead worker had finished are not done again.
@@ -143,7 +143,7 @@ def test_a_killed_worker_costs_its_shard_in_flight(
 
 
 @needs_proc
-def test_ctrl_c_and_resume(tmp_path: Path, no_collections: dict[str, np.ndarray]) -> None:
+def test_ctrl_c_and_resume(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
     process = started(tmp_path, 4, *STUDY, *DASK)
     wait_for_shards(tmp_path, process, 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal: to the workers too
@@ -161,7 +161,7 @@ def test_ctrl_c_and_resume(tmp_path: Path, no_collections: dict[str, np.ndarray]
     resumed = run(tmp_path, f"resume={found}", "engine=dask", "engine.workers=1")
     assert resumed.returncode == 0, resumed.stderr
     assert f"resumed  {int((~whole).sum()) * SHARD:,} runs were missing" in resumed.stdout
-    assert_same(found / "results.zarr", no_collections)
+    assert_same(found / "results.zarr", undisturbed)
 
 
 @needs_proc
@@ -232,7 +232,7 @@ def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(FlowError) as caught:
         # With two workers another shard may wait for its turn on the one that dies, twice.
         make_engine("dask", workers=1, retries=1).run(work, range(6), account)
-    told = "shard 2 (runs 4 to 5) was with a worker process that ended, 2 times over"
+    told = "shard 2 (runs 4 to 5) lost its worker process 2 times and is given up"
     assert told in str(caught.value)
     # A worker that dies may take the record of a shard with it that it wrote just before.
     assert set(account.records) <= store.completed()

@@ -58,7 +58,7 @@ def finished(folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def no_collections(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
     """A whole run: its folder and its arrays."""
     folder = tmp_path_factory.mktemp("undisturbed")
     done = run(folder, *STUDY)
@@ -66,9 +66,9 @@ def no_collections(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict
     return folder, arrays(folder)
 
 
-def copy(no_collections: tuple[Path, dict[str, np.ndarray]], folder: Path) -> Path:
+def copy(undisturbed: tuple[Path, dict[str, np.ndarray]], folder: Path) -> Path:
     """Return a copy of the whole run to be damaged."""
-    shutil.copytree(no_collections[0] / "run", folder / "run")
+    shutil.copytree(undisturbed[0] / "run", folder / "run")
     return folder / "run" / "results.zarr"
 
 
@@ -88,7 +88,7 @@ def resumed(folder: Path, whole: dict[str, np.ndarray], missing: int, *words: st
 
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_at_a_random_moment(
-    number: int, tmp_path: Path, no_collections: tuple[Path, dict[str, np.ndarray]]
+    number: int, tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarray]]
 ) -> None:
     chance = random.Random(number)
     after = chance.randrange(1, RUNS // SHARD - 4)
@@ -107,11 +107,11 @@ def test_killed_at_a_random_moment(
         process.wait()
     done = complete(tmp_path)
     assert after <= done.sum() < len(done)
-    resumed(tmp_path, no_collections[1], RUNS - SHARD * int(done.sum()))
+    resumed(tmp_path, undisturbed[1], RUNS - SHARD * int(done.sum()))
 
 
 def test_killed_between_the_data_of_a_shard_and_its_status(
-    tmp_path: Path, no_collections: tuple[Path, dict[str, np.ndarray]]
+    tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarray]]
 ) -> None:
     """The moment that matters most: all arrays of a shard are there, but it does not count."""
     script = (
@@ -131,14 +131,14 @@ def test_killed_between_the_data_of_a_shard_and_its_status(
     (third,) = (tmp_path / "run" / "results.zarr" / "z" / "c" / "2").rglob("*[0-9]")
     assert third.is_file(), "the data of the shard in flight were written"
     assert complete(tmp_path).sum() == 2
-    resumed(tmp_path, no_collections[1], RUNS - 2 * SHARD)
+    resumed(tmp_path, undisturbed[1], RUNS - 2 * SHARD)
 
 
-def test_a_full_disk(tmp_path: Path, no_collections: tuple[Path, dict[str, np.ndarray]]) -> None:
+def test_a_full_disk(tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarray]]) -> None:
     """A small disk of its own; tests/storage has a limit on the size of files everywhere."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    size = sum(p.stat().st_size for p in no_collections[0].rglob("*") if p.is_file()) // 2
+    size = sum(p.stat().st_size for p in undisturbed[0].rglob("*") if p.is_file()) // 2
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)],
         capture_output=True,
@@ -149,8 +149,8 @@ def test_a_full_disk(tmp_path: Path, no_collections: tuple[Path, dict[str, np.nd
     try:
         # The plan would refuse what cannot fit; compressed, it might have.
         script = (
-            "import sys\nfrom cubie_flow.study import plan_text\n"
-            "plan_text.free_disk = lambda folder: 10**12\n"
+            "import sys\nfrom cubie_flow.study import plan\n"
+            "plan.free_disk = lambda folder: 10**12\n"
             "from cubie_flow.cli.app import main\nsys.exit(main(sys.argv[1:]))\n"
         )
         full = subprocess.run(
@@ -160,24 +160,24 @@ def test_a_full_disk(tmp_path: Path, no_collections: tuple[Path, dict[str, np.nd
         assert full.returncode == 1
         assert full.stderr.count("\n") == 1, full.stderr
         assert "cannot be written: No space left on device" in full.stderr
-        assert "the study can be resumed once this is mended" in full.stderr
+        assert "the study can be resumed once the cause is removed" in full.stderr
         done = complete(disk)
         assert 0 < done.sum() < len(done)
         again = subprocess.run(
             ["mount", "-o", "remount,size=64m", str(disk)], capture_output=True, check=False
         )
         assert again.returncode == 0, again.stderr
-        resumed(disk, no_collections[1], RUNS - SHARD * int(done.sum()))
+        resumed(disk, undisturbed[1], RUNS - SHARD * int(done.sum()))
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
 def test_a_store_that_is_read_only(
-    tmp_path: Path, no_collections: tuple[Path, dict[str, np.ndarray]]
+    tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarray]]
 ) -> None:
     if os.geteuid() == 0:
         pytest.skip("the administrator may write everywhere")
-    store = copy(no_collections, tmp_path)
+    store = copy(undisturbed, tmp_path)
     (store / "status" / "c" / "4").unlink()
     folders = [p for p in (store, *store.rglob("*")) if p.is_dir()]
     for folder in folders:
@@ -190,13 +190,13 @@ def test_a_store_that_is_read_only(
     finally:
         for folder in folders:
             folder.chmod(0o755)
-    resumed(tmp_path, no_collections[1], SHARD)
+    resumed(tmp_path, undisturbed[1], SHARD)
 
 
 def test_a_disk_that_is_mounted_read_only(
-    tmp_path: Path, no_collections: tuple[Path, dict[str, np.ndarray]]
+    tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarray]]
 ) -> None:
-    copy(no_collections, tmp_path)
+    copy(undisturbed, tmp_path)
     (tmp_path / "run" / "results.zarr" / "status" / "c" / "4").unlink()
     place = str(tmp_path / "run" / "results.zarr")
     for options in (["--bind", place, place], ["-o", "remount,ro,bind", place]):
@@ -211,14 +211,14 @@ def test_a_disk_that_is_mounted_read_only(
         assert refused.stderr.count("\n") == 1
     finally:
         subprocess.run(["umount", "-l", place], check=False)
-    resumed(tmp_path, no_collections[1], SHARD)
+    resumed(tmp_path, undisturbed[1], SHARD)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one byte", "gone"])
 def test_a_shard_is_damaged(
-    damage: str, tmp_path: Path, no_collections: tuple[Path, dict[str, np.ndarray]]
+    damage: str, tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarray]]
 ) -> None:
-    store = copy(no_collections, tmp_path)
+    store = copy(undisturbed, tmp_path)
     (piece,) = (store / "y" / "c" / "7").rglob("*[0-9]")
     data = bytearray(piece.read_bytes())
     if damage == "truncated":
@@ -232,11 +232,11 @@ def test_a_shard_is_damaged(
     assert told.returncode == 1
     assert "20 of 20 shards complete, 1 of them damaged" in told.stdout
     assert "damaged: shard 7, runs 7,000 to 7,999" in told.stdout
-    resumed(tmp_path, no_collections[1], SHARD, "recheck=true")
+    resumed(tmp_path, undisturbed[1], SHARD, "recheck=true")
 
 
 def test_two_processes_on_one_folder(
-    tmp_path: Path, no_collections: tuple[Path, dict[str, np.ndarray]]
+    tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarray]]
 ) -> None:
     gate = tmp_path / "go"
     how = held(2 * SHARD, gate, *STUDY)
@@ -255,13 +255,13 @@ def test_two_processes_on_one_folder(
         first.kill()
         first.wait()
     for name, values in arrays(tmp_path).items():
-        assert values.tobytes() == no_collections[1][name].tobytes(), name
+        assert values.tobytes() == undisturbed[1][name].tobytes(), name
 
 
 def test_nothing_is_overwritten_but_by_wish(
-    tmp_path: Path, no_collections: tuple[Path, dict[str, np.ndarray]]
+    tmp_path: Path, undisturbed: tuple[Path, dict[str, np.ndarray]]
 ) -> None:
-    copy(no_collections, tmp_path)
+    copy(undisturbed, tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     other = [*STUDY, "batch.values={rho: [1, 2, 3]}", "duration=1"]
     refused = run(tmp_path, *other)

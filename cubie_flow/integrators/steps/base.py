@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen, validators
 
+from cubie_flow.allowed_values import LINEAR_SOLVERS, PRECISIONS
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function, operations
 from cubie_flow.expressions.graph import Node, const, fabs, load, logical_or, maximum, where
@@ -26,8 +27,6 @@ LIGHT = 60
 
 #: Squared error of a step that may have missed a feature of the equations; it is about halved.
 MISSED = 1e3
-#: Solvers of the linear systems of an implicit step.
-LINEAR_SOLVERS = ("auto", "sparse", "pivoted", "bicgstab")
 
 
 @frozen
@@ -60,7 +59,7 @@ class StepSettings:
     rhs: Function
     states: int = field(validator=validators.ge(1))
     mass: tuple[int, ...] = ()
-    precision: str = field(default="float64", validator=one_of("float32", "float64"))
+    precision: str = field(default="float64", validator=one_of(*PRECISIONS))
     dense: bool = False
     ends: bool = False
     chooses: bool = False

@@ -1,0 +1,1 @@
+"""Faults on purpose: kills, damaged stores and hostile folders, through the public commands."""
