@@ -223,7 +223,7 @@ def test_a_fault_is_found_and_made_small(
     kinds = [finding.kind for _, finding in found.findings]
     assert kind in kinds, found.findings
     at, finding = found.findings[kinds.index(kind)]
-    path = campaign.keep(at, finding, checks, found, tmp_path, 3.0)
+    path = campaign.write_disagreement(at, finding, checks, tmp_path, 3.0)
     small, about = read_case(path)
     assert about["kind"] == kind
     assert len(path.read_text(encoding="utf-8")) < 1100
@@ -270,14 +270,14 @@ def test_the_reference_of_cells_lands_on_windows_and_orders_rates(tmp_path: Path
     pytest.importorskip("libcellml")
     path = tmp_path / "window.cellml"
     path.write_text(CELLML)
-    right = public.cellml_right(path)
+    right = public.cellml_reference(path)
     # A second of milliseconds, and an action potential of millivolts.
     assert (right.times[-1], right.voltage, right.peak) == (1000.0, "V", pytest.approx(50.0))
     decayed = np.exp(-0.01 * right.times)
     assert np.allclose(right.values["V"], decayed, rtol=1e-6, atol=1e-9)
     assert np.allclose(right.values["pace"], decayed - 1.0, rtol=1e-6, atol=1e-9)
     assert right.values["inside"][-1] == pytest.approx(100 * np.log(0.2 / 0.199), rel=1e-5)
-    several = public.rows(path, ("rodas5p", "bdf"))
+    several = public.compare_model(path, ("rodas5p", "bdf"))
     assert [row.verdict for row in several] == ["agrees", "agrees"]
     assert [row.peaked for row in several] == [False, False]
 

@@ -1,4 +1,4 @@
-"""Many random cases in worker processes: progress, what is kept, and the table at the end."""
+"""A campaign: many random cases in worker processes, with progress and a table of results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -21,39 +21,40 @@ from attrs import define, field, frozen
 
 from benchmarks.conformance.case import Case, write_case
 from benchmarks.conformance.comparison import Finding
-from benchmarks.conformance.examination import Examination, examine
+from benchmarks.conformance.examination import examine
 from benchmarks.conformance.generator import FAMILIES, draw
-from benchmarks.conformance.metamorphic import CHECKS, some
+from benchmarks.conformance.metamorphic import CHECKS, draw_checks
 from benchmarks.conformance.reference import NoReferenceError
 from benchmarks.conformance.shrinking import shrink
 from cubie_flow.kernels.cache import FOLDER_VARIABLE, KernelCache
 
-#: Cases per task, and tasks of a worker, after which it is replaced.
+#: Cases per task, and tasks per worker after which the workers are replaced.
 CHUNK, TASKS = 5, 200
-#: Cases of one signature that are made small and kept; the others are counted.
-KEPT = 5
-#: Seconds without any case done after which workers are given up: of computing, and in all where
-#: others have the processors.
+#: Largest number of cases per signature that are reduced; the others are stored as they are.
+MAX_REDUCED = 5
+#: Seconds without a finished case after which workers are ended: of computing time per worker, and
+#: of elapsed time on a busy machine.
 PATIENCE, LONGEST = 900.0, 7200.0
 
 
 @frozen
 class Plan:
-    """What a campaign does.
+    """The settings of a campaign.
 
     Parameters
     ----------
     seed, start : int
-        The first case is number `start` of the seed.
+        Seed, and number of the first case.
     count : int or None
-        Cases; None for as many as the time allows.
+        Number of cases; None for as many as the time allows.
     seconds : float or None
+        Time after which no further case starts; None for no limit.
     jobs : int
-        Worker processes; 0 for none beside this one.
+        Number of worker processes; 0 runs the cases in this process.
     out : Path
-        Where disagreements go.
+        Folder of the disagreements.
     shrinking : float
-        Seconds that a disagreement may take to be made small.
+        Largest number of seconds for the reduction of a disagreement.
     """
 
     seed: int
@@ -67,22 +68,24 @@ class Plan:
 
 @define
 class Outcome:
-    """What one case came to, small enough to travel.
+    """The result of one case, small enough for a pipe between processes.
 
     Attributes
     ----------
     number : int
-    word : str
+        Number of the case.
+    status : str
         ``done``, ``empty`` (nothing drawn), ``no reference`` or ``refused``.
     features, checks : list of str
     algorithm, precision : str
     judged, unjudged, hidden : int
+        See `Examination`.
     findings : list of (str, str)
-        Kind and text.
+        Kind and text of every disagreement.
     """
 
     number: int
-    word: str = "done"
+    status: str = "done"
     features: list[str] = field(factory=list)
     checks: list[str] = field(factory=list)
     algorithm: str = ""
@@ -98,7 +101,7 @@ class Totals:
     """The counts of a campaign."""
 
     cases: int = 0
-    words: Counter[str] = field(factory=Counter)
+    statuses: Counter[str] = field(factory=Counter)
     features: Counter[str] = field(factory=Counter)
     checks: Counter[str] = field(factory=Counter)
     families: Counter[str] = field(factory=Counter)
@@ -108,9 +111,9 @@ class Totals:
     examples: dict[str, str] = field(factory=dict)
 
     def add(self, one: Outcome) -> None:
-        """Count a case."""
+        """Add the result of a case to the counts."""
         self.cases += 1
-        self.words[one.word] += 1
+        self.statuses[one.status] += 1
         self.features.update(one.features)
         self.checks.update(one.checks)
         if one.algorithm:
@@ -129,11 +132,11 @@ class Totals:
         rate = self.cases / max(seconds, 1e-9)
         lines = [f"{self.cases} models in {seconds:.0f} s, {rate:.2f} per second"]
         for title, counts in (
-            ("cases", self.words), ("methods", self.families), ("features", self.features),
+            ("cases", self.statuses), ("methods", self.families), ("features", self.features),
             ("checks", self.checks), ("runs", self.runs),
         ):  # fmt: skip
-            told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-            lines.append(f"{title}: {told or 'none'}")
+            entries = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+            lines.append(f"{title}: {entries or 'none'}")
         lines.append(f"disagreements: {sum(self.kinds.values())}")
         for kind, count in self.kinds.most_common():
             few = ", ".join(map(str, self.numbers[kind][:12]))
@@ -148,76 +151,99 @@ def family_of(algorithm: str) -> str:
 
 
 def case_of(seed: int, number: int) -> tuple[Case | None, list[str]]:
-    """Return a case and the names of its checks, the same every time."""
-    return draw(seed, number), some(np.random.default_rng([seed, number, 1]))
+    """Return the case with a number, and the names of its checks; both are deterministic."""
+    return draw(seed, number), draw_checks(np.random.default_rng([seed, number, 1]))
 
 
 def signature(case: Case, finding: Finding) -> str:
-    """Return what disagreements have in common that are probably one fault."""
-    telling = ("switches in time", "switches in states", "events", "smooth pulses", "drivers")
-    told = [name for name in telling if name in case.features]
-    return " | ".join([finding.kind, family_of(case.algorithm), *told])
+    """Return a text that is equal for disagreements that probably have the same cause."""
+    related = ("switches in time", "switches in states", "events", "smooth pulses", "drivers")
+    features = [name for name in related if name in case.features]
+    return " | ".join([finding.kind, family_of(case.algorithm), *features])
 
 
-def examined(seed: int, number: int, out: Path, shrinking: float) -> Outcome:
-    """Return what one case came to; disagreements are made small and kept."""
+def examine_case(seed: int, number: int, out: Path, shrinking: float) -> Outcome:
+    """Return the result of one case; reduce and write its disagreements.
+
+    Parameters
+    ----------
+    seed, number : int
+        Seed and number of the case.
+    out : Path
+        Folder of the disagreements.
+    shrinking : float
+        Largest number of seconds per reduction.
+    """
     case, checks = case_of(seed, number)
     if case is None:
         return Outcome(number, "empty")
     one = Outcome(number, "done", list(case.features), checks, case.algorithm, case.precision)
     try:
-        found = examine(case, checks)
+        examination = examine(case, checks)
     except NoReferenceError:
-        one.word, one.checks = "no reference", []
+        one.status, one.checks = "no reference", []
         return one
-    one.word = "refused" if found.refused else "done"
-    one.judged, one.unjudged, one.hidden = found.judged, found.unjudged, found.hidden
+    one.status = "refused" if examination.refused else "done"
+    one.judged, one.unjudged = examination.judged, examination.unjudged
+    one.hidden = examination.hidden
     kinds: set[str] = set()
-    for at, finding in found.findings:
+    for at, finding in examination.findings:
         one.findings.append((finding.kind, finding.text))
         if finding.kind not in kinds:
             kinds.add(finding.kind)
-            keep(at, finding, checks, found, out, shrinking)
+            write_disagreement(at, finding, checks, out, shrinking)
     return one
 
 
-def keep(
-    case: Case, finding: Finding, checks: list[str], found: Examination, out: Path, seconds: float
+def write_disagreement(
+    case: Case, finding: Finding, checks: list[str], out: Path, seconds: float
 ) -> Path:
-    """Write a disagreement as small as it becomes in `seconds`; return its file."""
+    """Reduce and write a disagreement; return its file.
+
+    Parameters
+    ----------
+    case : Case
+    finding : Finding
+    checks : list of str
+        Names of the checks of the examination.
+    out : Path
+        Folder of the file.
+    seconds : float
+        Largest number of seconds for the reduction; 0 for none.
+    """
     mark = signature(case, finding)
     stem = "".join(c if c.isalnum() else "-" for c in f"{finding.kind} {case.name}")
     path = out / f"{stem}.yaml"
     known = _with_mark(out, mark)
-    check = [name for name in checks if _kind_of(name, finding)]
-    seconds = 0.0 if len(known) >= KEPT else seconds
-    found_text = {"value": finding.text}
+    own_checks = [name for name in checks if _finds(name, finding)]
+    seconds = 0.0 if len(known) >= MAX_REDUCED else seconds
+    text = {"value": finding.text}
 
     def stays(smaller: Case) -> bool:
-        again = examine(smaller, check, tight=False)
-        same = [one for _, one in again.findings if _alike(one, finding)]
+        again = examine(smaller, own_checks, tight=False)
+        same = [one for _, one in again.findings if _is_same(one, finding)]
         if same:
-            found_text["value"] = same[0].text
+            text["value"] = same[0].text
         return bool(same)
 
     small = shrink(case, stays, seconds, finding.run) if seconds > 0 else case
     write_case(
-        path, small, signature=mark, kind=finding.kind, differs=found_text["value"], checks=check,
+        path, small, signature=mark, kind=finding.kind, differs=text["value"], checks=own_checks,
         from_case=case.name,
     )  # fmt: skip
     return path
 
 
-def _alike(one: Finding, other: Finding) -> bool:
-    """Return whether two findings are of one kind; of errors, with the same words."""
+def _is_same(one: Finding, other: Finding) -> bool:
+    """Return whether two findings have the same kind and, for errors, the same words."""
     if one.kind != other.kind or one.kind not in ("crash", "refused"):
         return one.kind == other.kind
     a, b = (re.sub(r"'[^']*'|[-+.\d]+", "", finding.text)[:40] for finding in (one, other))
     return a == b
 
 
-def _kind_of(name: str, finding: Finding) -> bool:
-    """Return whether a check by this name makes findings of this kind."""
+def _finds(name: str, finding: Finding) -> bool:
+    """Return whether the check with a name reports findings of this kind."""
     marks = {
         "order": "bits of order", "cost": "bits of batch.order", "threads": "bits of threads",
         "rescue": "bits of rescue", "rewritten": "bits of the written model",
@@ -231,7 +257,7 @@ def _kind_of(name: str, finding: Finding) -> bool:
 
 
 def _with_mark(out: Path, mark: str) -> list[Path]:
-    """Return the files of one signature."""
+    """Return the files of disagreements with a signature."""
     line = f"signature: {mark}\n"
     return [path for path in out.glob("*.yaml") if line in path.read_text(encoding="utf-8")]
 
@@ -239,7 +265,8 @@ def _with_mark(out: Path, mark: str) -> list[Path]:
 # workers ----------------------------------------------------------------------------------
 
 
-def _begin(cache: str) -> None:
+def _initialise_worker(cache: str) -> None:
+    """Set the environment of a worker process; `cache` is the folder of its kernels."""
     os.environ[FOLDER_VARIABLE] = cache
     os.environ["OMP_NUM_THREADS"] = "1"
     import warnings
@@ -248,19 +275,21 @@ def _begin(cache: str) -> None:
 
 
 def _task(plan: Plan, numbers: list[int]) -> list[Outcome]:
-    found = [examined(plan.seed, number, plan.out, plan.shrinking) for number in numbers]
+    """Return the results of some cases."""
+    outcomes = [examine_case(plan.seed, number, plan.out, plan.shrinking) for number in numbers]
     if plan.jobs:
-        # Every kernel is used once: the cache only has to serve one case.
+        # No kernel is used by a later case, so that the cache can be emptied.
         KernelCache().clear()
-    return found
+    return outcomes
 
 
-def _numbers(plan: Plan) -> Iterator[list[int]]:
-    at = plan.start
-    while plan.count is None or at < plan.start + plan.count:
-        last = at + CHUNK if plan.count is None else min(at + CHUNK, plan.start + plan.count)
-        yield list(range(at, last))
-        at = last
+def _chunks(plan: Plan) -> Iterator[list[int]]:
+    """Yield the numbers of the cases of each task."""
+    first = plan.start
+    while plan.count is None or first < plan.start + plan.count:
+        end = first + CHUNK if plan.count is None else min(first + CHUNK, plan.start + plan.count)
+        yield list(range(first, end))
+        first = end
 
 
 def campaign(plan: Plan, say: Any = print) -> Totals:
@@ -270,75 +299,130 @@ def campaign(plan: Plan, say: Any = print) -> Totals:
     ----------
     plan : Plan
     say : callable
-        Where progress goes, line by line.
+        Called with every line of progress.
     """
     began, totals = monotonic(), Totals()
     plan.out.mkdir(parents=True, exist_ok=True)
     cache = tempfile.mkdtemp(prefix="conformance-")
     say(f"conformance: seed {plan.seed}, from case {plan.start}, {plan.jobs} processes")
     try:
-        _drive(plan, totals, cache, began, say)
+        _Campaign(plan, totals, cache, began, say).run()
     finally:
         shutil.rmtree(cache, ignore_errors=True)
     say(totals.table(monotonic() - began))
     return totals
 
 
-def _drive(plan: Plan, totals: Totals, cache: str, began: float, say: Any) -> None:
-    waiting = _numbers(plan)
-    over = False
-    if not plan.jobs:
-        for numbers in waiting:
-            for outcome in _task(plan, numbers):
-                totals.add(outcome)
-                _tell(outcome, say)
-            if plan.seconds is not None and monotonic() - began > plan.seconds:
-                break
-        return
-    told = began
-    while not over:
+@define
+class _Campaign:
+    """A running campaign.
+
+    Parameters
+    ----------
+    plan : Plan
+    totals : Totals
+        Receives the counts.
+    cache : str
+        Folder of the kernels of the workers.
+    began : float
+        Start, on the monotonic clock.
+    say : callable
+        Called with every line of progress.
+    """
+
+    plan: Plan
+    totals: Totals
+    cache: str
+    began: float
+    say: Any
+    chunks: Iterator[list[int]] = field(init=False)
+    over: bool = False
+    reported: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.chunks, self.reported = _chunks(self.plan), self.began
+
+    def run(self) -> None:
+        """Run all cases, in worker processes if the plan has some."""
+        if not self.plan.jobs:
+            for numbers in self.chunks:
+                self._add(_task(self.plan, numbers))
+                if self._is_late():
+                    break
+            return
+        while not self.over:
+            self._run_pool()
+
+    def _run_pool(self) -> None:
+        """Run tasks in one pool, until its workers have to be replaced or no task is left."""
         # With max_tasks_per_child a pool of Python 3.11 may wait for ever (CPython issue 115634).
-        pool = ProcessPoolExecutor(plan.jobs, get_context("spawn"), _begin, (cache,))
+        plan = self.plan
+        pool = ProcessPoolExecutor(
+            plan.jobs, get_context("spawn"), _initialise_worker, (self.cache,)
+        )
         running: dict[Any, list[int]] = {}
-        given, last_done, computed = 0, monotonic(), 0.0
+        tasks, last_done, computed = TASKS * plan.jobs, monotonic(), 0.0
         try:
             while True:
-                while len(running) < plan.jobs + 1 and given < TASKS * plan.jobs and not over:
-                    if plan.seconds is not None and monotonic() - began > plan.seconds:
-                        over = True
-                        break
-                    following = next(waiting, None)
-                    if following is None:
-                        over = True
-                        break
-                    running[pool.submit(_task, plan, following)] = following
-                    given += 1
+                while len(running) < plan.jobs + 1 and tasks and self._submit(pool, running):
+                    tasks -= 1
                 if not running:
                     break
                 done, _ = wait(running, timeout=PATIENCE / 10, return_when=FIRST_COMPLETED)
-                if not done:
-                    hung = _computed(pool) - computed > PATIENCE * plan.jobs
-                    if hung or monotonic() - last_done > LONGEST:
-                        _give_up(pool, running, totals, "hang", say)
-                        break
-                    continue
-                last_done, computed = monotonic(), _computed(pool)
-                for one in done:
-                    last = running.pop(one)[-1]
-                    for outcome in one.result():
-                        totals.add(outcome)
-                        _tell(outcome, say)
-                if monotonic() - told > 60:
-                    told = monotonic()
-                    say(_line(totals, began, last))
+                if done:
+                    last_done, computed = monotonic(), _computed(pool)
+                    self._collect(done, running)
+                elif (
+                    _computed(pool) - computed > PATIENCE * plan.jobs
+                    or monotonic() - last_done > LONGEST
+                ):
+                    self._abandon(pool, running, "hang")
+                    break
         except BrokenProcessPool:
-            _give_up(pool, running, totals, "killed process", say)
+            self._abandon(pool, running, "killed process")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
+    def _is_late(self) -> bool:
+        """Return whether the time of the campaign is over."""
+        return self.plan.seconds is not None and monotonic() - self.began > self.plan.seconds
+
+    def _submit(self, pool: ProcessPoolExecutor, running: dict[Any, list[int]]) -> bool:
+        """Submit the next task; return whether there was one."""
+        numbers = None if self.over or self._is_late() else next(self.chunks, None)
+        if numbers is None:
+            self.over = True
+            return False
+        running[pool.submit(_task, self.plan, numbers)] = numbers
+        return True
+
+    def _collect(self, done: Iterable[Any], running: dict[Any, list[int]]) -> None:
+        """Count the results of finished tasks, and report progress once per minute."""
+        for future in done:
+            last = running.pop(future)[-1]
+            self._add(future.result())
+        if monotonic() - self.reported > 60:
+            self.reported = monotonic()
+            self.say(_progress(self.totals, self.began, last))
+
+    def _add(self, outcomes: Iterable[Outcome]) -> None:
+        """Count the results of cases, and report their disagreements."""
+        for outcome in outcomes:
+            self.totals.add(outcome)
+            for kind, text in outcome.findings:
+                self.say(f"  {outcome.number} {outcome.algorithm} {kind}: {text[:160]}")
+
+    def _abandon(self, pool: Any, running: dict[Any, list[int]], kind: str) -> None:
+        """Count the running tasks as disagreements of a kind, and end the processes of the pool."""
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        for numbers in running.values():
+            self._add([Outcome(numbers[0], findings=[(kind, f"one of the cases {numbers}")])])
+        running.clear()
+
 
 def _computed(pool: ProcessPoolExecutor) -> float:
-    """Return the seconds that the workers of a pool have computed."""
+    """Return the seconds of computing time of the workers of a pool."""
     ticks = 0
     for number in list(pool._processes or {}):
         with suppress(OSError):
@@ -347,23 +431,8 @@ def _computed(pool: ProcessPoolExecutor) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _give_up(pool: Any, running: dict[Any, list[int]], totals: Totals, kind: str, say: Any) -> None:
-    """Count the cases under way as lost, and end their processes."""
-    for process in list((pool._processes or {}).values()):
-        process.kill()
-    for numbers in running.values():
-        outcome = Outcome(numbers[0], findings=[(kind, f"one of the cases {numbers}")])
-        totals.add(outcome)
-        _tell(outcome, say)
-    running.clear()
-
-
-def _tell(one: Outcome, say: Any) -> None:
-    for kind, text in one.findings:
-        say(f"  {one.number} {one.algorithm} {kind}: {text[:160]}")
-
-
-def _line(totals: Totals, began: float, last: int) -> str:
+def _progress(totals: Totals, began: float, last: int) -> str:
+    """Return the line of progress after the case number `last`."""
     seconds = monotonic() - began
     return (
         f"{totals.cases} models to case {last}, {totals.cases / seconds:.2f} per second, "

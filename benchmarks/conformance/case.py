@@ -1,4 +1,4 @@
-"""A case: a model, a batch of runs over it, and how it is integrated; kept as YAML."""
+"""A case: a model, a batch of runs and the settings of the integration; stored as YAML."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ Array = Any
 
 @frozen
 class Case:
-    """What is integrated, as plain values.
+    """A model, a batch of runs and the settings of the integration, as plain values.
 
     Parameters
     ----------
     name : str
         Seed and number.
     model : dict
-        As a YAML file of a model has it.
+        Content of the YAML file of a model.
     columns : dict
         One list per varied quantity, one value per run.
     duration, t_start : float
     times : list of float
-        Saved times after the start; empty for the final state only.
+        Saved times, measured from the start; empty for the final state only.
     algorithm, precision, linear_solver : str
     rtol : float
     atol : dict or float
     dt : float or None
-        Of a method with a fixed step.
+        Step of a method with fixed steps.
     dt_max : float or None
     max_steps : int
     lanes : int or None
     summaries : list of str
     switches : list of dict
         Times at which the equations are not smooth, for the reference: ``{at: text}``,
-        ``{start: text, every: text}`` or ``{root: text}``.
+        ``{start: text, every: text}`` or ``{root: text}`` with expressions as texts.
     stiff : bool
         Whether the reference needs an implicit method.
     features : list of str
-        What the model contains, for the counts of a campaign.
+        Features of the model, for the counts of a campaign.
     """
 
     name: str
@@ -77,11 +77,11 @@ class Case:
         return max((len(values) for values in self.columns.values()), default=1)
 
     def values(self, run: int) -> dict[str, float]:
-        """Return what the batch gives to one run."""
+        """Return the values of the varied quantities in one run."""
         return {name: values[run] for name, values in self.columns.items()}
 
-    def chosen(self, runs: list[int]) -> Case:
-        """Return the case with some of its runs."""
+    def with_runs(self, runs: list[int]) -> Case:
+        """Return the case with the given runs only."""
         columns = {name: [values[i] for i in runs] for name, values in self.columns.items()}
         last = max(columns.get("duration", [self.duration]))
         return evolve(self, columns=columns, times=[time for time in self.times if time <= last])
@@ -89,7 +89,7 @@ class Case:
     def at_tolerance(self, rtol: float) -> Case:
         """Return the case at another tolerance; absolute ones change by the same factor.
 
-        Methods of low order may take many more steps at a tighter one.
+        The step limit grows at a tighter tolerance, for methods of low order.
         """
         factor = rtol / self.rtol
         atol = self.atol
@@ -107,13 +107,13 @@ class Case:
 
     @property
     def saved(self) -> list[str]:
-        """Names of what is saved over time: all states and observables."""
+        """Names of the variables that are saved over time: all states and observables."""
         return [*self.model["states"], *(self.model.get("observables") or {})]
 
     def study(self, **changes: Any) -> Study:
-        """Return the study of this case, with changes of its fields."""
+        """Return the study of this case; `changes` replace fields of the study."""
         controller = {"kind": "fixed", "dt": self.dt} if self.dt else {"dt_max": self.dt_max}
-        given: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "system": self.system,
             "design": make_design("zip", self.columns)
             if self.columns
@@ -133,19 +133,19 @@ class Case:
             ),
             "target": TargetChoice("cpu", threads=1, lanes=self.lanes),
         }
-        return Study(**{**given, **changes})
+        return Study(**{**fields, **changes})
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the case as plain values, without what is as by default."""
-        found = asdict(self, recurse=False)
+        """Return the fields that differ from their defaults, as plain values."""
+        values = asdict(self, recurse=False)
         defaults = asdict(Case("", {}), recurse=False)
         return {
-            key: value for key, value in found.items() if value != defaults[key] or key == "name"
+            key: value for key, value in values.items() if value != defaults[key] or key == "name"
         }
 
 
-def solved(case: Case, **changes: Any) -> dict[str, Array]:
-    """Return every array that cubie_flow gives for a case, coordinates included, by name."""
+def solve_case(case: Case, **changes: Any) -> dict[str, Array]:
+    """Return all results of cubie_flow for a case, with coordinates, by name."""
     from cubie_flow.api import solve_study
 
     data = solve_study(case.study(**changes))
@@ -153,7 +153,7 @@ def solved(case: Case, **changes: Any) -> dict[str, Array]:
 
 
 def write_case(path: Path, case: Case, **about: Any) -> None:
-    """Write a case and what is known about it as YAML."""
+    """Write a case and further entries about it as YAML."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {**about, "case": case.to_mapping()}
     path.write_text(
@@ -163,9 +163,9 @@ def write_case(path: Path, case: Case, **about: Any) -> None:
 
 
 def read_case(path: Path) -> tuple[Case, dict[str, Any]]:
-    """Return a case of a file, and what else the file says."""
+    """Return the case of a file, and the other entries of the file."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return Case(**content.pop("case")), content
 
 
-__all__ = ["Case", "read_case", "solve", "solved", "write_case"]
+__all__ = ["Case", "read_case", "solve", "solve_case", "write_case"]

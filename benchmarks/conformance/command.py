@@ -1,4 +1,4 @@
-"""``python -m benchmarks conformance``: random models, kept cases, public models."""
+"""``python -m benchmarks conformance``: random models, stored cases and public models."""
 
 from __future__ import annotations
 
@@ -16,30 +16,39 @@ OUT, SHARED = Path("outputs/conformance"), Path("../shared")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("--minutes", type=float, default=None, help="stop after these (default 10)")
+    parser.add_argument(
+        "--minutes", type=float, default=None, help="stop after so many minutes (default 10)"
+    )
     parser.add_argument("--count", type=int, default=None, help="stop after so many models")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0, help="first case of the seed")
     parser.add_argument("--jobs", type=int, default=1, help="worker processes, 0 for none")
-    parser.add_argument("--out", type=Path, default=OUT, help="where disagreements go")
-    parser.add_argument("--shrink", type=float, default=60.0, help="seconds per disagreement")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the disagreements")
     parser.add_argument(
-        "--replay", type=Path, nargs="+", default=None, help="kept cases to examine again"
+        "--shrink", type=float, default=60.0, help="seconds for the reduction of a disagreement"
+    )
+    parser.add_argument(
+        "--replay", type=Path, nargs="+", default=None, help="stored cases to examine again"
     )
     parser.add_argument(
         "--public", type=Path, nargs="?", const=SHARED, default=None, metavar="FOLDER",
         help=f"public models of a folder, by default {SHARED}",
     )  # fmt: skip
     parser.add_argument(
-        "--only", default="", help="public models with one of these in their path, with commas"
+        "--only",
+        default="",
+        help="public models with one of these texts in their path, separated by commas",
     )
     parser.add_argument(
-        "--record", type=Path, default=None, help="JSON file of the rows of public models"
+        "--record",
+        type=Path,
+        default=None,
+        help="JSON file that receives the rows of public models",
     )
 
 
 def command(given: argparse.Namespace) -> int:
-    """Do what the command line says; return 1 if something disagrees."""
+    """Run the command with its arguments; return 1 if a result disagrees."""
     if given.replay:
         return replay(given.replay)
     if given.public is not None:
@@ -56,7 +65,7 @@ def command(given: argparse.Namespace) -> int:
 
 
 def replay(paths: Sequence[Path]) -> int:
-    """Examine kept cases again; return 1 if one still disagrees."""
+    """Examine stored cases again; return 1 if one still disagrees."""
     wrong = 0
     for path in paths:
         case, about = read_case(path)
@@ -66,6 +75,6 @@ def replay(paths: Sequence[Path]) -> int:
             print(f"{path.name}: no reference: {error}")
             continue
         wrong += bool(findings)
-        told = "; ".join(f"{one.kind}: {one.text}" for _, one in findings) or "agrees"
-        print(f"{path.name}: {told}", flush=True)
+        result = "; ".join(f"{one.kind}: {one.text}" for _, one in findings) or "agrees"
+        print(f"{path.name}: {result}", flush=True)
     return int(bool(wrong))

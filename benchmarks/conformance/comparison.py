@@ -1,9 +1,9 @@
-"""A result of cubie_flow beside the reference: what a tolerance explains, and what it does not.
+"""Comparison of a result of cubie_flow with the reference: differences beyond the tolerance.
 
-A method with step control keeps the error of a step below ``rtol*|y| + atol``; how the errors of
-all steps reach the end is measured: the reference is integrated once more with every start value
-and every rate changed a little. An error is allowed `PER_STEP` times the number of steps times the
-tolerance times that amplification.
+A method with step control keeps the error of a step below ``rtol*|y| + atol``. The effect of these
+errors at the end of a run is measured: the reference is integrated again with small changes of all
+start values and rates. The allowed error is `PER_STEP` times the number of steps, times the
+tolerance, times the measured amplification.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve, frozen
 
-from benchmarks.conformance.case import Case, solved
+from benchmarks.conformance.case import Case, solve_case
 from benchmarks.conformance.generator import ORDERS
 from benchmarks.conformance.reference import (
     Disturbance,
@@ -25,13 +25,13 @@ from benchmarks.conformance.reference import (
 from cubie_flow.integrators.status import STATUS
 
 Array = Any
-#: Errors per step in units of the tolerance, and steps that even the longest ones count for.
+#: Allowed error per step in units of the tolerance, and least number of steps that is assumed.
 PER_STEP, LEAST_STEPS = 3.0, 40.0
-#: Roundings that a tolerance cannot go below.
+#: Least tolerance, in roundings.
 ROUNDINGS = 64.0
 #: Relative size of the disturbance, and tolerance of the disturbed reference.
 DISTURBED, DISTURBED_RTOL = 1e-5, 1e-9
-#: Features with which a fixed step does not show its order: no step ends where states switch.
+#: Features at which a fixed step loses its order, because no step ends where states switch.
 _ROUGH = {"switches in states", "kinks of states", "smooth pulses"}
 _NAMES = {code: name for name, code in STATUS.items()}
 
@@ -43,12 +43,13 @@ class Finding:
     Parameters
     ----------
     kind : str
-        What differs, such as ``values``, ``counts`` or ``bits of threads``.
+        Kind of the difference, such as ``values``, ``counts`` or ``bits of threads``.
     text : str
         One sentence with the numbers.
     run : int
+        Number of the run.
     size : float
-        Error in units of what is allowed.
+        Error divided by the allowed error.
     """
 
     kind: str
@@ -58,16 +59,18 @@ class Finding:
 
 
 @frozen
-class Judged:
-    """The reference of one run with its amplification.
+class RunReference:
+    """The reference of one run, with the trajectories after small disturbances.
 
     Parameters
     ----------
     run : int
+        Number of the run.
     right : Trajectory
+        Trajectory without a disturbance.
     disturbed : tuple of Trajectory
     sizes : tuple of float
-        Of the disturbances.
+        Relative sizes of the disturbances.
     """
 
     run: int
@@ -77,22 +80,30 @@ class Judged:
 
     @property
     def steady(self) -> bool:
-        """Whether the same happens in the disturbed runs."""
+        """Whether the disturbed runs have the same events and status."""
         return all(
             one.counts == self.right.counts and one.status == self.right.status
             for one in self.disturbed
         )
 
     def amplified(self, right: Array, others: Sequence[Array]) -> Array:
-        """Return the largest change per relative disturbance."""
-        found = np.zeros_like(right)
+        """Return the largest change of values per relative disturbance.
+
+        Parameters
+        ----------
+        right : ndarray
+            Values without a disturbance.
+        others : sequence of ndarray
+            The values of every disturbed run, of the same shape.
+        """
+        gain = np.zeros_like(right)
         for other, size in zip(others, self.sizes, strict=True):
             with np.errstate(invalid="ignore"):
-                found = np.fmax(found, np.abs(other - right) / size)
-        return found
+                gain = np.fmax(gain, np.abs(other - right) / size)
+        return gain
 
 
-def judged(case: Case, run: int, thorough: bool = False) -> Judged:
+def solve_reference(case: Case, run: int, thorough: bool = False) -> RunReference:
     """Return the reference of a run.
 
     Parameters
@@ -100,29 +111,29 @@ def judged(case: Case, run: int, thorough: bool = False) -> Judged:
     case : Case
     run : int
     thorough : bool
-        Whether to ask a second integrator too, and to disturb more often.
+        Whether to use a second integrator as well, and more disturbances.
 
     Raises
     ------
     NoReferenceError
-        If the run is not well posed or integrators do not agree.
+        If the run is not well posed, or the integrators disagree.
     """
-    about, coarse = Reference(case), Reference(case, DISTURBED_RTOL)
-    right = about.run(run)
+    exact, coarse = Reference(case), Reference(case, DISTURBED_RTOL)
+    right = exact.run(run)
     sizes, disturbed = [DISTURBED], []
     if thorough:
         tolerance = max(case.rtol, ROUNDINGS * float(np.finfo(case.precision).eps))
         sizes += [DISTURBED, min(1e-3, max(30 * tolerance, 1e-8))]
-        other = Reference(case, 1e-10, "Radau" if about.method == "DOP853" else "DOP853")
+        other = Reference(case, 1e-10, "Radau" if exact.method == "DOP853" else "DOP853")
         again = other.run(run) if not case.stiff else Reference(case, 1e-10, "Radau").run(run)
-        _agree(right, again)
+        _check_agreement(right, again)
     for seed, size in enumerate(sizes):
         disturbed.append(coarse.run(run, Disturbance(size, seed, right.scale)))
-    return Judged(run, right, tuple(disturbed), tuple(sizes))
+    return RunReference(run, right, tuple(disturbed), tuple(sizes))
 
 
-def _agree(a: Trajectory, b: Trajectory) -> None:
-    """Refuse references that differ."""
+def _check_agreement(a: Trajectory, b: Trajectory) -> None:
+    """Raise a NoReferenceError if two references differ."""
     same = a.counts == b.counts and a.status == b.status
     with np.errstate(invalid="ignore"):
         apart = np.abs(a.final - b.final) / np.maximum(a.scale, 1e-300)
@@ -131,25 +142,28 @@ def _agree(a: Trajectory, b: Trajectory) -> None:
 
 
 def compare(
-    case: Case, arrays: Mapping[str, Array], about: Judged, finer: Mapping[str, Array] | None = None
+    case: Case,
+    arrays: Mapping[str, Array],
+    reference: RunReference,
+    finer: Mapping[str, Array] | None = None,
 ) -> Iterator[Finding]:
-    """Yield what of one run the tolerance does not explain.
+    """Yield the differences of one run that the tolerance does not explain.
 
     Parameters
     ----------
     case : Case
     arrays : mapping
-        What cubie_flow gave.
-    about : Judged
+        Results of cubie_flow by name.
+    reference : RunReference
         The reference of the run.
     finer : mapping, optional
-        The result with half the step, of a method with a fixed step.
+        Results with half the step, for a method with a fixed step.
     """
-    run, right = about.run, about.right
+    run, right = reference.run, reference.right
     status = _NAMES[int(arrays["status"][run])]
     if status != right.status:
         if case.dt and status == "solver_failed" and "switches in states" in case.features:
-            # Across a switch an implicit step of fixed size may have no solution.
+            # An implicit step of fixed size across a switch may have no solution.
             return
         kind = "lost runs" if status not in ("success", "event_stop") else "status"
         yield Finding(kind, f"status is {status}, right is {right.status}", run)
@@ -157,7 +171,7 @@ def compare(
     steps = float(arrays["steps"][run])
     tolerance = max(case.rtol, ROUNDINGS * float(np.finfo(case.precision).eps))
     allowed = PER_STEP * max(steps, LEAST_STEPS) * tolerance
-    if not about.steady or _nearly(about, allowed):
+    if not reference.steady or _is_undecided(reference, allowed):
         return
     for name, count in right.counts.items():
         ours = int(arrays[f"{name}_count"][run])
@@ -165,28 +179,30 @@ def compare(
             yield Finding("counts", f"{name}_count is {ours}, right is {count}", run)
             return
     fixed = _step_errors(case, arrays, finer, run) if finer is not None else {}
-    yield from _event_times(case, arrays, about, allowed, fixed)
-    yield from _values(case, arrays, about, allowed, fixed)
+    yield from _event_times(case, arrays, reference, allowed, fixed)
+    yield from _final_values(case, arrays, reference, allowed, fixed)
+    if case.times:
+        yield from _saved_values(case, arrays, reference, allowed, fixed)
 
 
-def _nearly(about: Judged, allowed: float) -> bool:
-    """Return whether a condition came so near to a change that an allowed error decides."""
-    right = about.right
-    finals = about.amplified(right.final, [one.final for one in about.disturbed])
+def _is_undecided(reference: RunReference, allowed: float) -> bool:
+    """Return whether a condition was so close to a change that an allowed error decides it."""
+    right = reference.right
+    finals = reference.amplified(right.final, [one.final for one in reference.disturbed])
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = np.nanmax(np.where(right.scale > 0, finals / right.scale, 0.0))
     return bool(right.margin < 3.0 * allowed * (1.0 + gain))
 
 
 def half_step(case: Case) -> dict[str, Array] | None:
-    """Return the result of a case with half the step; None for methods that choose it."""
-    return solved(evolve(case, dt=case.dt / 2)) if case.dt else None
+    """Return the results of a case with half the step; None for methods with step control."""
+    return solve_case(evolve(case, dt=case.dt / 2)) if case.dt else None
 
 
 def _step_errors(
     case: Case, arrays: Mapping[str, Array], finer: Mapping[str, Array], run: int
 ) -> dict[str, Array]:
-    """Return the differences to the same method with half the step, for every array of reals."""
+    """Return the differences to the results with half the step, for every array of reals."""
     return {
         name: np.abs(np.asarray(values[run], np.float64) - finer[name][run])
         for name, values in arrays.items()
@@ -197,16 +213,28 @@ def _step_errors(
 def _ratio(
     case: Case, error: Array, allowed: Array, fixed: Mapping[str, Array], name: str, scale: float
 ) -> Array:
-    """Return an error in units of what is allowed."""
+    """Return an error divided by the allowed error.
+
+    Parameters
+    ----------
+    case : Case
+    error, allowed : ndarray
+    fixed : mapping
+        See `_step_errors`.
+    name : str
+        Name of the array.
+    scale : float
+        Magnitude of its values.
+    """
     if case.dt:
-        # With half the step the error is smaller by 2**order: all of it is about the difference.
+        # Half the step divides the error by 2**order, so that the error is close to the difference.
         apart = np.nanmax(fixed[name], initial=0.0)
         order = ORDERS.get(case.algorithm, 4)
         factor = 40.0 if _ROUGH & {*case.features} else 4.0
         allowed = factor * apart * (1 + 1 / (2**order - 1)) + 1e-3 * allowed + 1e-8 * scale
         if "switches in states" in case.features:
-            # The step in which a switch is passed has an error of its size, whatever the order,
-            # and with half the step it may be the same by chance.
+            # The error of a step across a switch is its own length for all orders, and half the
+            # step may have the same error by chance.
             allowed = allowed + case.dt * scale
         if apart > 0.02 * scale:
             return np.zeros_like(error)
@@ -215,10 +243,11 @@ def _ratio(
 
 
 def _event_times(
-    case: Case, arrays: Mapping[str, Array], about: Judged, allowed: float,
+    case: Case, arrays: Mapping[str, Array], reference: RunReference, allowed: float,
     fixed: Mapping[str, Array],
 ) -> Iterator[Finding]:  # fmt: skip
-    right, run = about.right, about.run
+    """Yield the differences of recorded times of events."""
+    right, run = reference.right, reference.run
     eps = float(np.finfo(case.precision).eps)
     for name, times in right.times.items():
         key = f"{name}_times"
@@ -227,35 +256,36 @@ def _event_times(
         count = min(len(times), arrays[key].shape[1])
         wanted = np.array(times[:count])
         ours = np.asarray(arrays[key][run, :count], np.float64)
-        others = [np.array(one.times[name][:count]) for one in about.disturbed]
-        gain = np.maximum.accumulate(about.amplified(wanted, others))
+        others = [np.array(one.times[name][:count]) for one in reference.disturbed]
+        gain = np.maximum.accumulate(reference.amplified(wanted, others))
         bound = allowed * gain + 256 * eps * np.maximum(np.abs(wanted), case.duration)
         ratio = _ratio(case, np.abs(ours - wanted), bound, fixed, key, case.duration)
         yield from _worst("event times", key, ratio, ours, wanted, run)
 
 
-def _values(
-    case: Case, arrays: Mapping[str, Array], about: Judged, allowed: float,
+def _final_values(
+    case: Case, arrays: Mapping[str, Array], reference: RunReference, allowed: float,
     fixed: Mapping[str, Array],
 ) -> Iterator[Finding]:  # fmt: skip
-    right, run = about.right, about.run
-    states = list(case.model["states"])
-    atol = case.atol if isinstance(case.atol, Mapping) else dict.fromkeys(states, case.atol)
-    gain = about.amplified(right.final, [one.final for one in about.disturbed])
-    for i, name in enumerate(states):
+    """Yield the differences of the states at the end."""
+    right, run, atol = reference.right, reference.run, _absolute(case)
+    gain = reference.amplified(right.final, [one.final for one in reference.disturbed])
+    for i, name in enumerate(case.model["states"]):
         wanted = right.final[i : i + 1]
         ours = np.asarray(arrays[f"{name}_final"][run : run + 1], np.float64)
-        peak = gain[i]
-        if right.saved.size:
-            with np.errstate(invalid="ignore"):
-                row = about.amplified(right.saved[i], [one.saved[i] for one in about.disturbed])
-            peak = np.fmax(peak, np.nanmax(row, initial=0.0))
+        peak = np.fmax(gain[i], _largest_gain(reference, i)) if right.saved.size else gain[i]
         bound = allowed * (peak + right.scale[i] + atol[name] / case.rtol)
         ratio = _ratio(case, np.abs(ours - wanted), bound, fixed, f"{name}_final", right.scale[i])
         yield from _worst("values", f"{name}_final", ratio, ours, wanted, run)
-    if not case.times:
-        return
-    near = _near_jumps(case, about, allowed)
+
+
+def _saved_values(
+    case: Case, arrays: Mapping[str, Array], reference: RunReference, allowed: float,
+    fixed: Mapping[str, Array],
+) -> Iterator[Finding]:  # fmt: skip
+    """Yield the differences of the variables at the saved times."""
+    right, run, states = reference.right, reference.run, len(case.model["states"])
+    near = _near_jumps(case, reference, allowed)
     for i, name in enumerate(case.saved):
         wanted = right.saved[i]
         ours = np.asarray(arrays[name][run], np.float64)
@@ -268,39 +298,59 @@ def _values(
                 run,
             )
             continue
-        gains = about.amplified(wanted, [one.saved[i] for one in about.disturbed])
-        gains = np.maximum.accumulate(np.nan_to_num(gains))
-        scale = right.scale[i] if i < len(states) else float(np.nanmax(np.abs(wanted), initial=0.0))
-        inner = max(scale, atol[name] / case.rtol) if i < len(states) else scale
-        if i >= len(states):
-            # What is computed from states has their errors, however small it is itself.
-            gains = gains + _observable_gain(about, i)
-        bound = allowed * (gains + inner)
-        ratio = _ratio(case, np.abs(ours - wanted), bound, fixed, name, scale)
+        gains, scale, size = _saved_bounds(case, reference, i)
+        ratio = _ratio(case, np.abs(ours - wanted), allowed * (gains + size), fixed, name, scale)
         ratio = np.where(near | np.isnan(wanted), 0.0, ratio)
-        kind = "values" if i < len(states) else "observables"
+        kind = "values" if i < states else "observables"
         if ratio.size and case.times[int(np.argmax(ratio))] == 0.0:
             kind = "start values"
         yield from _worst(kind, name, ratio, ours, wanted, run)
 
 
-def _observable_gain(about: Judged, row: int) -> float:
-    found = about.amplified(about.right.saved[row], [one.saved[row] for one in about.disturbed])
-    return float(np.nanmax(found, initial=0.0))
+def _saved_bounds(case: Case, reference: RunReference, row: int) -> tuple[Array, float, float]:
+    """Return the amplification, the magnitude and the least magnitude of a saved variable."""
+    right, states = reference.right, list(case.model["states"])
+    wanted = right.saved[row]
+    gains = reference.amplified(wanted, [one.saved[row] for one in reference.disturbed])
+    gains = np.maximum.accumulate(np.nan_to_num(gains))
+    if row < len(states):
+        scale = right.scale[row]
+        return gains, scale, max(scale, _absolute(case)[states[row]] / case.rtol)
+    scale = float(np.nanmax(np.abs(wanted), initial=0.0))
+    # An observable has the errors of the states, even if it is small itself.
+    return gains + _largest_gain(reference, row), scale, scale
 
 
-def _near_jumps(case: Case, about: Judged, allowed: float) -> Array:
-    """Return which saved times an allowed error of a located time may put before or behind it."""
+def _absolute(case: Case) -> Mapping[str, float]:
+    """Return the absolute tolerance of every state by name."""
+    if isinstance(case.atol, Mapping):
+        return case.atol
+    return dict.fromkeys(case.model["states"], case.atol)
+
+
+def _largest_gain(reference: RunReference, row: int) -> float:
+    """Return the largest amplification of a saved variable over time."""
+    gain = reference.amplified(
+        reference.right.saved[row], [one.saved[row] for one in reference.disturbed]
+    )
+    return float(np.nanmax(gain, initial=0.0))
+
+
+def _near_jumps(case: Case, reference: RunReference, allowed: float) -> Array:
+    """Return the saved times that an allowed error may move to the other side of a jump.
+
+    The result has shape (times,).
+    """
     times = case.t_start + np.asarray(case.times)
     near = np.zeros(len(times), bool)
-    right = about.right
+    right = reference.right
     fuzzy = 256 * float(np.finfo(case.precision).eps) * max(1.0, float(np.abs(times).max()))
     exact = {float(t) for t in times}
-    for jump, others in zip(right.jumps, _jumps_of(about), strict=True):
-        moved = about.amplified(np.array([jump]), [np.array([one]) for one in others])[0]
+    for jump, others in zip(right.jumps, _disturbed_jumps(reference), strict=True):
+        moved = reference.amplified(np.array([jump]), [np.array([one]) for one in others])[0]
         width = fuzzy + 3.0 * allowed * moved
         if jump in exact and moved < 1e-12:
-            # A scheduled event at a saved time: what is saved is what it leaves.
+            # At the time of a scheduled event the values after the event are saved.
             width = 0.0
             close = np.abs(times - jump) < fuzzy
             near |= close & (times != jump)
@@ -309,14 +359,16 @@ def _near_jumps(case: Case, about: Judged, allowed: float) -> Array:
     return near
 
 
-def _jumps_of(about: Judged) -> Iterator[list[float]]:
-    for i, jump in enumerate(about.right.jumps):
-        yield [one.jumps[i] if i < len(one.jumps) else jump for one in about.disturbed]
+def _disturbed_jumps(reference: RunReference) -> Iterator[list[float]]:
+    """Yield the times of every jump in the disturbed runs."""
+    for i, jump in enumerate(reference.right.jumps):
+        yield [one.jumps[i] if i < len(one.jumps) else jump for one in reference.disturbed]
 
 
 def _worst(
     kind: str, name: str, ratio: Array, ours: Array, wanted: Array, run: int
 ) -> Iterator[Finding]:
+    """Yield the largest difference of an array, if it exceeds the allowed error."""
     ratio = np.where(np.isnan(ratio), np.inf, ratio)
     if not ratio.size or not (ratio > 1.0).any():
         return

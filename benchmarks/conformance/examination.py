@@ -1,4 +1,4 @@
-"""One case examined: against the reference at several tolerances, and against itself."""
+"""The examination of a case: comparison with the reference at several tolerances, and checks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 from attrs import define, evolve, field
 
-from benchmarks.conformance.case import Case, solved
-from benchmarks.conformance.comparison import Finding, Judged, compare, half_step, judged
+from benchmarks.conformance.case import Case, solve_case
+from benchmarks.conformance.comparison import (
+    Finding,
+    RunReference,
+    compare,
+    half_step,
+    solve_reference,
+)
 from benchmarks.conformance.generator import JUDGED, SLOW
 from benchmarks.conformance.metamorphic import CHECKS
 from benchmarks.conformance.reference import NoReferenceError
@@ -17,25 +23,25 @@ from cubie_flow.errors import FlowError
 from cubie_flow.integrators.status import STATUS, WELL
 
 Array = Any
-#: What a method may refuse in a model that it cannot integrate; anything else is a finding.
+#: Texts of the errors with which a method may refuse a model; any other error is a disagreement.
 REFUSED = ("operations", "needs an error estimate", "cannot solve")
 _WELL = [STATUS[name] for name in WELL]
 
 
 @define
 class Examination:
-    """What was found in a case.
+    """The result of the examination of a case.
 
     Attributes
     ----------
     findings : list of (Case, Finding)
-        Every disagreement, with the case at the tolerance at which it was found.
+        Every disagreement, with the case at its tolerance.
     judged, unjudged, hidden, refused : int
-        Runs compared with a reference; runs whose reference was not sure; runs in which a
-        condition was true for so short that nothing promises to see it; whether the method refused
-        the model.
+        Number of runs compared with a reference; of runs without an exact reference; of runs with a
+        condition that was true for a shorter time than the method detects; and 1 if the method
+        refused the model, else 0.
     checks : list of str
-        Checks that took part.
+        Names of the checks.
     """
 
     findings: list[tuple[Case, Finding]] = field(factory=list)
@@ -47,7 +53,7 @@ class Examination:
 
 
 def tolerances(case: Case) -> list[float]:
-    """Return the relative tolerances at which a case is solved, by one kernel."""
+    """Return the relative tolerances at which a case is solved, all by the same kernel."""
     if case.dt or case.precision == "float32":
         return [case.rtol]
     return (
@@ -56,118 +62,132 @@ def tolerances(case: Case) -> list[float]:
 
 
 def examine(case: Case, checks: Sequence[str] = (), tight: bool = True) -> Examination:
-    """Return what is wrong with a case.
+    """Return the disagreements of a case.
 
     Parameters
     ----------
     case : Case
     checks : sequence of str
-        Names of checks of `cubie_flow.conformance.metamorphic`.
+        Names of checks of `metamorphic`.
     tight : bool
         Whether to solve at a tighter tolerance as well.
     """
-    found = Examination(checks=list(checks))
+    examination = Examination(checks=list(checks))
     try:
-        _examine(case, checks, tight, found)
+        _examine(case, checks, tight, examination)
     except FlowError as error:
         if any(words in str(error) for words in REFUSED):
-            found.refused = 1
+            examination.refused = 1
         else:
-            found.findings.append((case, Finding("refused", str(error))))
+            examination.findings.append((case, Finding("refused", str(error))))
     except NoReferenceError:
         raise
     except Exception as error:
-        found.findings.append((case, Finding("crash", f"{type(error).__name__}: {error}")))
-    return found
+        examination.findings.append((case, Finding("crash", f"{type(error).__name__}: {error}")))
+    return examination
 
 
-def _examine(case: Case, checks: Sequence[str], tight: bool, found: Examination) -> None:
-    about = _references(case, found)
-    base = solved(case)
+def _examine(case: Case, checks: Sequence[str], tight: bool, examination: Examination) -> None:
+    """Add the disagreements of a case to an examination."""
+    references = _references(case, examination)
+    base = solve_case(case)
     for rtol in tolerances(case) if tight else [case.rtol]:
         at = case.at_tolerance(rtol) if rtol != case.rtol else case
-        arrays = solved(at) if at is not case else base
+        arrays = solve_case(at) if at is not case else base
         finer = half_step(at)
-        known = [*about, *_lost(at, arrays, about, found)]
-        for one in known:
+        for one in [*references, *_failed_runs(at, arrays, references, examination)]:
             suspects = list(compare(at, arrays, one, finer))
-            found.judged += rtol == case.rtol
-            if suspects and not found.findings:
-                _confirm(at, arrays, finer, one.run, found)
+            examination.judged += rtol == case.rtol
+            if suspects and not examination.findings:
+                _confirm(at, arrays, finer, one.run, examination)
     for name in checks:
-        for finding in CHECKS[name](case, base, about):
-            found.findings.append((case, finding))
+        for finding in CHECKS[name](case, base, references):
+            examination.findings.append((case, finding))
             break
 
 
-def _references(case: Case, found: Examination) -> list[Judged]:
-    """Return the references of some runs."""
+def _references(case: Case, examination: Examination) -> list[RunReference]:
+    """Return the references of the first runs."""
     references = []
     for run in range(min(JUDGED, case.runs)):
         try:
-            references.append(judged(case, run))
+            references.append(solve_reference(case, run))
         except NoReferenceError:
-            found.unjudged += 1
+            examination.unjudged += 1
     if not references and case.runs:
         raise NoReferenceError("no run has a reference")
     return references
 
 
-def _lost(
-    case: Case, arrays: dict[str, Array], about: Sequence[Judged], found: Examination
-) -> Iterator[Judged]:
-    """Yield references of some other runs that did not end well."""
-    lost = np.flatnonzero(~np.isin(arrays["status"], _WELL)).tolist()
-    more = [run for run in lost if run not in {one.run for one in about}]
+def _failed_runs(
+    case: Case,
+    arrays: dict[str, Array],
+    references: Sequence[RunReference],
+    examination: Examination,
+) -> Iterator[RunReference]:
+    """Yield the references of some other runs, which failed."""
+    failed = np.flatnonzero(~np.isin(arrays["status"], _WELL)).tolist()
+    more = [run for run in failed if run not in {one.run for one in references}]
     for run in more[:2]:
         try:
-            yield judged(case, run)
+            yield solve_reference(case, run)
         except NoReferenceError:
-            found.unjudged += 1
+            examination.unjudged += 1
 
 
 def _confirm(
     case: Case, arrays: dict[str, Array], finer: dict[str, Array] | None, run: int,
-    found: Examination,
+    examination: Examination,
 ) -> None:  # fmt: skip
-    """Keep what a more careful reference disagrees with too."""
+    """Add the disagreement of a run, if it disagrees with a thorough reference as well.
+
+    Parameters
+    ----------
+    case : Case
+    arrays, finer : dict
+        Results, and those with half the step.
+    run : int
+        Number of the run.
+    examination : Examination
+        Receives the disagreement.
+    """
     try:
-        careful = judged(case, run, thorough=True)
+        thorough = solve_reference(case, run, thorough=True)
     except NoReferenceError:
-        found.unjudged += 1
+        examination.unjudged += 1
         return
-    left = list(compare(case, arrays, careful, finer))
+    left = list(compare(case, arrays, thorough, finer))
     if not left:
-        found.unjudged += 1
+        examination.unjudged += 1
         return
-    if _may_hide(case, left) and hides(case, careful):
-        found.hidden += 1
+    if _may_hide(case, left) and is_hidden(case, thorough):
+        examination.hidden += 1
         return
-    found.findings.append((case, min(left, key=_telling)))
+    examination.findings.append((case, min(left, key=_rank)))
 
 
-def _telling(finding: Finding) -> tuple[int, float]:
-    """Return a number by which what explains the rest comes first."""
+def _rank(finding: Finding) -> tuple[int, float]:
+    """Return a key that sorts the findings that may explain the others first."""
     order = ("start values", "lost runs", "status", "counts", "event times")
     return order.index(finding.kind) if finding.kind in order else len(order), -finding.size
 
 
 def _may_hide(case: Case, left: Sequence[Finding]) -> bool:
-    """Return whether a condition of states that was not seen may be why."""
+    """Return whether an undetected condition of states may be the cause."""
     if any(finding.kind in ("counts", "status") for finding in left):
         return True
     return "switches in states" in case.features
 
 
-def hides(case: Case, about: Judged) -> bool:
-    """Return whether a difference is gone when no step is longer than conditions hold.
+def is_hidden(case: Case, reference: RunReference) -> bool:
+    """Return whether a difference vanishes for steps shorter than the time a condition holds.
 
-    Conditions that become true and false again between two looks are not seen, which the
-    documentation says; a bound on the step is promised to leave out none.
+    By the documentation a condition that is true for a short time within a step may not be
+    detected, but every condition is detected with a bound on the step.
     """
-    shortest = about.right.shortest
+    shortest = reference.right.shortest
     if not np.isfinite(shortest) or case.dt or case.dt_max is not None:
         return False
-    span = case.values(about.run).get("duration", case.duration)
+    span = case.values(reference.run).get("duration", case.duration)
     bounded = evolve(case, dt_max=float(max(0.5 * shortest, 1e-4 * span)))
-    return not list(compare(bounded, solved(bounded), about))
+    return not list(compare(bounded, solve_case(bounded), reference))

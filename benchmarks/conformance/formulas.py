@@ -1,6 +1,6 @@
-"""Expressions of models as plain Python functions: nothing of cubie_flow takes part.
+"""Expressions of models as plain Python functions, without code of cubie_flow.
 
-The text of a model is Python's arithmetic, so that Python's own parser and compiler read it.
+The expressions of a model are valid Python, so that the parser and compiler of Python read them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 Tree = ast.expr
-#: What the names of functions and numbers mean.
+#: Functions and constants by name.
 _NAMES: dict[str, Any] = {
     name: getattr(math, name)
     for name in (
@@ -36,8 +36,8 @@ def names_in(tree: Tree) -> set[str]:
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - _NAMES.keys()
 
 
-def ordered(texts: Mapping[str, Any]) -> list[str]:
-    """Return the names of expressions, each after those that it uses."""
+def sort_by_use(texts: Mapping[str, Any]) -> list[str]:
+    """Return the names of expressions, each after the names that it uses."""
     uses = {name: names_in(parse(text)) & texts.keys() for name, text in texts.items()}
     return list(TopologicalSorter(uses).static_order())
 
@@ -50,21 +50,21 @@ class _Substitute(ast.NodeTransformer):
         return self.trees.get(node.id, node)
 
 
-def substituted(tree: Tree, trees: Mapping[str, Tree]) -> Tree:
-    """Return a copy of a tree in which names stand for other trees."""
+def substitute(tree: Tree, trees: Mapping[str, Tree]) -> Tree:
+    """Return a copy of a tree in which other trees replace names."""
     copy = ast.parse(ast.unparse(tree), mode="eval").body
     return _Substitute(trees).visit(copy)  # type: ignore[no-any-return]
 
 
 class _Python(ast.NodeTransformer):
-    """Turns ``where`` into a conditional, and comparisons of states into flags of `flags`.
+    """Replaces ``where`` by a conditional, and comparisons of states by elements of ``m``.
 
     Parameters
     ----------
     states : set of str
-        Comparisons that use one of these become ``m[i]``; empty for none.
+        Comparisons that use one of these names become ``m[i]``.
     flags : list of str
-        Texts of these comparisons; new ones are appended.
+        Texts of these comparisons; the text of every new one is appended.
     """
 
     def __init__(self, states: set[str], flags: list[str]) -> None:
@@ -83,8 +83,8 @@ class _Python(ast.NodeTransformer):
         text = ast.unparse(node)
         if text not in self.flags:
             self.flags.append(text)
-        place = ast.Constant(self.flags.index(text))
-        return ast.Subscript(ast.Name("m", ast.Load()), place, ast.Load())
+        index = ast.Constant(self.flags.index(text))
+        return ast.Subscript(ast.Name("m", ast.Load()), index, ast.Load())
 
 
 def function(
@@ -95,29 +95,29 @@ def function(
     flags: list[str] | None = None,
     names: Mapping[str, Any] | None = None,
 ) -> Callable[..., list[float]]:
-    """Return a function of plain numbers that gives the values of trees as a list.
+    """Return a function of plain numbers that returns the values of trees as a list.
 
     Parameters
     ----------
     trees : iterable of ast.expr
     arguments : sequence of str
-        Names of its arguments.
+        Names of the arguments of the function.
     unpacked : mapping
-        Which of them are sequences, and the names of their elements.
+        The arguments that are sequences, with the names of their elements.
     frozen : set of str, optional
         Comparisons that use one of these names read the argument ``m`` instead.
     flags : list of str, optional
-        Where the texts of these comparisons are collected.
+        Receives the texts of these comparisons.
     names : mapping, optional
-        What else names mean.
+        Values of further names.
     """
     change = _Python(frozen or set(), [] if flags is None else flags)
-    body = [ast.unparse(change.visit(substituted(tree, {}))) for tree in trees]
-    lines = [f"def found({', '.join(arguments)}):"]
+    body = [ast.unparse(change.visit(substitute(tree, {}))) for tree in trees]
+    lines = [f"def values({', '.join(arguments)}):"]
     for argument, elements in unpacked.items():
         if elements:
             lines.append(f"    {', '.join(elements)}, = {argument}")
     lines.append(f"    return [{', '.join(body)}]")
     space: dict[str, Any] = {**_NAMES, **(names or {})}
-    exec("\n".join(lines), space)  # the text is a model that the harness made
-    return space["found"]  # type: ignore[no-any-return]
+    exec("\n".join(lines), space)  # the text is a model of the harness
+    return space["values"]  # type: ignore[no-any-return]

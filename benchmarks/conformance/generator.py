@@ -1,9 +1,9 @@
 """Random cases: models that are well posed by construction, batches, methods and tolerances.
 
-Every state is damped and everything that acts on it is bounded, so that trajectories stay bounded
-and forget. Conditions are crossed and not touched: thresholds come from a trial integration of the
-model without them. A comparison of a state never switches the rate of that state itself, so that no
-run slides along a threshold.
+Every state is damped, and every term that acts on it is bounded. Trajectories thus stay bounded,
+and the influence of earlier errors decays. Solutions cross thresholds and do not only touch them,
+because thresholds are taken from a trial integration of the model without them. A comparison of a
+state never switches the rate of that state itself, so that no run slides along a threshold.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attrs import define, evolve, field
 from benchmarks.conformance.case import Case
 from benchmarks.conformance.reference import NoReferenceError, Reference
 
-#: Methods by family, drawn family by family.
+#: Methods by family; first a family is drawn and then one of its methods.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "explicit": (
         "heun", "bogacki_shampine_32", "fehlberg_45", "cash_karp_54", "dormand_prince_54", "tsit5",
@@ -43,7 +43,7 @@ _SHARES = {
     "explicit": 0.34, "fixed": 0.06, "taylor": 0.1, "rosenbrock": 0.2, "diagonal": 0.11,
     "collocation": 0.07, "multistep": 0.1, "auto": 0.02,
 }  # fmt: skip
-#: Steps of a method with a fixed step over the duration, by its order.
+#: Number of steps over the duration, by method with a fixed step.
 FIXED_STEPS = {
     "euler": 4000, "ralston": 1500, "midpoint": 1500, "rk4": 400, "implicit_midpoint": 1500,
     "trapezoid": 1500, "gauss_legendre_4": 300,
@@ -52,16 +52,16 @@ ORDERS = {
     "euler": 1, "ralston": 2, "midpoint": 2, "rk4": 4, "implicit_midpoint": 2, "trapezoid": 2,
     "gauss_legendre_4": 4,
 }  # fmt: skip
-#: Methods of low order, which take too many steps at tight tolerances.
+#: Methods of low order, which need too many steps at tight tolerances.
 SLOW = ("heun", "backward_euler", "crank_nicolson", "trbdf2", "sdirk2", "rosenbrock23")
 RUNS, JUDGED = 24, 2
-#: How often a model has 1 to 8 states: small ones compile faster and show as much.
+#: Probabilities of 1 to 8 states: small models compile faster and are as useful.
 _SIZES = (0.28, 0.28, 0.18, 0.11, 0.06, 0.04, 0.03, 0.02)
 
 
 @define
 class _Model:
-    """A model that grows piece by piece."""
+    """A model under construction."""
 
     rng: np.random.Generator
     duration: float
@@ -81,29 +81,34 @@ class _Model:
     damping: dict[str, float] = field(factory=dict)
     size: dict[str, float] = field(factory=dict)
     offset: dict[str, float] = field(factory=dict)
-    #: Parameters that the batch must leave alone, because drawing others would change the kind.
+    #: Parameters that the batch must not vary, because other values would change the model.
     kept: set[str] = field(factory=set)
     stiff: bool = False
 
-    # small draws
+    # random draws
 
     def chance(self, share: float) -> bool:
+        """Return True with a probability."""
         return bool(self.rng.random() < share)
 
     def one(self, choices: Sequence[Any]) -> Any:
+        """Return a random element."""
         return choices[int(self.rng.integers(len(choices)))]
 
     def number(self, low: float, high: float) -> float:
+        """Return a random number with four digits."""
         return float(f"{self.rng.uniform(low, high):.4g}")
 
     def signed(self, low: float, high: float) -> float:
+        """Return a random number with a random sign."""
         return self.number(low, high) * float(self.one((-1.0, 1.0)))
 
     def whole(self, low: int, high: int) -> int:
+        """Return a random integer, `high` included."""
         return int(self.rng.integers(low, high + 1))
 
     def parameter(self, value: float, share: float = 0.6) -> str:
-        """Return a number as text, or a new parameter of that value."""
+        """Return a number as text, or the name of a new parameter with that value."""
         if not self.chance(share):
             return f"({value})" if value < 0 else str(value)
         name = f"p{len(self.parameters)}"
@@ -111,13 +116,13 @@ class _Model:
         return name
 
     def span(self, low: float, high: float) -> str:
-        """Return a time within the run, after its start, as parts of the duration."""
+        """Return a time within the run; `low` and `high` are parts of the duration."""
         return self.parameter(
             float(f"{self.t_start + self.duration * self.rng.uniform(low, high):.5g}")
         )
 
     def width(self, low: float, high: float) -> str:
-        """Return a length of time."""
+        """Return a time span; `low` and `high` are parts of the duration."""
         return self.parameter(float(f"{self.duration * self.rng.uniform(low, high):.4g}"))
 
     def level(self) -> str:
@@ -144,7 +149,7 @@ class _Model:
 
 
 def _unused(model: dict[str, Any]) -> list[str]:
-    """Return the parameters that nothing of a model uses."""
+    """Return the parameters that no part of a model uses."""
     text = str({key: value for key, value in model.items() if key != "parameters"})
     words = set(re.findall(r"\w+", text))
     left = dict(model["parameters"])
@@ -213,7 +218,7 @@ def _kinked_term(m: _Model, u: str, v: str) -> str:
 
 
 def _time_terms(m: _Model) -> list[Callable[[], str]]:
-    """Return what makes a term that switches at times, with its switches noted."""
+    """Return functions that return a term with switches in time, and add these to the model."""
 
     def at(*texts: str) -> None:
         m.switches.extend({"at": text} for text in texts)
@@ -321,6 +326,7 @@ def _time_terms(m: _Model) -> list[Callable[[], str]]:
 
 
 def _states(m: _Model, count: int) -> None:
+    """Add states with random sizes, offsets, start values and damping."""
     for i in range(count):
         name = f"x{i}"
         m.size[name], m.offset[name] = 1.0, 0.0
@@ -345,7 +351,7 @@ def _states(m: _Model, count: int) -> None:
 
 
 def _oscillator(m: _Model, a: str, b: str) -> None:
-    """Make two states swing."""
+    """Couple two states to an oscillator."""
     m.features.add("oscillators")
     w = m.parameter(m.number(6.0, 30.0) / m.duration)
     c = m.number(0.01, 0.15)
@@ -375,6 +381,7 @@ def _act(m: _Model, name: str, text: str) -> None:
 
 
 def _equations(m: _Model) -> None:
+    """Add the terms of all rates without switches."""
     names = list(m.states)
     if len(names) >= 2 and m.chance(0.4):
         _oscillator(m, names[0], names[1])
@@ -404,12 +411,13 @@ def _equations(m: _Model) -> None:
 
 
 def _strength(m: _Model, name: str) -> str:
-    """Return the size of a term: that of the damping where that is fast."""
+    """Return the magnitude of a term, that of the damping for a fast state."""
     factor = max(1.0, m.damping[name])
     return m.parameter(m.signed(0.2, 1.2) * (1.0 if factor < 3 else float(f"{factor:.3g}")), 0.5)
 
 
 def _add_time_switches(m: _Model) -> None:
+    """Add terms that switch in time."""
     for _ in range(m.whole(1, 3)):
         m.features.add("switches in time")
         name = m.one(list(m.states))
@@ -424,6 +432,7 @@ def _add_time_switches(m: _Model) -> None:
 
 
 def _add_drivers(m: _Model) -> None:
+    """Add drivers and terms that read them."""
     for i in range(m.whole(1, 2)):
         name = f"u{i}"
         m.features.add("drivers")
@@ -460,6 +469,7 @@ def _add_drivers(m: _Model) -> None:
 
 
 def _add_doses(m: _Model) -> None:
+    """Add boluses and infusions."""
     for _ in range(m.whole(1, 2)):
         into = m.one(list(m.states))
         amount = m.parameter(float(f"{m.size[into] * m.rng.uniform(0.3, 2):.4g}"))
@@ -484,11 +494,12 @@ def _add_doses(m: _Model) -> None:
 
 
 def _moment(m: _Model) -> float:
+    """Return a random time within the run."""
     return float(f"{m.t_start + m.duration * m.rng.uniform(0.02, 0.95):.5g}")
 
 
 def _number(text: Any) -> Any:
-    """Return a text that is a number as a number."""
+    """Return the number of a text, or the text if it is not a number."""
     if isinstance(text, str):
         try:
             return float(text)
@@ -498,7 +509,7 @@ def _number(text: Any) -> Any:
 
 
 def _trial(m: _Model, name: str) -> dict[str, Any] | None:
-    """Return a trajectory at the default values by state, None if there is none."""
+    """Return a trajectory at the default values by state, None without a reference."""
     times = np.linspace(0, m.duration, 200).tolist()
     case = Case(
         name, m.mapping(name), {}, m.duration, m.t_start, times, stiff=m.stiff,
@@ -512,7 +523,7 @@ def _trial(m: _Model, name: str) -> dict[str, Any] | None:
 
 
 def _threshold(m: _Model, row: Any) -> float | None:
-    """Return a value that a trajectory passes with some speed."""
+    """Return a threshold well inside the range of a trajectory, None for a constant one."""
     low, high = float(np.nanmin(row)), float(np.nanmax(row))
     if not high - low > 1e-3 * max(1e-12, abs(low), abs(high)):
         return None
@@ -520,6 +531,7 @@ def _threshold(m: _Model, row: Any) -> float | None:
 
 
 def _add_state_switches(m: _Model, trial: dict[str, Any]) -> None:
+    """Add terms that switch at thresholds of states."""
     names = list(m.states)
     for _ in range(m.whole(1, 2)):
         watched = m.one(names)
@@ -541,9 +553,17 @@ def _add_state_switches(m: _Model, trial: dict[str, Any]) -> None:
 
 
 def _add_events(m: _Model, trial: dict[str, Any]) -> None:
+    """Add events of states, of time and of schedules."""
     for i in range(m.whole(1, 3)):
         name = f"e{i}"
-        makers = (_watched, _watched, _watched, _scheduled, _scheduled, _timed)
+        makers = (
+            _state_event,
+            _state_event,
+            _state_event,
+            _scheduled_event,
+            _scheduled_event,
+            _time_event,
+        )
         event = m.one(makers)(m, trial)
         if event is None:
             continue
@@ -560,13 +580,13 @@ def _add_events(m: _Model, trial: dict[str, Any]) -> None:
             event["values"] = "trigger"
         m.events[name] = event
         if "at" in event and m.chance(0.2) and i < 2:
-            # Another one at the same times, so that the order matters.
+            # A second event at the same times, so that their order matters.
             other = {"at": event["at"], "set": _resets(m), "priority": m.one((0, 1, 3, -2))}
             m.events[f"{name}_twin"] = other
             m.features.add("events at one time")
 
 
-def _watched(m: _Model, trial: dict[str, Any]) -> dict[str, Any] | None:
+def _state_event(m: _Model, trial: dict[str, Any]) -> dict[str, Any] | None:
     """Return an event of a state."""
     name = m.one(list(m.states))
     level = _threshold(m, trial[name])
@@ -596,7 +616,7 @@ def _watched(m: _Model, trial: dict[str, Any]) -> dict[str, Any] | None:
     return event
 
 
-def _scheduled(m: _Model, trial: dict[str, Any]) -> dict[str, Any]:
+def _scheduled_event(m: _Model, trial: dict[str, Any]) -> dict[str, Any]:
     """Return an event at given times."""
     m.features.add("events by schedule")
     kind = m.whole(0, 2)
@@ -611,7 +631,7 @@ def _scheduled(m: _Model, trial: dict[str, Any]) -> dict[str, Any]:
     return {"at": at}
 
 
-def _timed(m: _Model, trial: dict[str, Any]) -> dict[str, Any]:
+def _time_event(m: _Model, trial: dict[str, Any]) -> dict[str, Any]:
     """Return an event of a condition in time alone."""
     m.features.add("events by time")
     kind = m.whole(0, 4)
@@ -638,15 +658,15 @@ def _timed(m: _Model, trial: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resets(m: _Model) -> dict[str, str]:
-    """Return what an event sets."""
-    found = {}
+    """Return the resets of an event."""
+    resets = {}
     for _ in range(m.whole(1, 2)):
         name = m.one(list(m.states))
         size, local = m.size[name], _local(m, name)
         offset = m.offset[name]
         kick = float(f"{size * m.rng.uniform(0.2, 0.8) * m.one((-1, 1)):.4g}")
         base = "" if not offset else f"{offset:g} + "
-        found[name] = m.one(
+        resets[name] = m.one(
             (
                 f"{name} + {m.parameter(kick)}",
                 f"{base}{m.number(-0.8, 0.8)}*{local}",
@@ -660,12 +680,12 @@ def _resets(m: _Model) -> dict[str, str]:
             name = m.one(names)
             m.features.add("parameters set")
             m.kept.add(name)
-            found[name] = f"{m.number(0.4, 0.9)}*{name} + {0.3 * m.parameters[name]:.4g}"
-    return found
+            resets[name] = f"{m.number(0.4, 0.9)}*{name} + {0.3 * m.parameters[name]:.4g}"
+    return resets
 
 
-def _keep_schedules(m: _Model) -> None:
-    """Let no event set a parameter of a schedule: its times are not defined then."""
+def _protect_schedules(m: _Model) -> None:
+    """Remove resets of parameters of schedules, whose times would not be defined."""
     texts = str([[event.get("at") for event in m.events.values()], m.doses])
     scheduled = {*re.findall(r"\w+", texts)} & m.parameters.keys()
     for event in m.events.values():
@@ -674,7 +694,7 @@ def _keep_schedules(m: _Model) -> None:
 
 
 def _add_starts(m: _Model) -> None:
-    """Let start values depend on parameters, other starts and time."""
+    """Make start values depend on parameters, other start values and time."""
     m.features.add("start values")
     names = list(m.states)
     numbers = [n for n, v in m.parameters.items() if isinstance(v, float) and n not in m.kept]
@@ -707,6 +727,7 @@ def _add_starts(m: _Model) -> None:
 
 
 def _add_observables(m: _Model) -> None:
+    """Add observables of states, time and drivers."""
     m.features.add("observables")
     names = list(m.states)
     for i in range(m.whole(1, 2)):
@@ -726,7 +747,7 @@ def _add_observables(m: _Model) -> None:
 
 
 def draw(seed: int, number: int) -> Case | None:
-    """Return case `number` of a seed; None where the draw has no trajectory worth a test."""
+    """Return the case with a number; None if the model of the draw has no reference."""
     rng = np.random.default_rng([seed, number])
     m = _Model(rng, float(f"{10 ** rng.uniform(0.0, 1.3):.4g}"), 0.0)
     if m.chance(0.15):
@@ -751,7 +772,7 @@ def draw(seed: int, number: int) -> Case | None:
         if eventful:
             m.features.add("events")
             _add_events(m, trial)
-    _keep_schedules(m)
+    _protect_schedules(m)
     if m.chance(0.25):
         _add_starts(m)
     if m.chance(0.4):
@@ -760,7 +781,7 @@ def draw(seed: int, number: int) -> Case | None:
 
 
 def _case(m: _Model, name: str) -> Case:
-    """Return the case of a model: its batch and its saved times."""
+    """Return the case of a model, with a batch and saved times."""
     rng, columns, model = m.rng, {}, m.mapping(name)
     free = [n for n in model.get("parameters", {}) if n not in m.kept]
     if free:
@@ -776,7 +797,7 @@ def _case(m: _Model, name: str) -> Case:
         if m.chance(0.3) and (isinstance(value, float) or m.chance(0.3)):
             drawn = m.offset[state] + m.size[state] * rng.uniform(-1, 1, RUNS)
             if isinstance(value, str) and {*re.findall(r"\w+", value)} & columns.keys():
-                # A parameter that varies and reaches nothing else would be refused.
+                # A varied parameter that only this start value reads would be refused.
                 continue
             columns[state] = [float(f"{one:.6g}") for one in drawn]
     for driver in m.drivers.values():
@@ -808,7 +829,7 @@ def _case(m: _Model, name: str) -> Case:
 
 
 def _with_method(m: _Model, case: Case) -> Case:
-    """Return a case with a method that suits it."""
+    """Return a case with a suitable random method."""
     shares = dict(_SHARES)
     fastest = max(m.damping.values())
     if fastest > 100:

@@ -1,7 +1,7 @@
-"""What must not matter: a case is solved in another way, and every stored array is compared.
+"""Metamorphic checks: a case is solved in another way, and all results are compared.
 
-Most checks ask for the same bits. Those that change what is computed, such as the time at which a
-run starts, are compared with the reference of the case.
+Most checks require identical bits. Checks that change the computation, such as the time at which a
+run starts, compare the results with the reference of the case.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 
-from benchmarks.conformance.case import Case, solved
-from benchmarks.conformance.comparison import Finding, Judged, compare, half_step
+from benchmarks.conformance.case import Case, solve_case
+from benchmarks.conformance.comparison import Finding, RunReference, compare, half_step
 from cubie_flow import OdeSystem
 from cubie_flow.batches import make_design
 from cubie_flow.integrators.tableaus import METHODS
@@ -27,30 +27,31 @@ from cubie_flow.study.options import OutputChoice, TargetChoice
 
 Array = Any
 Arrays = Mapping[str, Array]
-#: Runs of a batch that is large enough to be ordered by cost, and of one that two threads share.
+#: Number of runs of a batch that is ordered by cost, and of a batch that two threads share.
 MANY, SEVERAL = 600, 96
-#: By how much a run is shifted in time.
+#: Shift of a run in time.
 SHIFT = 3.25
 
 
 def differences(
     kind: str, ours: Arrays, wanted: Arrays, runs: Sequence[int] | Array | None = None,
-    leave: frozenset[str] = frozenset(),
+    ignored: frozenset[str] = frozenset(),
 ) -> Iterator[Finding]:  # fmt: skip
-    """Yield every array whose bits differ; what only one of both has is a difference too.
+    """Yield every array whose bits differ, or that only one of both results contains.
 
     Parameters
     ----------
     kind : str
+        Kind of the findings.
     ours, wanted : mapping
         All arrays by name; those of `wanted` are taken at `runs` where they have a run axis.
     runs : sequence of int, optional
-        Which runs of `wanted` those of `ours` are.
-    leave : frozenset of str
+        Numbers in `wanted` of the runs of `ours`.
+    ignored : frozenset of str
         Names that are not compared.
     """
     count = len(wanted["status"])
-    for name in sorted({*ours, *wanted} - leave):
+    for name in sorted({*ours, *wanted} - ignored):
         if name not in ours or name not in wanted:
             where = "only one result" if name in ours else "the other result only"
             yield Finding(kind, f"'{name}' is in {where}")
@@ -71,69 +72,69 @@ def differences(
 
 
 def _tiled(case: Case, count: int) -> tuple[Case, Array]:
-    """Return a case of `count` runs, and which of the case they are."""
+    """Return a case of `count` repeated runs, and their numbers in the original case."""
     runs = np.arange(count) % case.runs
-    # Not the same neighbours all over.
+    # The repetitions have other neighbours.
     runs = np.concatenate(
         [runs[: case.runs], np.random.default_rng(7).permutation(runs[case.runs :])]
     )
-    return case.chosen(runs.tolist()), runs
+    return case.with_runs(runs.tolist()), runs
 
 
-# the same bits ----------------------------------------------------------------------------
+# identical bits ---------------------------------------------------------------------------
 
 
-def order(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """Runs in another order."""
+def order(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Solve the runs in another order."""
     runs = np.random.default_rng(3).permutation(case.runs)
-    yield from differences("bits of order", solved(case.chosen(runs.tolist())), base, runs)
+    yield from differences("bits of order", solve_case(case.with_runs(runs.tolist())), base, runs)
 
 
-def cost(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """Runs solved in the order of their cost."""
+def cost(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Solve the runs in the order of their cost."""
     many, runs = _tiled(case, MANY)
-    yield from differences("bits of batch.order", solved(many, order="cost"), base, runs)
+    yield from differences("bits of batch.order", solve_case(many, order="cost"), base, runs)
 
 
-def threads(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """Two threads instead of one."""
+def threads(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Use two threads instead of one."""
     several, runs = _tiled(case, SEVERAL)
     target = TargetChoice("cpu", threads=2, lanes=case.lanes)
-    yield from differences("bits of threads", solved(several, target=target), base, runs)
+    yield from differences("bits of threads", solve_case(several, target=target), base, runs)
 
 
-def rescue(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """A rescue leaves healthy runs alone."""
+def rescue(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Enable the rescue, which must not change successful runs."""
     healthy = np.flatnonzero(np.isin(base["status"], (0, 5)))
     if not healthy.size:
         return
-    found = solved(case.chosen(healthy.tolist()), rescue=DEFAULT)
+    found = solve_case(case.with_runs(healthy.tolist()), rescue=DEFAULT)
     attempts = found.pop("attempt")
     yield from differences("bits of rescue", found, base, healthy)
     if attempts.any():
         yield Finding("bits of rescue", "a healthy run was rescued", int(np.argmax(attempts)))
 
 
-def rewritten(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """The model written out and read again."""
+def rewritten(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Write the model and read it again."""
     system = case.system
     again = OdeSystem.from_mapping(system.to_mapping())
     if again.content_hash != system.content_hash:
         yield Finding("bits of the written model", "the content hash differs")
 
 
-def lanes(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """Another number of runs side by side."""
+def lanes(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Use another number of lanes."""
     other = {None: 2, 2: 16, 4: 1}.get(case.lanes, 4)
-    yield from differences("bits of lanes", solved(evolve(case, lanes=other)), base)
+    yield from differences("bits of lanes", solve_case(evolve(case, lanes=other)), base)
 
 
-def renamed(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """A state with another name."""
+def renamed(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Rename a state."""
     state = list(case.model["states"])[-1]
     new = {name: "zeta" + name[len(state) :] for name in base if _belongs(name, state)}
     wanted = {new.get(name, name): values for name, values in base.items()}
-    yield from differences("bits of a name", solved(_renamed(case, state, "zeta")), wanted)
+    yield from differences("bits of a name", solve_case(_renamed(case, state, "zeta")), wanted)
 
 
 def _belongs(name: str, state: str) -> bool:
@@ -154,27 +155,30 @@ def _renamed(case: Case, old: str, new: str) -> Case:
     )  # fmt: skip
 
 
-def unsaved(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """Nothing saved over time: methods with dense output do not land on saved times."""
-    chosen = METHODS.get(case.algorithm)
-    if not case.times or chosen is None or not chosen.continuous:
+def unsaved(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Save nothing over time, which must not change the steps of methods with dense output."""
+    method = METHODS.get(case.algorithm)
+    if not case.times or method is None or not method.continuous:
         return
-    left = frozenset({*case.saved, "time"})
-    yield from differences("bits without saving", solved(evolve(case, times=[])), base, None, left)
+    ignored = frozenset({*case.saved, "time"})
+    yield from differences(
+        "bits without saving", solve_case(evolve(case, times=[])), base, None, ignored
+    )
 
 
-def simulator(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """The simulator of a GPU; it is slow, so that only cheap runs take part."""
+def simulator(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Use the simulator of a GPU, with cheap runs only because it is slow."""
     cheap = np.argsort(base["steps"] + base["rejected"])[:2].tolist()
     if not toolkit_installed() or int((base["steps"] + base["rejected"])[cheap].max()) > 300:
         return
     if "duration" in case.columns:
         return
-    found = solved(case.chosen(cheap), target=TargetChoice("simulator"))
+    found = solve_case(case.with_runs(cheap), target=TargetChoice("simulator"))
     yield from differences("bits of the simulator", found, base, cheap)
 
 
 def _stored(case: Case, folder: Path, **options: Any) -> dict[str, Array]:
+    """Return the results of a case from a store in a folder; `options` are those of `run_study`."""
     from cubie_flow.analysis.opening import open_runs
     from cubie_flow.api import run_study
     from cubie_flow.study.auto_method import resolve_algorithm
@@ -185,18 +189,18 @@ def _stored(case: Case, folder: Path, **options: Any) -> dict[str, Array]:
     return {str(name): np.asarray(array.values) for name, array in data.variables.items()}
 
 
-def shards(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """Written to a store, shard by shard."""
+def shards(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Write the results to a store, shard by shard."""
     with tempfile.TemporaryDirectory() as folder:
         yield from differences("bits of shards", _stored(case, Path(folder)), base)
 
 
 class _Stop(Exception):
-    pass
+    """Ends a study early."""
 
 
-def resume(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """Stopped after two shards, and resumed."""
+def resume(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Stop a study after two shards, and resume it."""
     calls = 0
 
     def stop(_: float) -> None:
@@ -212,8 +216,8 @@ def resume(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
         yield from differences("bits of a resumed study", found, base)
 
 
-def dask(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
-    """Two worker processes."""
+def dask(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
+    """Use two worker processes."""
     from cubie_flow.engines import make_engine
 
     with tempfile.TemporaryDirectory() as folder:
@@ -221,11 +225,11 @@ def dask(case: Case, base: Arrays, _: Sequence[Judged]) -> Iterator[Finding]:
         yield from differences("bits of engine=dask", found, base)
 
 
-# the same digits --------------------------------------------------------------------------
+# agreement within the tolerance -----------------------------------------------------------
 
 
 def _autonomous(case: Case) -> bool:
-    """Return whether nothing in a model depends on time."""
+    """Return whether a model does not depend on time."""
     model = case.model
     if model.get("doses") or model.get("drivers") or case.switches:
         return False
@@ -234,23 +238,23 @@ def _autonomous(case: Case) -> bool:
     return not re.search(r"\bt\b", str({k: v for k, v in model.items() if k != "time"}))
 
 
-def shifted(case: Case, base: Arrays, about: Sequence[Judged]) -> Iterator[Finding]:
-    """An autonomous model at another time."""
+def shifted(case: Case, base: Arrays, references: Sequence[RunReference]) -> Iterator[Finding]:
+    """Solve an autonomous model at another time."""
     if not _autonomous(case) or case.precision == "float32":
         return
-    found = solved(evolve(case, t_start=case.t_start + SHIFT))
+    found = solve_case(evolve(case, t_start=case.t_start + SHIFT))
     for name in case.model.get("events") or {}:
         if f"{name}_times" in found:
             found[f"{name}_times"] = found[f"{name}_times"] - SHIFT
     finer = half_step(evolve(case, t_start=case.t_start + SHIFT))
-    for one in about:
+    for one in references:
         for finding in compare(case, found, one, finer):
             yield evolve(finding, kind=f"{finding.kind} of a shifted run")
 
 
-def folded(case: Case, base: Arrays, about: Sequence[Judged]) -> Iterator[Finding]:
-    """What the batch varies as values of the model."""
-    for one in about[:1]:
+def folded(case: Case, base: Arrays, references: Sequence[RunReference]) -> Iterator[Finding]:
+    """Solve one run alone, with its values in the model instead of the batch."""
+    for one in references[:1]:
         given = case.values(one.run)
         model = dict(case.model)
         for group in ("parameters", "states"):
@@ -259,10 +263,10 @@ def folded(case: Case, base: Arrays, about: Sequence[Judged]) -> Iterator[Findin
         duration = given.get("duration", case.duration)
         times = [time for time in case.times if time <= duration]
         alone = evolve(case, model=model, columns={}, duration=duration, times=times)
-        found = solved(alone)
+        found = solve_case(alone)
         right, others = one.right, one.disturbed
         cut = len(times)
-        moved = Judged(
+        moved = RunReference(
             0, evolve(right, saved=right.saved[:, :cut]),
             tuple(evolve(other, saved=other.saved[:, :cut]) for other in others), one.sizes,
         )  # fmt: skip
@@ -270,8 +274,8 @@ def folded(case: Case, base: Arrays, about: Sequence[Judged]) -> Iterator[Findin
             yield evolve(finding, kind=f"{finding.kind} of one run alone", run=one.run)
 
 
-def split(case: Case, base: Arrays, about: Sequence[Judged]) -> Iterator[Finding]:
-    """A run in two parts, the state carried over."""
+def split(case: Case, base: Arrays, references: Sequence[RunReference]) -> Iterator[Finding]:
+    """Solve a run in two parts; the second starts at the end of the first."""
     model = case.model
     sets = {name for e in (model.get("events") or {}).values() for name in e.get("set") or {}}
     if (
@@ -285,21 +289,21 @@ def split(case: Case, base: Arrays, about: Sequence[Judged]) -> Iterator[Finding
     spans = np.asarray(case.columns.get("duration", [case.duration] * case.runs))
     first = 0.37 * spans
     states = list(model["states"])
-    # Start values and durations vary in both parts, so that one kernel serves.
+    # Start values and durations vary in both parts, so that both use the same kernel.
     columns = {**case.columns, **{name: _starts(case, name) for name in states}}
     part = evolve(case, columns={**columns, "duration": first.tolist()}, times=[])
-    a = solved(part)
+    a = solve_case(part)
     carried = {name: np.asarray(a[f"{name}_final"], float).tolist() for name in states}
     rest = evolve(part, columns={**columns, **carried, "duration": (spans - first).tolist()})
     ended = ~np.isin(a["status"], (0,))
-    b = solved(rest)
+    b = solve_case(rest)
     joined = {f"{name}_final": b[f"{name}_final"] for name in states}
     joined |= {"status": b["status"], "steps": a["steps"] + b["steps"]}
     for name, event in (model.get("events") or {}).items():
         if event.get("record", True):
             joined[f"{name}_count"] = a[f"{name}_count"] + b[f"{name}_count"]
     unsaved_case = evolve(case, times=[])
-    for one in about:
+    for one in references:
         if ended[one.run] or case.dt:
             continue
         for finding in compare(unsaved_case, joined, one):
@@ -308,17 +312,18 @@ def split(case: Case, base: Arrays, about: Sequence[Judged]) -> Iterator[Finding
 
 
 def _starts(case: Case, name: str) -> list[float]:
+    """Return the start values of a state in all runs."""
     from benchmarks.conformance.reference import Reference
 
     if name in case.columns:
         return case.columns[name]
-    about = Reference(case)
-    place = about.states.index(name)
-    return [about.start(case.values(run))[0][place] for run in range(case.runs)]
+    reference = Reference(case)
+    number = reference.states.index(name)
+    return [reference.start(case.values(run))[0][number] for run in range(case.runs)]
 
 
-Check = Callable[[Case, Arrays, Sequence[Judged]], Iterator[Finding]]
-#: Checks by what they cost: nothing new compiled, a store written, a new kernel, and slow ones.
+Check = Callable[[Case, Arrays, Sequence[RunReference]], Iterator[Finding]]
+#: Checks by their cost: with the same kernel, with a store, with a new kernel, and slow ones.
 FREE: dict[str, Check] = {
     "order": order, "cost": cost, "threads": threads, "rescue": rescue, "rewritten": rewritten,
 }  # fmt: skip
@@ -331,8 +336,8 @@ RARE: dict[str, Check] = {"simulator": simulator, "dask": dask}
 CHECKS: dict[str, Check] = {**FREE, **STORED, **COMPILED, **RARE}
 
 
-def some(rng: np.random.Generator) -> list[str]:
-    """Return the names of the checks for one case."""
+def draw_checks(rng: np.random.Generator) -> list[str]:
+    """Return the names of random checks for one case."""
     chosen = [name for name in FREE if rng.random() < 0.4]
     for share, group in ((0.08, STORED), (0.12, COMPILED)):
         if rng.random() < share:
@@ -344,4 +349,4 @@ def some(rng: np.random.Generator) -> list[str]:
     return chosen
 
 
-__all__ = ["CHECKS", "OutputChoice", "differences", "make_design", "some"]
+__all__ = ["CHECKS", "OutputChoice", "differences", "draw_checks", "make_design"]

@@ -1,10 +1,10 @@
-"""Public models against independent simulators: libroadrunner, and libcellml's Python with SciPy.
+"""Comparison of public models with libroadrunner, and with code of libcellml integrated by SciPy.
 
     python -m benchmarks conformance --public ../shared
 
 The folder holds ``cellml-models`` (cardiac cells and others), ``antimony-models``,
-``petab-problems`` and ``sbml-cases``; what is absent is left out. Every model is integrated at the
-default settings of `solve` with ``algorithm=auto`` and with four stiff methods.
+``petab-problems`` and ``sbml-cases``; each of them is optional. Every model is integrated at the
+default settings of `solve`, with ``algorithm=auto`` and with four stiff methods.
 """
 
 from __future__ import annotations
@@ -34,23 +34,24 @@ from cubie_flow.study.tolerance_record import recorded_atol, recorded_faint
 
 Array = Any
 METHODS = ("auto", "rodas5p", "radau_iia_5", "bdf", "kvaerno5")
-#: Mean difference over time, beside the peak of the quantity, below which results agree.
+#: Largest mean difference over time, divided by the peak of the quantity, of results that agree.
 AGREES = 1e-3
-#: Saved times, of a cell enough to meet every action potential, and its steps in the reference.
+#: Number of saved times; of a cell, whose action potentials they resolve; least number of steps of
+#: the reference of a cell.
 TIMES, CELL_TIMES, CELL_STEPS = 201, 2001, 4000
-#: Looks at the comparisons in a step of the reference, and pieces between their changes.
+#: Evaluations of the comparisons per step of the reference, and most pieces between their changes.
 LOOKS, PIECES = 4, 10_000
-#: Models of one worker process, which keeps what it has compiled.
+#: Models per worker process; a worker keeps its compiled kernels in memory.
 BATCH = 12
 _COMPARE = ("eq_func", "neq_func", "lt_func", "leq_func", "gt_func", "geq_func")
-#: Duration of a model that has none of its own: model units; of a cell: seconds.
+#: Duration of a model without its own, in its unit of time; of a cell, in seconds.
 DURATION, CELL_SECONDS = 10.0, 1.0
-#: Factor of the tolerances that show whether a difference is one of tolerance, and the peak below
-#: which a quantity is rounding.
+#: Factor of the tolerances of the second integration, which shows whether the tolerance explains a
+#: difference; and the peak below which a quantity consists of rounding.
 FINER, NOTHING = 1e-3, 1e-24
 #: Absolute tolerance of libroadrunner.
 ATOL = 1e-24
-#: Volts between the least and the largest voltage of an action potential.
+#: Least height of an action potential, in volts.
 PEAK = 0.05
 _ASSIGNED = re.compile(r"    (\w+\[\d+\]) = ")
 _READ = re.compile(r"(?:rates|algebraic_variables)\[\d+\]")
@@ -58,18 +59,19 @@ _NAMES = {code: name for name, code in STATUS.items()}
 
 
 @frozen
-class Right:
-    """What a model does, by an independent simulator.
+class Simulation:
+    """The solution of a model by an independent simulator.
 
     Parameters
     ----------
-    times : ndarray
+    times : ndarray, shape (times,)
     values : dict
-        Over the times, by name.
+        Values over time by name, each of shape (times,).
     ours : callable
-        From the result of cubie_flow to the same names.
+        From the result of cubie_flow to its values of the same names.
+    system : OdeSystem
     voltage : str
-        Name of the membrane voltage, empty where there is none.
+        Name of the membrane voltage, empty for a model without one.
     peak : float
         Least height of an action potential, in the unit of the voltage.
     """
@@ -84,7 +86,7 @@ class Right:
 
 @frozen
 class Row:
-    """What became of a model with a method."""
+    """The comparison of a model with one method."""
 
     model: str
     method: str
@@ -100,16 +102,17 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing is wrong with it at the default tolerances."""
+        """Whether the results agree at the default tolerances."""
         return (
             self.status == "success" and self.error <= AGREES and self.peaked == self.right_peaked
         )
 
     @property
     def verdict(self) -> str:
-        """What it comes to: ``agrees``, ``tolerance``, ``refused``, ``no reference``, ``differs``.
+        """The result: ``agrees``, ``tolerance``, ``refused``, ``no reference`` or ``differs``.
 
-        ``tolerance``: a tighter one agrees, or the error falls with it.
+        ``tolerance`` means that the results agree at tighter tolerances, or that the error falls
+        with the tolerances.
         """
         if self.agrees:
             return "agrees"
@@ -128,10 +131,11 @@ class Row:
 
     @property
     def _why(self) -> str:
+        """The reason why the results do not agree."""
         if self.verdict in ("refused", "no reference"):
             return self.notes
-        said = ", said" if self.warned else ""
-        return f"{self.verdict} (finer: {self.finer:.1e}{said}): {self.worst}"
+        warned = ", warned" if self.warned else ""
+        return f"{self.verdict} (finer: {self.finer:.1e}{warned}): {self.worst}"
 
 
 HEAD = f"{'model':<52} {'method':<12} {'status':<15} {'error':>9} {'AP':>4} {'ref':>4} {'s':>6}"
@@ -140,8 +144,18 @@ HEAD = f"{'model':<52} {'method':<12} {'status':<15} {'error':>9} {'AP':>4} {'re
 # SBML ------------------------------------------------------------------------------------------
 
 
-def sbml_right(path: Path, text: str, duration: float) -> Right:
-    """Return what libroadrunner gives for a model of SBML."""
+def sbml_reference(path: Path, text: str, duration: float) -> Simulation:
+    """Return the solution of an SBML model by libroadrunner.
+
+    Parameters
+    ----------
+    path : Path
+        File of the model, for its name.
+    text : str
+        The model in SBML.
+    duration : float
+        In the unit of time of the model.
+    """
     import roadrunner
 
     from cubie_flow.systems.importers.markup import Markup
@@ -149,17 +163,17 @@ def sbml_right(path: Path, text: str, duration: float) -> Right:
 
     model = read_sbml(path.stem, Markup.check(text.encode(), path.name), path.name)
     roadrunner.Logger.setLevel(roadrunner.Logger.LOG_ERROR)
-    about = roadrunner.RoadRunner(text)
-    integrator = about.getIntegrator()
+    simulator = roadrunner.RoadRunner(text)
+    integrator = simulator.getIntegrator()
     integrator.setValue("relative_tolerance", 1e-10)
     integrator.setValue("absolute_tolerance", ATOL)
     integrator.setValue("maximum_num_steps", 1_000_000)
-    species = [*about.model.getFloatingSpeciesIds(), *about.model.getBoundarySpeciesIds()]
+    species = [*simulator.model.getFloatingSpeciesIds(), *simulator.model.getBoundarySpeciesIds()]
     species = [name for name in species if name in model.amounts]
     selected = ["time", *species]
     times = np.linspace(0.0, duration, TIMES)
-    found = np.asarray(about.simulate(0.0, duration, TIMES, selected))
-    values = {name: found[:, i + 1] for i, name in enumerate(species)}
+    table = np.asarray(simulator.simulate(0.0, duration, TIMES, selected))
+    values = {name: table[:, i + 1] for i, name in enumerate(species)}
 
     def ours(data: Any) -> dict[str, Array]:
         known: dict[str, Any] = {item.name: item.value for item in model.system.parameters}
@@ -170,10 +184,11 @@ def sbml_right(path: Path, text: str, duration: float) -> Right:
             for name, column in zip(species, columns, strict=True)
         }
 
-    return Right(times, values, ours, model.system)
+    return Simulation(times, values, ours, model.system)
 
 
-def _antimony(path: Path) -> str:
+def _antimony_to_sbml(path: Path) -> str:
+    """Return a model of Antimony in SBML."""
     import antimony
 
     antimony.clearPreviousLoads()
@@ -182,13 +197,13 @@ def _antimony(path: Path) -> str:
     return str(antimony.getSBMLString(antimony.getMainModuleName()))
 
 
-def _measured_until(folder: Path) -> float:
-    """Return the last time of the measurements of a PEtab problem."""
+def _last_measurement(folder: Path) -> float:
+    """Return the time of the last measurement of a PEtab problem."""
     last = 0.0
     for path in folder.glob("measurement*.tsv"):
         rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-        place = rows[0].index("time")
-        known = [float(row[place]) for row in rows[1:] if len(row) > place]
+        column = rows[0].index("time")
+        known = [float(row[column]) for row in rows[1:] if len(row) > column]
         last = max([last, *(time for time in known if np.isfinite(time))])
     return last or DURATION
 
@@ -196,13 +211,19 @@ def _measured_until(folder: Path) -> float:
 # CellML ----------------------------------------------------------------------------------------
 
 
-def cellml_right(path: Path) -> Right:
-    """Return what the equations that libcellml writes as Python give with SciPy."""
+def cellml_reference(path: Path) -> Simulation:
+    """Return the solution of a CellML model: SciPy integrates the Python code of libcellml.
+
+    Raises
+    ------
+    FlowError
+        If the model is refused, or its states are not in the order of libcellml.
+    """
     system = OdeSystem.from_file(path)
-    space, analysed = _exported(path)
-    duration = CELL_SECONDS / (_in(analysed.voi().variable(), "second") or 1.0)
+    space, analysed = _export(path)
+    duration = CELL_SECONDS / (_unit_factor(analysed.voi().variable(), "second") or 1.0)
     times = np.linspace(0.0, duration, CELL_TIMES)
-    values = _integrated(space, times, duration)
+    values = _integrate(space, times, duration)
     names = [state.name for state in system.states]
     handles = [state.variable() for state in analysed.states()]
     written = [handle.name() for handle in handles]
@@ -211,20 +232,22 @@ def cellml_right(path: Path) -> Right:
         for a, b in zip(names, written, strict=True)
     ):
         raise FlowError(f"the states of '{path}' are in another order than those of libcellml")
-    volts = {name: _in(handle, "volt") for name, handle in zip(names, handles, strict=True)}
+    volts = {
+        name: _unit_factor(handle, "volt") for name, handle in zip(names, handles, strict=True)
+    }
     voltage = next((name for name in names if volts[name] and re.match(r"(?i)v|e$", name)), "")
 
     def ours(data: Any) -> dict[str, Array]:
         return {name: data[name].values[0] for name in names}
 
-    return Right(
+    return Simulation(
         times, dict(zip(names, values.T, strict=True)), ours, system, voltage,
         PEAK / volts[voltage] if voltage else 0.0,
     )  # fmt: skip
 
 
-def _in(variable: Any, unit: str) -> float:
-    """Return how much of a unit one unit of a variable is; 0 if they do not compare."""
+def _unit_factor(variable: Any, unit: str) -> float:
+    """Return the unit of a variable as a multiple of `unit`; 0 for incompatible units."""
     import libcellml
 
     wanted = libcellml.Units(f"one_{unit}")
@@ -232,8 +255,8 @@ def _in(variable: Any, unit: str) -> float:
     return float(libcellml.Units.scalingFactor(wanted, variable.units()))
 
 
-def _exported(path: Path) -> tuple[dict[str, Any], Any]:
-    """Return the names of the module that libcellml writes for a model, and its analysed model."""
+def _export(path: Path) -> tuple[dict[str, Any], Any]:
+    """Return the namespace of the Python code of libcellml for a model, and its analysed model."""
     import libcellml
 
     from cubie_flow.systems.importers.cellml_files import CellmlFile, whole_model
@@ -244,13 +267,13 @@ def _exported(path: Path) -> tuple[dict[str, Any], Any]:
     profile = libcellml.GeneratorProfile(libcellml.GeneratorProfile.Profile.PYTHON)
     code = libcellml.Generator().implementationCode(analyser.analyserModel(), profile)
     space: dict[str, Any] = {}
-    exec(compile(_in_order(code), str(path), "exec"), space)
+    exec(compile(_order_rates(code), str(path), "exec"), space)
     space.update({name: _unbounded(getattr(math, name)) for name in ("exp", "sinh", "cosh")})
     return space, analyser.analyserModel()
 
 
-def _in_order(code: str) -> str:
-    """Return the code of libcellml with every rate computed before it is read.
+def _order_rates(code: str) -> str:
+    """Return the code of libcellml with every rate computed before another one reads it.
 
     libcellml 0.7.2 does not order the equations that read the rate of another state.
     """
@@ -267,7 +290,7 @@ def _in_order(code: str) -> str:
 
 
 def _unbounded(function: Callable[[float], float]) -> Callable[[float], float]:
-    """Return a function of Python that is infinite where its value is too large, as in C."""
+    """Return a function of Python that returns infinity on overflow, as in C."""
 
     def value(x: float) -> float:
         try:
@@ -279,12 +302,12 @@ def _unbounded(function: Callable[[float], float]) -> Callable[[float], float]:
 
 
 class _Cell:
-    """The equations that libcellml writes, with the comparisons in them held where that is wanted.
+    """The equations in the code of libcellml, with comparisons that can be frozen.
 
     Parameters
     ----------
     space : dict
-        See `_exported`.
+        See `_export`.
     """
 
     def __init__(self, space: dict[str, Any]) -> None:
@@ -296,18 +319,20 @@ class _Cell:
         ]
         space["initialise_arrays"](self.start, self.rates, *self.rest)
         space["compute_computed_constants"](0.0, self.start, self.rates, *self.rest)
-        #: What the comparisons of one evaluation gave, in the order of their calls.
+        #: Results of the comparisons in one evaluation, in the order of their calls.
         self.truths: list[float] = []
-        #: What they are made to give.
-        self.held: list[float] | None = None
+        #: Results that replace those of the comparisons; None if they are not frozen.
+        self.frozen: list[float] | None = None
         for name in _COMPARE:
             if name in space:
-                space[name] = self._kept(space[name])
+                space[name] = self._record(space[name])
 
-    def _kept(self, compare: Callable[[float, float], float]) -> Callable[[float, float], float]:
+    def _record(self, compare: Callable[[float, float], float]) -> Callable[[float, float], float]:
+        """Return a comparison that records its results, and can be frozen."""
+
         def value(x: float, y: float) -> float:
             self.truths.append(compare(x, y))
-            return self.truths[-1] if self.held is None else self.held[len(self.truths) - 1]
+            return self.truths[-1] if self.frozen is None else self.frozen[len(self.truths) - 1]
 
         return value
 
@@ -317,30 +342,38 @@ class _Cell:
         self.compute(t, y.tolist(), self.rates, *self.rest)
         return [float(rate) for rate in self.rates]
 
-    def hold(self, t: float, y: Array) -> None:
-        """Hold every comparison as it is now."""
-        self.held = None
+    def freeze(self, t: float, y: Array) -> None:
+        """Freeze every comparison at its present result."""
+        self.frozen = None
         self.rhs(t, y)
-        self.held = self.truths
+        self.frozen = self.truths
 
     def changes(self, t: float, y: Array) -> bool:
-        """Return whether a comparison is not what it is held at."""
+        """Return whether a comparison differs from its frozen result."""
         self.rhs(t, y)
-        return self.truths != self.held
+        return self.truths != self.frozen
 
 
-def _integrated(space: dict[str, Any], times: Array, duration: float) -> Array:
+def _integrate(space: dict[str, Any], times: Array, duration: float) -> Array:
     """Return the states over the times, shape (times, states).
 
-    Comparisons are held until one changes; there the integration begins anew.
+    Comparisons are frozen until one changes. The integrator restarts at that time.
+
+    Parameters
+    ----------
+    space : dict
+        See `_export`.
+    times : ndarray, shape (times,)
+    duration : float
+        In the unit of time of the model.
     """
     from scipy.integrate import LSODA
 
     cell = _Cell(space)
     t, y, at = 0.0, np.array(cell.start, float), 0
-    found = np.empty((len(times), len(y)))
+    values = np.empty((len(times), len(y)))
     for _ in range(PIECES):
-        cell.hold(t, y)
+        cell.freeze(t, y)
         solver = LSODA(
             cell.rhs, t, y, duration, rtol=1e-9, atol=1e-12, max_step=duration / CELL_STEPS
         )
@@ -353,21 +386,21 @@ def _integrated(space: dict[str, Any], times: Array, duration: float) -> Array:
             t, y = solver.t, np.array(solver.y)
             for time in np.linspace(low, solver.t, LOOKS + 1)[1:]:
                 if cell.changes(time, dense(time)):
-                    t, cut = _change(cell, dense, low, time), True
+                    t, cut = _first_change(cell, dense, low, time), True
                     y = dense(t)
                     break
                 low = time
             reached = int(np.searchsorted(times, t, "right"))
             if reached > at:
-                found[at:reached] = dense(times[at:reached]).T
+                values[at:reached] = dense(times[at:reached]).T
                 at = reached
         if not cut:
-            return found
+            return values
     raise RuntimeError("comparisons change without end")
 
 
-def _change(cell: _Cell, dense: Callable[[float], Array], low: float, high: float) -> float:
-    """Return the first time after which a comparison is another than before."""
+def _first_change(cell: _Cell, dense: Callable[[float], Array], low: float, high: float) -> float:
+    """Return the first time at which a comparison differs from its frozen result."""
     while low < (middle := 0.5 * (low + high)) < high:
         if cell.changes(middle, dense(middle)):
             high = middle
@@ -379,8 +412,8 @@ def _change(cell: _Cell, dense: Callable[[float], Array], low: float, high: floa
 # every model --------------------------------------------------------------------------------
 
 
-def files(folder: Path) -> Iterator[Path]:
-    """Yield the models of a folder of shared files."""
+def model_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of the models of a folder."""
     yield from sorted((folder / "cellml-models").glob("*.cellml"))
     yield from sorted((folder / "antimony-models").glob("*.ant"))
     for problem in sorted((folder / "petab-problems").glob("*")):
@@ -389,8 +422,8 @@ def files(folder: Path) -> Iterator[Path]:
         yield from sorted(case.glob("*-sbml-l3v?.xml"))[-1:]
 
 
-def right(path: Path) -> Right:
-    """Return what a model does, by an independent simulator.
+def reference(path: Path) -> Simulation:
+    """Return the solution of a model by an independent simulator.
 
     Raises
     ------
@@ -398,138 +431,141 @@ def right(path: Path) -> Right:
         If cubie_flow refuses the model.
     """
     if path.suffix == ".cellml":
-        return cellml_right(path)
+        return cellml_reference(path)
     if path.suffix == ".ant":
-        return sbml_right(path, _antimony(path), DURATION)
+        return sbml_reference(path, _antimony_to_sbml(path), DURATION)
     text = path.read_text(encoding="utf-8")
     settings = path.parent / f"{path.parent.name}-settings.txt"
     if settings.exists():
         from benchmarks.sbml import Settings
 
-        return sbml_right(path, text, max(float(Settings.read(settings).times[-1]), 1e-3))
-    return sbml_right(path, text, _measured_until(path.parent))
+        return sbml_reference(path, text, max(float(Settings.read(settings).times[-1]), 1e-3))
+    return sbml_reference(path, text, _last_measurement(path.parent))
 
 
-def rows(path: Path, methods: Sequence[str] = METHODS) -> list[Row]:
-    """Return what becomes of a model with every method."""
+def compare_model(path: Path, methods: Sequence[str] = METHODS) -> list[Row]:
+    """Return the comparison of a model with every method."""
     name = f"{path.parent.name}/{path.name}" if path.suffix == ".xml" else path.name
     try:
-        about = right(path)
+        simulation = reference(path)
     except FlowError as error:
         return [Row(name, "-", "refused", notes=str(error)[:160])]
     except Exception as error:
         return [Row(name, "-", "no reference", notes=f"{type(error).__name__}: {error}"[:160])]
-    return [_row(name, about, method) for method in methods]
+    return [_compare_method(name, simulation, method) for method in methods]
 
 
-def _row(name: str, about: Right, method: str) -> Row:
+def _compare_method(name: str, simulation: Simulation, method: str) -> Row:
+    """Return the comparison of a model with one method."""
     began = monotonic()
-    peaked = _peaks(about, about.values)
+    peaked = _peaks(simulation, simulation.values)
     try:
-        data = _solved(about, method)
+        data = _solve(simulation, method)
     except FlowError as refused:
         return Row(name, method, "refused", right_peaked=peaked, notes=str(refused)[:160])
     seconds = monotonic() - began
-    found = about.ours(data)
-    error, worst = _error(about.values, found)
-    row = Row(
-        name, method, _NAMES[int(data["status"][0])], error, worst, _peaks(about, found), peaked,
-        seconds,
-    )  # fmt: skip
+    ours = simulation.ours(data)
+    error, worst = _error(simulation.values, ours)
+    status = _NAMES[int(data["status"][0])]
+    row = Row(name, method, status, error, worst, _peaks(simulation, ours), peaked, seconds)
     if row.agrees:
         return row
     atol = recorded_atol(data.attrs)
     less = {state: FINER * value for state, value in atol.items()}
     control = ControllerChoice(rtol=1e-6 * FINER, atol=less, max_steps=10_000_000)
-    again = about.ours(_solved(about, method, controller=control))
+    again = simulation.ours(_solve(simulation, method, controller=control))
     faint = worst.partition("[")[0] in recorded_faint(data.attrs)
-    return evolve(row, finer=_error(about.values, again)[0], warned=faint)
+    return evolve(row, finer=_error(simulation.values, again)[0], warned=faint)
 
 
-def _solved(about: Right, method: str, **more: Any) -> Any:
+def _solve(simulation: Simulation, method: str, **more: Any) -> Any:
     return solve(
-        about.system, duration=float(about.times[-1]), times=about.times.tolist(),
+        simulation.system, duration=float(simulation.times[-1]), times=simulation.times.tolist(),
         algorithm=method, target="cpu", **more,
     )  # fmt: skip
 
 
-def _peaks(about: Right, values: dict[str, Array]) -> bool | None:
-    if not about.voltage:
+def _peaks(simulation: Simulation, values: dict[str, Array]) -> bool | None:
+    """Return whether the voltage has an action potential; None for a model without a voltage."""
+    if not simulation.voltage:
         return None
-    voltage = values[about.voltage]
-    return bool(np.isfinite(voltage).any() and np.nanmax(voltage) - np.nanmin(voltage) > about.peak)
+    voltage = values[simulation.voltage]
+    return bool(
+        np.isfinite(voltage).any() and np.nanmax(voltage) - np.nanmin(voltage) > simulation.peak
+    )
 
 
-def _error(wanted: dict[str, Array], found: dict[str, Array]) -> tuple[float, str]:
-    """Return the largest mean difference beside the peak of a quantity, and where it is."""
-    worst, said = 0.0, ""
+def _error(wanted: dict[str, Array], ours: dict[str, Array]) -> tuple[float, str]:
+    """Return the largest mean difference divided by the peak of a quantity, and its description."""
+    worst, text = 0.0, ""
     for name, values in wanted.items():
         peak = float(np.nanmax(np.abs(values), initial=0.0))
-        apart = np.abs(np.asarray(found[name]) - values)
+        apart = np.abs(np.asarray(ours[name]) - values)
         error = float(np.mean(apart)) / max(peak, NOTHING)
         if not error <= worst:
             at = int(np.nanargmax(apart)) if np.isfinite(apart).any() else 0
             worst = error
-            said = f"{name}[{at}] is {found[name][at]:.6g}, right is {values[at]:.6g}"
-    return worst, said
+            text = f"{name}[{at}] is {ours[name][at]:.6g}, right is {values[at]:.6g}"
+    return worst, text
 
 
-def command(folder: Path, jobs: int, only: str = "", kept: Path | None = None) -> int:
-    """Print the table of all public models; return 1 if one disagrees.
+def command(folder: Path, jobs: int, only: str = "", output: Path | None = None) -> int:
+    """Print the table of all public models; return 1 if a model disagrees.
 
     Parameters
     ----------
     folder : Path
     jobs : int
-        Worker processes.
+        Number of worker processes.
     only : str
-        Part of the path of the models that are compared; several are separated by commas.
-    kept : Path, optional
-        JSON file of the rows. Models that it has already are replaced, others stay.
+        Texts separated by commas; models with one of them in their path are compared.
+    output : Path, optional
+        JSON file of the rows. Rows of compared models are replaced, those of others stay.
     """
     parts = only.split(",")
-    found = [path for path in files(folder) if any(part in str(path) for part in parts)]
-    if not found:
+    paths = [path for path in model_files(folder) if any(part in str(path) for part in parts)]
+    if not paths:
         print(f"'{folder}' has no models")
         return 0
     print(HEAD)
     verdicts: Counter[str] = Counter()
     models: dict[str, list[dict[str, Any]]] = {}
-    if kept is not None and kept.exists():
-        models = record.read(kept)["models"]
-    for path, several in _examined(found, max(1, jobs)):
-        models[str(path.relative_to(folder))] = list(map(_kept, several))
+    if output is not None and output.exists():
+        models = record.read(output)["models"]
+    for path, several in _compare_models(paths, max(1, jobs)):
+        models[str(path.relative_to(folder))] = list(map(_row_mapping, several))
         for row in several:
             print(row, flush=True)
             verdicts[row.verdict] += 1
-        if kept is not None:
-            record.write(_record(models), kept)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-    print(f"{len(found)} models; rows: {told}")
+        if output is not None:
+            record.write(_record(models), output)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    print(f"{len(paths)} models; rows: {counts}")
     return int("differs" in verdicts)
 
 
-def _examined(found: Sequence[Path], jobs: int) -> Iterator[tuple[Path, list[Row]]]:
-    """Yield the rows of models, from worker processes that are replaced now and then."""
+def _compare_models(paths: Sequence[Path], jobs: int) -> Iterator[tuple[Path, list[Row]]]:
+    """Yield the rows of models, from worker processes that are replaced after some models."""
     # With max_tasks_per_child a pool of Python 3.11 may wait for ever (CPython issue 115634).
-    for first in range(0, len(found), BATCH * jobs):
-        some = found[first : first + BATCH * jobs]
+    for first in range(0, len(paths), BATCH * jobs):
+        some = paths[first : first + BATCH * jobs]
         with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-            yield from zip(some, pool.map(rows, some), strict=True)
+            yield from zip(some, pool.map(compare_model, some), strict=True)
 
 
-def _kept(row: Row) -> dict[str, Any]:
-    """Return a row as a file has it: without what says nothing."""
-    found = {key: value for key, value in asdict(row).items() if value not in ("", None)}
+def _row_mapping(row: Row) -> dict[str, Any]:
+    """Return a row for the JSON file, without empty entries."""
+    entries = {key: value for key, value in asdict(row).items() if value not in ("", None)}
     for name in ("error", "seconds", "finer"):
-        if np.isfinite(found[name]):
-            found[name] = float(f"{found[name]:.2g}")
+        if np.isfinite(entries[name]):
+            entries[name] = float(f"{entries[name]:.2g}")
         else:
-            del found[name]
-    return {**found, "verdict": row.verdict}
+            del entries[name]
+    return {**entries, "verdict": row.verdict}
 
 
 def _record(models: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return the content of the JSON file."""
     every = [row for several in models.values() for row in several]
     return {
         "command": "python -m benchmarks conformance --public FOLDER --record FILE",

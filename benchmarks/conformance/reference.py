@@ -1,8 +1,8 @@
 """The reference: a run integrated by SciPy from the text of its model, piece by piece.
 
-A piece ends at every time at which the equations are not smooth, at every scheduled event and where
-the dense output shows that a condition changes; there the run begins anew. Within a piece the
-comparisons of states keep their truth, so that the integrator sees smooth equations only.
+A piece ends at every time at which the equations are not smooth, at every scheduled event, and
+where the dense output shows that a condition changes. The integrator restarts there. Comparisons of
+states are constant within a piece, so that the integrator solves smooth equations only.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from benchmarks.conformance.formulas import (
     Tree,
     function,
     names_in,
-    ordered,
     parse,
-    substituted,
+    sort_by_use,
+    substitute,
 )
 
 Array = Any
-#: Looks at the conditions per step of the integrator, least steps per run, events per run.
+#: Evaluations of the conditions per step, least number of steps per run, and most events per run.
 LOOKS, PIECES, EVENTS = 4, 60, 120
-#: Events at one time with which a run of cubie_flow ends.
+#: Number of events at one time at which cubie_flow ends a run.
 CROWD = 200
-#: Part of a run within which an event that happens again is taken to pile up, as a ball at rest.
+#: Interval between two equal events, as a part of the run, below which events accumulate: for
+#: example the impacts of a ball at the end of its bounces.
 PILED = 1e-8
 _CLOSE = 1e-12
 
@@ -43,13 +44,14 @@ class NoReferenceError(Exception):
 
 @frozen
 class Disturbance:
-    """A small relative change of start values and equations, to see how much a run amplifies it.
+    """A small relative change of start values and rates, to measure its amplification.
 
     Parameters
     ----------
     size : float
+        Relative size of the change.
     seed : int
-        Of the signs.
+        Seed of the random signs.
     scale : ndarray, shape (states,)
         Magnitude of every state.
     """
@@ -59,31 +61,33 @@ class Disturbance:
     scale: Array
 
     def signs(self, count: int) -> Array:
+        """Return the signs of the changes of start values and rates, shape (2, count)."""
         return np.random.default_rng(self.seed).choice([-1.0, 1.0], (2, count))
 
 
 @define
 class Trajectory:
-    """What the reference knows of a run.
+    """The reference solution of a run.
 
     Attributes
     ----------
     saved : ndarray, shape (names, times)
         States and observables; NaN after the end of the run.
     final, scale : ndarray, shape (states,)
-        At the end, and the largest magnitude.
+        States at the end, and the largest magnitude of each.
     end : float
-        When it ended.
+        Time at which the run ended.
     status : str
     counts : dict
+        Number of times each recorded event happened, by name.
     times : dict of list
-        Times of the recorded events.
+        Times of the recorded events, by name.
     jumps : list of float
         Times at which a condition changed or an event happened.
     shortest : float
-        The shortest time for which a watched condition kept its truth.
+        The shortest time for which a watched condition was constant.
     margin : float
-        How near a watched difference came to zero without passing it, in units of its size.
+        Least magnitude of a watched difference at an extremum, divided by its largest magnitude.
     """
 
     saved: Array
@@ -100,7 +104,7 @@ class Trajectory:
 
 @define
 class _Event:
-    """An event as the reference sees it."""
+    """An event with its expressions as functions."""
 
     name: str
     given: Mapping[str, Any]
@@ -110,11 +114,12 @@ class _Event:
     targets: list[str]
     priority: Callable[..., list[float]]
     recorded: bool
-    #: Turns the names of the model's values into times, for a schedule.
+    #: From the values of the parameters to the times, for an event with a schedule.
     schedule: Callable[[Mapping[str, float]], _Schedule] | None = None
 
     @property
     def direction(self) -> str:
+        """Direction of the root."""
         return str(self.given.get("direction", "rising"))
 
 
@@ -129,13 +134,13 @@ class _Schedule:
     lag: float = 0.0
 
     def at(self, k: int) -> float:
-        """Return time number `k`, infinity after the last."""
+        """Return the time with number `k`, infinity after the last one."""
         if self.listed:
             return self.listed[k] + self.lag if k < len(self.listed) else math.inf
         return self.start + k * self.every + self.lag if k < self.count else math.inf
 
     def first(self, t: float) -> int:
-        """Return the number of the first time that begins at `t` or after."""
+        """Return the number of the first time that is not before `t`, without its lag."""
         k = 0
         while math.isfinite(self.at(k)) and self.at(k) - self.lag < t:
             k += 1
@@ -151,9 +156,9 @@ class Reference:
     ----------
     case : Case
     rtol : float
-        Of SciPy's integrator.
+        Relative tolerance of the integrator of SciPy.
     method : {"", "DOP853", "LSODA", "Radau"}
-        Empty for what suits the case.
+        Integrator of SciPy; empty to choose it by the case.
     """
 
     def __init__(self, case: Case, rtol: float = 1e-11, method: str = "") -> None:
@@ -170,9 +175,9 @@ class Reference:
         self._trees: dict[str, Tree] = {
             name: ast.parse(f"_driver_{name}(t, p)", mode="eval").body for name in self.drivers
         }
-        for name in ordered(definitions):
-            self._trees[name] = substituted(parse(definitions[name]), self._trees)
-        self._infusions()
+        for name in sort_by_use(definitions):
+            self._trees[name] = substitute(parse(definitions[name]), self._trees)
+        self._split_doses()
         self.flags: list[str] = []
         rates = [self._tree(model["equations"][name]) for name in self.states]
         for i, name in enumerate(self.states):
@@ -185,44 +190,44 @@ class Reference:
         self.watched_by_modes = [self._difference(parse(text)) for text in self.flags]
         self.observe = self._function([self._trees[n] for n in self.observables], ("t", "y", "p"))
         self.events = self._events()
-        #: Of the conditions of events, made when they are asked for.
+        #: Differences of the comparisons in conditions of events, computed on demand.
         self.differences: dict[int, Callable[..., list[float]]] = {}
 
-    # what the model says --------------------------------------------------------------------
+    # the model ------------------------------------------------------------------------------
 
     def _tree(self, text: Any) -> Tree:
-        return substituted(parse(text), self._trees)
+        return substitute(parse(text), self._trees)
 
     def _function(
         self, trees: Sequence[Tree], arguments: Sequence[str], frozen: bool = False
     ) -> Callable[..., list[float]]:
-        trees = [substituted(tree, self._trees) for tree in trees]
+        trees = [substitute(tree, self._trees) for tree in trees]
         unpacked = {"y": self.states, "p": self.parameters}
-        names = {f"_driver_{name}": self._driven(name) for name in self.drivers}
+        names = {f"_driver_{name}": self._driver_function(name) for name in self.drivers}
         return function(
             trees, arguments, unpacked, set(self.states) if frozen else None,
             self.flags if frozen else None, names,
         )  # fmt: skip
 
-    def _driven(self, name: str) -> Callable[[float, Sequence[float]], float]:
+    def _driver_function(self, name: str) -> Callable[[float, Sequence[float]], float]:
         entry = self.case.model["drivers"][name]
         value, several = self.drivers[name], isinstance(entry["values"][0], list)
         if not several:
             return lambda t, p: value(t, 0)
-        place = self.parameters.index(entry.get("series") or f"{name}_series")
-        return lambda t, p: value(t, int(p[place]))
+        series = self.parameters.index(entry.get("series") or f"{name}_series")
+        return lambda t, p: value(t, int(p[series]))
 
     def _difference(self, tree: Tree) -> Callable[..., list[float]]:
-        """Return the differences of both sides of every comparison in a tree."""
-        found = [
+        """Return the function of the differences of both sides of every comparison in a tree."""
+        differences = [
             ast.BinOp(node.left, ast.Sub(), node.comparators[0])
             for node in ast.walk(tree)
             if isinstance(node, ast.Compare)
         ]
-        return self._function(found, ("t", "y", "p"))
+        return self._function(differences, ("t", "y", "p"))
 
-    def _infusions(self) -> None:
-        """Split doses into those at once and those that take time."""
+    def _split_doses(self) -> None:
+        """Separate the doses into boluses and infusions."""
         doses = self.case.model.get("doses") or []
         self._doses: list[tuple[str, Mapping[str, Any]]] = []
         self._flows: list[dict[str, Any]] = []
@@ -236,14 +241,14 @@ class Reference:
             self._flows.append({**one, "rate": rate, "span": span})
 
     def _events(self) -> list[_Event]:
-        """Return events in the order of the model, then doses and the ends of infusions."""
-        found = []
+        """Return the events of the model, then boluses, then starts and ends of infusions."""
+        events = []
         for name, given in (self.case.model.get("events") or {}).items():
-            found.append(self._event(name, given, bool(given.get("record", True))))
+            events.append(self._event(name, given, bool(given.get("record", True))))
         for name, one in self._doses:
             into = one["into"]
             given = {"at": _times(one), "set": {into: f"{into} + ({one['amount']})"}}
-            found.append(self._event(name, given, False))
+            events.append(self._event(name, given, False))
         for number, one in enumerate(self._flows):
             for step, lag in ((1, "0"), (-1, one["span"])):
                 given = {
@@ -251,8 +256,8 @@ class Reference:
                     "set": {},
                     "flow": (number, step),
                 }
-                found.append(self._event("", given, False))
-        return found
+                events.append(self._event("", given, False))
+        return events
 
     def _event(self, name: str, given: Mapping[str, Any], recorded: bool) -> _Event:
         arguments = ("t", "y", "p")
@@ -264,7 +269,7 @@ class Reference:
             sign = "<=" if given.get("direction") == "falling" else ">="
             truth = self._function([parse(f"({given['root']}) {sign} 0")], arguments)
         else:
-            schedule = self._scheduled(given["at"])
+            schedule = self._schedule_function(given["at"])
         resets = given.get("set") or {}
         return _Event(
             name, given, truth, root,
@@ -273,7 +278,7 @@ class Reference:
             schedule,
         )  # fmt: skip
 
-    def _scheduled(self, given: Any) -> Callable[[Mapping[str, float]], _Schedule]:
+    def _schedule_function(self, given: Any) -> Callable[[Mapping[str, float]], _Schedule]:
         entry, number = _schedule(given), value_of
 
         def schedule(values: Mapping[str, float]) -> _Schedule:
@@ -289,13 +294,16 @@ class Reference:
     # one run ----------------------------------------------------------------------------------
 
     def start(self, given: Mapping[str, float]) -> tuple[list[float], list[float]]:
-        """Return start values and parameters of a run; what the batch gives replaces texts."""
+        """Return the start values and the parameters of a run.
+
+        `given` holds the values of the batch, which replace those of the model.
+        """
         model = self.case.model
         texts = {**(model.get("parameters") or {}), **model["states"]}
         texts = {name: _plain(text) for name, text in texts.items()}
         texts |= {name: value for name, value in given.items() if name in texts}
         known: dict[str, float] = {"t": self.case.t_start}
-        for name in ordered(texts):
+        for name in sort_by_use(texts):
             known[name] = value_of(texts[name], known)
         return [known[name] for name in self.states], [known[name] for name in self.parameters]
 
@@ -314,13 +322,13 @@ class Reference:
 
 
 class _Run:
-    """One run on its way."""
+    """The state of one run during its integration."""
 
     def __init__(
-        self, about: Reference, given: Mapping[str, float], disturbance: Disturbance | None
+        self, reference: Reference, given: Mapping[str, float], disturbance: Disturbance | None
     ) -> None:
-        self.about, case = about, about.case
-        y, self.p = about.start(given)
+        self.reference, case = reference, reference.case
+        y, self.p = reference.start(given)
         self.y = np.array(y)
         self.t = self.t0 = case.t_start
         self.t1 = self.t0 + given.get("duration", case.duration)
@@ -329,86 +337,80 @@ class _Run:
             if abs(time - self.t1) <= 4 * np.finfo(float).eps * abs(self.t1):
                 self.times[i] = self.t1
         self.next_save = 0
-        self.saved = np.full((len(about.states) + len(about.observables), len(self.times)), np.nan)
+        self.saved = np.full(
+            (len(reference.states) + len(reference.observables), len(self.times)), np.nan
+        )
         self.factors = np.ones(len(y))
         if disturbance is not None:
             signs = disturbance.signs(len(y))
             self.y = self.y + disturbance.size * signs[0] * disturbance.scale
             self.factors = 1.0 + disturbance.size * signs[1]
-        self.running = [0] * len(about._flows)
-        self.found = Trajectory(self.saved, self.y, np.abs(self.y))
-        self.found.counts = {event.name: 0 for event in about.events if event.recorded}
-        self.found.times = {name: [] for name in self.found.counts}
-        self.sides = [False] * len(about.events)
-        self.untold = [True] * len(about.events)
-        #: When the side of a root at zero was told by where the run goes.
-        self.headed = [-math.inf] * len(about.events)
+        self.running = [0] * len(reference._flows)
+        self.result = Trajectory(self.saved, self.y, np.abs(self.y))
+        self.result.counts = {event.name: 0 for event in reference.events if event.recorded}
+        self.result.times = {name: [] for name in self.result.counts}
+        self.sides = [False] * len(reference.events)
+        self.undecided = [True] * len(reference.events)
+        #: Time at which the direction of the run decided the side of a root at zero.
+        self.headed = [-math.inf] * len(reference.events)
         self.history: dict[int, list[list[float]]] = {}
         self.m: list[bool] = []
-        self.changed = [self.t0] * (len(about.events) + len(about.modes))
-        self.crowd, self.latest, self.happened = 0, -math.inf, 0
+        self.changed = [self.t0] * (len(reference.events) + len(reference.modes))
+        self.crowd, self.latest, self.changes = 0, -math.inf, 0
         self.ended = False
-        values = dict(zip((*about.parameters,), self.p, strict=True))
-        self.schedules = [one.schedule(values) if one.schedule else None for one in about.events]
+        values = dict(zip((*reference.parameters,), self.p, strict=True))
+        self.schedules = [
+            one.schedule(values) if one.schedule else None for one in reference.events
+        ]
         self.following = [one.first(self.t0) if one else 0 for one in self.schedules]
-        self.near = [math.inf] * (len(about.events) + len(about.modes))
+        self.near = [math.inf] * (len(reference.events) + len(reference.modes))
         self.size = [0.0] * len(self.near)
 
     # pieces
 
     def integrate(self) -> Trajectory:
-        found = self.found
-        for i, event in enumerate(self.about.events):
+        """Return the trajectory of the run."""
+        result = self.result
+        for i, event in enumerate(self.reference.events):
             if event.truth is not None and "initially" in event.given:
-                self.sides[i], self.untold[i] = bool(event.given["initially"]), False
-        self._settle(None)
+                self.sides[i], self.undecided[i] = bool(event.given["initially"]), False
+        self._apply_due(None)
         self._set_modes()
         self._save_here()
         while not self.ended and self.t < self.t1:
             self._piece(self._stop())
             self._save_here()
-        found.final, found.end = self.y, self.t
+        result.final, result.end = self.y, self.t
         watched = zip(self.near, self.size, strict=True)
-        found.margin = min((n / s for n, s in watched if s > 0 and n < math.inf), default=math.inf)
-        return found
+        result.margin = min((n / s for n, s in watched if s > 0 and n < math.inf), default=math.inf)
+        return result
 
     def _stop(self) -> float:
-        """Return where the next piece must end."""
+        """Return the time at which the next piece must end."""
         stops = [self.t1]
-        values = dict(zip(self.about.parameters, self.p, strict=True))
-        for entry in self.about.case.switches:
+        values = dict(zip(self.reference.parameters, self.p, strict=True))
+        for entry in self.reference.case.switches:
             stops.append(_next_switch(entry, values, self.t, self.t1))
-        stops += [driver.next_knot(self.t) for driver in self.about.drivers.values()]
+        stops += [driver.next_knot(self.t) for driver in self.reference.drivers.values()]
         for schedule, k in zip(self.schedules, self.following, strict=True):
             if schedule is not None:
                 stops.append(schedule.at(k))
         return min(stop for stop in stops if stop > self.t)
 
     def _piece(self, stop: float) -> None:
-        from scipy.integrate import DOP853, LSODA, Radau
-
-        about, a, b = self.about, self.t, stop
+        """Integrate to the end of a piece, or to the first change of a condition before it."""
+        a, b = self.t, stop
         inset = _CLOSE * max(abs(a), abs(b))
         if b - a <= 4 * inset:
-            # Too short to be told apart: nothing happens in it but what is due at its end.
+            # Both ends of the piece are equal within rounding: only events at its end matter.
             self.t = b
-            self._settle(None)
+            self._apply_due(None)
             self._set_modes()
             return
-        low, high = a + inset, b - inset
-        rates, factors, modes = about.rates, self.factors, self.m
-        p, running = self.p, self.running
-
-        def rhs(t: float, y: Array) -> Array:
-            return factors * rates(min(max(t, low), high), y.tolist(), p, modes, running)
-
-        scale = np.maximum(self.found.scale, 1e-3 * self._floor())
+        rhs = self._right_hand_side(a + inset, b - inset)
+        scale = np.maximum(self.result.scale, 1e-3 * self._floor())
         watchers = self._watchers()
-        kind = {"DOP853": DOP853, "LSODA": LSODA, "Radau": Radau}[about.method]
-        solver = kind(
-            rhs, a, self.y, b, rtol=about.rtol, atol=1e-2 * about.rtol * scale,
-            max_step=(self.t1 - self.t0) / PIECES if watchers else np.inf,
-        )  # fmt: skip
+        solver = self._solver(rhs, b, scale, bool(watchers))
         steps = 0
         while solver.status == "running":
             t_old, y_old = solver.t, np.array(solver.y)
@@ -416,24 +418,56 @@ class _Run:
             steps += 1
             if solver.status == "failed" or not np.isfinite(solver.y).all() or steps > 200_000:
                 raise NoReferenceError(f"the integrator failed: {message}")
-            self.found.scale = np.maximum(self.found.scale, np.abs(solver.y))
+            self.result.scale = np.maximum(self.result.scale, np.abs(solver.y))
             dense = None
             if watchers:
                 dense = solver.dense_output()
-                hit = self._look(watchers, dense, t_old, solver.t, b)
+                hit = self._first_change(watchers, dense, t_old, solver.t, b)
                 if hit is not None:
                     number, time = hit
                     self._save_until(time, dense, solver.t)
                     self.y = self._land(rhs, t_old, y_old, time, scale)
                     self.t = time
                     self._pass(number)
-                    self._happen(number)
+                    self._react(number)
                     return
             if self.next_save < len(self.times) and self.times[self.next_save] < solver.t:
                 self._save_until(solver.t, dense or solver.dense_output(), solver.t)
         self.t, self.y = b, np.array(solver.y)
-        self._settle(None)
+        self._apply_due(None)
         self._set_modes()
+
+    def _right_hand_side(self, low: float, high: float) -> Callable[[float, Array], Array]:
+        """Return the equations of a piece; `low` and `high` are the ends of their domain."""
+        rates, factors, modes = self.reference.rates, self.factors, self.m
+        p, running = self.p, self.running
+
+        def rhs(t: float, y: Array) -> Array:
+            return factors * rates(min(max(t, low), high), y.tolist(), p, modes, running)
+
+        return rhs
+
+    def _solver(self, rhs: Any, stop: float, scale: Array, watched: bool) -> Any:
+        """Return the integrator of a piece.
+
+        Parameters
+        ----------
+        rhs : callable
+        stop : float
+            End of the piece.
+        scale : ndarray, shape (states,)
+            Magnitudes of the states, for absolute tolerances.
+        watched : bool
+            Whether conditions are watched, so that steps are bounded.
+        """
+        from scipy.integrate import DOP853, LSODA, Radau
+
+        reference = self.reference
+        kind = {"DOP853": DOP853, "LSODA": LSODA, "Radau": Radau}[reference.method]
+        return kind(
+            rhs, self.t, self.y, stop, rtol=reference.rtol, atol=1e-2 * reference.rtol * scale,
+            max_step=(self.t1 - self.t0) / PIECES if watched else np.inf,
+        )  # fmt: skip
 
     def _land(self, rhs: Any, t_old: float, y_old: Array, time: float, scale: Array) -> Array:
         """Return the state at a located time, by steps that end there."""
@@ -441,9 +475,14 @@ class _Run:
 
         if not time > t_old:
             return y_old
-        kind = DOP853 if self.about.method == "DOP853" else Radau
+        kind = DOP853 if self.reference.method == "DOP853" else Radau
         solver = kind(
-            rhs, t_old, y_old, time, rtol=self.about.rtol, atol=1e-2 * self.about.rtol * scale
+            rhs,
+            t_old,
+            y_old,
+            time,
+            rtol=self.reference.rtol,
+            atol=1e-2 * self.reference.rtol * scale,
         )
         while solver.status == "running":
             solver.step()
@@ -452,24 +491,24 @@ class _Run:
         return np.array(solver.y)
 
     def _pass(self, number: int) -> None:
-        """Go on by as little as it takes for a located condition to have changed."""
-        events = self.about.events
+        """Advance by small steps until a located condition has changed."""
+        events = self.reference.events
         if number < len(events):
             truth, side = events[number].truth, self.sides[number]
         else:
-            truth, side = self.about.modes[number - len(events)], self.m[number - len(events)]
+            truth, side = self.reference.modes[number - len(events)], self.m[number - len(events)]
         assert truth is not None
         t, y = self.t, self.y
-        rates = np.array(self.about.rates(t, y.tolist(), self.p, self.m, self.running))
+        rates = np.array(self.reference.rates(t, y.tolist(), self.p, self.m, self.running))
         further = 1e-15 * (self.t1 - self.t0)
         while bool(truth(self.t, self.y.tolist(), self.p)[0]) == side:
             if further > 1e-7 * (self.t1 - self.t0):
-                raise NoReferenceError("a condition that is hardly passed")
+                raise NoReferenceError("a condition that a run does not pass")
             self.t, self.y = t + further, y + further * self.factors * rates
             further *= 4.0
 
     def _floor(self) -> float:
-        return float(max(1e-12, self.found.scale.max()))
+        return float(max(1e-12, self.result.scale.max()))
 
     # conditions
 
@@ -477,69 +516,87 @@ class _Run:
         """Evaluate the comparisons of the equations just after the present time."""
         y = self._after()
         t = self.t + _CLOSE * max(1.0, abs(self.t))
-        self.m = [bool(mode(t, y, self.p)[0]) for mode in self.about.modes]
+        self.m = [bool(mode(t, y, self.p)[0]) for mode in self.reference.modes]
 
     def _after(self) -> list[float]:
-        """Return the state a moment later, so that what passes zero now is past it."""
+        """Return the state a short time later, beyond a zero of a difference at this time."""
         y = self.y.tolist()
-        if not self.about.modes:
+        if not self.reference.modes:
             return list(y)
-        self.m = [bool(mode(self.t, y, self.p)[0]) for mode in self.about.modes]
-        rates = self.about.rates(self.t, y, self.p, self.m, self.running)
+        self.m = [bool(mode(self.t, y, self.p)[0]) for mode in self.reference.modes]
+        rates = self.reference.rates(self.t, y, self.p, self.m, self.running)
         span = 1e-9 * (self.t1 - self.t0)
         return [value + span * rate for value, rate in zip(y, rates, strict=True)]
 
     def _watchers(self) -> list[tuple[int, Callable[..., list[float]], bool]]:
-        """Return number, truth and present side of everything that is watched."""
-        events, found = self.about.events, []
+        """Return the number, condition and present side of everything that is watched."""
+        events, watchers = self.reference.events, []
         for i, event in enumerate(events):
             if event.truth is not None:
-                found.append((i, event.truth, self.sides[i]))
-        for i, mode in enumerate(self.about.modes):
-            found.append((len(events) + i, mode, self.m[i]))
-        return found
+                watchers.append((i, event.truth, self.sides[i]))
+        for i, mode in enumerate(self.reference.modes):
+            watchers.append((len(events) + i, mode, self.m[i]))
+        return watchers
 
-    def _look(
+    def _first_change(
         self, watchers: Sequence[Any], dense: Any, t_old: float, t_new: float, stop: float
     ) -> tuple[int, float] | None:
-        """Return what changes first in a step, and when; sides that only fall back are noted."""
-        p, events = self.p, self.about.events
+        """Return the number and time of the first change in a step, None without a change.
+
+        A condition that becomes false without an event only changes its side.
+        """
+        p, events = self.p, self.reference.events
         previous = t_old
         for look in range(1, LOOKS + 1):
             time = t_old + (t_new - t_old) * look / LOOKS
             y = dense(time).tolist()
-            # At the end of a piece what is due there decides.
-            seen = min(time, stop - _CLOSE * max(1.0, abs(stop)))
+            # The end of a piece belongs to the events at that time.
+            evaluated = min(time, stop - _CLOSE * max(1.0, abs(stop)))
             hits = []
             for number, truth, side in watchers:
-                now = bool(truth(seen, y, p)[0])
-                if number < len(events) and not self._rising(number):
+                now = bool(truth(evaluated, y, p)[0])
+                if number < len(events) and not self._has_both_directions(number):
                     side = self.sides[number]
                     if now != side and side:
-                        # It only becomes possible again.
-                        self._note(number, self._when(truth, side, dense, previous, time, 10))
+                        # The event only becomes possible again.
+                        self._record_change(
+                            number, self._when(truth, side, dense, previous, time, 10)
+                        )
                         self.sides[number] = now
                         continue
                 else:
                     side = self.sides[number] if number < len(events) else side
                 if now != side:
                     hits.append((self._when(truth, side, dense, previous, time), number))
-            self._measure(seen, y)
+            self._measure(evaluated, y)
             if hits:
                 time, number = min(hits)
                 return number, time
             previous = time
         return None
 
-    def _rising(self, number: int) -> bool:
+    def _has_both_directions(self, number: int) -> bool:
         """Return whether both changes of a condition are events."""
-        event = self.about.events[number]
+        event = self.reference.events[number]
         return event.root is not None and event.direction == "both"
 
     def _when(
         self, truth: Any, side: bool, dense: Any, low: float, high: float, halvings: int = 45
     ) -> float:
-        """Return the first time at which a truth is not `side`, by halving."""
+        """Return the first time at which a condition is not `side`, by bisection.
+
+        Parameters
+        ----------
+        truth : callable
+            The condition.
+        side : bool
+            Its value at `low`.
+        dense : callable
+            States as a function of time.
+        low, high : float
+            Interval of the change.
+        halvings : int
+        """
         for _ in range(halvings):
             middle = 0.5 * (low + high)
             if not low < middle < high:
@@ -551,20 +608,21 @@ class _Run:
         return high
 
     def _measure(self, t: float, y: list[float]) -> None:
-        """Note how near watched differences come to zero."""
-        about = self.about
-        for i, event in enumerate(about.events):
+        """Update the least magnitudes of the watched differences."""
+        reference = self.reference
+        for i, event in enumerate(reference.events):
             if event.truth is None:
                 continue
             if event.root is not None:
                 differences = event.root(t, y, self.p)
             else:
                 differences = self._differences(i)(t, y, self.p)
-            self._measured(i, differences)
-        for i, difference in enumerate(about.watched_by_modes):
-            self._measured(len(about.events) + i, difference(t, y, self.p))
+            self._add_differences(i, differences)
+        for i, difference in enumerate(reference.watched_by_modes):
+            self._add_differences(len(reference.events) + i, difference(t, y, self.p))
 
-    def _measured(self, number: int, differences: list[float]) -> None:
+    def _add_differences(self, number: int, differences: list[float]) -> None:
+        """Update the least and the largest magnitude of differences by their latest values."""
         for value in differences:
             self.size[number] = max(self.size[number], abs(value))
         history = self.history.setdefault(number, [])
@@ -574,7 +632,7 @@ class _Run:
         a, b, c = history[-3:]
         del history[0]
         for before, now, after in zip(a, b, c, strict=True):
-            # The least magnitude, between three looks on one side: a parabola's.
+            # The extremum of the parabola through three values of the same sign.
             if before * now > 0 and now * after > 0 and abs(now) <= min(abs(before), abs(after)):
                 curvature = before - 2 * now + after
                 least = now - (after - before) ** 2 / (8 * curvature) if curvature else now
@@ -582,75 +640,78 @@ class _Run:
                 self.near[number] = min(self.near[number], least)
 
     def _differences(self, number: int) -> Callable[..., list[float]]:
-        known = self.about.differences
+        """Return the differences of the comparisons in the condition of an event."""
+        known = self.reference.differences
         if number not in known:
-            text = self.about.events[number].given["when"]
-            known[number] = self.about._difference(parse(text))
+            text = self.reference.events[number].given["when"]
+            known[number] = self.reference._difference(parse(text))
         return known[number]
 
-    def _note(self, number: int, time: float) -> None:
-        """Note that a condition changed."""
+    def _record_change(self, number: int, time: float) -> None:
+        """Record the change of a condition."""
         if self.changed[number] > self.t0:
-            self.found.shortest = min(self.found.shortest, time - self.changed[number])
+            self.result.shortest = min(self.result.shortest, time - self.changed[number])
         else:
-            self.found.shortest = min(self.found.shortest, max(time - self.t0, 1e-300))
+            self.result.shortest = min(self.result.shortest, max(time - self.t0, 1e-300))
         self.changed[number] = time
-        self.found.jumps.append(time)
+        self.result.jumps.append(time)
         self.history = {}
 
-    def _happen(self, number: int) -> None:
-        """Let happen what a condition that changed makes happen."""
-        self._note(number, self.t)
-        self.happened += 1
-        if self.happened > EVENTS:
+    def _react(self, number: int) -> None:
+        """Apply the consequences of the change of a condition."""
+        self._record_change(number, self.t)
+        self.changes += 1
+        if self.changes > EVENTS:
             raise NoReferenceError("too many events")
-        events = self.about.events
+        events = self.reference.events
         if number < len(events):
-            self._settle(number)
+            self._apply_due(number)
             self._set_modes()
             return
-        kept = list(self.m)
-        self._settle(None)
+        before = list(self.m)
+        self._apply_due(None)
         self._set_modes()
-        place = number - len(events)
-        if self.m[place] == kept[place]:
-            raise NoReferenceError("a condition of the equations that states only touch")
+        mode = number - len(events)
+        if self.m[mode] == before[mode]:
+            raise NoReferenceError(
+                "a condition of the equations that states touch without a change"
+            )
 
     # events
 
-    def _settle(self, hit: int | None) -> None:
-        """Let happen what is due now, one by one; `hit` is an event that was located."""
-        about, waiting = self.about, [0] * len(self.about.events)
-        held: dict[int, list[float]] = {}
+    def _apply_due(self, hit: int | None) -> None:
+        """Apply the events that are due now, one by one; `hit` is an event that was located."""
+        reference, waiting = self.reference, [0] * len(self.reference.events)
+        stored: dict[int, list[float]] = {}
         while not self.ended:
             y = self.y.tolist()
-            for i, event in enumerate(about.events):
+            for i, event in enumerate(reference.events):
                 due = self._due(i, event, y, hit == i)
                 if due and event.truth is None:
                     waiting[i] = 1
                 elif due:
                     waiting[i] += 1
                 if due and event.given.get("values") == "trigger":
-                    held[i] = event.resets(self.t, y, self.p)
+                    stored[i] = event.resets(self.t, y, self.p)
                 if self._withdrawn(event, y) and hit != i:
                     waiting[i] = 0
             hit = None
             ready = [i for i, count in enumerate(waiting) if count]
             if not ready:
                 break
-            ranks = {i: about.events[i].priority(self.t, y, self.p)[0] for i in ready}
+            ranks = {i: reference.events[i].priority(self.t, y, self.p)[0] for i in ready}
             chosen = max(ready, key=lambda i: (ranks[i], -i))
             waiting[chosen] -= 1
-            self._apply(chosen, held.get(chosen), y)
+            self._apply(chosen, stored.get(chosen), y)
 
     def _withdrawn(self, event: _Event, y: list[float]) -> bool:
-        """Return whether an event no longer happens because its condition became false."""
+        """Return whether an event does not happen because its condition became false again."""
         if event.given.get("persistent") is not False or event.truth is None:
             return False
         return not event.truth(self.t, y, self.p)[0]
 
     def _due(self, i: int, event: _Event, y: list[float], hit: bool) -> bool:
-        """Return whether an event becomes due now; its side becomes what it is now."""
+        """Return whether an event becomes due now; update its side."""
         if event.truth is None:
             schedule = self.schedules[i]
             assert schedule is not None
@@ -660,8 +721,8 @@ class _Run:
             self.sides[i] = rises
             return True
         truth = bool(event.truth(self.t, y, self.p)[0])
-        if self.untold[i]:
-            self.untold[i] = False
+        if self.undecided[i]:
+            self.undecided[i] = False
             if event.root is not None and event.root(self.t, y, self.p)[0] == 0.0:
                 truth, self.headed[i] = self._heading(event, y), self.t
             self.sides[i] = truth
@@ -670,32 +731,42 @@ class _Run:
             return False
         changes = truth != self.sides[i]
         self.sides[i] = truth
-        return changes and (truth or self._rising(i))
+        return changes and (truth or self._has_both_directions(i))
 
     def _heading(self, event: _Event, y: list[float]) -> bool:
-        """Return the side of a root at zero to which a run goes."""
+        """Return the side of a root at zero towards which the run moves."""
         assert event.root is not None
-        m = [bool(mode(self.t, y, self.p)[0]) for mode in self.about.modes]
-        rates = self.about.rates(self.t, y, self.p, m, self.running)
+        m = [bool(mode(self.t, y, self.p)[0]) for mode in self.reference.modes]
+        rates = self.reference.rates(self.t, y, self.p, m, self.running)
         span = 1e-6 * (self.t1 - self.t0)
         ahead = [value + span * rate for value, rate in zip(y, rates, strict=True)]
         here, then = event.root(self.t, y, self.p)[0], event.root(self.t + span, ahead, self.p)[0]
         return then < here if event.direction == "falling" else then > here
 
-    def _apply(self, i: int, held: list[float] | None, y: list[float]) -> None:
-        """Let one event happen."""
-        event, about = self.about.events[i], self.about
+    def _apply(self, i: int, stored: list[float] | None, y: list[float]) -> None:
+        """Apply one event.
+
+        Parameters
+        ----------
+        i : int
+            Number of the event.
+        stored : list of float, optional
+            Values to set, if they were computed when the event was triggered.
+        y : list of float
+            Present state.
+        """
+        event, reference = self.reference.events[i], self.reference
         root = abs(event.root(self.t, y, self.p)[0]) if event.root is not None else 0.0
-        values = event.resets(self.t, y, self.p) if held is None else held
+        values = event.resets(self.t, y, self.p) if stored is None else stored
         self.y, self.p = np.array(y), list(self.p)
         for name, value in zip(event.targets, values, strict=True):
-            if name in about.states:
-                self.y[about.states.index(name)] = value
+            if name in reference.states:
+                self.y[reference.states.index(name)] = value
             else:
-                self.p[about.parameters.index(name)] = value
+                self.p[reference.parameters.index(name)] = value
         if not np.isfinite(self.y).all():
-            raise NoReferenceError("an event sets what is not finite")
-        self.found.scale = np.maximum(self.found.scale, np.abs(self.y))
+            raise NoReferenceError("an event sets a value that is not finite")
+        self.result.scale = np.maximum(self.result.scale, np.abs(self.y))
         if "flow" in event.given:
             number, step = event.given["flow"]
             self.running = [n + step * (k == number) for k, n in enumerate(self.running)]
@@ -711,72 +782,86 @@ class _Run:
                 assert event.truth is not None
                 self.sides[i] = bool(event.truth(self.t, new, self.p)[0])
         if event.recorded:
-            earlier = self.found.times[event.name][-1:]
+            earlier = self.result.times[event.name][-1:]
             if (
                 event.truth is not None
                 and earlier
                 and (0.0 < self.t - earlier[0] < PILED * (self.t1 - self.t0))
             ):
                 raise NoReferenceError("an event that happens faster and faster")
-            self.found.counts[event.name] += 1
-            self.found.times[event.name].append(float(self.t))
-        self.found.jumps.append(float(self.t))
+            self.result.counts[event.name] += 1
+            self.result.times[event.name].append(float(self.t))
+        self.result.jumps.append(float(self.t))
         self.history = {}
         self.crowd = self.crowd + 1 if self.latest == self.t else 1
         self.latest = self.t
         if event.given.get("stop"):
-            self.ended, self.found.status = True, "event_stop"
+            self.ended, self.result.status = True, "event_stop"
         elif self.crowd > CROWD:
-            self.ended, self.found.status = True, "event_limit"
+            self.ended, self.result.status = True, "event_limit"
 
     # saving
 
     def _values(self, t: float, y: list[float]) -> list[float]:
-        return [*y, *self.about.observe(t, y, self.p)]
+        """Return states and observables."""
+        return [*y, *self.reference.observe(t, y, self.p)]
 
     def _save_until(self, time: float, dense: Any, limit: float) -> None:
-        """Save what is due before a time."""
+        """Save the values at the saved times before a time.
+
+        Parameters
+        ----------
+        time : float
+        dense : callable
+            States as a function of time.
+        limit : float
+            Last time at which `dense` is valid.
+        """
         while self.next_save < len(self.times) and self.times[self.next_save] < time:
             at = self.times[self.next_save]
             self.saved[:, self.next_save] = self._values(at, dense(min(at, limit)).tolist())
             self.next_save += 1
 
     def _save_here(self) -> None:
-        """Save what is due at the present time."""
+        """Save the values at the present time, if it is a saved time."""
         while self.next_save < len(self.times) and self.times[self.next_save] <= self.t:
             self.saved[:, self.next_save] = self._values(self.t, self.y.tolist())
             self.next_save += 1
 
 
-# pieces of models -------------------------------------------------------------------------
+# parts of models --------------------------------------------------------------------------
 
 
 @cache
-def _compiled(text: str, names: tuple[str, ...]) -> Callable[..., list[float]]:
+def _compile(text: str, names: tuple[str, ...]) -> Callable[..., list[float]]:
+    """Return the function of an expression."""
     return function([parse(text)], names, {})
 
 
 def value_of(text: Any, values: Mapping[str, float]) -> float:
-    """Return the number that a text is for values of its names."""
-    return float(_compiled(str(text), tuple(values))(*values.values())[0])
+    """Return the value of an expression for values of its names."""
+    return float(_compile(str(text), tuple(values))(*values.values())[0])
 
 
 def _plain(given: Any) -> Any:
+    """Return the value of an entry of a model, with or without a unit."""
     return given["value"] if isinstance(given, Mapping) else given
 
 
 def _sum(rate: Tree, running: Tree, flow: Tree) -> Tree:
+    """Return ``rate + running*flow``."""
     return ast.BinOp(rate, ast.Add(), ast.BinOp(running, ast.Mult(), flow))
 
 
 def _times(dose: Mapping[str, Any]) -> Any:
+    """Return the schedule of a dose."""
     if "at" in dose:
         return dose["at"]
     return {"start": 0, **{k: dose[k] for k in ("start", "every", "count") if k in dose}}
 
 
 def _schedule(given: Any) -> dict[str, Any]:
-    """Return any form of a schedule as a mapping."""
+    """Return a schedule of any form as a mapping."""
     if isinstance(given, Mapping):
         return dict(given)
     return {"times": list(given)} if isinstance(given, list) else {"start": given}
@@ -785,7 +870,17 @@ def _schedule(given: Any) -> dict[str, Any]:
 def _next_switch(
     entry: Mapping[str, str], values: Mapping[str, float], t: float, t1: float
 ) -> float:
-    """Return the next time after `t` of an entry of ``switches``, infinity if there is none."""
+    """Return the next time after `t` of an entry of ``switches``, infinity without one.
+
+    Parameters
+    ----------
+    entry : mapping
+        See `Case`.
+    values : mapping
+        Parameters by name.
+    t, t1 : float
+        Present time, and the end of the run.
+    """
     close = _CLOSE * max(1.0, abs(t))
     if "at" in entry:
         time = value_of(entry["at"], values)
@@ -800,7 +895,7 @@ def _next_switch(
 
 
 def _root(value: Callable[[float], float], low: float, high: float) -> float:
-    """Return the first root of a function of time."""
+    """Return the first root of a function between two times, infinity without one."""
     from scipy.optimize import brentq
 
     if not high > low:
@@ -815,7 +910,7 @@ def _root(value: Callable[[float], float], low: float, high: float) -> float:
 
 @frozen
 class _Driver:
-    """A series over time as the documentation describes it."""
+    """A driver as the documentation defines it."""
 
     times: list[float]
     rows: list[list[float]]
@@ -825,6 +920,7 @@ class _Driver:
 
     @property
     def period(self) -> float:
+        """Period of a periodic driver."""
         return self.times[-1] - self.times[0]
 
     def __call__(self, t: float, row: int) -> float:
@@ -843,7 +939,7 @@ class _Driver:
         return float(self.splines[row](t))
 
     def next_knot(self, t: float) -> float:
-        """Return the next time of the series after `t`."""
+        """Return the next knot of the series after `t`."""
         close, shift = _CLOSE * max(1.0, abs(t)), 0.0
         if self.outside == "periodic":
             shift = math.floor((t - self.times[0]) / self.period) * self.period
@@ -858,6 +954,7 @@ class _Driver:
 
 
 def _driver(entry: Mapping[str, Any]) -> _Driver:
+    """Return the driver of an entry of a model."""
     from scipy.interpolate import CubicSpline
 
     times = [float(time) for time in entry["times"]]

@@ -1,4 +1,4 @@
-"""A disagreement made small: parts of the case are left out as long as it stays."""
+"""The reduction of a case: parts are removed as long as the disagreement persists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from attrs import evolve
 
 from benchmarks.conformance.case import Case
-from benchmarks.conformance.formulas import parse, substituted
+from benchmarks.conformance.formulas import parse, substitute
 from benchmarks.conformance.reference import NoReferenceError
 
 
@@ -21,15 +21,15 @@ def shrink(case: Case, stays: Callable[[Case], bool], seconds: float = 60.0, run
     ----------
     case : Case
     stays : callable
-        Whether the disagreement is still there.
+        Whether a case still disagrees.
     seconds : float
-        After these the smallest case so far is returned.
+        Time limit; the smallest case so far is returned after it.
     run : int
-        The run that disagrees, which may be enough alone.
+        Number of the run that disagrees, which may be sufficient alone.
     """
     until = monotonic() + seconds
-    if case.runs > 1 and _holds(stays, case.chosen([run])):
-        case = case.chosen([run])
+    if case.runs > 1 and _holds(stays, case.with_runs([run])):
+        case = case.with_runs([run])
     smaller = True
     while smaller:
         smaller, at = False, 0
@@ -38,7 +38,7 @@ def shrink(case: Case, stays: Callable[[Case], bool], seconds: float = 60.0, run
             if monotonic() > until:
                 return case
             if _holds(stays, waiting[at]):
-                # What was refused before is tried again in the next pass only.
+                # Candidates that failed before are tried again in the next pass only.
                 case, smaller = waiting[at], True
                 waiting = list(candidates(case))
             else:
@@ -47,6 +47,7 @@ def shrink(case: Case, stays: Callable[[Case], bool], seconds: float = 60.0, run
 
 
 def _holds(stays: Callable[[Case], bool], candidate: Case) -> bool:
+    """Return whether a candidate disagrees; candidates that are not valid do not."""
     try:
         return stays(candidate)
     except (NoReferenceError, KeyError, ValueError, ArithmeticError, SyntaxError):
@@ -54,11 +55,11 @@ def _holds(stays: Callable[[Case], bool], candidate: Case) -> bool:
 
 
 def candidates(case: Case) -> Iterator[Case]:
-    """Yield smaller cases, the largest cuts first."""
+    """Yield smaller cases, the largest reductions first."""
     model = case.model
     if case.runs > 1:
         for count in {1, 2, case.runs // 2} - {case.runs}:
-            yield case.chosen(list(range(count)))
+            yield case.with_runs(list(range(count)))
     if case.summaries:
         yield evolve(case, summaries=[])
     for section in ("observables", "doses", "drivers", "events"):
@@ -89,6 +90,7 @@ def candidates(case: Case) -> Iterator[Case]:
 
 
 def _model(case: Case, **sections: Any) -> Case:
+    """Return a case with other sections of its model, without unused parameters and columns."""
     model = {**case.model, **sections}
     kept = {key: value for key, value in model.items() if value not in ({}, [])}
     used = set().union(*(_names(value) for key, value in kept.items() if key != "parameters"))
@@ -108,7 +110,7 @@ def _model(case: Case, **sections: Any) -> Case:
 
 
 def _names(given: Any) -> set[str]:
-    """Return every name in the texts of a part of a model, keys included."""
+    """Return every name in the texts of a part of a model, including keys."""
     if isinstance(given, dict):
         return set().union(*(_names(one) for pair in given.items() for one in pair), set())
     if isinstance(given, list):
@@ -123,6 +125,7 @@ def _names(given: Any) -> set[str]:
 
 
 def _without(case: Case, section: str) -> Iterator[Case]:
+    """Yield cases without a section of the model, and without each of its entries."""
     own = case.model.get(section)
     if not own:
         return
@@ -143,7 +146,7 @@ def _without(case: Case, section: str) -> Iterator[Case]:
 
 
 def _replaced(case: Case, name: str, text: str) -> Case:
-    """Return a case in which a name stands for a text everywhere."""
+    """Return a case in which a text replaces a name everywhere."""
     tree = parse(text)
 
     def changed(given: Any) -> Any:
@@ -152,7 +155,7 @@ def _replaced(case: Case, name: str, text: str) -> Case:
         if isinstance(given, list):
             return [changed(one) for one in given]
         if isinstance(given, str) and name in _names(given):
-            return ast.unparse(substituted(parse(given), {name: tree}))
+            return ast.unparse(substitute(parse(given), {name: tree}))
         return given
 
     model = {
@@ -164,6 +167,7 @@ def _replaced(case: Case, name: str, text: str) -> Case:
 
 
 def _without_states(case: Case) -> Iterator[Case]:
+    """Yield cases in which the start value of a state replaces the state."""
     states = case.model["states"]
     if len(states) < 2:
         return
@@ -178,7 +182,7 @@ def _without_states(case: Case) -> Iterator[Case]:
 
 
 def _fixed(case: Case, name: str) -> Case:
-    """Return a case of one run in which a varied quantity is one of the model."""
+    """Return a case of one run in which the value of a varied quantity is part of the model."""
     value = case.columns[name][0]
     columns = {key: values for key, values in case.columns.items() if key != name}
     if name == "duration":
@@ -191,6 +195,7 @@ def _fixed(case: Case, name: str) -> Case:
 
 
 def _without_event_parts(case: Case) -> Iterator[Case]:
+    """Yield cases in which an event lacks one of its settings or resets."""
     events = case.model.get("events") or {}
     for name, event in events.items():
         for key in ("priority", "record", "values", "initially", "persistent", "stop", "set"):
@@ -204,6 +209,7 @@ def _without_event_parts(case: Case) -> Iterator[Case]:
 
 
 def _without_terms(case: Case) -> Iterator[Case]:
+    """Yield cases in which an equation lacks one operation."""
     equations = case.model["equations"]
     for name, text in equations.items():
         for smaller in _smaller(parse(text)):
@@ -211,7 +217,7 @@ def _without_terms(case: Case) -> Iterator[Case]:
 
 
 def _smaller(tree: ast.expr) -> Iterator[ast.expr]:
-    """Yield trees with one operation less."""
+    """Yield trees with one operation fewer."""
     if isinstance(tree, ast.BinOp):
         if isinstance(tree.op, ast.Add | ast.Sub):
             yield tree.left
@@ -236,6 +242,7 @@ def _smaller(tree: ast.expr) -> Iterator[ast.expr]:
 
 
 def _without_definitions(case: Case) -> Iterator[Case]:
+    """Yield cases in which the expression of a definition replaces its name."""
     definitions = case.model.get("definitions") or {}
     for name, text in definitions.items():
         rest = {key: value for key, value in definitions.items() if key != name}
@@ -243,7 +250,7 @@ def _without_definitions(case: Case) -> Iterator[Case]:
 
 
 def _without_parameters(case: Case) -> Iterator[Case]:
-    """Yield cases in which a parameter that nobody varies is a number."""
+    """Yield cases in which a number replaces a parameter that is not varied."""
     parameters = case.model.get("parameters") or {}
     events, drivers = (case.model.get(key) or {} for key in ("events", "drivers"))
     for name, value in parameters.items():
