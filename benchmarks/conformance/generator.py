@@ -131,7 +131,7 @@ class _Model:
 
     def mapping(self, name: str) -> dict[str, Any]:
         """Return the model as plain values."""
-        found: dict[str, Any] = {
+        model: dict[str, Any] = {
             "name": name,
             "time": {"duration": self.duration},
             "parameters": dict(self.parameters),
@@ -143,9 +143,9 @@ class _Model:
             "doses": list(self.doses),
             "drivers": dict(self.drivers),
         }
-        for name in _unused(found):
-            del found["parameters"][name]
-        return {key: value for key, value in found.items() if value not in ({}, [])}
+        for name in _unused(model):
+            del model["parameters"][name]
+        return {key: value for key, value in model.items() if value not in ({}, [])}
 
 
 def _unused(model: dict[str, Any]) -> list[str]:

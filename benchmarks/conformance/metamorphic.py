@@ -108,9 +108,9 @@ def rescue(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Find
     healthy = np.flatnonzero(np.isin(base["status"], (0, 5)))
     if not healthy.size:
         return
-    found = solve_case(case.with_runs(healthy.tolist()), rescue=DEFAULT)
-    attempts = found.pop("attempt")
-    yield from differences("bits of rescue", found, base, healthy)
+    ours = solve_case(case.with_runs(healthy.tolist()), rescue=DEFAULT)
+    attempts = ours.pop("attempt")
+    yield from differences("bits of rescue", ours, base, healthy)
     if attempts.any():
         yield Finding("bits of rescue", "a healthy run was rescued", int(np.argmax(attempts)))
 
@@ -173,8 +173,8 @@ def simulator(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[F
         return
     if "duration" in case.columns:
         return
-    found = solve_case(case.with_runs(cheap), target=TargetChoice("simulator"))
-    yield from differences("bits of the simulator", found, base, cheap)
+    ours = solve_case(case.with_runs(cheap), target=TargetChoice("simulator"))
+    yield from differences("bits of the simulator", ours, base, cheap)
 
 
 def _stored(case: Case, folder: Path, **options: Any) -> dict[str, Array]:
@@ -212,8 +212,8 @@ def resume(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Find
     with tempfile.TemporaryDirectory() as folder:
         with suppress(_Stop):
             _stored(case, Path(folder), between_shards=stop)
-        found = _stored(case, Path(folder), start="resume")
-        yield from differences("bits of a resumed study", found, base)
+        ours = _stored(case, Path(folder), start="resume")
+        yield from differences("bits of a resumed study", ours, base)
 
 
 def dask(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Finding]:
@@ -221,8 +221,8 @@ def dask(case: Case, base: Arrays, _: Sequence[RunReference]) -> Iterator[Findin
     from cubie_flow.engines import make_engine
 
     with tempfile.TemporaryDirectory() as folder:
-        found = _stored(case, Path(folder), engine=make_engine("dask", workers=2))
-        yield from differences("bits of engine=dask", found, base)
+        ours = _stored(case, Path(folder), engine=make_engine("dask", workers=2))
+        yield from differences("bits of engine=dask", ours, base)
 
 
 # agreement within the tolerance -----------------------------------------------------------
@@ -242,13 +242,13 @@ def shifted(case: Case, base: Arrays, references: Sequence[RunReference]) -> Ite
     """Solve an autonomous model at another time."""
     if not _autonomous(case) or case.precision == "float32":
         return
-    found = solve_case(evolve(case, t_start=case.t_start + SHIFT))
+    ours = solve_case(evolve(case, t_start=case.t_start + SHIFT))
     for name in case.model.get("events") or {}:
-        if f"{name}_times" in found:
-            found[f"{name}_times"] = found[f"{name}_times"] - SHIFT
+        if f"{name}_times" in ours:
+            ours[f"{name}_times"] = ours[f"{name}_times"] - SHIFT
     finer = half_step(evolve(case, t_start=case.t_start + SHIFT))
     for one in references:
-        for finding in compare(case, found, one, finer):
+        for finding in compare(case, ours, one, finer):
             yield evolve(finding, kind=f"{finding.kind} of a shifted run")
 
 
@@ -263,14 +263,14 @@ def folded(case: Case, base: Arrays, references: Sequence[RunReference]) -> Iter
         duration = given.get("duration", case.duration)
         times = [time for time in case.times if time <= duration]
         alone = evolve(case, model=model, columns={}, duration=duration, times=times)
-        found = solve_case(alone)
+        ours = solve_case(alone)
         right, others = one.right, one.disturbed
         cut = len(times)
         moved = RunReference(
             0, evolve(right, saved=right.saved[:, :cut]),
             tuple(evolve(other, saved=other.saved[:, :cut]) for other in others), one.sizes,
         )  # fmt: skip
-        for finding in compare(alone, found, moved, half_step(alone)):
+        for finding in compare(alone, ours, moved, half_step(alone)):
             yield evolve(finding, kind=f"{finding.kind} of one run alone", run=one.run)
 
 
@@ -322,6 +322,7 @@ def _starts(case: Case, name: str) -> list[float]:
     return [reference.start(case.values(run))[0][number] for run in range(case.runs)]
 
 
+#: From a case, its results by name and the references of some runs, to the disagreements.
 Check = Callable[[Case, Arrays, Sequence[RunReference]], Iterator[Finding]]
 #: Checks by their cost: with the same kernel, with a store, with a new kernel, and slow ones.
 FREE: dict[str, Check] = {

@@ -773,24 +773,9 @@ class _Run:
         if event.truth is None:
             self.following[i] += 1
         elif event.targets:
-            new = self.y.tolist()
-            if event.root is not None and (
-                abs(event.root(self.t, new, self.p)[0]) <= max(2 * root, 1e-9 * self.size[i])
-            ):
-                self.sides[i], self.headed[i] = self._heading(event, new), self.t
-            else:
-                assert event.truth is not None
-                self.sides[i] = bool(event.truth(self.t, new, self.p)[0])
+            self._update_side(i, event, root)
         if event.recorded:
-            earlier = self.result.times[event.name][-1:]
-            if (
-                event.truth is not None
-                and earlier
-                and (0.0 < self.t - earlier[0] < PILED * (self.t1 - self.t0))
-            ):
-                raise NoReferenceError("an event that happens faster and faster")
-            self.result.counts[event.name] += 1
-            self.result.times[event.name].append(float(self.t))
+            self._record(event)
         self.result.jumps.append(float(self.t))
         self.history = {}
         self.crowd = self.crowd + 1 if self.latest == self.t else 1
@@ -799,6 +784,29 @@ class _Run:
             self.ended, self.result.status = True, "event_stop"
         elif self.crowd > CROWD:
             self.ended, self.result.status = True, "event_limit"
+
+    def _update_side(self, i: int, event: _Event, root: float) -> None:
+        """Decide the side of a condition after the resets of its event.
+
+        `root` is the magnitude of the root before the resets.
+        """
+        assert event.truth is not None
+        new = self.y.tolist()
+        if event.root is not None and (
+            abs(event.root(self.t, new, self.p)[0]) <= max(2 * root, 1e-9 * self.size[i])
+        ):
+            self.sides[i], self.headed[i] = self._heading(event, new), self.t
+        else:
+            self.sides[i] = bool(event.truth(self.t, new, self.p)[0])
+
+    def _record(self, event: _Event) -> None:
+        """Record the time of an event."""
+        earlier = self.result.times[event.name][-1:]
+        interval = self.t - earlier[0] if earlier else 0.0
+        if event.truth is not None and 0.0 < interval < PILED * (self.t1 - self.t0):
+            raise NoReferenceError("an event that happens faster and faster")
+        self.result.counts[event.name] += 1
+        self.result.times[event.name].append(float(self.t))
 
     # saving
 

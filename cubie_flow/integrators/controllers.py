@@ -159,7 +159,16 @@ class StepController(CUDAFactory[ControllerSettings]):
         return [block.let(f"held_{i}", load("step_control", i)) for i in range(size)]
 
     def restore(self, block: BlockBuilder, lanes: Node, copy: Sequence[Node]) -> None:
-        """Undo `advance` in some lanes; `copy` is the result of `backup`."""
+        """Undo `advance` in some lanes.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        lanes : Node
+            Lanes in which the buffer is restored.
+        copy : sequence of Node
+            Result of `backup`.
+        """
         block.assign(
             [("step_control", i) for i in range(len(copy))],
             [where(lanes, old, load("step_control", i)) for i, old in enumerate(copy)],

@@ -58,7 +58,16 @@ def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> lis
 
 
 def right_hand_side(system: OdeSystem, varied: Sequence[str], switches: SwitchFinder) -> Function:
-    """Return ``du = f(t, u, p)``, divided by the mass where that is not 0."""
+    """Return the function ``du = f(t, u, p)``, divided by the mass where that is not 0.
+
+    Parameters
+    ----------
+    system : OdeSystem
+    varied : sequence of str
+        See `bind`.
+    switches : SwitchFinder
+        Receives the switches in time, and replaces them by slots.
+    """
     masses = system.mass or (1.0,) * len(system.states)
     nodes = [
         node / mass if mass not in (0.0, 1.0) else node
@@ -116,7 +125,10 @@ def starts(system: OdeSystem, varied: Sequence[str], computed: Mapping[str, Node
 def bound_events(
     system: OdeSystem, varied: Sequence[str], switches: SwitchFinder
 ) -> tuple[Event, ...]:
-    """Return events that read ``u`` and ``p``, with slots for their switches in time."""
+    """Return events that read ``u`` and ``p``, with slots for their switches in time.
+
+    The parameters are those of `right_hand_side`.
+    """
     return tuple(_bound_event(system, event, varied, switches) for event in system.events)
 
 

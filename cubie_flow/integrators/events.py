@@ -316,7 +316,15 @@ class Events:
         rate: Source = "derivative",
         pace: Node = ONE,
     ) -> Node:
-        """Return the derivative of a root, positive in the direction of its event; see `slope`."""
+        """Return the derivative of a root, positive in the direction of its event.
+
+        Parameters
+        ----------
+        i : int
+            Number of the event.
+        t, state, rate, pace
+            See `slope`.
+        """
         event = self.events[i]
         assert event.root is not None
         slope = self.slope(event.root, t, state, rate, pace)

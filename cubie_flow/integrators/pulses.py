@@ -137,13 +137,22 @@ class PulseBlocks:
         return [interval.high - interval.low for interval in intervals]
 
     def start(self, block: BlockBuilder, t_start: Node, t_end: Node) -> None:
-        """Write the ranges of pulses at the start of a run."""
+        """Write the ranges of pulses for a run from `t_start` to `t_end`."""
         ranges = self._bounds(t_start, t_end)
         known = [ZERO if i in self.piecewise else move for i, move in enumerate(ranges)]
         block.assign([("pulse_range", i) for i in range(len(known))], known)
 
     def widen(self, block: BlockBuilder, chosen: Sequence[int], t: Node, until: Node) -> None:
-        """Extend the ranges of the chosen pulses by those between the times `t` and `until`."""
+        """Extend the ranges of some pulses by their ranges between two times.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        chosen : sequence of int
+            Numbers of the pulses.
+        t, until : Node
+            The times.
+        """
         if not chosen:
             return
         targets = [("pulse_range", i) for i in chosen]

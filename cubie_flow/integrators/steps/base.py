@@ -162,10 +162,13 @@ class Step(CUDAFactory[StepSettings]):
 
     @abstractmethod
     def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
-        """Return the estimated error at the element of a sweep."""
+        """Return the estimated error at the element of a sweep.
+
+        The parameters are those of `attempt`.
+        """
 
     def error(self, block: BlockBuilder, h: Node, t: Node) -> Node:
-        """Return the squared error norm, 1 at tolerance."""
+        """Write and return the squared error norm, 1 at tolerance; parameters as in `attempt`."""
         return block.let(
             "error", self.norm(block, "error_square", self.estimate(block, h, t)) * self.mean
         )
@@ -218,11 +221,23 @@ class Step(CUDAFactory[StepSettings]):
         return Cubic(h, states, self.end_element)
 
     def densify(self, block: BlockBuilder, h: Node, t: Node) -> None:
-        """Write the derivatives that only dense output needs, for the step just accepted."""
+        """Write the derivatives that only dense output needs, for the step just accepted.
+
+        The parameters are those of `attempt`.
+        """
 
     @abstractmethod
     def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:
-        """Return the state at ``theta`` of the last step, at the element of a sweep."""
+        """Return the state within the last accepted step, at the element of a sweep.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        theta : Node
+            Part of the step, from 0 to 1.
+        h : Node
+            Length of the step.
+        """
 
     # helpers of subclasses
 
@@ -248,13 +263,21 @@ class Step(CUDAFactory[StepSettings]):
     def norm(self, block: BlockBuilder, name: str, value: Node) -> Node:
         """Return the sum over states of ``(value / (atol + rtol * max(|y|, |y_new|)))**2``.
 
-        Hairer, Norsett and Wanner, Solving ODEs I, eq. II.4.11, with a sum for their mean.
+        Hairer, Norsett and Wanner, Solving ODEs I, eq. II.4.11, with a sum instead of the mean.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        name : str
+            Name of the value that holds the sum.
+        value : Node
+            At the element of a sweep.
         """
         size = maximum(fabs(load("state", 0, 1)), fabs(load("proposed_state", 0, 1)))
         return self._sum(block, name, value * self.weight(size))
 
     def norm_at_start(self, block: BlockBuilder, name: str, value: Node) -> Node:
-        """Return the sum of `norm` for the weights of the state alone, without a new state."""
+        """Return the sum of `norm` with ``|y|`` alone, before there is a new state."""
         return self._sum(block, name, value * self.weight(fabs(load("state", 0, 1))))
 
     def scale(self, size: Node) -> Node:

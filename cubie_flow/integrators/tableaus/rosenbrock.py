@@ -141,6 +141,17 @@ def nested(b: str, corrections: str, order: int, source: str) -> Dense:
     ``(1 - theta)*y + theta*(y1 + (1 - theta)*(d1 + theta*(d2 + theta*d3 + ..)))`` with a row of
     weights of the ``u_i`` in `corrections` for each of ``d1, d2, ..`` (function contro of
     rodas.f).
+
+    Parameters
+    ----------
+    b : str
+        Weights of the step.
+    corrections : str
+        One row per ``d1, d2, ..``.
+    order : int
+        Order of the interpolation.
+    source : str
+        Source of the corrections.
     """
     levels = [exact(b), *_exact_rows(corrections)]
     levels.append([Fraction(0)] * len(levels[0]))
@@ -154,7 +165,16 @@ def nested(b: str, corrections: str, order: int, source: str) -> Dense:
 def classical_dense(text: str, gamma: Sequence[Exact], order: int, source: str) -> Dense:
     """Return the dense output ``y + sum_i(b_i(theta) * k_i)``.
 
-    The rows of `text` hold the coefficients of ``theta**1, theta**2, ..`` of all ``b_i``.
+    Parameters
+    ----------
+    text : str
+        One row per power ``theta**1, theta**2, ..``: its coefficients in all ``b_i``.
+    gamma : sequence of sequence of Fraction
+        See `transformed`.
+    order : int
+        Order of the interpolation.
+    source : str
+        Source of the coefficients.
     """
     inverse = _inverse(gamma)
     powers = [_times(line, inverse, len(inverse)) for line in _exact_rows(text)]
