@@ -25,7 +25,8 @@ from cubie_flow.memory import CUDAFactory
 #: docs/lab-book.md.
 LIGHT = 60
 
-#: Squared error of a step that may have missed a feature of the equations; it is about halved.
+#: Squared error of a step that may have missed a feature of the equations; the next attempt is
+#: about half as long.
 MISSED = 1e3
 
 

@@ -380,9 +380,9 @@ RODAS5PE = evolve(
 )
 
 # The paper advances with k, W = I - h*d*J and a third stage that holds f at the first two. With
-# u1 = h*d*k1, u2 = h*d*(k2 - k1) and u3 = h*d*(k3 - e32*(k2 - k1) - 2*k1) these are gone:
-# W*k1 = f0 + h*d*df/dt and W*(k2 - k1) + k1 = f1 turn them into products with W, which the
-# solution of the third stage takes along.
+# u1 = h*d*k1, u2 = h*d*(k2 - k1) and u3 = h*d*(k3 - e32*(k2 - k1) - 2*k1) that form is
+# avoided: W*k1 = f0 + h*d*df/dt and W*(k2 - k1) + k1 = f1 express f by products with W, which the
+# solution of the third stage includes.
 _D = 1 / (2 + root(2))
 _E32 = 6 + root(2)
 ROSENBROCK23 = Rosenbrock(
