@@ -18,7 +18,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cubie_flow.batches.tables import HASH_ROWS, Rows, open_table
+from cubie_flow.batches.tables import HASH_ROWS, SOME, Rows, open_table
 from cubie_flow.batches.values import (
     DISTRIBUTIONS,
     LISTS,
@@ -482,10 +482,11 @@ def _table(path: str | Path, values: dict[str, Any], size: int | None) -> Table:
     wanted = {name: source for name, source in sources.items() if isinstance(source, str)}
     if values and not wanted:
         raise FlowError("batch.kind 'table' needs at least one column named in batch.values")
-    names, rows = open_table(path, wanted if values else None)
+    columns = list(wanted.values()) if values else None
+    rows = open_table(path, "batch.path", columns, hint=SOME)
     if size is not None and size > rows.size:
         raise FlowError(f"batch.size is {size} but '{path}' has {rows.size} rows")
-    sources = sources or {name: name for name in names}
+    sources = sources or {name: name for name in rows.columns}
     size = size or rows.size
     # Hashing reads every row once, so a bad value is found now and not in the middle of a study.
     return Table(rows, tuple(sources), sources, size, rows.content_hash(size))

@@ -11,6 +11,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from cubie_flow.batches.tables import open_table
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.systems.quantities import (
     Described,
@@ -20,7 +21,6 @@ from cubie_flow.systems.quantities import (
     shortened,
     with_spares,
 )
-from cubie_flow.systems.series import read_columns
 
 #: How values between two times are made, by the degree of the polynomial.
 INTERPOLATIONS = {"step": 0, "linear": 1, "cubic": 3}
@@ -268,8 +268,8 @@ def _from_file(
         if not isinstance(value, str) or not value:
             raise FlowError(f"{where}, {key} is {shortened(value)}; it must be text")
     path = Path(entry["file"]).expanduser()
-    found = read_columns(path, [time, *columns], f"{where}, file")
-    return found[time], tuple(found[column] for column in columns), several
+    series = open_table(path, f"{where}, file", [time, *columns]).to_columns()
+    return series[time], tuple(series[column] for column in columns), several
 
 
 def _is_list(given: Any) -> bool:
