@@ -13,14 +13,8 @@ from contextlib import contextmanager
 
 from attrs import field, frozen
 
-from cubie_flow.expressions.graph import (
-    Node,
-    content_hash,
-    load,
-    substitute,
-    symbol,
-    topological,
-)
+from cubie_flow.expressions.graph import Node, load, symbol
+from cubie_flow.expressions.traversal import content_hash, substitute, topological
 
 #: Sweeps and functions up to this size are unrolled; measured in docs/performance.md.
 UNROLL_LIMIT = 8

@@ -28,15 +28,8 @@ from cubie_flow.expressions.block import (
     flattened,
 )
 from cubie_flow.expressions.elementary import lower
-from cubie_flow.expressions.graph import (
-    ALONE,
-    Node,
-    as_node,
-    fuse,
-    load,
-    substitute,
-    topological,
-)
+from cubie_flow.expressions.graph import ALONE, Node, as_node, load
+from cubie_flow.expressions.traversal import fuse, substitute, topological
 
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 Arena = Literal["shared", "local", "persistent"]

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cubie_flow.expressions.elementary import lower
-from cubie_flow.expressions.graph import Node, topological
+from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.traversal import topological
 
 Array = Any
 

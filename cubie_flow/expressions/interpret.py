@@ -21,7 +21,8 @@ from cubie_flow.expressions.block import (
 )
 from cubie_flow.expressions.emit import Dialect, Place, prepare
 from cubie_flow.expressions.evaluate import Evaluator
-from cubie_flow.expressions.graph import Node, topological
+from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.traversal import topological
 
 Array = Any
 

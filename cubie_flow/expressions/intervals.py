@@ -30,9 +30,9 @@ from cubie_flow.expressions.graph import (
     minimum,
     power,
     sqrt,
-    topological,
     where,
 )
+from cubie_flow.expressions.traversal import topological
 
 _INFINITE = const(math.inf)
 #: Functions that are finite everywhere; exponentials overflow.

@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cubie_flow.errors import FlowError
-from cubie_flow.expressions.graph import (
-    ONE,
-    ZERO,
-    Node,
-    fabs,
-    operation_derivative,
-    topological,
-    where,
-)
+from cubie_flow.expressions.derivatives import operation_derivative
+from cubie_flow.expressions.graph import ONE, ZERO, Node, fabs, where
+from cubie_flow.expressions.traversal import topological
 
 #: Operations that are exact, or whose result jumps instead of moving a little.
 _EXACT = {"neg", "fabs", "min", "max", "select", "rarely"}

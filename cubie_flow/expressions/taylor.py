@@ -13,17 +13,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from cubie_flow.errors import FlowError
-from cubie_flow.expressions.graph import (
-    ONE,
-    ZERO,
-    Node,
-    add,
-    call,
-    is_const,
-    partials,
-    topological,
-    where,
-)
+from cubie_flow.expressions.derivatives import partials
+from cubie_flow.expressions.graph import ONE, ZERO, Node, add, call, is_const, where
+from cubie_flow.expressions.traversal import topological
 
 #: Degree up to which derivatives at one point tell the near future. A switch, an exponential that
 #: rises from next to nothing or a high power can happen within a step, unforeseen at its start.

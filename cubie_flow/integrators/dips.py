@@ -10,22 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cubie_flow.expressions.block import BlockBuilder
+from cubie_flow.expressions.derivatives import differentiate, directional
 from cubie_flow.expressions.graph import (
     ZERO,
     Node,
     compare,
-    differentiate,
-    directional,
     fabs,
     load,
     logical_and,
     logical_or,
     maximum,
-    substitute,
     symbol,
-    topological,
     where,
 )
+from cubie_flow.expressions.traversal import substitute, topological
 from cubie_flow.integrators.controllers import SETTINGS
 from cubie_flow.integrators.steps.base import any_of
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from attrs import field, frozen
 
 from cubie_flow.errors import one_of
+from cubie_flow.expressions.bit_operations import to_int
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
 from cubie_flow.expressions.graph import (
     ALONE,
@@ -27,7 +28,6 @@ from cubie_flow.expressions.graph import (
     maximum,
     minimum,
     sqrt,
-    to_int,
     where,
 )
 from cubie_flow.integrators.comparison import SUMS, Comparison

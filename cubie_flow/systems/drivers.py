@@ -11,7 +11,6 @@ from typing import Any
 
 from attrs import field, frozen
 
-from cubie_flow.batches.tables import open_table
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.systems.quantities import (
     Described,
@@ -267,6 +266,8 @@ def _from_file(
     for key, value in (("file", entry["file"]), ("time", time), *(("column", c) for c in columns)):
         if not isinstance(value, str) or not value:
             raise FlowError(f"{where}, {key} is {shortened(value)}; it must be text")
+    from cubie_flow.batches.tables import open_table  # needs numpy
+
     path = Path(entry["file"]).expanduser()
     series = open_table(path, f"{where}, file", [time, *columns]).to_columns()
     return series[time], tuple(series[column] for column in columns), several

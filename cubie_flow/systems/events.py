@@ -10,6 +10,7 @@ from attrs import evolve, field, frozen
 from cubie_flow.errors import FlowError, one_of
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import ONE, ZERO, Node
+from cubie_flow.expressions.traversal import content_hash
 
 DIRECTIONS = ("rising", "falling", "both")
 
@@ -142,7 +143,7 @@ class Event:
         own = (
             self.name, self.condition is None, self.root is None, self.times is None,
             self.direction, [name for name, _ in self.resets], self.stop, self.initially,
-            self.persistent, self.early, self.record, graph.content_hash(self.nodes),
+            self.persistent, self.early, self.record, content_hash(self.nodes),
         )  # fmt: skip
         return hashlib.sha256(repr(own).encode()).hexdigest()
 

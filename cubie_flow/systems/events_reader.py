@@ -33,8 +33,8 @@ from typing import Any
 from attrs import evolve
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import ONE, ZERO, Node, const, symbol
+from cubie_flow.expressions.traversal import free_symbols
 from cubie_flow.systems.events import DIRECTIONS, Event, Times
 from cubie_flow.systems.parser import Expression, Scope
 from cubie_flow.systems.quantities import Quantity, check_name, finite, shortened
@@ -114,7 +114,7 @@ class Happenings:
     def _moment(self, given: Any, where: str) -> Node:
         """Return a time, a number of a schedule or of its repetitions."""
         node = self._number(given, where)
-        for name in graph.free_symbols([node]):
+        for name in free_symbols([node]):
             if name == "t" or name in self.states:
                 raise FlowError(
                     f"{where}: '{given}' uses '{name}'; a schedule may use parameters only, for "

@@ -11,7 +11,6 @@ from typing import Any
 
 from attrs import field, frozen
 
-from cubie_flow.batches.tables import number_column, open_table
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.systems.quantities import shortened
 
@@ -127,6 +126,8 @@ def read_measurements(given: Any, known: Iterable[str]) -> Measurements:
 
 def _read_columns(given: Any) -> dict[str, tuple[float, ...]]:
     """Return the columns of a file or mapping as numbers, NaN where one is missing."""
+    from cubie_flow.batches.tables import number_column, open_table  # needs numpy
+
     if isinstance(given, str | Path):
         return open_table(Path(given).expanduser(), KEY, missing=True).to_columns()
     if not isinstance(given, Mapping):

@@ -59,6 +59,8 @@ from attrs import evolve, frozen
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.expressions.infix import to_text
+from cubie_flow.expressions.traversal import free_symbols, topological
 from cubie_flow.systems.drivers import Driver, read_driver
 from cubie_flow.systems.events_reader import Happenings, with_inflow, write_events
 from cubie_flow.systems.parser import (
@@ -510,7 +512,7 @@ class _Reader:
             return const(finite(item.content, item.where))
         expression = item.expression
         node = as_number(self._expression(item).build(self.scope, at), expression)
-        if node.op != "const" and not graph.free_symbols([node]):
+        if node.op != "const" and not free_symbols([node]):
             raise FlowError(f"{item.where}: '{expression.text}' is not a finite number")
         return node
 
@@ -646,7 +648,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
     outputs += [item.start for item in given if item.start is not None]
     taken = {item.name for item in (*quantities, *system.drivers)}
     definitions, written = _with_definitions(outputs, taken)
-    texts = [graph.to_text(node) for node in written]
+    texts = [to_text(node) for node in written]
     reaching = system.reaching
     starts = iter(texts[eventful:])
     values = {item.name: item.value if item.start is None else next(starts) for item in given}
@@ -679,7 +681,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
 
 def _with_definitions(outputs: list[Node], taken: set[str]) -> tuple[dict[str, str], list[Node]]:
     """Return texts of definitions, and `outputs` in which they stand as symbols."""
-    order = graph.topological(outputs)
+    order = topological(outputs)
     uses = Counter([*outputs, *(arg for node in order for arg in node.args)])
     size: dict[Node, int] = {}
     depth: dict[Node, int] = {}
@@ -697,7 +699,7 @@ def _with_definitions(outputs: list[Node], taken: set[str]) -> tuple[dict[str, s
                 number += 1
             name = f"part_{number}"
             taken.add(name)
-            definitions[name] = graph.to_text(done[node])
+            definitions[name] = to_text(done[node])
             done[node] = symbol(name)
             size[node] = depth[node] = 1
     return definitions, [done[node] for node in outputs]

@@ -10,20 +10,19 @@ from typing import NoReturn
 from attrs import evolve, frozen
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.expressions.derivatives import directional
 from cubie_flow.expressions.graph import (
     ONE,
     ZERO,
     Node,
     compare,
-    directional,
     floor,
-    free_symbols,
     maximum,
     minimum,
-    substitute,
     symbol,
     where,
 )
+from cubie_flow.expressions.traversal import free_symbols, substitute
 from cubie_flow.systems.events import Event, Times, margin
 from cubie_flow.systems.quantities import Described, Observable, Quantity
 from cubie_flow.systems.starts import start_levels

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from cubie_flow.errors import FlowError
-from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.expressions.traversal import free_symbols, substitute
 from cubie_flow.systems.drivers import Driver
 from cubie_flow.systems.quantities import Quantity, finite
 from cubie_flow.systems.trace import check_graph
@@ -51,7 +51,7 @@ def start_levels(quantities: Iterable[Quantity], where: str) -> Iterator[_Group]
     """
     computed = {item.name: item for item in quantities if item.start is not None}
     uses = {
-        name: [used for used in graph.free_symbols([item.start]) if used in computed]
+        name: [used for used in free_symbols([item.start]) if used in computed]
         for name, item in computed.items()
         if item.start is not None
     }
@@ -92,16 +92,16 @@ def computed_starts(system: OdeSystem, varied: Collection[str]) -> dict[str, Nod
         for item in system.quantities
         if item.name not in varied
     }
-    wanted = {state.name for state in system.states} | {*graph.free_symbols(system.expressions)}
+    wanted = {state.name for state in system.states} | {*free_symbols(system.expressions)}
     found: dict[str, Node] = {}
     open_ones = [item for item in system.quantities if item.name not in varied]
     for level in start_levels(open_ones, f"system {system.name}"):
         computed = {
             item.name: item.start
             for item in level
-            if item.start is not None and moving.intersection(graph.free_symbols([item.start]))
+            if item.start is not None and moving.intersection(free_symbols([item.start]))
         }
-        nodes = graph.substitute(list(computed.values()), known)
+        nodes = substitute(list(computed.values()), known)
         found |= zip(computed, nodes, strict=True)
         known |= {symbol(name): found[name] for name in computed}
         moving |= computed.keys()
@@ -130,7 +130,7 @@ def start_numbers(
     values = {item.name: float(item.value) for item in quantities if item.start is None}
     values["t"] = 0.0
     for driver in drivers:
-        if driver.name in graph.free_symbols(node for _, node in starts):
+        if driver.name in free_symbols(node for _, node in starts):
             values[driver.name] = driver.value_at(0.0, int(values.get(driver.series, 0.0)))
     for level in start_levels(quantities, where):
         numbers = evaluate([item.start for item in level if item.start is not None], values)

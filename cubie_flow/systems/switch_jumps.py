@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from attrs import frozen
 
+from cubie_flow.expressions.derivatives import directional
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.graph import (
     ONE,
@@ -28,16 +29,13 @@ from cubie_flow.expressions.graph import (
     as_node,
     call,
     compare,
-    directional,
     fabs,
     floor,
-    free_symbols,
     logical_and,
-    substitute,
     symbol,
-    topological,
     where,
 )
+from cubie_flow.expressions.traversal import free_symbols, substitute, topological
 from cubie_flow.systems.events import Event
 
 #: How near to zero what is compared is, in time as a part of it, when a condition changes by

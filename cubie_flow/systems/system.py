@@ -14,6 +14,8 @@ from attrs import evolve, field, frozen
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.infix import to_text
+from cubie_flow.expressions.traversal import content_hash, free_symbols
 from cubie_flow.systems.drivers import Driver, driven
 from cubie_flow.systems.equations_text import read_equations
 from cubie_flow.systems.events import Event, check_events
@@ -142,7 +144,7 @@ class OdeSystem:
         if choices[0].start is not None:
             raise FlowError(
                 f"{where}: the parameter '{driver.series}' chooses a series, so it must be a "
-                f"number, not '{graph.to_text(choices[0].start, 30)}'"
+                f"number, not '{to_text(choices[0].start, 30)}'"
             )
         driver.check_series(item.value for item in choices)
 
@@ -426,11 +428,11 @@ class OdeSystem:
         """Names of the states, and of the parameters on which something of a run depends."""
         starts = {item.name: item.start for item in self.quantities if item.start is not None}
         found = {state.name for state in self.states}
-        found.update(graph.free_symbols(self.expressions), (one.series for one in self.drivers))
+        found.update(free_symbols(self.expressions), (one.series for one in self.drivers))
         open_ones = list(found)
         while open_ones:
             start = starts.get(open_ones.pop())
-            new = {*graph.free_symbols([start])} - found if start is not None else set()
+            new = {*free_symbols([start])} - found if start is not None else set()
             found |= new
             open_ones += new
         return frozenset(found & {item.name for item in self.quantities})
@@ -445,7 +447,7 @@ class OdeSystem:
             for group in (self.states, self.parameters)
         ]
         names = [item.name for item in self.observables]
-        told = repr((graph.content_hash(outputs), values, names))
+        told = repr((content_hash(outputs), values, names))
         if self.drivers:
             told += repr([(one.name, one.series, one.content_hash) for one in self.drivers])
         if self.mass:
@@ -454,7 +456,7 @@ class OdeSystem:
             told += repr([event.content_hash for event in self.events])
         starts = [item.start for item in self.quantities if item.start is not None]
         if starts:
-            told += graph.content_hash(starts)
+            told += content_hash(starts)
         return hashlib.sha256(told.encode()).hexdigest()
 
 

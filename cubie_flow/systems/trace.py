@@ -7,8 +7,9 @@ from math import isfinite
 from typing import Any
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.expressions import graph
-from cubie_flow.expressions.graph import Node, const, symbol, topological
+from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.expressions.infix import to_text
+from cubie_flow.expressions.traversal import topological
 from cubie_flow.systems.parser import is_infinite
 
 #: Operations that an equation may consist of.
@@ -157,7 +158,7 @@ def _problem(node: Node, known: set[str]) -> str:
     if node.op == "symbol" and node.value not in known:
         return f"'{node.value}' is not defined{nearest(node.value, known)}"
     if is_infinite(node) or (node.op == "const" and not isfinite(node.value)):
-        return f"'{graph.to_text(node, 30)}' is not a finite number"
+        return f"'{to_text(node, 30)}' is not a finite number"
     kinds = [arg.kind for arg in node.args]
     wanted = ["float"] * len(kinds)
     if node.op in _TRUTHS:
@@ -167,6 +168,6 @@ def _problem(node: Node, known: set[str]) -> str:
     if kinds != wanted:
         return (
             f"a comparison stands where a number must, or the reverse, in "
-            f"'{graph.to_text(node, 30)}'; use where(condition, a, b)"
+            f"'{to_text(node, 30)}'; use where(condition, a, b)"
         )
     return ""

@@ -18,7 +18,8 @@ from cubie_flow.expressions.elementary import (
     trigonometric,
 )
 from cubie_flow.expressions.elementary.precision import PRECISIONS
-from cubie_flow.expressions.graph import Node, const, transform
+from cubie_flow.expressions.graph import Node, const
+from cubie_flow.expressions.traversal import transform
 
 _EXPANSIONS: dict[str, Callable[..., Node]] = {
     "acos": inverse.acos, "acosh": logarithm.acosh, "asin": inverse.asin,

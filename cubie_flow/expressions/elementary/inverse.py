@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from cubie_flow.expressions.bit_operations import bits, icompare, integer
 from cubie_flow.expressions.elementary.coefficients import ASIN, ATAN
 from cubie_flow.expressions.elementary.precision import PI, Precision, polynomial
 from cubie_flow.expressions.graph import (
     Node,
-    bits,
     compare,
     fabs,
     fma,
-    icompare,
-    integer,
     logical_and,
     logical_not,
     logical_or,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
+from cubie_flow.expressions.bit_operations import bits, from_bits, iadd, iand, integer, isub
 from cubie_flow.expressions.elementary.coefficients import LOG_POLYNOMIAL, LOG_QUOTIENT
 from cubie_flow.expressions.elementary.precision import (
     INFINITY,
@@ -25,15 +26,9 @@ from cubie_flow.expressions.graph import (
     ONE,
     ZERO,
     Node,
-    bits,
     compare,
     fabs,
     fma,
-    from_bits,
-    iadd,
-    iand,
-    integer,
-    isub,
     logical_and,
     logical_not,
     maximum,

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from cubie_flow.expressions.bit_operations import (
+    bits,
+    from_bits,
+    iadd,
+    icompare,
+    integer,
+    isub,
+    shl,
+)
 from cubie_flow.expressions.elementary import exponential, logarithm
 from cubie_flow.expressions.elementary.coefficients import INVERSE_CBRT, LOG_WIDE
 from cubie_flow.expressions.elementary.precision import (
@@ -19,22 +28,15 @@ from cubie_flow.expressions.elementary.precision import (
 )
 from cubie_flow.expressions.graph import (
     Node,
-    bits,
     compare,
     const,
     fabs,
     fma,
-    from_bits,
-    iadd,
-    icompare,
-    integer,
-    isub,
     logical_and,
     logical_not,
     logical_or,
     rarely,
     round_even,
-    shl,
     sqrt,
     where,
 )

@@ -13,25 +13,27 @@ from fractions import Fraction
 
 from attrs import frozen
 
-from cubie_flow.expressions.graph import (
-    Node,
-    as_node,
+from cubie_flow.expressions.bit_operations import (
     ashr,
     bits,
-    compare,
-    const,
-    fabs,
-    fma,
     from_bits,
     iadd,
     iand,
     integer,
     ior,
     isub,
-    logical_and,
-    logical_not,
     lshr,
     shl,
+)
+from cubie_flow.expressions.graph import (
+    Node,
+    as_node,
+    compare,
+    const,
+    fabs,
+    fma,
+    logical_and,
+    logical_not,
     sub,
 )
 

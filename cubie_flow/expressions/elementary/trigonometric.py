@@ -14,6 +14,19 @@ from functools import cache
 
 from attrs import frozen
 
+from cubie_flow.expressions.bit_operations import (
+    bits,
+    from_bits,
+    iadd,
+    iand,
+    icompare,
+    integer,
+    isub,
+    ixor,
+    lshr,
+    shl,
+    table,
+)
 from cubie_flow.expressions.elementary.coefficients import COS, SIN
 from cubie_flow.expressions.elementary.precision import (
     NAN,
@@ -29,25 +42,14 @@ from cubie_flow.expressions.elementary.precision import (
 from cubie_flow.expressions.graph import (
     ONE,
     Node,
-    bits,
     compare,
     const,
     fabs,
     fma,
-    from_bits,
-    iadd,
-    iand,
-    icompare,
-    integer,
-    isub,
-    ixor,
-    lshr,
     maximum,
     minimum,
     rarely,
     round_even,
-    shl,
-    table,
     where,
 )
 

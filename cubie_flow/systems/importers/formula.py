@@ -9,7 +9,10 @@ from attrs import define, field, frozen
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
+from cubie_flow.expressions.derivatives import sparse_jacobian
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.expressions.infix import to_text
+from cubie_flow.expressions.traversal import free_symbols, substitute
 from cubie_flow.systems.importers import vocabulary
 from cubie_flow.systems.parser import MAX_WORK, is_infinite
 from cubie_flow.systems.quantities import Described
@@ -134,7 +137,7 @@ class Builder:
             return self._call(formula.value, args, stack, depth)
         node = vocabulary.apply(formula.value, args)
         if is_infinite(node):
-            raise FlowError(f"'{graph.to_text(node, 30)}' is not a finite number")
+            raise FlowError(f"'{to_text(node, 30)}' is not a finite number")
         return node
 
     def _call(self, name: str, args: list[Node], stack: tuple[str, ...], depth: int) -> Node:
@@ -187,7 +190,7 @@ def without_rates(
         If a rate is of nothing there is, or of itself.
     """
     outputs = [*derivatives, *values.values()]
-    wanted = {s for s in graph.free_symbols(outputs) if s.startswith(_RATE)}
+    wanted = {s for s in free_symbols(outputs) if s.startswith(_RATE)}
     for name in sorted(name.removeprefix(_RATE) for name in wanted):
         if name not in values:
             raise FlowError(
@@ -198,15 +201,15 @@ def without_rates(
     variables = [symbol("t"), *(symbol(state.name) for state in states)]
     slopes = [const(1.0), *derivatives]
     rates: dict[Node, Node] = {}
-    rows = graph.sparse_jacobian(list(asked.values()), variables)
+    rows = sparse_jacobian(list(asked.values()), variables)
     for name, row in zip(asked, rows, strict=True):
         total = graph.ZERO
         for column, partial in row.items():
             total = graph.add(total, graph.mul(partial, slopes[column]))
         rates[symbol(rate_symbol(name))] = total
     for _ in range(len(rates) + 1):
-        if not any(name.startswith(_RATE) for name in graph.free_symbols(outputs)):
+        if not any(name.startswith(_RATE) for name in free_symbols(outputs)):
             count = len(derivatives)
             return outputs[:count], dict(zip(values, outputs[count:], strict=True))
-        outputs = graph.substitute(outputs, rates)
+        outputs = substitute(outputs, rates)
     raise FlowError(f"{where}: rates use each other in a circle")

@@ -23,6 +23,7 @@ from attrs import define, field, frozen
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.expressions.traversal import free_symbols, substitute
 from cubie_flow.systems.events import Event
 from cubie_flow.systems.importers import vocabulary
 from cubie_flow.systems.importers.formula import (
@@ -689,8 +690,8 @@ class _Equations:
         nodes = {f"{kind}{key}": group[key] for kind, group in groups.items() for key in group}
         derivatives, nodes = without_rates(self.states, derivatives, nodes, f"'{self.read.file}'")
         fixed = self._begin({own: nodes[f"start of {own}"] for own in self.identifiers})
-        derivatives = graph.substitute(derivatives, fixed)
-        nodes = dict(zip(nodes, graph.substitute(list(nodes.values()), fixed), strict=True))
+        derivatives = substitute(derivatives, fixed)
+        nodes = dict(zip(nodes, substitute(list(nodes.values()), fixed), strict=True))
         self.names, self.amounts, _, parts = (
             {key: nodes[f"{kind}{key}"] for key in group} for kind, group in groups.items()
         )
@@ -748,12 +749,12 @@ class _Equations:
         fixed: dict[Node, Node] = {}
         for own, number in infinite.items():
             node = starts[own]
-            if not free.issuperset(graph.free_symbols([node])):
+            if not free.issuperset(free_symbols([node])):
                 node = vocabulary.literal(number)
-            fixed[symbol(own)] = graph.substitute([node], fixed)[0]
+            fixed[symbol(own)] = substitute([node], fixed)[0]
             self._observe(self.identifiers[own])
         for group in (self.states, self.parameters):
-            nodes = graph.substitute([starts[item.name] for item in group], fixed)
+            nodes = substitute([starts[item.name] for item in group], fixed)
             group[:] = map(with_start, group, nodes)
         return fixed
 
