@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from cubie_flow.expressions.block import Evaluate, Nest, Repeat, Statement, Sweep, When
-from cubie_flow.expressions.emit import Dialect, prepare
+from cubie_flow.expressions.dialect import Dialect, prepare
 from cubie_flow.expressions.graph import Node
 from cubie_flow.expressions.traversal import topological
 from cubie_flow.kernels.kernel import BatchSolverKernel

@@ -19,7 +19,7 @@ from cubie_flow.expressions.block import (
     conditions,
     flattened,
 )
-from cubie_flow.expressions.emit import Dialect, Place, prepare
+from cubie_flow.expressions.dialect import Dialect, Place, prepare
 from cubie_flow.expressions.evaluate import Evaluator
 from cubie_flow.expressions.graph import Node
 from cubie_flow.expressions.traversal import topological

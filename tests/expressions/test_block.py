@@ -13,7 +13,9 @@ from cubie_flow.expressions import block as blocks
 from cubie_flow.expressions import graph as g
 from cubie_flow.expressions.bit_operations import iadd, integer
 from cubie_flow.expressions.block import Block, BlockBuilder, Function
-from cubie_flow.expressions.emit import I8, I64, BlockEmitter, Dialect, Place
+from cubie_flow.expressions.dialect import Dialect, Place
+from cubie_flow.expressions.emit import BlockEmitter
+from cubie_flow.expressions.emit_memory import I8, I64
 from cubie_flow.expressions.interpret import BlockInterpreter
 
 

@@ -16,8 +16,10 @@ from llvmlite import ir
 
 from cubie_flow.expressions import graph as g
 from cubie_flow.expressions.block import BlockBuilder
+from cubie_flow.expressions.dialect import Dialect, Place
 from cubie_flow.expressions.elementary import coefficients, lower
-from cubie_flow.expressions.emit import I8, BlockEmitter, Dialect, Place
+from cubie_flow.expressions.emit import BlockEmitter
+from cubie_flow.expressions.emit_memory import I8
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.traversal import substitute, topological
 

@@ -14,7 +14,7 @@ import llvmlite.binding as llvm
 from attrs import frozen
 
 from cubie_flow.expressions.block import Block
-from cubie_flow.expressions.emit import Dialect, Place
+from cubie_flow.expressions.dialect import Dialect, Place
 from cubie_flow.kernels.targets.batch import Batch
 from cubie_flow.kernels.targets.result_pool import KeptMemory
 from cubie_flow.process.machine import installed_cores

@@ -18,7 +18,8 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from cubie_flow.expressions.block import Block
-from cubie_flow.expressions.emit import I64, Dialect, Place
+from cubie_flow.expressions.dialect import Dialect, Place
+from cubie_flow.expressions.emit_memory import I64
 from cubie_flow.kernels.targets.batch_loop import make_driver
 from cubie_flow.kernels.targets.blocks import block_call, define_block
 
