@@ -1,4 +1,4 @@
-"""Operations on bit patterns, integers and tables: what elementary functions are made of."""
+"""Operations on bit patterns, integers and tables, for elementary functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cubie_flow.expressions.graph import Node, make_node
 
 
 def integer(value: int) -> Node:
-    """Return an integer literal, as wide as the precision it is used with."""
+    """Return an integer literal, as wide as the working precision."""
     return make_node("integer", value=int(value), kind="int")
 
 
@@ -58,10 +58,10 @@ def icompare(op: str, a: Node, b: Node) -> Node:
 
 
 def table(values: Sequence[float], index: Node) -> Node:
-    """Return ``values[index]`` from a constant table; the index must be in range."""
+    """Return ``values[index]`` of a constant table; the index must be in range."""
     return make_node("table", (index,), tuple(float(v) for v in values))
 
 
 def fetch(buffer: str, index: Node) -> Node:
-    """Return an element of an array outside the run's memory at an index known when it runs."""
+    """Return an element of an external array at an index that is computed at run time."""
     return make_node("fetch", (index,), buffer)

@@ -14,8 +14,8 @@ from cubie_flow.expressions.traversal import topological
 def differentiate(node: Node, variable: Node) -> Node:
     """Return the exact derivative of `node` with respect to a symbol or load.
 
-    At a kink (``abs``, ``min``, ``where``) the derivative is that of the branch taken; ``floor``
-    and ``sign`` have derivative zero.
+    At a kink (``abs``, ``min``, ``where``) it is the derivative of the branch that is taken; the
+    derivative of ``floor`` and ``sign`` is zero.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def jacobian(nodes: Sequence[Node], variables: Sequence[Node]) -> list[list[Node
 
 
 def sparse_jacobian(nodes: Sequence[Node], variables: Sequence[Node]) -> list[dict[int, Node]]:
-    """Return ``d nodes[i] / d variables[j]`` as rows ``{j: derivative}`` without the zeros."""
+    """Return ``d nodes[i] / d variables[j]`` as rows ``{j: derivative}`` without zeros."""
     order = topological(nodes)
     number = {node: i for i, node in enumerate(order)}
     users: dict[Node, list[Node]] = {}
@@ -49,7 +49,7 @@ def sparse_jacobian(nodes: Sequence[Node], variables: Sequence[Node]) -> list[di
     for column, variable in enumerate(variables):
         if variable not in number:
             continue
-        # Only what depends on the variable is visited: large models are sparse.
+        # Visit only the nodes that depend on the variable: large models are sparse.
         reached, stack = {variable}, [variable]
         while stack:
             for user in users.get(stack.pop(), ()):
@@ -73,13 +73,26 @@ def directional(
 ) -> list[Node]:
     """Return ``sum over j of d nodes[i] / d variables[j] * direction[j]``.
 
-    Forward differentiation: the result is about as large as `nodes`, however dense the Jacobian.
+    The result of this forward differentiation is about as large as `nodes`, even if the Jacobian
+    is dense.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+    variables : sequence of Node
+        Symbols or loads.
+    direction : sequence of Node, shape of `variables`
+
+    Raises
+    ------
+    FlowError
+        If the graph has an operation without a derivative.
     """
     d = dict(zip(variables, direction, strict=True))
     for node in topological(nodes):
         if node not in d and node.kind == "float":
             inner = tuple(d.get(arg, ZERO) for arg in node.args)
-            if any(one is not ZERO for one in inner):
+            if any(part is not ZERO for part in inner):
                 d[node] = operation_derivative(node, inner)
     return [d.get(node, ZERO) for node in nodes]
 
@@ -128,9 +141,9 @@ def operation_derivative(node: Node, d: tuple[Node, ...]) -> Node:
     raise FlowError(f"'{node.op}' has no derivative")
 
 
-#: Functions that overflow where what is divided by them goes to zero.
+#: Functions that overflow; a quotient goes to zero where its divisor does.
 _STEEP = frozenset(("cosh", "exp", "exp2", "expm1", "pow", "sinh"))
-#: A divisor from which on the derivative of a constant over it counts as zero, in every precision.
+#: Above this divisor, the derivative of a constant over it is taken as zero in every precision.
 _VAST = 1e30
 
 
@@ -138,16 +151,16 @@ _steep: WeakKeyDictionary[Node, bool] = WeakKeyDictionary()
 
 
 def _is_steep(node: Node) -> bool:
-    """Return whether an expression calls a function that overflows, asked once of every node."""
+    """Return whether an expression calls a function that overflows; answers are cached."""
     stack = [node]
     while stack:
-        one = stack[-1]
-        waiting = [arg for arg in one.args if arg not in _steep]
-        if waiting and one not in _steep:
+        top = stack[-1]
+        waiting = [arg for arg in top.args if arg not in _steep]
+        if waiting and top not in _steep:
             stack += waiting
             continue
-        own = one.op == "call" and one.value in _STEEP
-        _steep[one] = own or any(_steep[arg] for arg in one.args)
+        own = top.op == "call" and top.value in _STEEP
+        _steep[top] = own or any(_steep[arg] for arg in top.args)
         stack.pop()
     return _steep[node]
 
@@ -155,15 +168,15 @@ def _is_steep(node: Node) -> bool:
 def _quotient_derivative(node: Node, upper: Node, lower: Node) -> Node:
     """Return the derivative of a quotient from those of its operands.
 
-    Where a steep divisor overflows, the quotient and its derivative go to zero, and the formula
-    alone would give zero times infinity.
+    Where a steep divisor overflows, the quotient and its derivative go to zero. The plain formula
+    would give zero times infinity there.
     """
     divisor = node.args[1]
-    found = (upper - node * lower) / divisor
+    derivative = (upper - node * lower) / divisor
     if lower is ZERO or not _is_steep(divisor):
-        return found
+        return derivative
     largest = _VAST if upper is ZERO else math.nextafter(math.inf, 0.0)
-    return where(compare("<", fabs(divisor), largest), found, ZERO)
+    return where(compare("<", fabs(divisor), largest), derivative, ZERO)
 
 
 def partials(node: Node) -> list[Node]:

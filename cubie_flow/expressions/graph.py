@@ -1,11 +1,11 @@
-"""The expression graph: interned nodes, built simplified, differentiated exactly.
+"""The expression graph: interned nodes, and the functions that build them simplified.
 
-Equal subexpressions are one object, so common subexpressions cost nothing and a node can be
-compared with ``is``. A node knows no precision: it is chosen when the graph is emitted or
-evaluated.
+Equal subexpressions are one object, so common subexpressions cost nothing and nodes can be
+compared with ``is``. A node has no precision: the precision is chosen when the graph is emitted
+or evaluated.
 
-Building folds constants and drops neutral elements. That changes no value, special ones included,
-but where `DELIBERATE` says so.
+The builders fold constants and drop neutral elements. That changes no value, special values
+included, except where `DELIBERATE` lists it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ FUNCTIONS: dict[str, int] = {
 }  # fmt: skip
 
 
-#: Rules of building that may change a value: for which x, and why they are kept. The tests hold
-#: that exactly these do.
+#: Simplifications that may change a value, and how. A test checks that the list is complete.
 DELIBERATE: dict[str, str] = {
     "0*x, 0/x, x - x, fma(0, x, c)": "0 where x is not finite, and 0/x where x is zero: a term "
-    "that a zero switches off costs nothing, and zeros of a Jacobian are no entries of it. What "
-    "is finite for no value of its symbols, as 1/0, is not taken for a finite x",
-    "x + 0, 0 - x, -(a - b), 0*x, fma(a, b, 0)": "another sign of a result that is zero",
-    "x**0.5, x**-0.5, x**1.5": "NaN where x is -inf, another sign where it is -0.0, and rounded "
-    "as square roots are, which is correctly",
-    "x**n, n whole and at most 64": "rounded as products are, and not as pow is",
-    "numbers": "operations on numbers are done in double precision, whatever the kernel's",
+    "that a zero switches off costs nothing, and the Jacobian has no entries for zeros. The rules "
+    "do not apply to an x that is finite for no value of its symbols, such as 1/0",
+    "x + 0, 0 - x, -(a - b), 0*x, fma(a, b, 0)": "a result of zero may have the other sign",
+    "x**0.5, x**-0.5, x**1.5": "NaN where x is -inf, the other sign where x is -0.0, and the "
+    "correct rounding of a square root",
+    "x**n, n whole and at most 64": "rounding of repeated products instead of that of pow",
+    "numbers": "operations on numbers use double precision, whatever the precision of the kernel",
 }
 
 
@@ -55,11 +54,11 @@ class Node:
     args : tuple of Node
         Operands, in order.
     value : object
-        What the operation needs besides operands: a number, a name, a buffer and index.
+        What the operation needs in addition to operands: a number, a name, a buffer and index.
     kind : {"float", "int", "bool"}
-        What the node evaluates to.
+        Type of the value.
     singular : bool
-        Whether it is finite for no value of its symbols, as ``x/0``.
+        Whether the value is finite for no value of the symbols, such as ``x/0``.
     """
 
     __slots__ = ("__weakref__", "args", "kind", "op", "singular", "value")
@@ -156,7 +155,7 @@ _interned: WeakValueDictionary[tuple[Any, ...], Node] = WeakValueDictionary()
 def make_node(
     op: str, args: tuple[Node, ...] = (), value: Any = None, kind: Kind = "float"
 ) -> Node:
-    """Return the one node of an operation, as it is, without simplification.
+    """Return the unique node of an operation, without simplification.
 
     Parameters
     ----------
@@ -169,16 +168,16 @@ def make_node(
     """
     stamp = value.hex() if isinstance(value, float) else value
     key = (op, tuple(map(id, args)), stamp, kind)
-    found = _interned.get(key)
-    if found is None:
-        found = Node()
-        found.op, found.args, found.value, found.kind = op, args, value, kind
-        found.singular = _is_singular(op, args, value)
-        _interned[key] = found
-    return found
+    node = _interned.get(key)
+    if node is None:
+        node = Node()
+        node.op, node.args, node.value, node.kind = op, args, value, kind
+        node.singular = _is_singular(op, args, value)
+        _interned[key] = node
+    return node
 
 
-#: Operations that are not finite where an operand is not.
+#: Operations whose result is not finite where an operand is not finite.
 _PASSING = frozenset(("add", "sub", "mul", "neg", "fabs", "floor", "round"))
 
 
@@ -203,15 +202,22 @@ def symbol(name: str) -> Node:
 def load(
     buffer: str, base: int, stride: int | tuple[tuple[str, int], ...] = 0, kind: Kind = "float"
 ) -> Node:
-    """Return element ``base + stride*j`` of a named buffer; `j` is the loop index of a sweep.
+    """Return element ``base + stride*j`` of a named buffer.
 
-    A tuple of (counter, stride) moves with the counters of nested loops instead.
+    Parameters
+    ----------
+    buffer : str
+    base : int
+    stride : int or tuple of (str, int)
+        Elements per step of the loop index `j` of a sweep, or (counter, stride) for each counter
+        of nested loops.
+    kind : {"float", "int"}
     """
     return make_node("load", value=(buffer, base, stride), kind=kind)
 
 
 def as_node(value: Node | float) -> Node:
-    """Return `value` as a node, numbers becoming literals."""
+    """Return a node as it is, and a number or truth as a literal."""
     if isinstance(value, Node):
         return value
     if isinstance(value, bool):
@@ -221,19 +227,19 @@ def as_node(value: Node | float) -> Node:
 
 ZERO, ONE = const(0.0), const(1.0)
 TRUE, FALSE = as_node(True), as_node(False)
-#: Whether a run has no neighbours in its block of lanes, as a CUDA thread has none.
+#: Truth that a run is alone in its block of lanes, such as in a CUDA thread.
 ALONE = make_node("alone", kind="bool")
 
 
 def is_const(node: Node, value: float | None = None) -> bool:
-    """Tell whether `node` is a literal, and of that value if one is given."""
+    """Return whether `node` is a literal, and has `value` if one is given."""
     return node.op == "const" and (value is None or node.value == value)
 
 
 def _folded(
     function: Callable[..., float], op: str, args: tuple[Node, ...], value: Any = None
 ) -> Node:
-    """Return the literal `function` gives for literal operands, else the operation."""
+    """Return the literal result for literal operands, otherwise the operation."""
     if all(arg.op == "const" for arg in args):
         try:
             result = function(*(arg.value for arg in args))
@@ -297,7 +303,7 @@ def mul(a: Node | float, b: Node | float) -> Node:
 
 
 def div(a: Node | float, b: Node | float) -> Node:
-    """Return ``a / b``; division by a power of two becomes an exact multiplication."""
+    """Return ``a / b``; a division by a power of two becomes an exact multiplication."""
     a, b = as_node(a), as_node(b)
     if is_const(a, 0.0) and not is_const(b, 0.0) and not b.singular:
         return ZERO
@@ -342,7 +348,7 @@ def fma(a: Node | float, b: Node | float, c: Node | float) -> Node:
 
 
 def power(a: Node | float, b: Node | float) -> Node:
-    """Return ``a ** b``; small whole and half exponents become products and square roots."""
+    """Return ``a ** b``; small whole exponents become products, half ones square roots."""
     a, b = as_node(a), as_node(b)
     if is_const(b):
         exponent = b.value
@@ -386,7 +392,7 @@ def fabs(a: Node | float) -> Node:
 
 
 def floor(a: Node | float) -> Node:
-    """Return the largest whole number not above `a`."""
+    """Return the largest whole number that is at most `a`."""
     a = as_node(a)
     return _folded(lambda x: math.copysign(math.floor(x), x), "floor", (a,))
 
@@ -460,7 +466,7 @@ def logical_not(a: Node) -> Node:
 
 
 def where(condition: Node, a: Node | float, b: Node | float) -> Node:
-    """Return `a` where the condition holds, else `b`; both sides are evaluated."""
+    """Return `a` where the condition holds, otherwise `b`; both are evaluated."""
     if isinstance(condition, bool):
         condition = as_node(condition)
     a, b = as_node(a), as_node(b)
@@ -474,9 +480,9 @@ def where(condition: Node, a: Node | float, b: Node | float) -> Node:
 
 
 def rarely(condition: Node, slow: Node, fast: Node) -> Node:
-    """Return `slow` where the condition holds, else `fast`.
+    """Return `slow` where the condition holds, otherwise `fast`.
 
-    At run time the slow part is skipped when no lane needs it, so `slow` may be expensive.
+    `slow` may be expensive: it is computed only if some lane needs it.
     """
     return make_node("rarely", (condition, slow, fast), kind=fast.kind)
 
@@ -522,7 +528,7 @@ def call(name: str, *args: Node | float) -> Node:
 
 
 def rebuild(node: Node, args: tuple[Node, ...]) -> Node:
-    """Return `node` with other operands, simplified again."""
+    """Return the operation of `node` on other operands, simplified again."""
     if args == node.args:
         return node
     if node.op in _BUILDERS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cubie_flow.expressions.graph import Node
 
-#: Operations whose negative is that operation behind a sign.
+#: Operations that stay one factor when a minus sign stands before their text.
 _WHOLE = {"symbol", "load", "add", "sqrt", "fabs", "floor", "min", "max", "select", "call"}
 _INFIX = {"add": (" + ", 1), "sub": (" - ", 1), "mul": ("*", 2), "div": ("/", 2)}
 
@@ -19,9 +19,8 @@ def to_text(node: Node, limit: int | None = None) -> str:
     Parameters
     ----------
     node : Node
-        What to write.
     limit : int, optional
-        Give up with ``"..."`` beyond this many nodes (shared ones written each time).
+        Nodes to write, shared ones counted at each use; the rest becomes ``"..."``.
     """
     budget = [limit if limit is not None else 1 << 62]
 
@@ -36,6 +35,7 @@ def to_text(node: Node, limit: int | None = None) -> str:
 
 
 def _write(node: Node, write: Callable[[Node, int], str]) -> tuple[str, int]:
+    """Return the text of a node and the level of its outermost operator."""
     a = node.args
     match node.op:
         case "const":
@@ -48,7 +48,7 @@ def _write(node: Node, write: Callable[[Node, int], str]) -> tuple[str, int]:
             sign, level = _INFIX[node.op]
             return write(a[0], level) + sign + write(a[1], level + 1), level
         case "neg":
-            # Read back, a sign belongs to the first factor, and must not change that one.
+            # The parser takes the sign with the first factor, which must stay the same node.
             first = a[0]
             while first.op in ("mul", "div"):
                 first = first.args[0]

@@ -1,4 +1,4 @@
-"""Walks over an expression graph: its order, its symbols, its hash and rewritten copies."""
+"""Traversal of expression graphs: order, symbols, hashes and rewritten copies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cubie_flow.expressions.graph import Node, fma, neg, rebuild
 
 
 def topological(nodes: Iterable[Node]) -> list[Node]:
-    """Return every node reachable from `nodes`, operands first, each once."""
+    """Return every node reachable from `nodes` once, operands before the operations on them."""
     order: list[Node] = []
     seen: set[Node] = set()
     stack: list[tuple[Node, bool]] = [(node, False) for node in reversed(list(nodes))]
@@ -43,7 +43,7 @@ def free_symbols(nodes: Iterable[Node]) -> tuple[str, ...]:
 
 
 def content_hash(nodes: Sequence[Node]) -> str:
-    """Return a SHA-256 digest of the graph, the same in every process."""
+    """Return the SHA-256 digest of a graph; it is the same in every process."""
     digest = hashlib.sha256()
     number: dict[Node, int] = {}
     for node in topological(nodes):
@@ -55,7 +55,7 @@ def content_hash(nodes: Sequence[Node]) -> str:
 
 
 def fuse(nodes: Sequence[Node]) -> list[Node]:
-    """Return `nodes` with every ``a*b + c`` made an explicit fused multiply-add."""
+    """Return `nodes` with a fused multiply-add in place of every ``a*b + c``."""
 
     def rule(node: Node) -> Node:
         if node.op == "add":
