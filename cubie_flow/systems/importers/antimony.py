@@ -106,4 +106,4 @@ def _refuse(message: str, file: str) -> NoReturn:
     own, _, inner = message.partition("Error message(s) from libSBML:")
     inner = inner.partition("The interpretation the Hierarchical Model")[0]
     reason = sbml.reason(inner or re.sub(r"^Error in model string, line \d+:", "", own))
-    raise FlowError(f"{where}: it is no valid Antimony: {reason}")
+    raise FlowError(f"{where}: it is not valid Antimony: {reason}")

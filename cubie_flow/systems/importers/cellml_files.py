@@ -94,7 +94,7 @@ class CellmlFile:
         Raises
         ------
         FlowError
-            If it is no valid CellML, or uses elements that are not supported.
+            If it is not valid CellML, or uses elements that are not supported.
         """
         if self.version != "2.0" and "reaction" in self.markup.first:
             # libcellml passes over what the newest version no longer has.
@@ -104,7 +104,7 @@ class CellmlFile:
         # Not strict: reads the older versions as the newest.
         parser = libcellml.Parser(self.version == "2.0")
         model = parser.parseModel(self.markup.text)
-        self.refuse_issues(parser, f"it is no valid CellML {self.version}")
+        self.refuse_issues(parser, f"it is not valid CellML {self.version}")
         self.check_units(model)
         return model
 
@@ -244,7 +244,7 @@ class _Linker:
             # Once it is part of another model, of two units of one name the first would be taken.
             validator = self.libcellml.Validator()
             validator.validateModel(self.flat[key])
-            source.refuse_issues(validator, f"it is no valid CellML {source.version}")
+            source.refuse_issues(validator, f"it is not valid CellML {source.version}")
         flat = self.flat[key]
         for item in items:
             kind, names = "units", [part.name() for part in units_of(flat)]

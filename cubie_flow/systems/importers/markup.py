@@ -75,7 +75,7 @@ class Markup:
         Raises
         ------
         FlowError
-            If it is no XML, has a document type, or is too large or too deep.
+            If it is not XML, has a document type, or is too large or too deep.
         """
         watcher = _Watcher(where)
         text = watcher.watch(content)
@@ -151,7 +151,7 @@ class _Watcher:
         except expat.ExpatError as error:
             reason = expat.ErrorString(error.code)
             raise FlowError(
-                f"'{self.where}', line {error.lineno}: it is no XML: {reason}"
+                f"'{self.where}', line {error.lineno}: it is not XML: {reason}"
             ) from None
         return _without_declaration(_decoded(content, self.encoding, self.where))
 

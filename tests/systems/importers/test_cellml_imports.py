@@ -242,12 +242,12 @@ TEXTS = {
         "m.cellml', .*: '.*o.cellml' has no units 'mss'; did you mean 'ms'",
     ),
     "another format": ("component k k", "<sbml/>", "o.cellml': .* is none of CellML's"),
-    "no XML": ("component k k", "<model>\n", "o.cellml', line 2: it is no XML"),
+    "no XML": ("component k k", "<model>\n", "o.cellml', line 2: it is not XML"),
     "entity": ("component k k", TYPED, r"o.cellml', line 1: a document type \(DOCTYPE\)"),
     "invalid": (
         "component k k",
         cellml("2.0", K.replace("component", "part")),
-        "o.cellml'.*: it is no valid CellML 2.0: ",
+        "o.cellml'.*: it is not valid CellML 2.0: ",
     ),
     "reaction": (
         "component k k",
@@ -257,12 +257,12 @@ TEXTS = {
     "two units": (
         "component k k",
         cellml("1.1", K, units=UNITS + UNITS),
-        "o.cellml': it is no valid CellML 1.1: .*multiple units with the name 'ms'",
+        "o.cellml': it is not valid CellML 1.1: .*multiple units with the name 'ms'",
     ),
     "unknown units": (
         "component k k",
         cellml("2.0", K.replace("dimensionless", "q")),
-        "o.cellml'.*: it is no valid CellML 2.0: .*'q'",
+        "o.cellml'.*: it is not valid CellML 2.0: .*'q'",
     ),
 }
 

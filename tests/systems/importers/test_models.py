@@ -281,7 +281,7 @@ REFUSED = {
         ),
         "line 7, reaction 'r': fast reactions are not supported",
     ),
-    "syntax.ant": ("model m\n A -> B; k*foo(\nend\n", "line 2: it is no valid Antimony: synt"),
+    "syntax.ant": ("model m\n A -> B; k*foo(\nend\n", "line 2: it is not valid Antimony: synt"),
     "import.ant": ('# first\nimport "other.ant"\nmodel m\nend\n', "line 2: imports of other files"),
     "entity.xml": (
         '<!DOCTYPE sbml [<!ENTITY a SYSTEM "file:///etc/passwd">]>\n<sbml>&a;</sbml>',
