@@ -12,7 +12,8 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.graph import Node, const, symbol
 from cubie_flow.integrators.status import STATUS
-from cubie_flow.systems.parser import Expression, Scope
+from cubie_flow.systems.parser import Expression
+from cubie_flow.systems.scope import Scope
 
 Array = Any
 KEY = "output.trajectories.where"

@@ -15,7 +15,7 @@ from attrs import frozen
 from cubie_flow.batches.store_names import MEANINGS
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.graph import Node
-from cubie_flow.systems.parser import CALLABLE
+from cubie_flow.systems.scope import CALLABLE
 
 #: Names with a meaning of their own, in expressions or in the results.
 RESERVED = {

@@ -19,7 +19,8 @@ from cubie_flow.expressions.traversal import content_hash, free_symbols
 from cubie_flow.systems.drivers import Driver, driven
 from cubie_flow.systems.equations_text import read_equations
 from cubie_flow.systems.events import Event, check_events
-from cubie_flow.systems.model_reader import read_model, write_model
+from cubie_flow.systems.model_reader import read_model
+from cubie_flow.systems.model_writer import write_model
 from cubie_flow.systems.parser import parse_expression
 from cubie_flow.systems.quantities import Observable, Quantity, check_name, check_unique, finite
 from cubie_flow.systems.starts import with_numbers, with_start

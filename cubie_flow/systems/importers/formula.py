@@ -14,8 +14,9 @@ from cubie_flow.expressions.graph import Node, const, symbol
 from cubie_flow.expressions.infix import to_text
 from cubie_flow.expressions.traversal import free_symbols, substitute
 from cubie_flow.systems.importers import vocabulary
-from cubie_flow.systems.parser import MAX_WORK, is_infinite
+from cubie_flow.systems.parser import is_infinite
 from cubie_flow.systems.quantities import Described
+from cubie_flow.systems.scope import MAX_WORK
 
 #: Levels of formulas, called functions included: each is a call of Python's, which allows 1000.
 MAX_DEPTH = 300
