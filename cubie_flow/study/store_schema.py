@@ -27,7 +27,7 @@ from cubie_flow.study.accuracy import described
 from cubie_flow.study.study import Study
 from cubie_flow.study.trajectory_filter import Screen
 from cubie_flow.systems import OdeSystem
-from cubie_flow.systems.sensitivities import initial_name
+from cubie_flow.systems.dependence import initial_name
 
 Array = Any
 #: Where a rescued run comes from.

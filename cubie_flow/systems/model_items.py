@@ -10,7 +10,8 @@ from typing import Any
 from attrs import evolve, frozen
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.systems.drivers import Driver, read_driver
+from cubie_flow.systems.drivers import Driver
+from cubie_flow.systems.drivers_reader import read_driver
 from cubie_flow.systems.parser import Expression
 from cubie_flow.systems.quantities import Quantity, check_name, finite, shortened
 

@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const
 
-#: Pieces that one model may be built of, indexed families and sums written out.
+#: Operations that one model may have, indexed families and sums expanded.
 MAX_WORK = 2_000_000
 
 #: Names that mean a number unless the model defines them.
@@ -24,14 +24,14 @@ BOUNDARIES = ("none", "periodic", "clamp")
 
 @frozen
 class Index:
-    """One index of indexed families, running from 0 to ``size - 1``.
+    """One index of indexed families, from 0 to ``size - 1``.
 
     Parameters
     ----------
     name : str
     size : int
     boundary : {"none", "periodic", "clamp"}
-        What an index outside the range means: a mistake, the element a whole turn away, or the
+        Meaning of an index outside the range: a mistake, the element one period away, or the
         nearest element.
     """
 
@@ -40,7 +40,7 @@ class Index:
     boundary: str = "none"
 
     def place(self, value: int) -> int | None:
-        """Return the element that `value` stands for, None if there is none."""
+        """Return the index of the element for `value`, None if it is outside the range."""
         if self.boundary == "periodic":
             return value % self.size
         if self.boundary == "clamp":
@@ -54,24 +54,24 @@ def element_name(family: str, at: tuple[int, ...]) -> str:
 
 
 def elements(indices: tuple[Index, ...]) -> Iterator[tuple[int, ...]]:
-    """Return the places of a family, the last index running fastest."""
+    """Return the indices of the elements of a family; the last index varies fastest."""
     return product(*(range(index.size) for index in indices))
 
 
 @define
 class Scope:
-    """What names mean in the expressions of one model.
+    """Meaning of names in the expressions of one model.
 
     Parameters
     ----------
     names : dict
-        Node of every plain name and of every element by its flat name.
+        Node of every plain name, and of every element by its flat name.
     families : dict
         Indices of every indexed family.
     indices : dict
         Every declared index.
     work : int
-        Pieces that may still be built.
+        Operations that may still be built.
     """
 
     names: dict[str, Node] = field(factory=dict)
@@ -80,9 +80,9 @@ class Scope:
     work: int = MAX_WORK
 
     def knows(self, name: str) -> bool:
-        """Tell whether `name` may stand in an expression."""
+        """Return whether an expression may use `name`."""
         return any(name in known for known in (self.names, self.families, self.indices, NUMBERS))
 
     def known(self) -> list[str]:
-        """Return every name that may stand in an expression, functions included."""
+        """Return every name that an expression may use, including functions."""
         return [*self.names, *self.families, *self.indices, *CALLABLE, *NUMBERS]

@@ -9,7 +9,7 @@ import pytest
 
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.systems.drivers import read_driver
+from cubie_flow.systems.drivers_reader import read_driver
 from cubie_flow.systems.measurements import read_measurements
 
 Reader = Callable[[Path], list[list[float]]]
