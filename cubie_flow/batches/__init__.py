@@ -6,13 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cubie_flow.batches.designs import KINDS, Design, make_design
+    from cubie_flow.batches.design import Design
+    from cubie_flow.batches.designs import KINDS, make_design
     from cubie_flow.batches.swept import SEED, SEED_LABEL, swept_design
 
 __all__ = ["KINDS", "SEED", "SEED_LABEL", "Design", "make_design", "swept_design"]
 
 _HOMES = {
-    **dict.fromkeys(("KINDS", "Design", "make_design"), "cubie_flow.batches.designs"),
+    "Design": "cubie_flow.batches.design",
+    **dict.fromkeys(("KINDS", "make_design"), "cubie_flow.batches.designs"),
     **dict.fromkeys(("SEED", "SEED_LABEL", "swept_design"), "cubie_flow.batches.swept"),
 }
 

@@ -1,7 +1,7 @@
 """CellML 1.0, 1.1 and 2.0, through libcellml.
 
-libcellml connects the variables of a model's components, finds which are states, constants and
-computed from others, and converts units where connected variables have different ones.
+libcellml connects the variables of a model's components, classifies them as states, constants and
+computed variables, and converts the units of connected variables.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _FUNCTIONS = {
 }  # fmt: skip
 _CONSTANTS = {"TRUE": "true", "FALSE": "false", "E": "exponentiale", "PI": "pi"}
 _NUMBERS = {"INF": math.inf, "NAN": math.nan}
-#: Any number of operands, read by libcellml two at a time.
+#: Operations with any number of operands; libcellml nests them in pairs.
 _LONG = ("PLUS", "TIMES", "AND", "OR")
 
 
 @define
 class Variable:
-    """One variable of the whole model, in the component that owns it."""
+    """One variable of the flat model, in the component that owns it."""
 
     name: str
     component: str
@@ -64,27 +64,27 @@ class Variable:
 
 
 def read(name: str, markup: Markup, file: str) -> OdeSystem:
-    """Return the system of a model of CellML.
+    """Return the system of a CellML model.
 
     Parameters
     ----------
     name : str
-        Of the system where the model has none.
+        Name of the system if the model has none.
     markup : Markup
     file : str
-        Path of the file, whose folder may hold others that it imports.
+        Path of the file; its folder may contain files that it imports.
 
     Raises
     ------
     FlowError
-        For a mistake, or the first thing used that is not supported, with its place.
+        For a mistake, or the first feature that is not supported, with its place.
     """
     libcellml = package("libcellml", "cellml", "CellML models")
     return _Reader(libcellml, CellmlFile(Path(file), markup), name).read()
 
 
 class _Reader:
-    """Reads one model."""
+    """Reads one model, variables before equations."""
 
     def __init__(self, libcellml: Any, file: CellmlFile, name: str) -> None:
         self.libcellml = libcellml
@@ -100,7 +100,7 @@ class _Reader:
         for component in components_of(model):
             if component.resetCount():
                 self._refuse(self._place(component.name()), "resets are not supported")
-        self.analysed = self._analysed(model)
+        self.analysed = self._analyse(model)
         self._variables()
         self._equations()
         return self._system(model)
@@ -111,9 +111,9 @@ class _Reader:
     def _place(self, component: str, variable: str = "") -> str:
         return self.file.place(component, variable)
 
-    # what is written ----------------------------------------------------------------------------
+    # contents of the file ----------------------------------------------------------------------
 
-    def _analysed(self, model: Any) -> Any:
+    def _analyse(self, model: Any) -> Any:
         analyser = self.libcellml.Analyser()
         analyser.analyseModel(model)
         self.file.refuse_issues(analyser, "its equations cannot be used")
@@ -131,7 +131,7 @@ class _Reader:
                         f"equations to be solved for {', '.join(names)} are not supported",
                     )
         if found.type() not in (kinds.ODE, kinds.ALGEBRAIC):
-            said = {
+            reasons = {
                 kinds.UNKNOWN: "it has no equations",
                 kinds.UNDERCONSTRAINED: "it has fewer equations than unknown variables",
                 kinds.OVERCONSTRAINED: "it has more equations than unknown variables",
@@ -139,7 +139,7 @@ class _Reader:
                 "need, and others fewer",
             }
             word = found.typeAsString(found.type())
-            self._refuse("", said.get(found.type(), f"its equations are {word}"))
+            self._refuse("", reasons.get(found.type(), f"its equations are {word}"))
         return found
 
     def _variables(self) -> None:
@@ -149,22 +149,10 @@ class _Reader:
             ("computed", self.analysed.computedConstants()),
             ("computed", self.analysed.algebraicVariables()),
         )
-        self.variables: list[Variable] = []
+        self.variables = [self._variable(kind, item) for kind, group in kinds for item in group]
         self.keys: dict[tuple[str, str], str] = {}
-        #: Variables as their components have them, with those that own their values.
+        #: Variables of all components, each with the connected variable that owns the value.
         self.connected: dict[tuple[str, str], tuple[Any, Any]] = {}
-        for kind, group in kinds:
-            for item in group:
-                handle = item.variable()
-                variable = Variable(
-                    handle.name(), handle.parent().name(), kind, handle.units().name(), handle
-                )
-                source = item.initialisingVariable()
-                if source is not None and kind in ("state", "constant"):
-                    variable.initial = source.initialValue()
-                    variable.initial_component = source.parent().name()
-                    variable.factor = self._scaling(source, handle)
-                self.variables.append(variable)
         counts = Counter(v.name for v in self.variables)
         wanted = {
             id(v): v.name if counts[v.name] == 1 else f"{v.component}_{v.name}"
@@ -182,6 +170,19 @@ class _Reader:
         if self.analysed.voi() is not None:
             for other in _equivalent(self.analysed.voi().variable()):
                 self.time.add((other.parent().name(), other.name()))
+
+    def _variable(self, kind: str, item: Any) -> Variable:
+        """Return the record of a variable of libcellml's analysis."""
+        handle = item.variable()
+        variable = Variable(
+            handle.name(), handle.parent().name(), kind, handle.units().name(), handle
+        )
+        source = item.initialisingVariable()
+        if source is not None and kind in ("state", "constant"):
+            variable.initial = source.initialValue()
+            variable.initial_component = source.parent().name()
+            variable.factor = self._scaling(source, handle)
+        return variable
 
     def _equations(self) -> None:
         self.rates: dict[str, Formula] = {}
@@ -237,7 +238,7 @@ class _Reader:
         return self.kinds[int(ast.type())]
 
     def _operands(self, ast: Any, kind: str) -> list[Any]:
-        """Return the operands; of a long sum or product all of them, not two at a time."""
+        """Return the operands; nested pairs of a long sum or product are flattened."""
         if kind not in _LONG:
             return [child for child in (ast.leftChild(), ast.rightChild()) if child is not None]
         found, stack = [], [ast]
@@ -265,7 +266,7 @@ class _Reader:
 
     # numbers and equations ----------------------------------------------------------------------
 
-    def _ordered(self, uses: Mapping[str, Iterable[str]]) -> list[str]:
+    def _in_order(self, uses: Mapping[str, Iterable[str]]) -> list[str]:
         known = {name: sorted(n for n in used if n in uses) for name, used in uses.items()}
         try:
             return list(TopologicalSorter(known).static_order())
@@ -274,7 +275,7 @@ class _Reader:
             self._refuse("", f"values use each other in a circle: {circle}")
 
     def _start(self, variable: Variable, names: Mapping[str, Node]) -> Node:
-        """Return the value of a state or constant at the start, a number or that of another."""
+        """Return the start value of a state or constant, a number or the value of another."""
         text = variable.initial
         try:
             value: Node = const(float(text))
@@ -290,7 +291,7 @@ class _Reader:
         return graph.mul(variable.factor, value)
 
     def _scaling(self, variable: Any, other: Any) -> float:
-        """Return the factor that turns a value of `variable` into one in the units of `other`."""
+        """Return the factor from the units of `variable` to those of `other`."""
         return float(self.libcellml.Units.scalingFactor(other.units(), variable.units()))
 
     def _check_finite(self, quantities: Sequence[Quantity], given: Sequence[Variable]) -> None:
@@ -309,7 +310,7 @@ class _Reader:
             self._refuse("", "it has no differential equation")
         given = states + [v for v in self.variables if v.kind == "constant"]
         names = {self.called[id(v)]: symbol(self.called[id(v)]) for v in given}
-        for name in self._ordered({n: f.names for n, f in self.computed.items()}):
+        for name in self._in_order({n: f.names for n, f in self.computed.items()}):
             names[name] = self.builder.build(self.computed[name], names, where)
         plain = [self._quantity(v) for v in given]
         moving = plain[: len(states)]
@@ -349,7 +350,7 @@ class _Reader:
 
 
 def _equivalent(variable: Any) -> Iterator[Any]:
-    """Yield a variable and everything that is connected with it."""
+    """Yield a variable and all variables that are connected with it."""
     seen: set[tuple[str, str]] = set()
     stack = [variable]
     while stack:
