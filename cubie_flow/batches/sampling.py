@@ -60,7 +60,7 @@ class Sampled(Design):
 
 @frozen(eq=False)
 class Sobol(Sampled):
-    """A scrambled Sobol sequence (`scipy.stats.qmc.Sobol`); a longer one begins with the same runs."""
+    """A scrambled Sobol sequence (`scipy.stats.qmc.Sobol`); a longer one begins with it."""
 
     kind: ClassVar[str] = "sobol"
     extendable: ClassVar[bool] = True

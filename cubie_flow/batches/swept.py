@@ -146,7 +146,7 @@ def swept_design(
     if seeds:
         if "seed" not in inner[0].describe():
             raise FlowError(
-                f"{SEED} is swept, but batch.kind '{inner[0].kind}' uses no seed; "
+                f"{SEED} is swept, but batch.kind '{inner[0].kind}' draws nothing; "
                 "use sobol or latin_hypercube"
             )
     elif all(len(group.names) == 1 for group in groups) and (single or isinstance(inner[0], Grid)):

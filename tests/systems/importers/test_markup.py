@@ -105,7 +105,7 @@ EQUATION = (
         ("<mathml:math><mathml:pi/></mathml:math>", "line 3: <mathml:math> is MathML with the pre"),
         (
             '<math xmlns="{0}"><apply><ci>f</ci><ci>x</ci></apply></math>',
-            "line 3: an <apply> begins with <ci>, which is no operation of CellML",
+            "line 3: an <apply> begins with <ci>, which is not an operation of CellML",
         ),
         # libcellml takes this for the number alone.
         (

@@ -219,7 +219,7 @@ def test_a_function_becomes_yaml(tmp_path: Path) -> None:
         system.to_file(tmp_path / "spring.yaml")
     with pytest.raises(FlowError, match=r"'spring.xml' must end in one of .yaml, .yml"):
         system.to_file("spring.xml")
-    with pytest.raises(FlowError, match=r"'spring.py' is a program, which is not run; write"):
+    with pytest.raises(FlowError, match=r"'spring.py' is a program and is not executed; write"):
         OdeSystem.from_file("spring.py")
 
 
