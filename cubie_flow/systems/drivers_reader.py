@@ -18,6 +18,7 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.systems.drivers import Driver
 from cubie_flow.systems.quantities import (
     allow_unused,
+    check_keys,
     check_name,
     finite,
     is_expression,
@@ -53,12 +54,7 @@ def read_driver(name: object, given: Any, where: str) -> Driver:
             f"{where} is {shortened(given)}; it must be a mapping, such as {{file: data.csv}} or "
             "{times: [0, 1], values: [0, 1]}"
         )
-    for key in given:
-        if key not in KEYS:
-            raise FlowError(
-                f"{where}: unknown key {shortened(key)} (known: {', '.join(KEYS)})"
-                f"{nearest(str(key), KEYS)}"
-            )
+    check_keys(given, KEYS, where)
     entry = {key: value for key, value in given.items() if value is not None}
     from_file = [key for key in ("time", "column", "columns") if key in entry]
     inline = [key for key in ("times", "values") if key in entry]

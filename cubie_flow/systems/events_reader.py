@@ -43,7 +43,7 @@ from cubie_flow.expressions.graph import ONE, ZERO, Node, const, symbol
 from cubie_flow.expressions.traversal import free_symbols
 from cubie_flow.systems.events import DIRECTIONS, Event, Times
 from cubie_flow.systems.parser import Expression
-from cubie_flow.systems.quantities import Quantity, check_name, finite, shortened
+from cubie_flow.systems.quantities import Quantity, check_keys, check_name, finite, shortened
 from cubie_flow.systems.scope import Scope
 
 EVENT_KEYS = (
@@ -105,12 +105,7 @@ class EventsReader:
     def _mapping(given: Any, where: str, known: Sequence[str]) -> Mapping[Any, Any]:
         if not isinstance(given, Mapping):
             raise FlowError(f"{where} must be a mapping, not {shortened(given)}")
-        for key in given:
-            if key not in known:
-                raise FlowError(
-                    f"{where}: unknown key {shortened(key)} (known: {', '.join(known)})"
-                    f"{nearest(str(key), known)}"
-                )
+        check_keys(given, known, where)
         return given
 
     @staticmethod

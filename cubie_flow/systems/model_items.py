@@ -1,26 +1,26 @@
-"""Entries of a model given as a mapping: its sections, and the quantities and families in them."""
+"""Entries of the mapping of a model: its sections, quantities and families."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from attrs import evolve, frozen
 
-from cubie_flow.errors import FlowError, nearest
+from cubie_flow.errors import FlowError
 from cubie_flow.systems.drivers import Driver
 from cubie_flow.systems.drivers_reader import read_driver
 from cubie_flow.systems.parser import Expression
-from cubie_flow.systems.quantities import Quantity, check_name, finite, shortened
+from cubie_flow.systems.quantities import Quantity, check_keys, check_name, finite, shortened
 
 KEYS = (
     "name", "title", "description", "source", "time", "settings", "indices", "constants",
     "parameters", "states", "definitions", "equations", "mass", "observables", "events",
     "doses", "drivers", "units", "long_names", "suggested", "unused",
 )  # fmt: skip
-#: Sections that hold named items, and what one of them is called.
+#: Sections of named items, with the word for one item.
 SECTIONS = {
     "constants": "constant",
     "parameters": "parameter",
@@ -28,7 +28,7 @@ SECTIONS = {
     "definitions": "definition",
     "observables": "observable",
 }
-#: Sections whose items are numbers.
+#: Sections of items that may be lists of values.
 VALUES = ("constants", "parameters", "states")
 _FAMILY = re.compile(r"\s*(\w+)\s*\[([\w\s,]*)\]\s*")
 
@@ -43,9 +43,9 @@ class Item:
     letters : tuple of str
         Names of its indices; empty for a single quantity.
     content : float, str or tuple of these
-        The number or text given, or a list of them, one an element.
+        A number or text, or a list of them with one per element.
     where : str
-        The place, as errors name it.
+        Place of the entry, for errors.
     unit, long_name : str
     """
 
@@ -64,14 +64,14 @@ class Item:
 
     @property
     def parts(self) -> tuple[Item, ...]:
-        """The item, or one a value where it is a list of values."""
+        """The item, or one item per value if it is a list of values."""
         if not isinstance(self.content, tuple):
             return (self,)
         return tuple(evolve(self, content=content) for content in self.content)
 
     @property
     def names(self) -> set[str]:
-        """Every name that it uses."""
+        """Every name in its expressions."""
         return set().union(*(part.expression.names for part in self.parts))
 
 
@@ -94,14 +94,22 @@ class ModelItems:
         self.drivers = self._drivers()
 
     def section(self, key: str) -> Mapping[Any, Any]:
-        found = self.model.get(key)
-        if found is None:
+        """Return a section; empty if the model does not have it.
+
+        Raises
+        ------
+        FlowError
+            If it is not a mapping.
+        """
+        section = self.model.get(key)
+        if section is None:
             return {}
-        if not isinstance(found, Mapping):
-            raise FlowError(f"{self.where}: '{key}' must be a mapping, not {shortened(found)}")
-        return found
+        if not isinstance(section, Mapping):
+            raise FlowError(f"{self.where}: '{key}' must be a mapping, not {shortened(section)}")
+        return section
 
     def text(self, key: str) -> str:
+        """Return a text of the model; empty if the model does not have it."""
         return text_line(self.model.get(key), f"{self.where}, {key}")
 
     def _items(self, section: str) -> dict[str, Item]:
@@ -123,10 +131,8 @@ class ModelItems:
     def _item(
         self, section: str, name: str, letters: tuple[str, ...], given: Any, where: str
     ) -> Item:
-        labels = {
-            key: text_line(self.section(f"{key}s").get(name), f"{self.where}, {key} of '{name}'")
-            for key in ("unit", "long_name")
-        }
+        """Return an entry, from a value or from a mapping of value, unit and long name."""
+        labels = self._labels(name)
         content = given
         if isinstance(given, Mapping) and section in SECTIONS:
             value = "expression" if section in ("definitions", "observables") else "value"
@@ -152,20 +158,24 @@ class ModelItems:
             content = finite(content, where)
         return Item(name, letters, content, where, **labels)
 
+    def _labels(self, name: object) -> dict[str, str]:
+        """Return the unit and long name of a quantity in the sections of these."""
+        return {
+            key: text_line(self.section(f"{key}s").get(name), f"{self.where}, {key} of '{name}'")
+            for key in ("unit", "long_name")
+        }
+
     def _drivers(self) -> tuple[Driver, ...]:
-        found = []
+        drivers = []
         for name, given in self.section("drivers").items():
             driver = read_driver(name, given, self.where)
-            unit, label = (
-                text_line(self.section(f"{key}s").get(name), f"{self.where}, {key} of '{name}'")
-                for key in ("unit", "long_name")
-            )
-            label = label or driver.long_name
-            found.append(evolve(driver, unit=unit or driver.unit, long_name=label))
-        return tuple(found)
+            labels = self._labels(name)
+            unit, long_name = labels["unit"] or driver.unit, labels["long_name"] or driver.long_name
+            drivers.append(evolve(driver, unit=unit, long_name=long_name))
+        return tuple(drivers)
 
     def choices(self) -> list[Quantity]:
-        """Return the parameters that choose a series and that the model does not declare."""
+        """Return the parameters that choose a series and are not declared in the model."""
         names = dict.fromkeys(driver.series for driver in self.drivers if driver.series)
         text = "number of the series, from 0"
         return [
@@ -175,20 +185,18 @@ class ModelItems:
         ]
 
 
-def check_keys(given: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
-    for key in given:
-        if key not in known:
-            raise FlowError(
-                f"{where}: unknown key {shortened(key)} (known: {', '.join(known)})"
-                f"{nearest(str(key), known)}"
-            )
-
-
 def _letters(text: str) -> tuple[str, ...]:
     return tuple(letter.strip() for letter in text.split(","))
 
 
 def text_line(given: Any, where: str) -> str:
+    """Return a text on one line; empty for None.
+
+    Raises
+    ------
+    FlowError
+        If it is not a text or number.
+    """
     if given is None:
         return ""
     if isinstance(given, bool) or not isinstance(given, str | int | float):
@@ -197,7 +205,7 @@ def text_line(given: Any, where: str) -> str:
 
 
 def plain_values(given: Any) -> Any:
-    """Return `given` as dicts, lists and scalars, whatever mapping types it came in."""
+    """Return mappings and sequences of any type as dicts and lists."""
     if isinstance(given, Mapping):
         return {str(key): plain_values(value) for key, value in given.items()}
     if isinstance(given, Sequence) and not isinstance(given, str):

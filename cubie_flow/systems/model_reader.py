@@ -62,7 +62,6 @@ from cubie_flow.systems.model_items import (
     SECTIONS,
     Item,
     ModelItems,
-    check_keys,
     plain_values,
     text_line,
 )
@@ -70,6 +69,7 @@ from cubie_flow.systems.parser import Expression, as_number
 from cubie_flow.systems.quantities import (
     Observable,
     Quantity,
+    check_keys,
     check_name,
     check_unique,
     finite,

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from cubie_flow.batches.store_names import MEANINGS
-from cubie_flow.errors import FlowError
+from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions.graph import Node
 from cubie_flow.systems.scope import CALLABLE
 
@@ -106,6 +106,30 @@ def check_name(name: object, where: str) -> str:
     if name in RESERVED:
         raise FlowError(f"{where} '{name}' has a reserved name: it means {RESERVED[name]}")
     return name
+
+
+def check_keys(given: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
+    """Refuse a key that a mapping must not have.
+
+    Parameters
+    ----------
+    given : mapping
+    known : iterable of str
+        Allowed keys.
+    where : str
+        Names the mapping in errors.
+
+    Raises
+    ------
+    FlowError
+        For the first such key, with the nearest known key.
+    """
+    for key in given:
+        if key not in known:
+            raise FlowError(
+                f"{where}: unknown key {shortened(key)} (known: {', '.join(known)})"
+                f"{nearest(str(key), known)}"
+            )
 
 
 def check_unique(names: Iterable[tuple[str, str]], system: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ from cubie_flow.expressions import graph as g
 from cubie_flow.expressions.bit_operations import to_float, to_int
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.traversal import free_symbols
-from cubie_flow.systems import Observable, OdeSystem, Quantity
+from cubie_flow.systems import Observable, OdeSystem, Quantity, model_reader
+from cubie_flow.systems.model_items import KEYS
 
 DECAY: dict[str, Any] = {
     "name": "decay",
@@ -192,7 +194,7 @@ def test_two_indices() -> None:
         (changed(DECAY, time=3), "'time' must be a mapping, not 3"),
         (changed(DECAY, units={"z": "m"}), "system decay, units: unknown key 'z'"),
         (changed(DECAY, suggested={"rhoo": [1, 2]}),
-         "'suggested' names 'rhoo', which is not a state, parameter or duration; did you mean 'rho'"),
+         "'suggested' names 'rhoo', which is not a state, parameter or duration; did you mean"),
         (changed(DECAY, title=["a"]), "system decay, title must be text, not ['a']"),
         (changed(DECAY, name="a/b"), "the system name 'a/b' must be"),
         ("x' = 1", "a model is a mapping with states and equations, not"),
@@ -519,6 +521,11 @@ def test_maths_works_on_expressions_numbers_and_arrays() -> None:
     for name, arity in g.FUNCTIONS.items():
         own = {"abs": "sign", "min": "minimum", "max": "maximum", "pow": "power"}.get(name, name)
         assert not np.isnan(getattr(maths, own)(*[1.0, 0.5][:arity]))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_of_a_model_is_described(key: str) -> None:
+    assert re.search(rf"\b{key}\b", str(model_reader.__doc__))
 
 
 def test_reading_a_model_needs_no_numpy() -> None:
