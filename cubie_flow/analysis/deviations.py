@@ -11,7 +11,7 @@ from attrs import frozen
 
 from cubie_flow.analysis.audited import PARTED
 from cubie_flow.integrators.controllers import EPSILON
-from cubie_flow.integrators.loop import METRICS
+from cubie_flow.integrators.metrics import METRICS
 from cubie_flow.integrators.status import ended_well
 from cubie_flow.study.accuracy import atol_of, rtol_of, scales_of
 

@@ -159,7 +159,7 @@ def solved(
 
 def _study(study: Study, accuracy: Accuracy, algorithm: str) -> Study:
     """Return the study of a reference: it keeps the extremes of the states as well."""
-    from cubie_flow.integrators.loop import METRICS
+    from cubie_flow.integrators.metrics import METRICS
 
     states = [state.name for state in study.system.states]
     quantities = (*study.system.states, *study.system.parameters, *study.system.observables)

@@ -35,7 +35,7 @@ class Comparison:
     numbers : sequence of int
         Elements of ``sample`` that are compared.
     place : Node
-        Where the table's place is told: an element of ``initial``.
+        Element of ``initial`` that holds the index of the table.
     """
 
     def __init__(self, numbers: Sequence[int], place: Node) -> None:
@@ -48,7 +48,7 @@ class Comparison:
         return SUMS * len(self.numbers)
 
     def start(self, block: BlockBuilder) -> None:
-        """Begin with nothing."""
+        """Set the sums of a run to zero."""
         block.assign([("misfit", i) for i in range(self.size)], [const(0.0)] * self.size)
 
     def compare(self, index: Node) -> Block:
@@ -104,7 +104,7 @@ def table(data: Measurements, times: Array) -> Array:
             product = np.bincount(index[there], (weight * values)[there], len(times))
             found[:, position, 2 * item] = total
             found[:, position, 2 * item + 1] = product / np.where(total > 0, total, 1.0)
-    # Samples after the data are those of other quantities, which no misfit waits for.
+    # Later samples belong to other quantities; no misfit depends on them.
     return np.concatenate([[index.max() + 1], found.ravel()])
 
 

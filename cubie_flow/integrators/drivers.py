@@ -1,15 +1,18 @@
 """Drivers in a kernel: the polynomial of the present segment, and how a run moves to the next.
 
-A driver is a polynomial between two neighbouring times (knots). A run holds the coefficients of
-the segment it is in beside its parameters, so equations and their exact derivatives, also by
-time, evaluate a polynomial of ``t`` and search nothing. The loop lands on every knot and a block
-of one lane fetches the next segment from a table, which is a run-time array: a new series needs
-no new kernel.
+A driver is a polynomial between two neighbouring times (knots). A run keeps the coefficients of
+its present segment after its parameters. So equations and their exact derivatives, also by time,
+evaluate a polynomial of ``t`` and search nothing. The loop lands on every knot, and a block of one
+lane fetches the next segment from a table. The table is a run-time array: a new series needs no
+new kernel.
 
-The initial values are followed by a head for each driver, four numbers (place of the first row,
-rows of a series, period or 0, numbers of a series), one number that is the place of what follows
-the tables, and the tables: the rows of each series, ``start of the segment,
-origin, coefficients``, and a last row where the segments end.
+The tables follow the initial values:
+
+1. for each driver four numbers: index of the first row, rows per series, period or 0, numbers per
+   series;
+2. one number: the index of the first element after the tables;
+3. the rows of each series, ``start of the segment, origin, coefficients``, with a last row at the
+   end of the segments.
 """
 
 from __future__ import annotations
@@ -55,12 +58,12 @@ class DriverSlot:
 
     @property
     def width(self) -> int:
-        """Numbers beside the parameters: the origin, then the coefficients."""
+        """Numbers of a run that follow its parameters: the origin, then the coefficients."""
         return self.degree + 2
 
 
 def width(drivers: Sequence[Driver]) -> int:
-    """Return how many numbers drivers hold beside the parameters of a run."""
+    """Return how many numbers of a run the drivers add to its parameters."""
     return sum(driver.order + 2 for driver in drivers)
 
 
@@ -109,12 +112,12 @@ class DriverBlocks:
 
     @property
     def restarts(self) -> bool:
-        """Whether some knot makes a run begin anew."""
+        """Whether a run restarts at some knot."""
         return any(slot.restarts for slot in self.slots)
 
     @staticmethod
     def restarted(block: BlockBuilder) -> None:
-        """Note that a run has begun anew."""
+        """Note that a run has restarted."""
         block.assign([("driver_clock", RESTART)], [const(0.0)])
 
     @staticmethod
@@ -143,7 +146,7 @@ class DriverBlocks:
         return fetch("initial", to_int(place))
 
     def _enter(self, block: BlockBuilder, number: int, row: Node, shift: Node) -> None:
-        """Take up a segment."""
+        """Make a segment the present one."""
         slot = self.slots[number]
         own = FIRST + CLOCK * number
         offset = self.first + sum(one.width for one in self.slots[:number])
@@ -164,7 +167,7 @@ class DriverBlocks:
         block.assign([("driver_clock", NEXT), ("driver_clock", RESTART)], [earliest, restart])
 
     def find(self, block: BlockBuilder, t: Node) -> None:
-        """Find the segments at the start of a run, by halving."""
+        """Find the segments at the start of a run by bisection."""
         for number in range(len(self.slots)):
             self._table(block, number)
             rows = self._header(number, ROWS)
@@ -179,7 +182,7 @@ class DriverBlocks:
         self._earliest(block, const(0.0))
 
     def _search(self, block: BlockBuilder, number: int, rows: Node, t: Node) -> None:
-        """Find the last of `rows` segments that begins at `t` or before."""
+        """Find the last of `rows` segments that begins at `t` or earlier."""
         block.assign([("segment_low", 0), ("segment_high", 0)], [const(0.0), rows])
         low, high = load("segment_low", 0), load("segment_high", 0)
         with block.repeat(lambda: compare(">", high - low, 1.0), _SEARCH):
@@ -199,7 +202,7 @@ class DriverBlocks:
             passed = block.let(
                 f"passed_{number}", compare("<=", load("driver_clock", own + KNOT), t)
             )
-            # Segments shorter than the precision can tell are passed over.
+            # Segments shorter than the rounding of the time are skipped.
             with block.repeat(
                 lambda own=own: compare("<=", load("driver_clock", own + KNOT), t),  # type: ignore[misc]
                 _MOVES,
@@ -240,12 +243,18 @@ def tables(drivers: Sequence[Driver], states: int) -> Array:
 
 
 def check_choices(drivers: Sequence[Driver], columns: Mapping[str, Array]) -> None:
-    """Refuse runs that choose a series which is not there.
+    """Refuse runs that choose a series which the driver does not have.
+
+    Parameters
+    ----------
+    drivers : sequence of Driver
+    columns : mapping of str to ndarray, shape (runs,)
+        Values of the batch by name.
 
     Raises
     ------
     FlowError
-        Naming the first.
+        Naming the first such series.
     """
     for driver in drivers:
         if driver.series in columns:

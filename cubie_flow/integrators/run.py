@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import field, frozen
 
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import Block
+from cubie_flow.expressions.graph import Node
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
 from cubie_flow.integrators.dips import find_dips
 from cubie_flow.integrators.drivers import DriverSlot
@@ -30,7 +31,7 @@ from cubie_flow.integrators.steps import (
     solves_algebraic,
     step_class,
 )
-from cubie_flow.integrators.tableaus import Multistep, Tableau, Taylor, method
+from cubie_flow.integrators.tableaus import Method, Multistep, Tableau, Taylor, method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.measurements import Measurements
@@ -122,72 +123,43 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
 
     def arrange_children(self) -> None:
         s = self.settings
-        chosen = method(s.algorithm)
-        kind = chosen.controller if s.controller == "default" else s.controller
-        if kind != "fixed" and chosen.embedded_order is None:
-            raise FlowError(
-                f"controller '{kind}' needs an error estimate, which algorithm '{s.algorithm}' "
-                "has not; use controller=fixed, or a method with an embedded error such as tsit5"
-            )
-        if isinstance(chosen, Multistep) and kind == "fixed":
-            raise FlowError(
-                f"controller.kind is 'fixed', but algorithm '{s.algorithm}' changes its order with "
-                "its step; use controller.kind=default, or a one-step method such as rodas5p"
-            )
-        if isinstance(chosen, Taylor) and kind not in ("i", "fixed"):
-            raise FlowError(
-                f"controller.kind is '{kind}', but algorithm '{s.algorithm}' takes the step that "
-                "its own terms allow; use controller.kind=default, i or fixed"
-            )
-        if isinstance(chosen, Taylor) and s.min_factor is not None:
-            raise FlowError(
-                f"controller.min_factor is '{s.min_factor:g}', but algorithm '{s.algorithm}' takes "
-                "the step that its own terms allow; leave it at null"
-            )
-        if isinstance(chosen, Tableau | Taylor) and s.linear_solver != "auto":
-            raise FlowError(
-                f"algorithm.linear_solver is '{s.linear_solver}', but algorithm '{s.algorithm}' is "
-                "explicit and solves no linear systems; leave it at auto"
-            )
+        chosen, kind = method(s.algorithm), self._controller_kind
         mass = mass_pattern(s.system)
-        if mass and not solves_algebraic(chosen):
-            state = s.system.states[mass.index(0)].name
-            raise FlowError(
-                f"algorithm is '{s.algorithm}', which cannot solve the algebraic equation of "
-                f"'{state}' (its mass is 0); use a stiffly accurate method such as rodas5p or "
-                "radau_iia_5"
-            )
+        _refuse_controller(s, chosen, kind)
+        _refuse_method(s, chosen, mass)
         loop = self._loop_settings()
+        step = StepSettings(
+            algorithm=s.algorithm,
+            rhs=loop.rhs,
+            states=len(s.system.states),
+            mass=mass,
+            precision=s.precision,
+            dense=s.sampling and chosen.continuous,
+            ends=bool(s.summarised or s.system.events or loop.dips),
+            chooses=isinstance(chosen, Taylor) and kind != "fixed",
+            linear_solver=s.linear_solver,
+            distrusted=bool(loop.dips),
+        )
         wanted: dict[str, tuple[type[CUDAFactory[Any]], Any]] = {
             "loop": (IVPLoop, loop),
-            "step": (
-                step_class(chosen),
-                StepSettings(
-                    algorithm=s.algorithm,
-                    rhs=loop.rhs,
-                    states=len(s.system.states),
-                    mass=mass,
-                    precision=s.precision,
-                    dense=s.sampling and chosen.continuous,
-                    ends=bool(s.summarised or s.system.events or loop.dips),
-                    chooses=isinstance(chosen, Taylor) and kind != "fixed",
-                    linear_solver=s.linear_solver,
-                    distrusted=bool(loop.dips),
-                ),
-            ),
+            "step": (step_class(chosen), step),
             "controller": (StepController, self._controller_settings(kind)),
         }
-        for name, (kind_of_factory, settings) in wanted.items():
+        for name, (factory, settings) in wanted.items():
             present = self.children.get(name)
-            if type(present) is not kind_of_factory or present.settings != settings:
-                self.adopt(name, kind_of_factory(settings))
+            if type(present) is not factory or present.settings != settings:
+                self.adopt(name, factory(settings))
+
+    @property
+    def _controller_kind(self) -> str:
+        """The kind of step control, the method's own by default."""
+        s = self.settings
+        return method(s.algorithm).controller if s.controller == "default" else s.controller
 
     @property
     def _adapts(self) -> bool:
         """Whether steps follow an error estimate."""
-        s = self.settings
-        kind = method(s.algorithm).controller if s.controller == "default" else s.controller
-        return kind != "fixed"
+        return self._controller_kind != "fixed"
 
     def _controller_settings(self, kind: str) -> ControllerSettings:
         s, chosen = self.settings, method(self.settings.algorithm)
@@ -213,39 +185,33 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             if name not in (*names, *parameters, DURATION):
                 known = (*names, *parameters, DURATION)
                 raise FlowError(
-                    f"'{name}' is no state, parameter or duration of system "
+                    f"'{name}' is not a state, a parameter or the duration of system "
                     f"'{s.system.name}'{nearest(name, known)}"
                 )
         rows = [name for name in (*names, DURATION) if name in s.varied]
         return tuple(rows + [name for name in parameters if name in s.varied])
 
     def _loop_settings(self) -> LoopSettings:
-        s = self.settings
-        rows = self.rows
-        states = [state.name for state in s.system.states]
-        known = {item.name: item for item in s.system.observables}
+        s, rows = self.settings, self.rows
         s.system.refuse_unknown_outputs((*s.saved, *s.summarised))
+        states = [state.name for state in s.system.states]
         compared = s.measured.names if s.measured is not None else ()
-        wanted = {*s.saved, *s.summarised, *compared}
-        watched = [name for name in known if name in wanted]
+        observed = {item.name for item in s.system.observables}
+        observed &= {*s.saved, *s.summarised, *compared}
+        watched = [item.name for item in s.system.observables if item.name in observed]
         numbers = {name: i for i, name in enumerate((*states, *watched))}
-        parameters = [p.name for p in s.system.parameters if p.name in rows]
-        varied = len(parameters)
-        # Parameters that events set differ between runs, whether the batch varies them or not.
-        values = {p.name: float(p.value) for p in s.system.parameters}
-        promoted = {name for event in s.system.events for name, _ in event.resets}
         computed = computed_starts(s.system, rows)
-        promoted |= computed.keys()
-        parameters += [name for name in values if name in promoted and name not in rows]
-        multistep = isinstance(method(s.algorithm), Multistep)
+        varied = [p.name for p in s.system.parameters if p.name in rows]
+        promoted = self._promoted(computed)
+        parameters = [*varied, *promoted]
         switches = finder(s.system, parameters)
         rhs = right_hand_side(s.system, parameters, switches)
-        observed = observables(s.system, parameters, watched, switches) if watched else None
+        outputs = observables(s.system, parameters, watched, switches) if watched else None
         events = bound_events(s.system, parameters, switches)
         truths = [event.truth for event in events if event.times is None]
         return LoopSettings(
             rhs=rhs,
-            observables=observed,
+            observables=outputs,
             states=len(states),
             parameters=len(parameters),
             start=tuple(
@@ -254,18 +220,8 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             ),
             start_from=float(s.t_start),
             duration_from=rows.index(DURATION) if DURATION in rows else float(s.duration),
-            first_parameter=len(rows) - varied,
-            drivers=tuple(
-                DriverSlot(
-                    degree=driver.order,
-                    # A method that remembers steps is restarted at kinks as well.
-                    restarts=driver.jumps or (multistep and driver.order < 2),
-                    series=rows.index(driver.series)
-                    if driver.series in rows
-                    else values.get(driver.series, 0.0),
-                )
-                for driver in s.system.drivers
-            ),
+            first_parameter=len(rows) - len(varied),
+            drivers=self._driver_slots(),
             saved_numbers=tuple(numbers[name] for name in s.saved) if s.sampling else (),
             summarised_numbers=tuple(numbers[name] for name in s.summarised),
             compared_numbers=tuple(numbers[name] for name in compared),
@@ -277,11 +233,79 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             events=events,
             event_targets=tuple(event_targets(s.system, parameters).items()),
             event_times=s.event_times,
-            promoted=tuple(
-                None if name in computed else values[name] for name in parameters[varied:]
-            ),
+            promoted=tuple(promoted.values()),
             starts=starts(s.system, parameters, computed) if computed else None,
+        )
+
+    def _promoted(self, computed: Mapping[str, Node]) -> dict[str, float | None]:
+        """Return the parameters that differ between runs although the batch does not vary them.
+
+        Events set them, or runs compute them at their start; the latter have the value None.
+        """
+        system, rows = self.settings.system, self.rows
+        changed = {name for event in system.events for name, _ in event.resets} | computed.keys()
+        return {
+            p.name: None if p.name in computed else float(p.value)
+            for p in system.parameters
+            if p.name in changed and p.name not in rows
+        }
+
+    def _driver_slots(self) -> tuple[DriverSlot, ...]:
+        """Return how each driver of the model is compiled in."""
+        s, rows = self.settings, self.rows
+        values = {p.name: float(p.value) for p in s.system.parameters}
+        multistep = isinstance(method(s.algorithm), Multistep)
+        return tuple(
+            DriverSlot(
+                degree=driver.order,
+                # A method that remembers steps is restarted at kinks as well.
+                restarts=driver.jumps or (multistep and driver.order < 2),
+                series=rows.index(driver.series)
+                if driver.series in rows
+                else values.get(driver.series, 0.0),
+            )
+            for driver in s.system.drivers
         )
 
     def build(self) -> dict[str, Block]:
         return self.loop.blocks(self.step, self.controller)
+
+
+def _refuse_controller(s: RunSettings, chosen: Method, kind: str) -> None:
+    """Refuse a step control that the method does not support."""
+    if kind != "fixed" and chosen.embedded_order is None:
+        raise FlowError(
+            f"controller '{kind}' needs an error estimate, which algorithm '{s.algorithm}' "
+            "does not have; use controller=fixed, or a method with an embedded error such as tsit5"
+        )
+    if isinstance(chosen, Multistep) and kind == "fixed":
+        raise FlowError(
+            f"controller.kind is 'fixed', but algorithm '{s.algorithm}' changes its order with "
+            "its step; use controller.kind=default, or a one-step method such as rodas5p"
+        )
+    if isinstance(chosen, Taylor) and kind not in ("i", "fixed"):
+        raise FlowError(
+            f"controller.kind is '{kind}', but algorithm '{s.algorithm}' takes the step that "
+            "its own terms allow; use controller.kind=default, i or fixed"
+        )
+    if isinstance(chosen, Taylor) and s.min_factor is not None:
+        raise FlowError(
+            f"controller.min_factor is '{s.min_factor:g}', but algorithm '{s.algorithm}' takes "
+            "the step that its own terms allow; leave it at null"
+        )
+
+
+def _refuse_method(s: RunSettings, chosen: Method, mass: tuple[int, ...]) -> None:
+    """Refuse a method that cannot solve the equations, or a solver that it does not use."""
+    if isinstance(chosen, Tableau | Taylor) and s.linear_solver != "auto":
+        raise FlowError(
+            f"algorithm.linear_solver is '{s.linear_solver}', but algorithm '{s.algorithm}' is "
+            "explicit and solves no linear systems; leave it at auto"
+        )
+    if mass and not solves_algebraic(chosen):
+        state = s.system.states[mass.index(0)].name
+        raise FlowError(
+            f"algorithm is '{s.algorithm}', which cannot solve the algebraic equation of "
+            f"'{state}' (its mass is 0); use a stiffly accurate method such as rodas5p or "
+            "radau_iia_5"
+        )

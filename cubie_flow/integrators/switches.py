@@ -1,15 +1,15 @@
 """Switches in time: where equations change form at times that parameters alone decide.
 
 A comparison, ``floor``, ``abs``, ``min`` or ``max`` of time and parameters has one value between
-two neighbouring switching times. It becomes a slot: a number behind the parameters of a run that
-stays the same within a step. So the equations of a step are smooth, a step ends exactly where they
-change, and a pulse cannot be stepped over. At the switching time the run begins anew with the
-value that holds from then on, which is looked up in the middle of the following piece, where
-rounding decides nothing.
+two neighbouring switching times. It becomes a slot: a number that follows the parameters of a run
+and is constant within a step. So the equations of a step are smooth, a step ends exactly where
+they change, and no step passes over a pulse. At a switching time the run restarts with the new
+value of the slot. That value is taken from the middle of the piece that follows, so rounding
+cannot decide it.
 
-The next switching time is known in closed form where the condition is affine in time. Else it is
-searched for in time alone, with bounds of the condition over whole intervals, so that no crossing
-is missed for being narrow.
+The next switching time has a closed form if the condition is affine in time. Otherwise it is
+searched for in time alone, with bounds of the condition over whole intervals. The search therefore
+misses no crossing, however narrow.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from cubie_flow.expressions.traversal import content_hash, substitute, topologic
 from cubie_flow.integrators.controllers import EPSILON
 
 # Elements of the buffer `switch_clock`: the next switching time of any slot, whether the run has
-# to begin anew, whether all slots are to be looked up, and the next time of every slot.
+# to restart, whether all slots must be updated, and the next time of every slot.
 NEXT, RESTART, FORCED, FIRST = range(4)
-# Why all slots are looked up: parameters have changed, or the run starts.
+# Why all slots must be updated: parameters have changed, or the run starts.
 _CHANGED, _STARTED = 1.0, 2.0
-#: Switching times nearer than so many roundings are one.
+#: Switching times that differ by less than this many roundings are equal.
 NEAR = 4.0
-# Of the search: roundings of the operands that decide no sign, least width as a part of the run
-# and in roundings of time, most passes of the search before it goes on at a later time, and
-# halvings that locate a crossing.
+# Constants of the search: roundings of the operands within which the sign is unknown, smallest
+# width as a part of the run and in roundings of time, largest number of passes before the search
+# continues at a later time, and halvings that locate a crossing.
 _ROUNDINGS, _LEAST, _GRAINS, _PASSES, _HALVINGS = 8.0, 1e-9, 64.0, 400, 1100
 _NEVER = const(math.inf)
 _T = symbol("t")
@@ -79,12 +79,12 @@ class Switch:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 digest of everything that decides when it changes."""
+        """SHA-256 digest of everything that decides when the slot changes."""
         return content_hash([self.node]) + repr((self.after, self.driven))
 
     @property
     def difference(self) -> Node:
-        """Number whose sign, or whose whole part, decides."""
+        """Number whose sign (comparison) or integer part (``floor``) the slot follows."""
         a = self.node.args
         return a[0] - a[1] if self.node.op == "compare" else a[0]
 
@@ -95,14 +95,14 @@ class Switch:
 
 
 class SwitchFinder:
-    """Finds switches in bound expressions and puts slots in their place.
+    """Finds switches in bound expressions and replaces them by slots.
 
     Parameters
     ----------
     first : int
         Index in ``p`` of the first slot.
     drivers : range
-        Indices in ``p`` of what drivers hold there.
+        Indices in ``p`` of the numbers of drivers.
     """
 
     def __init__(self, first: int, drivers: range) -> None:
@@ -134,7 +134,7 @@ class SwitchFinder:
         return compare(">", slot, 0.5) if node.op == "compare" else slot
 
     def is_timed(self, node: Node) -> bool:
-        """Tell whether an expression depends on time and on no state."""
+        """Return whether an expression depends on time but not on states."""
         for one in topological([node]) if node not in self._reads else ():
             if one not in self._reads:
                 own = one is _T, one.op == "load" and one.value[0] != "p"
@@ -187,17 +187,17 @@ class SwitchBlocks:
 
     @staticmethod
     def restarting() -> Node:
-        """Return whether a run has to begin anew."""
+        """Return whether a run has to restart."""
         return compare("!=", load("switch_clock", RESTART), 0.0)
 
     @staticmethod
     def restarted(block: BlockBuilder) -> None:
-        """Note that a run has begun anew."""
+        """Note that a run has restarted."""
         block.assign([("switch_clock", RESTART)], [ZERO])
 
     @staticmethod
     def recheck(block: BlockBuilder, wanted: Node) -> None:
-        """Look all slots up again, where an event has changed parameters."""
+        """Request an update of all slots in lanes in which an event has changed parameters."""
         places = [("switch_clock", NEXT), ("switch_clock", FORCED)]
         new = (-_NEVER, const(_CHANGED))
         block.assign(
@@ -206,7 +206,7 @@ class SwitchBlocks:
         )
 
     def start(self, block: BlockBuilder) -> None:
-        """Write the slots of a run that is about to start; `update` looks them up."""
+        """Reset the slots of a run that is about to start; `update` then computes them."""
         slots = [("parameters", self.first + i) for i in range(len(self.switches))]
         clock = {NEXT: -_NEVER, RESTART: ZERO, FORCED: const(_STARTED)}
         block.assign(
@@ -231,7 +231,7 @@ class SwitchBlocks:
     def update(
         self, block: BlockBuilder, t: Node, t_start: Node, t_end: Node, knot: Node | None
     ) -> None:
-        """Look up the slots that change at `t`, and when they do so next.
+        """Update the slots that change at `t`, and their next switching times.
 
         Parameters
         ----------
@@ -269,7 +269,7 @@ class SwitchBlocks:
         for i in range(1, len(self.switches)):
             following = minimum(load(*self._place(i)), following)
         places = [("switch_clock", place) for place in (NEXT, RESTART, FORCED)]
-        # A run that starts is begun in any case.
+        # A run that starts needs no restart.
         started = compare("==", load("switch_clock", FORCED), _STARTED)
         restart = where(started, ZERO, load("switch_changed", 0))
         block.assign(places, [following, restart, ZERO])
@@ -284,7 +284,7 @@ class SwitchBlocks:
         t_start: Node,
         t_end: Node,
     ) -> None:
-        """Write when a slot changes next to ``switch_found``."""
+        """Write the next switching time of a slot to ``switch_found``."""
         slope = differentiate(switch.difference, _T)
         if _T in topological([slope]):
             self._search(block, switch, t, minimum(limit, t_end), t_start, t_end)
@@ -294,7 +294,7 @@ class SwitchBlocks:
         if switch.node.op == "compare":
             found = block.let("switch_root", -rest / slope)
         else:
-            # The whole numbers that follow in the direction in which the argument goes.
+            # The next integers in the direction in which the argument moves.
             up = compare(">", slope, 0.0)
             whole = where(up, floor(now) + 1.0, -floor(-now) - 1.0)
             whole = block.let("switch_whole", whole)
@@ -316,18 +316,18 @@ class SwitchBlocks:
     ) -> None:
         """Search for the next change of a condition that is not affine in time.
 
-        Intervals that grow while bounds tell the side of the condition, and shrink where they do
-        not. Where the slope has one sign, the ends of an interval tell all.
+        Intervals grow while bounds determine the side of the condition, and shrink where they do
+        not. If the slope has one sign over an interval, its ends determine the side.
         """
         a = switch.node.args
         if switch.node.op == "compare":
             operands: list[Node] = [a[0], a[1]]
         else:
-            # It changes sign at every whole number.
+            # The sine changes sign at every integer.
             operands = [call("sin", math.pi * a[0]), ZERO]
         difference = operands[0] - operands[1]
         slope = differentiate(difference, _T)
-        # Comparisons with what is not defined are false.
+        # Comparisons with an undefined number are false.
         undefined = 1.0 if switch.node.value in ("<", "<=") else -1.0
         stop = block.let("scan_stop", stop)
         grain = _GRAINS * EPSILON[self.precision]

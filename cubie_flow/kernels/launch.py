@@ -11,7 +11,8 @@ from attrs import evolve, field, fields, frozen
 
 from cubie_flow.integrators.comparison import SUMS, table
 from cubie_flow.integrators.drivers import check_choices, tables
-from cubie_flow.integrators.loop import COUNTS, METRICS
+from cubie_flow.integrators.lane import COUNTS
+from cubie_flow.integrators.metrics import METRICS
 from cubie_flow.integrators.run import SingleIntegratorRun
 from cubie_flow.kernels.targets.batch import Batch, Program
 

@@ -11,7 +11,7 @@ import numpy as np
 from cubie_flow.batches import store_names
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.comparison import residuals
-from cubie_flow.integrators.loop import METRICS
+from cubie_flow.integrators.metrics import METRICS
 from cubie_flow.integrators.status import STATUS
 from cubie_flow.kernels.kernel import BatchSolverKernel, BuildResult
 from cubie_flow.kernels.launch import BatchResult

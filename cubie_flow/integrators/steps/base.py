@@ -178,9 +178,9 @@ class Step(CUDAFactory[StepSettings]):
     def evaluations(self) -> tuple[int, int]:
         """Right-hand sides evaluated in an attempt, and in each Newton iteration of it."""
 
-    def course(self, block: BlockBuilder, h: Node, states: Sequence[int]) -> Course:
+    def course(self, h: Node, states: Sequence[int]) -> Course:
         """Return how some states move within the step just tried."""
-        return Cubic(block, h, states, self.end_place)
+        return Cubic(h, states, self.end_place)
 
     def densify(self, block: BlockBuilder, h: Node, t: Node) -> None:
         """Write the derivatives that only dense output needs, for the step just accepted."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cubie_flow.expressions.block import BlockBuilder
-from cubie_flow.expressions.graph import Node, load
+from cubie_flow.expressions.graph import Node, const, load
 
 
 class Course(Protocol):
@@ -17,6 +17,12 @@ class Course(Protocol):
     """
 
     pieces: int
+
+    def prepare(self, block: BlockBuilder) -> None:
+        """Write what `values` and `rates` within the step need."""
+
+    def middle(self) -> dict[int, Node]:
+        """Return the states halfway, without `prepare`."""
 
     def values(self, theta: Node) -> dict[int, Node]:
         """Return the states by number."""
@@ -30,7 +36,6 @@ class Cubic:
 
     Parameters
     ----------
-    block : BlockBuilder
     h : Node
     states : sequence of int
     end : (str, int)
@@ -39,17 +44,28 @@ class Cubic:
 
     pieces = 1
 
-    def __init__(
-        self, block: BlockBuilder, h: Node, states: Sequence[int], end: tuple[str, int]
-    ) -> None:
-        self.states = states
+    def __init__(self, h: Node, states: Sequence[int], end: tuple[str, int]) -> None:
+        self.h, self.states, self.end = h, states, end
+
+    def _derivative_at_end(self, j: int) -> Node:
+        return load(self.end[0], self.end[1] + j)
+
+    def prepare(self, block: BlockBuilder) -> None:
         # y = y0 + theta*(a + theta*(b + theta*c))
-        for j in states:
-            a = block.let(f"bend_a_{j}", h * load("derivative", j))
+        for j in self.states:
+            a = block.let(f"bend_a_{j}", self.h * load("derivative", j))
             d = block.let(f"bend_d_{j}", load("proposed_state", j) - load("state", j))
-            f = block.let(f"bend_f_{j}", h * load(end[0], end[1] + j))
+            f = block.let(f"bend_f_{j}", self.h * self._derivative_at_end(j))
             block.let(f"bend_b_{j}", 3.0 * d - (2.0 * a + f))
             block.let(f"bend_c_{j}", (a + f) - 2.0 * d)
+
+    def middle(self) -> dict[int, Node]:
+        eighth = 0.125 * self.h
+        return {
+            j: eighth * (load("derivative", j) - self._derivative_at_end(j))
+            + 0.5 * (load("state", j) + load("proposed_state", j))
+            for j in self.states
+        }
 
     def values(self, theta: Node) -> dict[int, Node]:
         return {
@@ -88,6 +104,12 @@ class Polynomial:
 
     def __init__(self, states: Sequence[int], count: int, order: int, share: Node) -> None:
         self.states, self.count, self.order, self.share = states, count, order, share
+
+    def prepare(self, block: BlockBuilder) -> None:
+        """Need nothing but the terms."""
+
+    def middle(self) -> dict[int, Node]:
+        return self.values(const(0.5))
 
     def _term(self, k: int, j: int) -> Node:
         return load("coefficients", (k - 1) * self.count + j)

@@ -35,7 +35,7 @@ class ImplicitStep(Step):
         self.adopt_solver("linear_solver", pair=False, prefix="")
 
     def adopt_solver(self, name: str, pair: bool, prefix: str) -> None:
-        """Adopt a linear solver; keep the one that is there if it still serves."""
+        """Adopt a linear solver, unless the present one has the same settings."""
         s = self.settings
         settings = LinearSettings(
             rhs=s.rhs,

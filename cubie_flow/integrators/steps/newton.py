@@ -31,10 +31,10 @@ _ENOUGH = 0.01
 class Newton:
     """Convergence of the Newton iterations of one attempt, as statements of its block.
 
-    The rule is that of Hairer and Wanner, Solving ODEs II, section IV.8: the rate of
-    convergence ``theta`` is the ratio of successive changes, and the iteration ends when
-    ``theta/(1 - theta)*change`` is small beside the tolerance. The rate is carried from stage to
-    stage, since they share the Jacobian.
+    Source: Hairer and Wanner, Solving ODEs II, section IV.8. The rate of convergence ``theta`` is
+    the ratio of successive changes. The iteration ends when ``theta/(1 - theta)*change`` is small
+    compared with the tolerance. All stages share the Jacobian, so each one starts with the rate
+    of the stage before.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Newton:
     active : Node
         Lanes that integrate.
     limit : int
-        Iterations a stage.
+        Iterations per stage.
     precision : {"float32", "float64"}
     """
 

@@ -201,7 +201,7 @@ class TaylorStep(Step):
             power = block.let(f"theta_{2 * number}", power * squared)
         return (high * power + low) * theta + load(start, 0, 1)
 
-    def course(self, block: BlockBuilder, h: Node, states: Sequence[int]) -> Course:
+    def course(self, h: Node, states: Sequence[int]) -> Course:
         s = self.settings
         share = load("theta", 0) if s.chooses else const(1.0)
         return Polynomial(states, s.states, self.method.order, share)

@@ -197,7 +197,7 @@ SDIRK2 = DiagonallyImplicit(
     a=(_rounded([_ALEXANDER]), _ALEXANDER_B),
     b=_ALEXANDER_B,
     c=_rounded([_ALEXANDER, Fraction(1)]),
-    # Two stages leave a first order method beside it, of any size: here y + h*k1.
+    # Two stages allow an embedded method of first order: here y + h*k1.
     error=_rounded([-_ALEXANDER, _ALEXANDER]),
     dense=Dense(
         (

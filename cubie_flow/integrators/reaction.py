@@ -1,0 +1,333 @@
+"""What events do to a run: one event happens in every lane that waits for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cubie_flow.expressions.block import Block, BlockBuilder
+from cubie_flow.expressions.graph import (
+    FALSE,
+    ONE,
+    ZERO,
+    Node,
+    compare,
+    const,
+    fabs,
+    load,
+    logical_and,
+    logical_not,
+    logical_or,
+    minimum,
+    substitute,
+    symbol,
+    where,
+)
+from cubie_flow.integrators.event_schedule import (
+    BY_SLOPE,
+    BY_VALUE,
+    CROWD,
+    DUE,
+    HELD_OFF,
+    HELD_ON,
+    JUMPED,
+    LATEST,
+    OFF,
+    ON,
+    PENDING,
+    ROW,
+    STOP,
+    agenda,
+)
+from cubie_flow.integrators.steps.base import any_of
+from cubie_flow.integrators.switches import SwitchBlocks
+from cubie_flow.systems.events import margin
+
+if TYPE_CHECKING:
+    from cubie_flow.integrators.events import Events
+
+#: Events at one time after which a run ends with the status ``event_limit``.
+CROWD_LIMIT = 200
+_NEVER = const(float("inf"))
+_NO_ROW = const(-1.0)
+
+
+def _any(truths: list[Node]) -> Node:
+    return any_of(truths) if truths else FALSE
+
+
+class Reaction:
+    """The statements that let one event happen, the one of the highest priority.
+
+    Parameters
+    ----------
+    events : Events
+    code : Node
+    place : int
+        Element of ``counters`` where it is.
+    t : Node
+    flags : mapping
+        Codes: ``running``, ``success``, ``event_stop`` and ``event_limit``.
+    """
+
+    def __init__(
+        self, events: Events, code: Node, place: int, t: Node, flags: Mapping[str, float]
+    ) -> None:
+        self.plan, self.code, self.place, self.flags = events, code, place, flags
+        self.events = events.events
+        self.block = BlockBuilder()
+        self.t = self.block.let("t", t)
+        ended = compare("==", code, flags["success"])
+        alive = logical_or(compare("==", code, flags["running"]), ended)
+        self.open = self.block.let("open", logical_and(events.pending(), alive))
+        self.happening: dict[int, Node] = {}
+
+    def build(self) -> Block:
+        """Return the block; its mask tells in which lanes a time is to be stored."""
+        with self.block.when(self.open):
+            self._trigger()
+            self._choose()
+            self._act()
+            self._conclude()
+        mask = logical_and(self.open, compare(">=", agenda(ROW), 0.0))
+        return self.block.build("react", mask=mask)
+
+    def _bind(self, node: Node) -> Node:
+        """Return an expression of the model at the lane's time and state."""
+        return self.plan.bind([node], self.t)[0]
+
+    # what is due ------------------------------------------------------------------------------
+
+    def _trigger(self) -> None:
+        """Put on the list what became true or due."""
+        plan, block = self.plan, self.block
+        looked = [block.let(f"truth_{i}", self._bind(plan.truths[i])) for i in plan.watched]
+        truths = dict(zip(plan.watched, looked, strict=True))
+        edges = dict(zip(plan.watched, plan.edges(looked, self.t), strict=True))
+        new: dict[tuple[str, int], Node] = {}
+        for i in range(len(self.events)):
+            if i in truths:
+                due = compare("==", plan.side_of(i), DUE)
+                rose = logical_and(self.open, logical_or(edges[i], due))
+                new[plan.side_place(i)] = self._side_seen(i, truths[i], rose)
+                waits = self._waits(i, truths[i], rose)
+            else:
+                rose = logical_and(self.open, compare("<=", plan.next_time(i), self.t))
+                waits = where(rose, ONE, plan.waiting_of(i))
+            new[plan.waiting_place(i)] = waits
+            new |= self._values_held(i, rose)
+        block.assign(list(new), list(new.values()))
+
+    def _waits(self, i: int, truth: Node, rose: Node) -> Node:
+        """Return how often an event waits: once for every time that its condition became true."""
+        plan = self.plan
+        waits = where(rose, plan.waiting_of(i) + 1.0, plan.waiting_of(i))
+        if self.events[i].persistent:
+            return waits
+        early = logical_or(
+            compare("==", plan.side_of(i), DUE), compare("==", plan.side_of(i), HELD_ON)
+        )
+        holds = logical_or(truth, early)
+        return where(logical_and(self.open, logical_not(holds)), ZERO, waits)
+
+    def _side_seen(self, i: int, truth: Node, rose: Node) -> Node:
+        """Return the side of a condition that has been looked at."""
+        event, side = self.events[i], self.plan.side_of(i)
+        early = where(truth, const(HELD_OFF if event.direction == "both" else ON), const(HELD_ON))
+        plain = where(truth, const(ON), const(OFF))
+        taken = where(compare("==", side, DUE), early, plain)
+        seen = where(rose, taken, self.plan.seen(i, truth))
+        if event.root is not None:
+            zero = compare("==", self._bind(event.root), 0.0)
+            first = logical_and(zero, compare("==", side, BY_VALUE))
+            seen = where(first, const(BY_SLOPE), seen)
+            seen = where(compare("==", side, BY_SLOPE), side, seen)
+        return where(self.open, seen, side)
+
+    def _values_held(self, i: int, rose: Node) -> dict[tuple[str, int], Node]:
+        """Return the values of the moment at which an event was triggered, where it uses them."""
+        if i not in self.plan.held:
+            return {}
+        given = self.plan.bind([node for _, node in self.events[i].resets], self.t)
+        first = self.plan.held[i]
+        return {
+            ("event_memory", first + k): where(rose, node, load("event_memory", first + k))
+            for k, node in enumerate(given)
+        }
+
+    def _choose(self) -> None:
+        """Decide for every event whether it happens now: one per lane."""
+        block, plan = self.block, self.plan
+        numbers = range(len(self.events))
+        waits = [logical_and(self.open, compare("!=", plan.waiting_of(i), 0.0)) for i in numbers]
+        if len(waits) == 1:
+            self.happening = {0: block.let("happening_0", waits[0])}
+            return
+        best, chosen = block.let("best", -_NEVER), block.let("chosen", const(-1.0))
+        for i, event in enumerate(self.events):
+            rank = block.let("rank", self._bind(event.priority))
+            none = compare("<", chosen, 0.0)
+            better = logical_and(waits[i], logical_or(none, compare(">", rank, best)))
+            block.assign(
+                [("best", 0), ("chosen", 0)],
+                [where(better, rank, best), where(better, const(float(i)), chosen)],
+            )
+        self.happening = {
+            i: block.let(f"happening_{i}", compare("==", chosen, float(i))) for i in numbers
+        }
+
+    # what it does -----------------------------------------------------------------------------
+
+    def _act(self) -> None:
+        """Set what the event sets, and what is remembered of all events behind it."""
+        plan, block = self.plan, self.block
+        self.anything = block.let("anything", _any(list(self.happening.values())))
+        before = {
+            i: block.let(f"root_{i}", fabs(self._distance(i)))
+            for i in plan.watched
+            if any(event.resets for event in self.events)
+        }
+        self._reset()
+        new: dict[tuple[str, int], Node] = {}
+        for i, event in enumerate(self.events):
+            new |= self._cross_off(i)
+            if event.times is not None:
+                new |= self._advance_schedule(i)
+            elif i in before:
+                new[plan.side_place(i)] = self._side_left(i, before[i])
+        block.assign(list(new), list(new.values()))
+        stop: Node = _NEVER
+        for i in plan.scheduled:
+            stop = minimum(plan.next_time(i), stop)
+        block.assign([("agenda", STOP)], [where(self.open, stop, agenda(STOP))])
+        if plan.rechecks:
+            SwitchBlocks.recheck(block, self.anything)
+
+    def _reset(self) -> None:
+        """Set what the event that happens sets, all at once."""
+        plan = self.plan
+        new: dict[tuple[str, int], Node] = {}
+        for i, event in enumerate(self.events):
+            values = plan.bind([node for _, node in event.resets], self.t)
+            for number, ((name, _), value) in enumerate(zip(event.resets, values, strict=True)):
+                buffer, element = plan.targets[name]
+                place = ("state" if buffer == "u" else "parameters", element)
+                if i in plan.held:
+                    value = load("event_memory", plan.held[i] + number)
+                new[place] = where(self.happening[i], value, new.get(place, load(*place)))
+        self.block.assign(list(new), list(new.values()))
+
+    def _cross_off(self, i: int) -> dict[tuple[str, int], Node]:
+        """Return how often an event waits behind it, and how often it happened."""
+        plan, now = self.plan, self.happening[i]
+        waits = plan.waiting_of(i)
+        rest = ZERO if self.events[i].times is not None else waits - 1.0
+        new = {plan.waiting_place(i): where(now, rest, waits)}
+        if i in plan.count:
+            place = ("event_memory", plan.count[i])
+            new[place] = where(now, load(*place) + 1.0, load(*place))
+        return new
+
+    def _advance_schedule(self, i: int) -> dict[tuple[str, int], Node]:
+        """Return the next time of a schedule and its number, behind the one that happens."""
+        times, now, place = self.events[i].times, self.happening[i], self.plan.next_place(i)
+        assert times is not None
+        following = self.block.let(f"following_{i}", agenda(place + 1) + 1.0)
+        (upcoming,) = substitute([times.at(symbol("k"))], {symbol("k"): following})
+        return {
+            ("agenda", place): where(now, self._bind(upcoming), agenda(place)),
+            ("agenda", place + 1): where(now, following, agenda(place + 1)),
+        }
+
+    def _distance(self, i: int) -> Node:
+        """Return how far a condition is from changing."""
+        root = self.events[i].root
+        return self._bind(margin(self.plan.truths[i]) if root is None else root)
+
+    def _side_left(self, i: int, before: Node) -> Node:
+        """Return the side of a condition behind the resets of what happens."""
+        plan, event, side = self.plan, self.events[i], self.plan.side_of(i)
+        truth, held = self._bind(plan.truths[i]), plan.is_held(i)
+        stays = compare("<=", fabs(self._distance(i)), 2.0 * before)
+        # What counted as changed because it was about to is moved elsewhere by another event.
+        changed = _any([self.happening[k] for k, one in enumerate(self.events) if one.resets])
+        changed = logical_and(changed, logical_and(held, logical_not(stays)))
+        other = where(changed, where(truth, const(ON), const(OFF)), side)
+        if not event.resets:
+            return other
+        # Its own reset is no reason to happen again; a root left where it was is gone through
+        # in the direction in which the run goes on.
+        if event.root is not None:
+            # What another event at this time made true was no passage.
+            apart = compare("<", agenda(LATEST), self.t)
+            own = where(logical_and(apart, stays), const(BY_SLOPE), const(BY_VALUE))
+        else:
+            own = where(logical_and(held, stays), side, const(BY_VALUE))
+        return where(self.happening[i], own, other)
+
+    # how the run goes on ----------------------------------------------------------------------
+
+    def _conclude(self) -> None:
+        """Write how the run goes on, and where the time of the event is to be stored."""
+        block, anything, flags = self.block, self.anything, self.flags
+        again = block.let("again", self._begins_anew())
+        stops = _any([self.happening[i] for i, event in enumerate(self.events) if event.stop])
+        stops = block.let("stops", stops)
+        crowd = block.let("crowd", where(anything, self._crowd(), agenda(CROWD)))
+        over = logical_and(anything, compare(">", crowd, float(CROWD_LIMIT)))
+        over = block.let("over", over)
+        ends = logical_or(stops, over)
+        new = where(again, const(flags["running"]), self.code)
+        new = where(over, const(flags["event_limit"]), new)
+        new = where(stops, const(flags["event_stop"]), new)
+        more = logical_and(self._follows(), logical_and(anything, logical_not(ends)))
+        more = block.let("more", more)
+        targets = [("agenda", i) for i in (JUMPED, PENDING, CROWD, LATEST, ROW)]
+        block.assign(
+            [("counters", self.place), *targets],
+            [
+                new,
+                where(ends, ZERO, where(again, ONE, agenda(JUMPED))),
+                where(self.open, where(more, ONE, ZERO), agenda(PENDING)),
+                crowd,
+                where(anything, self.t, agenda(LATEST)),
+                self._row(),
+            ],
+        )
+
+    def _begins_anew(self) -> Node:
+        """Return whether the lane begins anew: after a reset, or to ask for a slope."""
+        plan = self.plan
+        found = [self.happening[i] for i, event in enumerate(self.events) if event.resets]
+        for i in plan.watched:
+            if self.events[i].root is not None:
+                asked = compare("==", plan.side_of(i), BY_SLOPE)
+                found.append(logical_and(self.open, asked))
+        return _any(found)
+
+    def _crowd(self) -> Node:
+        """Return how many events there were at about this time, this one included."""
+        apart = self.t - agenda(LATEST)
+        together = compare("<=", apart, 4.0 * self.plan.near(self.t, ZERO))
+        return where(together, agenda(CROWD) + 1.0, ZERO)
+
+    def _follows(self) -> Node:
+        """Return whether another event waits, or may follow from what this one did."""
+        plan = self.plan
+        waits = [compare("!=", plan.waiting_of(i), 0.0) for i in range(len(self.events))]
+        changes = [
+            self.happening[i]
+            for i, event in enumerate(self.events)
+            if event.resets or event.times is not None
+        ]
+        return _any(waits + changes)
+
+    def _row(self) -> Node:
+        """Return the row of the final values for the time of the event, negative for none."""
+        plan, row = self.plan, _NO_ROW
+        for number, i in enumerate(plan.recorded if plan.times_kept else []):
+            seen = load("event_memory", plan.count[i]) - 1.0
+            first = plan.first_row + len(plan.recorded) + number * plan.times_kept
+            room = compare("<", seen, float(plan.times_kept))
+            row = where(logical_and(self.happening[i], room), seen + float(first), row)
+        return row

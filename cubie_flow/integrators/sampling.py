@@ -1,0 +1,157 @@
+"""Sampling of a run: the states and observables at the times that are saved or compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
+from cubie_flow.expressions.graph import Node, compare, const, fabs, load, to_int, where
+from cubie_flow.integrators.controllers import EPSILON
+from cubie_flow.integrators.lane import (
+    SAVED,
+    T_END,
+    T_NEXT,
+    T_PREVIOUS,
+    T_START,
+    H,
+    T,
+    clock,
+    counter,
+)
+from cubie_flow.integrators.steps import Step
+
+
+class Outputs:
+    """The variables of a run by number: its states, then the observables that are needed.
+
+    Parameters
+    ----------
+    states : int
+    observables : Function or None
+        Of the states, the parameters and the time; it writes the buffer ``observables``.
+    """
+
+    def __init__(self, states: int, observables: Function | None) -> None:
+        self.states = states
+        self.observables = observables
+
+    @property
+    def size(self) -> int:
+        """Number of variables."""
+        return self.states + self.observed
+
+    @property
+    def observed(self) -> int:
+        """Number of observables."""
+        return 0 if self.observables is None else len(self.observables.outputs)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the observables are a function of their own, which reads and writes memory."""
+        return self.observables is not None and self.observables.apart
+
+    def scratch(self, size: int) -> str:
+        """Return the location of a buffer of `size` that lives within one block."""
+        return "register" if size <= UNROLL_LIMIT and not self.in_memory else "local"
+
+    def observe(self, block: BlockBuilder, state: str, t: Node) -> None:
+        """Evaluate the observables for the states in a buffer."""
+        if self.observables is not None:
+            arrays = {"u": (state, 0), "p": ("parameters", 0), "g": ("observables", 0)}
+            block.evaluate(self.observables, arrays, t=t)
+
+    def variable(self, number: int, state: str) -> Node:
+        """Return a variable after `observe` of the same buffer."""
+        if number < self.states:
+            return load(state, number)
+        return load("observables", number - self.states)
+
+
+class Sampling:
+    """The blocks that sample a run at given times.
+
+    Parameters
+    ----------
+    outputs : Outputs
+    saved : tuple of int
+        Numbers of the variables that are saved.
+    precision : str
+    """
+
+    def __init__(self, outputs: Outputs, saved: tuple[int, ...], precision: str) -> None:
+        self.outputs = outputs
+        self.saved = saved
+        self.precision = precision
+
+    def next_time(self, t_start: Node, t_end: Node) -> Node:
+        """Return the next time to sample; one within rounding of the end is the end."""
+        wanted = load("times", 0) + t_start
+        close = 4.0 * EPSILON[self.precision] * fabs(t_end)
+        return where(compare("<=", fabs(wanted - t_end), close), t_end, wanted)
+
+    def blocks(self, step: Step, dense: bool, doubt: Node | None) -> dict[str, Block]:
+        """Return the blocks by name.
+
+        Parameters
+        ----------
+        step : Step
+        dense : bool
+            Whether the step is interpolated; otherwise steps end at the times.
+        doubt : Node or None
+            How long before the time of a lane counts as that time, if the run may restart.
+        """
+        built = {
+            "sample": self._sample(step, dense, doubt),
+            "store_sample": self._store(),
+            "store_missing": self._store_missing(),
+            "saved": Block("saved", (), (), True, to_int(counter(SAVED))),
+        }
+        extension = step.dense_output
+        if dense and extension is not None and extension.extra_a:
+            block = BlockBuilder()
+            step.densify(block, clock(H), clock(T_PREVIOUS))
+            built["densify"] = block.build("densify")
+        return built
+
+    def _sample(self, step: Step, dense: bool, doubt: Node | None) -> Block:
+        n = self.outputs.states
+        block = BlockBuilder()
+        t = block.let("t", clock(T_NEXT))
+        state, previous = load("state", 0, 1), load("previous_state", 0, 1)
+        value = state
+        if dense:
+            theta = block.let("theta", (t - clock(T_PREVIOUS)) / clock(H))
+            value = step.interpolate(block, theta, clock(H))
+            # At the ends the step itself is exact; a run that has not moved has no step.
+            reached = clock(T) if doubt is None else clock(T) - doubt
+            inside = block.let("inside", compare("<", t, reached))
+            before = block.let("before", compare("<=", t, clock(T_PREVIOUS)))
+            value = where(inside, where(before, previous, value), state)
+        block.sweep(n, {"sample": value})
+        if self.outputs.observables is not None:
+            self.outputs.observe(block, "sample", t)
+            observed = ("sample", n, 1, load("observables", 0, 1))
+            block.sweep(self.outputs.observed, [observed])
+        return block.build("sample")
+
+    def _store(self) -> Block:
+        block = BlockBuilder()
+        self._copy(block, lambda number: load("sample", number))
+        block.assign([("clock", T_NEXT)], [self.next_time(clock(T_START), clock(T_END))])
+        block.assign([("counters", SAVED)], [counter(SAVED) + 1.0])
+        return block.build("store_sample", ("samples", "times"), per_lane=True)
+
+    def _store_missing(self) -> Block:
+        block = BlockBuilder()
+        self._copy(block, lambda number: const(float("nan")))
+        return block.build("store_missing", ("samples",), per_lane=True)
+
+    def _copy(self, block: BlockBuilder, value: Callable[[int], Node]) -> None:
+        """Write one value per saved variable to ``samples``."""
+        saved = self.saved
+        if len(saved) > UNROLL_LIMIT and saved == tuple(range(len(saved))):
+            node = value(0)
+            node = load("sample", 0, 1) if node.op == "load" else node
+            block.sweep(len(saved), [("samples", 0, 1, node)])
+        else:
+            block.assign([("samples", i) for i in range(len(saved))], [value(v) for v in saved])
