@@ -189,7 +189,8 @@ def defaults() -> Any:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from cubie_flow.config.schema import hydra_plugins, shipped
+    from cubie_flow.config import hydra_plugins
+    from cubie_flow.config.schema import shipped
 
     hydra_plugins.register()
     with initialize_config_dir(str(shipped("conf")), version_base="1.3"):

@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cubie_flow import credentials
-from cubie_flow.config.schema import Settings, hydra_plugins, overrides, shipped
+from cubie_flow.config import hydra_plugins, overrides
+from cubie_flow.config.schema import Settings, shipped
 from cubie_flow.console.logs import logged
 from cubie_flow.errors import FlowError
 from cubie_flow.multirun import sweeper
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _resume(given: list[str]) -> int:
     """Finish the study of a folder: no config is composed, that of the folder holds."""
-    from cubie_flow.config.schema import stored
+    from cubie_flow.config import stored
     from cubie_flow.storage import ResultStore, locked
     from cubie_flow.storage.index import is_multirun
 
@@ -212,7 +213,7 @@ def _solve(
 
 def _verify(given: list[str]) -> int:
     """Compare every complete shard of a result with its checksum."""
-    from cubie_flow.config.schema import stored
+    from cubie_flow.config import stored
     from cubie_flow.storage import ResultStore
     from cubie_flow.storage.index import is_multirun
 

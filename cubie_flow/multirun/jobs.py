@@ -16,7 +16,7 @@ from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
 from cubie_flow import credentials
-from cubie_flow.config.schema import overrides
+from cubie_flow.config import overrides
 from cubie_flow.config.schema import Settings
 from cubie_flow.errors import FlowError
 from cubie_flow.storage import index

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 
-from cubie_flow.config.schema import hydra_plugins
+from cubie_flow.config import hydra_plugins
 from cubie_flow.config.schema import shipped
 from cubie_flow.errors import FlowError
 from cubie_flow.console.logs import logged
