@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cubie_flow.cli.app import main
-from cubie_flow.config.schema import SCHEMA, hydra_plugins, shipped
+from cubie_flow.config import hydra_plugins
+from cubie_flow.config.schema import SCHEMA, shipped
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = ("engines", "resume", "storage", "sweeps")

@@ -8,8 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from cubie_flow.config import hydra_plugins
 from cubie_flow.config.overrides import arguments
-from cubie_flow.config.schema import SCHEMA, Settings, hydra_plugins, shipped
+from cubie_flow.config.schema import SCHEMA, Settings, shipped
 from cubie_flow.errors import FlowError
 
 CONF = shipped("conf")

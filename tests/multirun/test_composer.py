@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from cubie_flow.config.schema import hydra_plugins
+from cubie_flow.config import hydra_plugins
 from cubie_flow.config.schema import shipped
 from cubie_flow.multirun.composer import Composer
 from cubie_flow.multirun.jobs import config_yaml
