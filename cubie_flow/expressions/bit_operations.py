@@ -53,7 +53,15 @@ ashr = _integer_operation("ashr")
 
 
 def icompare(op: str, a: Node, b: Node) -> Node:
-    """Return the truth of ``a op b`` for signed integers."""
+    """Return the truth of ``a op b`` for signed integers.
+
+    Parameters
+    ----------
+    op : str
+        One of ``<``, ``<=``, ``>``, ``>=``, ``==`` and ``!=``.
+    a, b : Node
+        Integers.
+    """
     return make_node("icompare", (a, b), op, "bool")
 
 

@@ -301,7 +301,15 @@ class BlockBuilder:
     def nest(
         self, variable: str, start: int | tuple[str, int], stop: int | tuple[str, int]
     ) -> Iterator[None]:
-        """Collect the statements inside a counted loop."""
+        """Collect the statements inside a counted loop.
+
+        Parameters
+        ----------
+        variable : str
+            Name of the loop's counter.
+        start, stop : int or tuple of (str, int)
+            Bounds; a tuple is the counter of an outer loop plus a number.
+        """
         outer, self.statements = self.statements, []
         yield
         inner, self.statements = self.statements, outer

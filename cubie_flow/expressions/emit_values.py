@@ -21,6 +21,7 @@ class ValueScope:
         self.parent = parent
 
     def get(self, node: Node) -> Value | None:
+        """Return the value of a node, None if it is not yet computed."""
         scope: ValueScope | None = self
         while scope is not None:
             if node in scope.own:

@@ -25,6 +25,11 @@ def fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
     error-free transformations (Boldo and Melquiond, "Emulation of FMA and correctly rounded
     sums: proved algorithms using rounding to odd", IEEE Trans. Computers 57, 2008). The rounding
     is correct while the product does not overflow and has no subnormal error terms.
+
+    Parameters
+    ----------
+    a, b, c : array, float32 or float64
+        They broadcast against each other.
     """
     a, b, c = np.broadcast_arrays(a, b, c)
     with np.errstate(all="ignore"):

@@ -334,7 +334,12 @@ def neg(a: Node | float) -> Node:
 
 
 def fma(a: Node | float, b: Node | float, c: Node | float) -> Node:
-    """Return ``a*b + c`` with one rounding."""
+    """Return ``a*b + c`` with one rounding.
+
+    Parameters
+    ----------
+    a, b, c : Node or float
+    """
     a, b, c = as_node(a), as_node(b), as_node(c)
     if (is_const(a, 0.0) and not b.singular) or (is_const(b, 0.0) and not a.singular):
         return c
@@ -419,7 +424,14 @@ def maximum(a: Node | float, b: Node | float) -> Node:
 
 
 def compare(op: str, a: Node | float, b: Node | float) -> Node:
-    """Return the truth of ``a op b``; comparisons with NaN are false, except ``!=``."""
+    """Return the truth of ``a op b``; comparisons with NaN are false, except ``!=``.
+
+    Parameters
+    ----------
+    op : str
+        One of ``<``, ``<=``, ``>``, ``>=``, ``==`` and ``!=``.
+    a, b : Node or float
+    """
     a, b = as_node(a), as_node(b)
     if is_const(a) and is_const(b):
         return TRUE if _COMPARE[op](a.value, b.value) else FALSE
@@ -466,7 +478,19 @@ def logical_not(a: Node) -> Node:
 
 
 def where(condition: Node, a: Node | float, b: Node | float) -> Node:
-    """Return `a` where the condition holds, otherwise `b`; both are evaluated."""
+    """Return `a` where the condition holds, otherwise `b`; both are evaluated.
+
+    Parameters
+    ----------
+    condition : Node
+        A truth.
+    a, b : Node or float
+
+    Raises
+    ------
+    FlowError
+        If the condition is a number.
+    """
     if isinstance(condition, bool):
         condition = as_node(condition)
     a, b = as_node(a), as_node(b)
@@ -483,6 +507,12 @@ def rarely(condition: Node, slow: Node, fast: Node) -> Node:
     """Return `slow` where the condition holds, otherwise `fast`.
 
     `slow` may be expensive: it is computed only if some lane needs it.
+
+    Parameters
+    ----------
+    condition : Node
+        A truth.
+    slow, fast : Node
     """
     return make_node("rarely", (condition, slow, fast), kind=fast.kind)
 

@@ -86,7 +86,14 @@ class Dependence:
 
 
 def derivative_label(item: Described, source: Described, start: bool) -> str:
-    """Return the long name of the derivative of `item` by `source`, or by its initial value."""
+    """Return the long name of the derivative of `item` by `source`, or by its initial value.
+
+    Parameters
+    ----------
+    item, source : Described
+    start : bool
+        Whether the derivative is by the initial value of `source`.
+    """
     of = source.long_name or source.name
     return f"derivative of {item.long_name or item.name} with respect to " + (
         f"the initial value of {of}" if start else of

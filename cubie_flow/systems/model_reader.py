@@ -48,9 +48,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
 from math import prod
-from typing import Any
+from typing import Any, NoReturn
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions.graph import Node, const, symbol
@@ -65,6 +64,7 @@ from cubie_flow.systems.model_items import (
     plain_values,
     text_line,
 )
+from cubie_flow.systems.ordering import dependency_order
 from cubie_flow.systems.parser import Expression, as_number
 from cubie_flow.systems.quantities import (
     Observable,
@@ -404,15 +404,14 @@ class _ModelReader:
 
     def _in_order(self, items: Mapping[str, Item]) -> list[str]:
         """Return the names of `items` in an order in which each follows those it uses."""
-        uses = {name: sorted(item.names & items.keys()) for name, item in items.items()}
-        try:
-            return list(TopologicalSorter(uses).static_order())
-        except CycleError as error:
-            circle = " -> ".join(reversed(error.args[1]))
+
+        def refuse(circle: list[str]) -> NoReturn:
             raise FlowError(
-                f"{self.where}: {self.kinds[error.args[1][0]]}s use each other in a circle: "
-                f"{circle}"
-            ) from None
+                f"{self.where}: {self.kinds[circle[0]]}s use each other in a circle: "
+                f"{' -> '.join(circle)}"
+            )
+
+        return dependency_order({name: item.names for name, item in items.items()}, refuse)
 
     def _derived(self) -> tuple[Observable, ...]:
         """Add definitions and observables to the scope; return the observables."""

@@ -75,7 +75,14 @@ def atan(p: Precision, x: Node) -> Node:
 
 
 def atan2(p: Precision, y: Node, x: Node) -> Node:
-    """Return the angle of the point (x, y), with the special values of C99."""
+    """Return the angle of the point (x, y), with the special values of C99.
+
+    Parameters
+    ----------
+    p : Precision
+    y, x : Node
+        Coordinates, in the order of C.
+    """
     width, height = fabs(x), fabs(y)
     steep = compare(">", height, width)
     above, below = where(steep, width, height), where(steep, height, width)

@@ -75,7 +75,14 @@ def _wide_logarithm(p: Precision, x: Node, shift: Node | None = None) -> tuple[N
 
 
 def power(p: Precision, x: Node, y: Node) -> Node:
-    """Return `x` to the power `y`, with the special values of C99."""
+    """Return `x` to the power `y`, with the special values of C99.
+
+    Parameters
+    ----------
+    p : Precision
+    x, y : Node
+        Base and exponent.
+    """
     high, low = _wide_logarithm(p, x)
     product, rest = two_product(y, high)
     reduced = exponential.reduce(p, product)
@@ -149,7 +156,13 @@ def _cbrt_of_normal(p: Precision, x: Node) -> Node:
 
 
 def hypot(p: Precision, x: Node, y: Node) -> Node:
-    """Return ``sqrt(x**2 + y**2)``, infinite if either is."""
+    """Return ``sqrt(x**2 + y**2)``, infinite if either is.
+
+    Parameters
+    ----------
+    p : Precision
+    x, y : Node
+    """
     a, b = fabs(x), fabs(y)
     swap = compare("<", a, b)
     large, small = where(swap, b, a), where(swap, a, b)

@@ -180,6 +180,12 @@ def polynomial(coefficients: Sequence[float], x: Node, square: Node) -> Node:
     """Return a polynomial, lowest coefficient first, by Horner's rule over pairs of terms.
 
     It has as many operations as Horner's rule over single terms, in a chain half as long.
+
+    Parameters
+    ----------
+    coefficients : sequence of float
+    x, square : Node
+        The argument, and ``x*x``.
     """
     if len(coefficients) < 4:
         return horner(coefficients, x)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +21,7 @@ from cubie_flow.systems.importers.formula import Builder, Formula, without_rates
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.names import Names, package, system_name
 from cubie_flow.systems.importers.units import symbol_of
+from cubie_flow.systems.ordering import dependency_order
 from cubie_flow.systems.quantities import Observable, Quantity
 from cubie_flow.systems.starts import start_numbers, with_start
 from cubie_flow.systems.system import OdeSystem
@@ -107,6 +107,9 @@ class _Reader:
 
     def _refuse(self, where: str, reason: str) -> NoReturn:
         self.file.refuse(where, reason)
+
+    def _refuse_circle(self, circle: list[str]) -> NoReturn:
+        self._refuse("", f"values use each other in a circle: {' -> '.join(circle)}")
 
     def _place(self, component: str, variable: str = "") -> str:
         return self.file.place(component, variable)
@@ -266,14 +269,6 @@ class _Reader:
 
     # numbers and equations ----------------------------------------------------------------------
 
-    def _in_order(self, uses: Mapping[str, Iterable[str]]) -> list[str]:
-        known = {name: sorted(n for n in used if n in uses) for name, used in uses.items()}
-        try:
-            return list(TopologicalSorter(known).static_order())
-        except CycleError as error:
-            circle = " -> ".join(reversed(error.args[1]))
-            self._refuse("", f"values use each other in a circle: {circle}")
-
     def _start(self, variable: Variable, names: Mapping[str, Node]) -> Node:
         """Return the start value of a state or constant, a number or the value of another."""
         text = variable.initial
@@ -310,7 +305,9 @@ class _Reader:
             self._refuse("", "it has no differential equation")
         given = states + [v for v in self.variables if v.kind == "constant"]
         names = {self.called[id(v)]: symbol(self.called[id(v)]) for v in given}
-        for name in self._in_order({n: f.names for n, f in self.computed.items()}):
+        for name in dependency_order(
+            {n: f.names for n, f in self.computed.items()}, self._refuse_circle
+        ):
             names[name] = self.builder.build(self.computed[name], names, where)
         plain = [self._quantity(v) for v in given]
         moving = plain[: len(states)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from graphlib import CycleError, TopologicalSorter
 from typing import Any, NoReturn
 
 from attrs import define, field, frozen
@@ -16,6 +15,7 @@ from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.mathml import formula_of
 from cubie_flow.systems.importers.names import sentence, system_name
 from cubie_flow.systems.importers.units import unit_text
+from cubie_flow.systems.ordering import dependency_order
 
 
 @frozen
@@ -157,6 +157,7 @@ class SbmlReader:
     # contents of the file ----------------------------------------------------------------------
 
     def refuse(self, where: str, reason: str) -> NoReturn:
+        """Raise an error that names the file and a place in it."""
         raise FlowError(f"'{self.file}', {where}: {reason}")
 
     def _place(self, element: str, key: str) -> str:
@@ -369,29 +370,33 @@ class SbmlReader:
     # for the equations --------------------------------------------------------------------------
 
     def where_of(self, name: str) -> str:
+        """Return the place of the rule or element of an identifier."""
         if name in self.rule_places:
             return self.rule_places[name]
         return self.symbols[name].where if name in self.symbols else self.reactions[name].where
 
     def in_order(self, uses: Mapping[str, Iterable[str]]) -> list[str]:
-        known = {name: sorted(n for n in used if n in uses) for name, used in uses.items()}
-        try:
-            return list(TopologicalSorter(known).static_order())
-        except CycleError as error:
-            names = error.args[1]
-            circle = " -> ".join(reversed(names))
-            self.refuse(self.where_of(names[0]), f"values use each other in a circle: {circle}")
+        """Return identifiers in an order in which each follows those it uses."""
+
+        def refuse(circle: list[str]) -> NoReturn:
+            reason = f"values use each other in a circle: {' -> '.join(circle)}"
+            self.refuse(self.where_of(circle[0]), reason)
+
+        return dependency_order(uses, refuse)
 
     def refuse_missing_value(self, name: str) -> NoReturn:
+        """Raise the error for an identifier without a value."""
         if name not in self.symbols and name not in self.reactions:
             raise FlowError(f"'{self.file}': '{name}' is not defined")
         self.refuse(self.where_of(name), "it has no value, and no rule or initial assignment")
 
     def refuse_start(self, name: str, value: float) -> NoReturn:
+        """Raise the error for an infinite start value."""
         where = self.initial_places.get(name) or self.where_of(name)
         self.refuse(where, f"its value at the start is {value}, not finite")
 
     def build(self, formula: Formula, names: Mapping[str, Node], where: str) -> Node:
+        """Return the graph of a formula, in terms of `names`."""
         return self.builder.build(formula, names, f"'{self.file}', {where}")
 
     def moves(self, name: str) -> bool:
