@@ -152,7 +152,7 @@ class EventJumps:
         """
         dependence = self.dependences[name]
         followed = {one.name for one in dependence.parameters}
-        found = []
+        derivatives = []
         for target, node in event.resets:
             if target in self.states:
                 continue
@@ -160,14 +160,14 @@ class EventJumps:
             if moment is not ZERO:
                 slope = slope + self._along([node])[0] * moment
             if target != name and dependence.derivative_name(target) in followed:
-                found.append((dependence.derivative_name(target), slope))
+                derivatives.append((dependence.derivative_name(target), slope))
             elif target == name or slope is not ZERO:
                 self._refuse(
                     event,
                     f"sets the parameter '{target}', which then depends on '{name}'; make it a "
                     "state with the equation 0",
                 )
-        return found
+        return derivatives
 
     # when -----------------------------------------------------------------------------------
 
@@ -188,15 +188,15 @@ class EventJumps:
         given = (times.lag, times.start, times.every, *times.listed)
         lag, start, every, *slopes = self._slopes(given, name)
         if not times.listed:
-            found = start + lag
+            time = start + lag
             if every is not ZERO:
-                found = found + every * floor((t - times.lag - times.start) / times.every + 0.5)
-            return found
-        found = slopes[0]
+                time = time + every * floor((t - times.lag - times.start) / times.every + 0.5)
+            return time
+        derivative = slopes[0]
         for earlier, time, slope in zip(times.listed, times.listed[1:], slopes[1:], strict=False):
             between = 0.5 * (earlier + time) + times.lag
-            found = where(compare(">", t, between), slope, found)
-        return found + lag
+            derivative = where(compare(">", t, between), slope, derivative)
+        return derivative + lag
 
     def _crossing(self, event: Event, truth: Node) -> Node:
         """Return an expression that goes through zero when a condition changes."""

@@ -135,15 +135,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
+        mapping: dict[Any, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise FlowError(f"{_line(key)}: a key must be a name")
-            if key.value in found:
+            if key.value in mapping:
                 raise FlowError(f"{_line(key)}: the key {shortened(key.value)} is given twice")
             # Keys are names even where they look like something else, as `1` and `true` do.
-            found[key.value] = self.construct_object(value, deep)
-        return found
+            mapping[key.value] = self.construct_object(value, deep)
+        return mapping
 
     def construct_yaml_int(self, node: Any) -> int:
         return int(node.value)  # decimal, where YAML 1.1 takes 010 for eight

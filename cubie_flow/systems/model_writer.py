@@ -1,4 +1,4 @@
-"""Models written as plain mappings, from which `cubie_flow.systems.model_reader` reads them."""
+"""Models written as plain mappings, which `cubie_flow.systems.model_reader` reads."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cubie_flow.systems.model_items import plain_values
 if TYPE_CHECKING:
     from cubie_flow.systems.system import OdeSystem
 
-#: A part of an expression becomes a definition when it is shared and at least this large, ...
+#: Nodes from which on a shared part of an expression becomes a definition.
 _SHARED = 32
-#: ... or by itself so large or so deep that one text would be hard to read, for machines too.
+#: Nodes and levels from which on any part becomes a definition, to keep texts readable.
 _LARGE = 200
 _DEEP = 50
 
 
 def write_model(system: OdeSystem) -> dict[str, Any]:
-    """Return a mapping that `read_model` turns into the same system, graphs included.
+    """Return a mapping from which `read_model` makes the same system, graphs included.
 
-    Families are written out and constants folded. Large shared parts become definitions, so that
-    the text is never much longer than the graph.
+    Families are expanded and constants are inserted. Large shared parts become definitions, so
+    that the text is not much longer than the graph.
     """
     given = (*system.parameters, *system.states)
     quantities = (*given, *system.observables)
@@ -69,7 +69,7 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
 
 
 def _with_definitions(outputs: list[Node], taken: set[str]) -> tuple[dict[str, str], list[Node]]:
-    """Return texts of definitions, and `outputs` in which they stand as symbols."""
+    """Return the texts of definitions, and `outputs` with symbols in place of these."""
     order = topological(outputs)
     uses = Counter([*outputs, *(arg for node in order for arg in node.args)])
     size: dict[Node, int] = {}

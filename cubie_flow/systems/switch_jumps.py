@@ -116,7 +116,7 @@ class SwitchJumps:
                 groups[-root].append((node, True))
             else:
                 groups.setdefault(root, []).append((node, False))
-        found = []
+        switches = []
         for root, members in groups.items():
             low: dict[Node, Node] = {}
             high: dict[Node, Node] = {}
@@ -124,20 +124,20 @@ class SwitchJumps:
                 below = as_node(node.value in ("<", "<=", "!="))
                 above = as_node(node.value in (">", ">=", "!="))
                 low[node], high[node] = (above, below) if turned else (below, above)
-            found.append(_Switch(root, root, low, high))
-        return found
+            switches.append(_Switch(root, root, low, high))
+        return switches
 
     def _floors(self) -> list[_Switch]:
         """Return the places where ``floor`` of time and parameters jumps."""
-        found = []
+        switches = []
         for node in topological(self.flow):
             argument = node.args[0] if node.op == "floor" else None
             if argument is None or set(free_symbols([argument])) & set(self.states):
                 continue
             number = floor(argument + 0.5)
             root = call("sin", math.pi * argument)
-            found.append(_Switch(root, argument, {node: number - 1.0}, {node: number}))
-        return found
+            switches.append(_Switch(root, argument, {node: number - 1.0}, {node: number}))
+        return switches
 
     def _along(self, node: Node, flow: Sequence[Node]) -> Node:
         inputs = [*(symbol(state) for state in self.states), _T]

@@ -478,7 +478,7 @@ def _quantities(
 ) -> tuple[Quantity, ...]:
     """Return the quantities of a Python function, from numbers, texts or functions."""
     symbols = {name: graph.symbol(name) for name in ("t", *names[0], *names[1])}
-    found = []
+    quantities = []
     for name, value in given.items():
         place = f"{where}: {kind} '{name}'"
         if isinstance(value, str):
@@ -488,5 +488,5 @@ def _quantities(
             node = traced[name]
         else:
             node = graph.const(finite(value, place))
-        found.append(with_start(Quantity(name, math.nan, units.get(name, "")), node))
-    return tuple(found)
+        quantities.append(with_start(Quantity(name, math.nan, units.get(name, "")), node))
+    return tuple(quantities)

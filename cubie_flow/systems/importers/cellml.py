@@ -120,10 +120,10 @@ class _Reader:
         analyser = self.libcellml.Analyser()
         analyser.analyseModel(model)
         self.file.refuse_issues(analyser, "its equations cannot be used")
-        found = analyser.analyserModel()
+        analysed = analyser.analyserModel()
         kinds = self.libcellml.AnalyserModel.Type
-        if found.type() in (kinds.DAE, kinds.NLA):
-            for equation in found.analyserEquations():
+        if analysed.type() in (kinds.DAE, kinds.NLA):
+            for equation in analysed.analyserEquations():
                 if equation.type() == self.libcellml.AnalyserEquation.Type.NLA:
                     # The lists themselves have no destructor in libcellml's Python.
                     counted = equation.algebraicVariableCount()
@@ -133,7 +133,7 @@ class _Reader:
                         self._place(handles[0].parent().name()) if handles else "",
                         f"equations to be solved for {', '.join(names)} are not supported",
                     )
-        if found.type() not in (kinds.ODE, kinds.ALGEBRAIC):
+        if analysed.type() not in (kinds.ODE, kinds.ALGEBRAIC):
             reasons = {
                 kinds.UNKNOWN: "it has no equations",
                 kinds.UNDERCONSTRAINED: "it has fewer equations than unknown variables",
@@ -141,9 +141,9 @@ class _Reader:
                 kinds.UNSUITABLY_CONSTRAINED: "some of its variables have more equations than they "
                 "need, and others fewer",
             }
-            word = found.typeAsString(found.type())
-            self._refuse("", reasons.get(found.type(), f"its equations are {word}"))
-        return found
+            word = analysed.typeAsString(analysed.type())
+            self._refuse("", reasons.get(analysed.type(), f"its equations are {word}"))
+        return analysed
 
     def _variables(self) -> None:
         kinds = (
@@ -244,15 +244,15 @@ class _Reader:
         """Return the operands; nested pairs of a long sum or product are flattened."""
         if kind not in _LONG:
             return [child for child in (ast.leftChild(), ast.rightChild()) if child is not None]
-        found, stack = [], [ast]
+        operands, stack = [], [ast]
         while stack:
             part = stack.pop()
             if self._kind(part) != kind:
-                found.append(part)
+                operands.append(part)
                 continue
             children = (part.leftChild(), part.rightChild())
             stack.extend(child for child in reversed(children) if child is not None)
-        return found
+        return operands
 
     def _pieces(self, ast: Any) -> Iterator[Formula]:
         stack = [ast]
@@ -313,9 +313,9 @@ class _Reader:
         moving = plain[: len(states)]
         derivatives = [self.builder.build(self.rates[s.name], names, where) for s in moving]
         starts = {f"start of {self.called[id(v)]}": self._start(v, names) for v in given}
-        derivatives, found = without_rates(moving, derivatives, {**names, **starts}, where)
-        names = {name: found[name] for name in names}
-        quantities = list(map(with_start, plain, (found[start] for start in starts)))
+        derivatives, values = without_rates(moving, derivatives, {**names, **starts}, where)
+        names = {name: values[name] for name in names}
+        quantities = list(map(with_start, plain, (values[start] for start in starts)))
         self._check_finite(quantities, given)
         return OdeSystem(
             name=system_name(model.name(), self.fallback),

@@ -282,12 +282,12 @@ class _Linker:
         path = file.path.parent / relative
         try:
             inside = path.resolve().is_relative_to(self.folder.resolve())
-            found = path.is_file()
+            exists = path.is_file()
         except (OSError, RuntimeError):  # a name too long, links in a circle
-            inside, found = True, False
+            inside, exists = True, False
         if not inside:
             file.refuse(where, f"a link leads out of the folder; {allowed}")
-        if not found:
+        if not exists:
             file.refuse(where, f"the file '{path}' does not exist; {allowed}")
         return path
 
@@ -342,6 +342,6 @@ def _below(component: Any) -> Iterator[Any]:
     """Yield a component and all components that are encapsulated in it."""
     stack = [component]
     while stack:
-        found = stack.pop()
-        yield found
-        stack.extend(found.component(number) for number in range(found.componentCount()))
+        part = stack.pop()
+        yield part
+        stack.extend(part.component(number) for number in range(part.componentCount()))

@@ -179,15 +179,15 @@ class SbmlReader:
                 )
 
     def _functions(self) -> dict[str, Function]:
-        found = {}
+        functions = {}
         for item in self.model.getListOfFunctionDefinitions():
             name = item.getId()
             where = self._place("functionDefinition", name)
             arguments = tuple(item.getArgument(i).getName() for i in range(item.getNumArguments()))
             if item.getBody() is None:
                 continue
-            found[name] = Function(arguments, self._formula(item.getBody(), where))
-        return found
+            functions[name] = Function(arguments, self._formula(item.getBody(), where))
+        return functions
 
     def _rules(self) -> None:
         for rule in self.model.getListOfRules():
@@ -278,27 +278,27 @@ class SbmlReader:
     def _mentioned(self) -> set[str]:
         """Return every identifier that a formula of the model uses or computes."""
         formulas = [*self.assigned.values(), *self.rates.values(), *self.initial.values()]
-        found = {*self.assigned, *self.rates, *self.initial}
+        names = {*self.assigned, *self.rates, *self.initial}
         for event in self.model.getListOfEvents():
-            found |= {a.getVariable() for a in event.getListOfEventAssignments()}
+            names |= {a.getVariable() for a in event.getListOfEventAssignments()}
         for reaction in self.model.getListOfReactions():
             law = reaction.getKineticLaw()
             if law is not None and law.getMath() is not None:
                 where = self._place("reaction", reaction.getId())
                 formulas.append(self._formula(law.getMath(), where))
         for formula in formulas:
-            found |= {part.value for part in formula.walk() if part.op in ("name", "rate")}
-        return found
+            names |= {part.value for part in formula.walk() if part.op in ("name", "rate")}
+        return names
 
     def _local(self, reaction: str, law: Any, where: str) -> dict[str, str]:
         """Add local parameters as ``<reaction>_<parameter>``; return these names by identifier."""
         items = law.getListOfParameters() if self.level == 2 else law.getListOfLocalParameters()
-        found = {}
+        renamed = {}
         for item in items:
             name = f"{reaction}_{item.getId()}"
             while name in self.symbols or self.model.getElementBySId(name) is not None:
                 name += "_"
-            found[item.getId()] = name
+            renamed[item.getId()] = name
             self.symbols[name] = Symbol(
                 "parameter",
                 f"{where}, parameter '{item.getId()}'",
@@ -306,7 +306,7 @@ class SbmlReader:
                 unit_text(self.libsbml, item.getDerivedUnitDefinition()),
                 self._label(item) or f"{item.getId()} of {reaction}",
             )
-        return found
+        return renamed
 
     def _effect(self, item: Any, sign: float, reaction: str, mentioned: set[str]) -> Effect:
         """Return the effect of a reactant or product, whose stoichiometry may be a formula."""
@@ -332,7 +332,7 @@ class SbmlReader:
 
     def _events(self) -> list[SbmlEvent]:
         """Return the events."""
-        found = []
+        records = []
         for number, item in enumerate(self.model.getListOfEvents(), 1):
             key = item.getId() or item.getName()
             where = self._place("event", key) if key else f"event {number}"
@@ -353,7 +353,7 @@ class SbmlReader:
                 if a.getMath() is not None
             }
             new = self.level == 3
-            found.append(
+            records.append(
                 SbmlEvent(
                     name=key or "event",
                     where=where,
@@ -365,7 +365,7 @@ class SbmlReader:
                     values_of_trigger=item.getUseValuesFromTriggerTime(),
                 )
             )
-        return found
+        return records
 
     # for the equations --------------------------------------------------------------------------
 
