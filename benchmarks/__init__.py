@@ -1,1 +1,1 @@
-"""Benchmarks beside peers, the efficiency of our kernels, and a guard of instruction counts."""
+"""Benchmarks: comparison with other solvers, efficiency of the kernels, instruction counts."""

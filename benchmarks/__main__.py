@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run the cases, make the report, renew the guard, run on a GPU."""
+"""``python -m benchmarks``: measure cases, write reports, check instruction counts."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="measure and write a record")
     which = run.add_mutually_exclusive_group()
     for name, says in (
-        ("bars", "what the bars ask for, with their table at the end"),
+        ("bars", "the cases of the required ratios, with their table at the end"),
         ("sizes", "Lorenz in batches of 64 to 10^6 runs"),
         ("saves", "Lorenz with 100 saved times"),
-        ("methods", "our explicit methods beside one another"),
-        ("all", "all there is, two hours"),
+        ("methods", "our explicit methods compared with one another"),
+        ("all", "all cases, two hours"),
     ):
         which.add_argument(f"--{name}", dest="set", action="store_const", const=name, help=says)
-    run.add_argument("--only", default="", help="cases and figures, or parts of their names")
-    run.add_argument("--peers", default="", help="solvers that take part, comma-separated")
+    run.add_argument("--only", default="", help="cases and figures, by name or part of a name")
+    run.add_argument("--peers", default="", help="solvers to measure, comma-separated")
     run.add_argument("--rounds", type=int, default=5)
     run.add_argument("--first", type=float, default=30.0,
                      help="seconds for a first result; slower solvers are left out")  # fmt: skip
     run.add_argument("--case", type=float, default=10.0, help="seconds for the rounds of a case")
-    run.add_argument("--out", type=Path, default=None, help="JSON; what it has is not redone")
+    run.add_argument("--out", type=Path, default=None, help="JSON file; its cases are skipped")
     report = commands.add_parser("report", help="tables and pictures of records")
     report.add_argument("records", nargs="*", type=Path, help="by default all in results/")
     report.add_argument(
-        "--folder", type=Path, default=None, help="where tables and pictures go, in a folder a set"
+        "--folder", type=Path, default=None, help="for tables and pictures, a subfolder per set"
     )
-    guard = commands.add_parser("guard", help="compare instruction counts with the file kept")
-    guard.add_argument("--renew", action="store_true", help="write the file anew")
+    guard = commands.add_parser("guard", help="compare instruction counts with instructions.txt")
+    guard.add_argument("--renew", action="store_true", help="write the file again")
     gpu = commands.add_parser("gpu", help="the measurements on a GPU, in resumable parts")
-    gpu.add_argument("parts", nargs="*", help="by default all that are not done")
+    gpu.add_argument("parts", nargs="*", help="by default all parts that are not in the record")
     gpu.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
     gpu.add_argument("--dry", action="store_true", help="simulate and compile; needs no GPU")
-    opening = commands.add_parser("opening", help="opening results of 10^7 runs and choosing runs")
+    opening = commands.add_parser("opening", help="open results of 10^7 runs, select runs")
     opening.add_argument("--out", type=Path, default=RESULTS / "opening.json")
-    storage = commands.add_parser("storage", help="memory, and writing beside zarr alone")
+    storage = commands.add_parser("storage", help="memory, and writing compared with zarr alone")
     storage.add_argument("--rounds", type=int, default=3)
     storage.add_argument("--out", type=Path, default=RESULTS / "storage.json")
     checked = commands.add_parser("conformance", help="random models against references")
     command.add_arguments(checked)
     sbml = commands.add_parser("sbml", help="cases of the SBML Test Suite in a folder")
-    sbml.add_argument("rest", nargs=argparse.REMAINDER, help="folder, and options of its own")
+    sbml.add_argument("rest", nargs=argparse.REMAINDER, help="folder and cases")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit status."""
+    """Run the command line and return the exit status."""
     given = _parser().parse_args(arguments)
     try:
         return int(globals()[f"_{given.command}"](given) or 0)
@@ -82,7 +82,7 @@ def _report(given: argparse.Namespace) -> int:
         record = read(path)
         if not is_record(record):
             continue
-        # A folder of its own a set, so that a document's links outlive a record.
+        # One folder per set, so that links in documents stay valid with a new record.
         folder = given.folder / record["set"] if given.folder else path.with_suffix("")
         drawn = pictures(record, folder)
         text = markdown(record, drawn)
@@ -90,7 +90,7 @@ def _report(given: argparse.Namespace) -> int:
         print(text)
         shown += 1
     if not shown:
-        raise FlowError("no records to report on; python -m benchmarks run makes one")
+        raise FlowError("there are no records; create one with python -m benchmarks run")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The bars: what is asked, and what a record says to it."""
+"""The bars: required ratios and times, and whether a record reaches them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import Any
 from attrs import frozen
 
 Record = Mapping[str, Any]
-#: Entrants that are ourselves.
+#: Peers that are parts of cubie_flow.
 OURS = ("kernel", "solve", "command")
-#: How much worse an error may be and still count as equal.
+#: Largest ratio of two errors that count as equal.
 EQUAL = 1.05
 
 
 @frozen
 class Bar:
-    """One bar.
+    """A required figure.
 
     Parameters
     ----------
     text : str
     needed, reached : float
-        NaN where nothing was measured.
+        `reached` is NaN if nothing was measured.
     unit : str
-        ``x`` for a ratio that must be at least `needed`, else a quantity that must be at most.
+        ``x`` or ``%`` for a figure that must be at least `needed`; any other figure must be at
+        most `needed`.
+    note : str
     """
 
     text: str
@@ -49,13 +51,13 @@ def timed(case: Record) -> list[Record]:
 
 
 def goal(case: Record) -> float:
-    """Return the error to reach: that of the first entry, ours at the nominal setting."""
+    """Return the error to reach: that of the first entry, which is ours at the nominal setting."""
     first = case["rows"][0]
     return float(first.get("error", math.nan))
 
 
 def matched(rows: list[Record], error: float) -> Record | None:
-    """Return the fastest row that is as accurate as `error`, or else the most accurate."""
+    """Return the fastest row with at most this error, or the most accurate row if there is none."""
     if not rows:
         return None
     good = [row for row in rows if row["error"] <= EQUAL * error]
@@ -65,18 +67,18 @@ def matched(rows: list[Record], error: float) -> Record | None:
 
 
 def best_of(case: Record) -> dict[str, Record]:
-    """Return each solver's row at the goal, ours under ``kernel``; see `matched`."""
+    """Return the row of each solver at the error to reach, see `matched`; ours is ``kernel``."""
     error, rows = goal(case), timed(case)
     peers = dict.fromkeys(row["peer"] for row in rows if row["peer"] not in OURS)
-    found = {
+    rows_of = {
         peer: matched([row for row in rows if row["peer"] == peer], error)
         for peer in ("kernel", *peers)
     }
-    return {peer: row for peer, row in found.items() if row is not None}
+    return {peer: row for peer, row in rows_of.items() if row is not None}
 
 
 def ratio(case: Record) -> tuple[float, str]:
-    """Return how many times our time the best peer takes, and which it is."""
+    """Return the time of the best peer relative to ours, and the name of that peer."""
     best = best_of(case)
     ours = best.pop("kernel", None)
     if ours is None or not best:
@@ -84,13 +86,13 @@ def ratio(case: Record) -> tuple[float, str]:
     row = min(
         (row for row in best.values() if row["error"] <= EQUAL * goal(case)),
         key=lambda row: row["us"],
-        # Where nobody reaches the error, whoever is most accurate has to do.
+        # If no peer reaches the error, the most accurate one is compared.
         default=min(best.values(), key=lambda row: row["error"]),
     )
     return row["us"] / ours["us"], f"{row['entry']} ({row['error']:.0e})"
 
 
-#: Cases by name, with the ratio that is needed and what it is about.
+#: Required ratio and description of cases, by name.
 _RATIOS = {
     "lorenz_rk4_f64_16384": (8.0, "Lorenz, fixed RK4, float64, 16k runs"),
     "lorenz_rk4_f64_131072": (8.0, "Lorenz, fixed RK4, float64, 131k runs"),
@@ -109,7 +111,7 @@ _RATIOS = {
 
 
 def bars(record: Record) -> Iterator[Bar]:
-    """Yield every bar with what the record says to it."""
+    """Yield every bar with the figure of a record."""
     cases = {case["name"]: case for case in record["cases"]}
     for name, (needed, text) in _RATIOS.items():
         reached, peer = ratio(cases[name]) if name in cases else (math.nan, "")
@@ -119,7 +121,8 @@ def bars(record: Record) -> Iterator[Bar]:
         value = record["figures"].get(group, {}).get(name, math.nan)
         return value if isinstance(value, int | float) else math.inf
 
-    yield Bar("64 runs beside 16k, core time a run", 2.0, figure("small_batches", "ratio"), "times")
+    small = figure("small_batches", "ratio")
+    yield Bar("64 runs compared with 16k, core time per run", 2.0, small, "times")
     yield Bar("`solve()` adds to its kernel", 5.0, figure("solve_overhead", "added_ms"), "ms")
     yield Bar("default command, cold cache", 9.0, figure("first_result", "cold_s"), "s")
     yield Bar("default command, warm cache", 4.0, figure("first_result", "warm_s"), "s")
@@ -135,5 +138,6 @@ def bars(record: Record) -> Iterator[Bar]:
             fraction = figure("efficiency", f"fraction_of_peak_{method}_{precision}")
             yield Bar(f"{method} of the CPU's peak, {precision}", 50.0, 100 * fraction, "%")
     each = [figure("sizes", f"ns_an_attempt_and_nonzero_{states}") for states in (40, 400)]
-    yield Bar("400 states beside 40, time a non-zero", 2.0, each[1] / each[0], "times")
-    yield Bar("two threads beside one", 1.9, figure("scaling", "speed_of_all_beside_one"), "x")
+    yield Bar("400 states compared with 40, time per non-zero", 2.0, each[1] / each[0], "times")
+    speed = figure("scaling", "speed_of_all_beside_one")
+    yield Bar("two threads compared with one", 1.9, speed, "x")

@@ -1,4 +1,4 @@
-"""What is measured beside what: an entry is one solver at one setting, a case a set of entries."""
+"""The cases: an entry is one solver at one setting, a case a set of entries to compare."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ class Entry:
     peer : str
         Module in ``benchmarks.peers``, or a dotted name of one elsewhere.
     method : str
-        In the peer's own words.
+        Name of the method in the peer.
     rtol, atol : float
     dt : float, optional
         Fixed step.
     precision : str
     runs : int
-        How many of the case's runs it does; slow peers do fewer, and their time a run counts.
+        Number of runs of the case that it solves; slow peers solve fewer, and are compared by time
+        per run.
     note : str
-        What a reader must know, such as a precision that differs.
+        A remark for readers, such as another precision.
     """
 
     peer: str
@@ -57,7 +58,7 @@ def _as_tuple(entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 @frozen
 class Case:
-    """A problem, a number of runs, what is kept, and who takes part.
+    """A problem, a number of runs, the saved times, and the entries.
 
     Parameters
     ----------
@@ -65,12 +66,12 @@ class Case:
     problem_name : str
     runs : int
     precision : str
-        Nominal; entries may differ and say so.
+        Nominal precision; entries may differ and note so.
     saves : int
-        Times saved over a run, evenly spread, the end among them and the start not; 0 keeps the
-        final state only.
+        Number of evenly spread saved times, with the end and without the start; 0 saves only the
+        final state.
     entries : tuple of Entry
-        The first is ours at the nominal setting; its error is the one to reach.
+        The first entry is ours at the nominal setting; its error is the one to reach.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Case:
 
     @property
     def problem(self) -> Problem:
-        """What is integrated."""
+        """The problem that is integrated."""
         return problem(self.problem_name)
 
     def times(self) -> Array:
@@ -93,13 +94,13 @@ class Case:
         return np.linspace(0.0, self.problem.duration, count + 1)[1:]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what identifies the case in a record."""
+        """Return the values that identify the case in a record."""
         kept = asdict(self)
         del kept["entries"]
         return kept
 
 
-#: Runs that a peer does at most, where it does one after another: more take no longer each.
+#: Most runs of peers that solve runs one after another: their time per run does not depend on it.
 AT_MOST = {"scipy": 16, "casadi": 1000, "numbalsoda": 131_072, "numba_loop": 131_072}
 
 
@@ -147,7 +148,7 @@ def fixed(
     )
 
 
-#: By stiffness: our methods beside the nominal one, with factors of the tolerance.
+#: Our methods in addition to the nominal one, with factors of the tolerance, by stiffness.
 _OURS = {
     False: [
         ("tsit5", 1e-1),
@@ -167,12 +168,12 @@ _OURS = {
     ],
     True: [("rodas5p", 1e-1), ("kvaerno5", 1.0), ("radau_iia_5", 1.0)],
 }
-#: Those of them that reached a goal first in some record; the others only show the curves.
+#: Those methods that reached a goal first in some record; the others only complete the curves.
 _FASTEST = {
     ("vern7", 1e1), ("vern7", 1.0), ("dormand_prince_853", 1e-2), ("taylor_8", 1e2),
     ("taylor_8", 4e-1), ("taylor_12", 1.0), ("taylor_16", 8.0), ("taylor_16", 2.6), *_OURS[True],
 }  # fmt: skip
-#: The same of the peers.
+#: The same for peers.
 _PEERS = {
     False: [
         ("heyoka", "taylor", 1.0), ("heyoka", "taylor", 1e2), ("numbalsoda", "dop853", 1.0),
@@ -185,14 +186,14 @@ _PEERS = {
         ("diffrax", "kvaerno5", 1.0), ("scipy", "LSODA", 1.0), ("scipy", "Radau", 1.0),
     ],
 }  # fmt: skip
-#: What only the curves need, since another setting of theirs reaches the goals.
+#: Settings that only complete the curves: another setting of the same peer reaches the goals.
 _CURVES = {
     ("numbalsoda", "lsoda", 1e-1), ("casadi", "cvodes", 1.0), ("scipy", "Radau", 1.0),
     ("diffrax", "tsit5", 1.0),
 }  # fmt: skip
-#: Peers whose place is clear from one case of many where nothing is stiff.
+#: Peers that are measured in one case only among the problems that are not stiff.
 SLOW = ("casadi", "scipy", "torchdiffeq")
-#: Peers that know only float64; in a float32 case they take part as they are.
+#: Peers with float64 only, which also use it in float32 cases.
 DOUBLE_ONLY = ("numbalsoda", "casadi", "scipy")
 
 
@@ -208,9 +209,9 @@ def adaptive(
 ) -> Case:
     """Return a problem with step control, at `factor` times its nominal tolerance.
 
-    `whole` adds the whole command, which writes its store in a fresh process; without `slow`
-    the peers that are a hundred times slower than the others stay out; `curves` adds settings that
-    are seldom the best, so that a picture shows how time goes with error.
+    `whole` adds the whole command, which writes its store in a new process. Without `slow`, peers
+    that are a hundred times slower than the others are left out. `curves` adds settings that are
+    seldom the best, so that a picture shows time over error.
     """
     about = problem(name)
     entries = [entry(about, runs, precision, "kernel", about.algorithm, factor)]
@@ -248,7 +249,7 @@ def _tag(runs: int, precision: str, saves: int) -> str:
 
 
 def quick() -> list[Case]:
-    """Return a few small cases, to see that all works; their times mean nothing."""
+    """Return a few small cases that check the harness; their times mean nothing."""
     return [
         fixed(1024),
         adaptive("lorenz", 1024, whole=True),
@@ -260,7 +261,7 @@ def quick() -> list[Case]:
 
 
 def bars() -> list[Case]:
-    """Return the cases that the bars are about."""
+    """Return the cases of the bars."""
     return [
         fixed(16_384),
         fixed(131_072),
@@ -278,9 +279,9 @@ def bars() -> list[Case]:
     ]
 
 
-#: Batches from a few runs to as many as anybody solves at once.
+#: Sizes of batches, from a few runs to a million.
 SIZES = (64, 1024, 16_384, 131_072, 1_000_000)
-#: What the tolerance is multiplied with where float32 is all there is.
+#: Factor of the tolerance in float32.
 _LOOSER = {"float64": 1.0, "float32": 1e2}
 
 
@@ -305,13 +306,13 @@ def saves() -> list[Case]:
     return cases
 
 
-#: Where the explicit methods of ours are compared with one another, and with which.
+#: Problems for the comparison of our explicit methods, and these methods.
 _SMOOTH = ("lorenz", "van_der_pol", "lotka_volterra", "arenstorf", "pleiades", "lorenz96_40")
 _EXPLICIT = ("tsit5", "vern7", "dormand_prince_853", *TAYLOR)
 
 
 def methods() -> list[Case]:
-    """Return smooth problems with our explicit methods alone, at tolerances of 1e-6 to 1e-12."""
+    """Return smooth problems with our explicit methods only, at tolerances of 1e-6 to 1e-12."""
     cases = []
     for name in _SMOOTH:
         about, runs = problem(name), 4096
@@ -325,7 +326,7 @@ def methods() -> list[Case]:
 
 
 def everything() -> list[Case]:
-    """Return all there is: the bars, sizes, saves, other problems, and curves of our methods."""
+    """Return all cases: bars, sizes, saves, other problems, and curves of our methods."""
     others = [
         adaptive("lorenz96_40", 4096, curves=True),
         adaptive("lorenz96_40", 4096, saves=100),
@@ -347,18 +348,20 @@ SETS = {
 
 
 def chosen(names: Iterable[str], wanted: str) -> set[str]:
-    """Return the names that `wanted` means: comma-separated, each a name or a part of names.
+    """Return the names that a comma-separated list of names and parts of names selects.
 
     Raises
     ------
     FlowError
-        If a part is in no name.
+        If a part occurs in no name.
     """
     known, found = list(names), set[str]()
     for part in filter(None, (part.strip() for part in wanted.split(","))):
-        # A whole name means that one alone: lorenz_f64_1024 is not also lorenz_f64_1024_100saves.
+        # A whole name selects only itself: lorenz_f64_1024 and not lorenz_f64_1024_100saves.
         one = {part} if part in known else {name for name in known if part in name}
         if not one:
-            raise FlowError(f"--only is '{part}', which is in no case's name{nearest(part, known)}")
+            raise FlowError(
+                f"--only is '{part}', which no case has in its name{nearest(part, known)}"
+            )
         found |= one
     return found if wanted.strip(" ,") else set(known)

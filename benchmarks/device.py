@@ -1,4 +1,4 @@
-"""What the GPU measurements need of the CUDA driver: events, memory, and what the device is."""
+"""Calls of the CUDA driver for the GPU measurements: events, memory, device attributes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from cubie_flow.errors import FlowError
 
 Array = Any
-#: Fused multiply-adds a clock and multiprocessor, float32 and float64, by compute capability
+#: Fused multiply-adds per clock and multiprocessor, float32 and float64, by compute capability
 #: (CUDA C++ Programming Guide, table of the throughput of arithmetic instructions).
 PER_CLOCK = {
     (7, 0): (64, 32), (7, 5): (64, 2), (8, 0): (64, 32), (8, 6): (128, 2), (8, 9): (128, 2),
@@ -19,7 +19,7 @@ PER_CLOCK = {
 
 
 def check(result: tuple[Any, ...]) -> Any:
-    """Return what a driver call returns, or raise its error as one sentence."""
+    """Return the result of a driver call, or raise its error as a FlowError."""
     from cuda.bindings import driver
 
     error, *values = result
@@ -29,7 +29,7 @@ def check(result: tuple[Any, ...]) -> Any:
 
 
 class Stopwatch:
-    """Two CUDA events around what is launched."""
+    """Times launches with two CUDA events."""
 
     def __init__(self) -> None:
         from cuda.bindings import driver
@@ -38,7 +38,7 @@ class Stopwatch:
         self.seconds = 0.0
 
     def time(self, launch: Callable[[], None]) -> None:
-        """Launch, wait, and keep the seconds on the device."""
+        """Launch, wait, and set `seconds` to the time on the device."""
         from cuda.bindings import driver
 
         check(driver.cuEventRecord(self._ends[0], 0))
@@ -49,7 +49,7 @@ class Stopwatch:
 
 
 def to_device(host: Array) -> int:
-    """Return the device address of a copy, which lives as long as the process."""
+    """Copy an array to the device and return its address; it is never freed."""
     from cuda.bindings import driver
 
     host = np.ascontiguousarray(host)
@@ -89,7 +89,7 @@ def description(number: int = 0) -> dict[str, Any]:
 
 
 def operations_a_second(device: dict[str, Any], precision: str) -> float:
-    """Return the arithmetic instructions a second of all multiprocessors; NaN if not known."""
+    """Return the arithmetic instructions per second of all multiprocessors; NaN if unknown."""
     number = device["arch"].removeprefix("sm_")
     known = PER_CLOCK.get((int(number[:-1]), int(number[-1])))
     if known is None:

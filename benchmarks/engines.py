@@ -1,8 +1,8 @@
 """Engines and orders: ``python -m benchmarks.engines [workers] [overhead] [order]``.
 
-``workers`` solves one study with one and with two Dask workers of one thread each; ``overhead``
-counts what a shard's bookkeeping costs with 1, 2, 4 and 8 workers, simulated: threads whose shards
-only sleep; ``order`` solves batches of widely varying cost with and without ``batch.order=cost``.
+``workers`` solves one study with one and with two Dask workers of one thread each. ``overhead``
+measures the bookkeeping per shard with 1, 2, 4 and 8 simulated workers: threads whose shards only
+sleep. ``order`` solves batches of widely varying cost with and without ``batch.order=cost``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def lorenz() -> OdeSystem:
 
 
 def workers() -> None:
-    """Time the shards of one study on one and on two worker processes, in turns."""
+    """Time the shards of a study on one and on two worker processes, alternately."""
     from distributed import LocalCluster
 
     study = Study(
@@ -80,7 +80,7 @@ def workers() -> None:
                         on_progress=show,
                         engine=make_engine("dask", scheduler=cluster.scheduler_address),
                     )
-                # From the first shard on: a worker's first task loads libraries and the kernel.
+                # Without the first shards: the first task of a worker loads libraries.
                 done = [(at, runs) for at, runs in seen if runs >= 4000]
                 rates[number].append((done[-1][1] - done[0][1]) / (done[-1][0] - done[0][0]))
     print("workers   runs/s, median of", REPEATS)
@@ -94,7 +94,7 @@ def workers() -> None:
 
 
 class NoStore:
-    """Takes shards and keeps nothing."""
+    """A store that discards its shards."""
 
     file_seconds = 0.0
 
@@ -104,7 +104,7 @@ class NoStore:
 
 @frozen
 class Sleeper:
-    """Work whose shards take a known time and no processor; also its own solver."""
+    """Work whose shards take a known time without using the processor; also its own solver."""
 
     token: str
     devices: tuple[int, ...] = ()
@@ -129,17 +129,17 @@ class Sleeper:
         from distributed import get_worker
 
         began = time.perf_counter()
-        # Not in step: a half less to a half more.
+        # Vary the time by a half up and down, so that workers do not run in step.
         time.sleep(SLEEP * (0.5 + (index * 0.61803) % 1.0))
         row = {"number": float(get_worker().name), "began": began, "ended": time.perf_counter()}
         return {}, Record(index, 100, {0: 100}, 0, 0, (), SLEEP, row=row)
 
 
 def overhead() -> None:
-    """Measure how long a worker is idle between two shards."""
+    """Measure the idle time of a worker between two shards."""
     from distributed import LocalCluster
 
-    print("workers   ms between two shards: mean, median, 95 %; processor ms a shard, all parts")
+    print("workers   ms between two shards: mean, median, 95 %; processor ms per shard, all parts")
     for number in (1, 2, 4, 8):
         with LocalCluster(
             n_workers=number, threads_per_worker=1, processes=False, dashboard_address=None,
@@ -166,7 +166,7 @@ def overhead() -> None:
 
 
 def order() -> None:
-    """Solve the same batches as given and by cost, in turns."""
+    """Solve the same batches in the given order and by cost, alternately."""
     oscillator = OdeSystem.from_equations(
         "x' = v\nv' = mu*(1 - x**2)*v - x",
         states={"x": 2.0, "v": 0.0}, parameters={"mu": 1.0}, name="van_der_pol",

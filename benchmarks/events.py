@@ -1,8 +1,8 @@
-"""What events cost: the same batch with and without them, in turns, in one run.
+"""The cost of events: the same batch with and without events, solved alternately.
 
     python -m benchmarks.events
 
-Kernel seconds, the median of the rounds; compiling and writing are not in them.
+Prints medians of the kernel seconds, without compiling and writing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SYSTEMS = Path(__file__).parents[1] / "conf" / "system"
 
 
 def cases() -> dict[str, tuple[OdeSystem, str, tuple[float, float], int]]:
-    """Return by name the system with events, what varies, from where to where, and the runs."""
+    """Return, by name, the system with events, the varied parameter, its range and the runs."""
     neuron = OdeSystem.from_file(SYSTEMS / "hodgkin_huxley.yaml")
     spike = Event("spike", root=symbol("V") - 0.0)
     lorenz = OdeSystem.from_file(SYSTEMS / "lorenz.yaml")
@@ -39,7 +39,7 @@ def cases() -> dict[str, tuple[OdeSystem, str, tuple[float, float], int]]:
 
 
 def main() -> None:
-    """Print one line a case."""
+    """Print one line per case."""
     threads = min(2, usable_cores(None))
     for name, (system, varied, span, runs) in cases().items():
         columns = {varied: np.linspace(*span, runs)}
@@ -62,8 +62,8 @@ def main() -> None:
                     happened = result.event_counts.sum(axis=0).mean()
         without, with_events = (median(one) for one in seconds)
         print(
-            f"{name}: {1e6 * without / runs:.2f} us a run without, "
-            f"{1e6 * with_events / runs:.2f} with events ({happened:.1f} recorded a run; "
+            f"{name}: {1e6 * without / runs:.2f} us per run without, "
+            f"{1e6 * with_events / runs:.2f} with events ({happened:.1f} recorded per run; "
             f"{steps[0]:.0f} and {steps[1]:.0f} attempts); speed {without / with_events:.2f}"
         )
 

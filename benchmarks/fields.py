@@ -1,8 +1,8 @@
-"""A problem's right-hand side in every peer's own terms, from the one graph of its model.
+"""The right-hand side of a problem for every peer, generated from the graph of its model.
 
-So all peers integrate the same equations, and a new model needs no code here. Components are
-written one by one, as one would by hand for a small model; large models bring an array form and
-a loop form of their own, which `tests/test_benchmarks.py` holds against the graph.
+All peers integrate the same equations, and a new model needs no code here. Components are written
+one by one, as by hand for a small model. Large models have an additional array form and loop form,
+which `tests/test_benchmarks.py` compares with the graph.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COMPARE = {
 
 
 def bound(problem: Problem) -> list[Node]:
-    """Return the derivatives with every parameter but the varied one as a number."""
+    """Return the derivatives with numbers for all parameters except the varied one."""
     system = problem.system
     fixed = {symbol(p.name): const(p.value) for p in system.parameters if p.name != problem.varied}
     return substitute(list(system.derivatives), fixed)
@@ -36,9 +36,9 @@ def source(problem: Problem, scalar: bool) -> str:
     ----------
     problem : Problem
     scalar : bool
-        ``rhs(t, u, du, p)`` on numbers, which writes `du` and calls functions of ``math``, as
-        numba wants it; otherwise ``field(t, u, p)`` that calls functions of `m` and returns a
-        list, where `p` is the varied parameter.
+        Write ``rhs(t, u, du, p)`` for numba, which sets `du` and calls functions of ``math``;
+        otherwise ``field(t, u, p)``, which returns a list and calls functions of `m`. In both
+        `p` is the varied parameter.
     """
     nodes = bound(problem)
     places = {state.name: f"u[{i}]" for i, state in enumerate(problem.system.states)}
@@ -95,10 +95,10 @@ def _written(node: Node, args: list[str], scalar: bool) -> str:
 
 
 def field(problem: Problem, m: Any) -> Callable[[Any, Any, Any], Any]:
-    """Return ``f(t, u, p) -> du`` in terms of the functions of `m`.
+    """Return ``f(t, u, p) -> du`` that uses the functions of `m`.
 
-    States run along the first axis of `u`; `du` is an array where the problem has an array form
-    and `m` can roll arrays, else a list of components.
+    States are along the first axis of `u`. `du` is an array if the problem has an array form and
+    `m` can roll arrays, otherwise a list of components.
     """
     array = problem.array
     if array is not None and hasattr(m, "roll"):
@@ -110,7 +110,7 @@ def field(problem: Problem, m: Any) -> Callable[[Any, Any, Any], Any]:
 
 
 def scalar_field(problem: Problem) -> Callable[..., None]:
-    """Return ``rhs(t, u, du, p)`` on numbers, for numba to compile."""
+    """Return ``rhs(t, u, du, p)`` on numbers, which numba can compile."""
     import math
 
     scope: dict[str, Any] = {"m": math, "n": len(problem.system.states)}

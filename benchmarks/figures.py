@@ -1,7 +1,7 @@
-"""Figures of ourselves alone: efficiency, scaling, small batches, compile time, first result.
+"""Figures of cubie_flow alone: efficiency, scaling, small batches, compile time, first result.
 
-Each is a function without arguments that returns a flat mapping of names to numbers; within
-one, what is compared is measured in alternation.
+Each is a function without arguments that returns a flat mapping of names to numbers. Quantities
+that are compared within a figure are measured alternately.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _alternate(
     rounds: int = ROUNDS,
     clock: Callable[[], float] = perf_counter,
 ) -> dict[str, float]:
-    """Return median seconds of each action, after one round to warm up."""
+    """Return the median seconds of each action, after one round of warming up."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 1):
         for name, action in actions.items():
@@ -55,7 +55,7 @@ def _alternate(
 
 
 def efficiency() -> CompilerStats:
-    """Return the fraction of the measured floating-point peak that RK4 and Tsit5 reach."""
+    """Return the shares of the measured floating-point peak that RK4 and Tsit5 reach."""
     threads = usable_cores()
     found: CompilerStats = {}
     for precision in ("float64", "float32"):
@@ -90,7 +90,7 @@ def efficiency() -> CompilerStats:
 
 
 def scaling() -> CompilerStats:
-    """Return how much faster all threads are than one."""
+    """Return the speed of all threads relative to one."""
     case = adaptive("lorenz", 65_536)
     threads = usable_cores()
     times = _alternate({"one": _solver(case, 1), "all": _solver(case, threads)})
@@ -98,10 +98,10 @@ def scaling() -> CompilerStats:
 
 
 def small_batches() -> CompilerStats:
-    """Return what a run costs in batches of 64 to 16,384, and one of 64 beside the largest.
+    """Return the cost per run in batches of 64 to 16,384, and the ratio of the ends.
 
-    In time of cores, `ratio`, and by the clock, `ratio_wall`: to wake a second core takes longer
-    than to integrate 64 runs, so that a small batch has one and a large one has them all.
+    `ratio` is in core time and `ratio_wall` in wall time: waking a second core takes longer than
+    integrating 64 runs, so a small batch uses one core and a large batch all of them.
     """
     threads, sizes = usable_cores(), (64, 256, 1024, 4096, 16_384)
     repeats = {runs: max(1, 4096 // runs) for runs in sizes}
@@ -121,7 +121,7 @@ def small_batches() -> CompilerStats:
 
 
 def solve_overhead() -> CompilerStats:
-    """Return what `cubie_flow.solve` adds to its kernel, in milliseconds a call."""
+    """Return the milliseconds per call that `cubie_flow.solve` takes in addition to its kernel."""
     from benchmarks.peers.solve import prepare
 
     case = adaptive("lorenz", 1024)
@@ -134,7 +134,7 @@ def solve_overhead() -> CompilerStats:
 
 
 def sizes() -> CompilerStats:
-    """Return nanoseconds an attempted step and non-zero of the Jacobian, against the states."""
+    """Return nanoseconds per attempted step and non-zero of the Jacobian, by number of states."""
     from attrs import evolve
 
     from benchmarks.problems import PROBLEMS
@@ -168,7 +168,7 @@ def _kernel_of(about: Any, case: Case) -> Any:
 
 
 def compile_times(limit: float = 90.0) -> CompilerStats:
-    """Return seconds to compile for 3, 40 and 400 states, explicit and Rosenbrock, each target."""
+    """Return compile times for 3, 40 and 400 states, by method and target, in seconds."""
     found: CompilerStats = {}
     for method in ("tsit5", "rodas5p"):
         for problem in ("lorenz", "lorenz96_40", "lorenz96_400"):
@@ -179,7 +179,7 @@ def compile_times(limit: float = 90.0) -> CompilerStats:
 
 
 def _elsewhere(work: Any, given: tuple[Any, ...], limit: float) -> float | str:
-    """Return what `work` sends, done in a fresh process within `limit` seconds."""
+    """Run `work` in a new process for at most `limit` seconds, and return what it sends."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(theirs, *given))
@@ -199,7 +199,7 @@ def _compile(pipe: Connection, problem: str, method: str, arch: str) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ[FOLDER_VARIABLE] = folder
-        # The first one pays for imports; the second is what is measured.
+        # The first one includes imports; the second is measured.
         for case in (fixed(64), adaptive(problem, 64)):
             entry: Entry = case.entries[0]
             kernel = make_kernel(case, entry if entry.dt else evolve(entry, method=method))
@@ -212,11 +212,11 @@ def _compile(pipe: Connection, problem: str, method: str, arch: str) -> None:
 
 
 def first_result() -> CompilerStats:
-    """Return seconds of the default command, cold and warm, and of the import."""
+    """Return the seconds of the default command, cold and warm, and of the import."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         environment = os.environ | {FOLDER_VARIABLE: str(place / "kernels")}
-        # Where this is set our modules would be compiled anew in every process.
+        # With this variable every process would compile our modules again.
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
         def command(number: int) -> float:

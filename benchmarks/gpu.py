@@ -1,9 +1,11 @@
-"""The measurements on a GPU, in parts that can be stopped and resumed; JSON after every case.
+"""The measurements on a GPU, in parts that can be stopped and resumed.
 
-``python -m benchmarks gpu`` does what is not yet in the record; with ``--dry`` the simulator and
-the compilers stand in for a GPU, and nothing is timed. Wheels: ``cubie-flow[cuda13]``, with
-``numba-cuda`` and through it NVVM, nvJitLink and NVRTC; for the peers ``jax[cuda13]``, ``diffrax``,
-``torch``, ``torchdiffeq`` and ``cubie``. A peer that is not there is a row that says so.
+``python -m benchmarks gpu`` measures the cases that are not in the record, which is written after
+every case. With ``--dry`` the simulator and the compilers replace a GPU, and nothing is timed.
+
+Wheels: ``cubie-flow[cuda13]``, with ``numba-cuda`` and through it NVVM, nvJitLink and NVRTC; for
+the peers ``jax[cuda13]``, ``diffrax``, ``torch``, ``torchdiffeq`` and ``cubie``. A peer that is not
+installed gives a row that says so.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ from cubie_flow.integrators.tableaus import EXPLICIT, METHODS, TAYLOR
 from cubie_flow.kernels.targets.detect import cuda_devices, toolkit_installed
 
 ARCH = "sm_90"
-#: Steps of a run of fixed-step Lorenz, as in published comparisons.
+#: Steps per run of Lorenz with a fixed step, as in published comparisons.
 STEPS = 1000
 Row = dict[str, Any]
-#: A case of a part: its name, and what gives its row.
+#: A case of a part: its name, and the function that returns its row.
 Work = tuple[str, Callable[[], Row]]
 
 
@@ -43,7 +45,7 @@ Work = tuple[str, Callable[[], Row]]
 
 
 def correctness(dry: bool) -> Iterator[Work]:
-    """Every method against the CPU target, bit for bit."""
+    """Compare every method with the CPU target, bit for bit."""
     for name in METHODS:
         for precision in ("float64",) if dry else ("float64", "float32"):
             yield (
@@ -55,12 +57,12 @@ def correctness(dry: bool) -> Iterator[Work]:
 
 
 def compared(method: str, precision: str, target: str, runs: int) -> Row:
-    """Return how a method's numbers on `target` differ from the CPU's."""
+    """Return the differences between a method's numbers on `target` and on the CPU."""
     explicit = method in EXPLICIT
     about = problem("lorenz")
     if not explicit and problem("robertson").available:
         about = problem("robertson")
-    # The simulator is slow, so it does a few steps.
+    # The simulator is slow, so it takes only a few steps.
     duration = (0.02 if target == "simulator" else 1.0) * about.duration
     about = evolve(about, duration=duration)
     case = _of(about, runs, precision)
@@ -88,7 +90,7 @@ def compared(method: str, precision: str, target: str, runs: int) -> Row:
 
 
 def _of(about: Any, runs: int, precision: str) -> Case:
-    """Return a case of a problem that is not in the list, such as one of another duration."""
+    """Return a case of a problem that is not in the list, for example of another duration."""
     made = adaptive(about.name, runs, precision)
 
     class _Changed(Case):
@@ -102,15 +104,15 @@ def _of(about: Any, runs: int, precision: str) -> Case:
 _GPU_PEERS = ("cuda_kernel", "cuda_solve", "cuda_baseline", "cubie", "diffrax", "torchdiffeq")
 
 
-#: Peers that start slowly take part at these sizes only.
+#: Sizes at which peers with a slow start are measured.
 _SLOW, _SLOW_SIZES = ("diffrax", "torchdiffeq"), {"rk4": (2**13,), "tsit5": (2**13, 2**20)}
-#: Least arithmetic instructions of a fixed step of Lorenz: six a right-hand side, and one a
+#: Least arithmetic instructions of a fixed step of Lorenz: six per right-hand side, and one per
 #: weight and state.
 LEAST = {"rk4": 4 * 6 + 3 * (3 + 4), "tsit5": 6 * 6 + 3 * (15 + 6)}
 
 
-#: The Taylor methods beside our other explicit ones: at one tolerance their errors differ, and a
-#: tighter one shows what equal error costs.
+#: Comparison of the Taylor methods with our other explicit methods: their errors at one tolerance
+#: differ, and a tighter tolerance gives the cost of equal errors.
 _SERIES = (
     ("taylor_12", 1.0), ("taylor_8", 1.0), ("taylor_16", 1e-1), ("tsit5", 1.0), ("vern7", 1.0),
     ("dormand_prince_853", 1e-1),
@@ -118,7 +120,7 @@ _SERIES = (
 
 
 def timing_case(method: str, precision: str, runs: int) -> Case:
-    """Return Lorenz on a GPU: RK4 at a fixed step, Tsit5 beside peers, or ours beside Taylor."""
+    """Return Lorenz on a GPU: RK4 with a fixed step or Tsit5 with peers, or our methods alone."""
     about = problem("lorenz")
     factor = 1.0 if precision == "float64" else 1e2
     entries: list[Entry] = []
@@ -159,7 +161,7 @@ def _timing(method: str) -> Callable[[bool], Iterator[Work]]:
 
 
 def compiled(method: str, precision: str) -> Row:
-    """Return what the compiler makes of our kernels and of the baseline, for `ARCH`."""
+    """Return the compiler's figures of our kernels and of the baseline, for `ARCH`."""
     from benchmarks.baseline import compile_baseline
 
     case = timing_case(method, precision, 64)
@@ -173,13 +175,13 @@ def compiled(method: str, precision: str) -> Row:
 
 
 def _built(kernel: Any) -> Row:
-    """Return what the compiler makes of a kernel for `ARCH`, which needs no GPU."""
+    """Return the compiler's figures of a kernel for `ARCH`, which needs no GPU."""
     figures: Row = kernel.compile_cuda(ARCH).figures.as_dict()
     return figures
 
 
 def latency(dry: bool) -> Iterator[Work]:
-    """What a launch of few runs costs, from the call to the end of the kernel."""
+    """Measure launches of few runs, from the call to the end of the kernel."""
 
     def prepared(runs: int, target: str) -> tuple[Any, Entry]:
         case = timing_case("rk4", "float32", runs)
@@ -219,7 +221,7 @@ def latency(dry: bool) -> Iterator[Work]:
 
 
 def refill(dry: bool) -> Iterator[Work]:
-    """Threads that take further runs against one run a thread, steps spread 100 to 1."""
+    """Compare threads that take further runs with one run per thread, for steps spread 100 to 1."""
 
     about = problem("lorenz")
 
@@ -252,7 +254,7 @@ def refill(dry: bool) -> Iterator[Work]:
 
 
 def roofline(dry: bool) -> Iterator[Work]:
-    """Time against floors: of the instructions of an attempt, and of the least a step needs."""
+    """Compare times with two bounds: the instructions of an attempt, and the least of a step."""
 
     def prepared(method: str, precision: str, fixed: bool, runs: int, target: str) -> Any:
         case = timing_case(method, precision, runs)
@@ -308,7 +310,7 @@ def launch_seconds(kernel: Any, batch: Any, blocks: int | None = None) -> float:
 
 
 def overlap(dry: bool) -> Iterator[Work]:
-    """A batch in pieces, copied while the next is integrated, against the batch in one piece."""
+    """Compare a batch in pieces, copied while the next is integrated, with a batch in one piece."""
 
     about = problem("lorenz")
 
@@ -353,7 +355,7 @@ def overlap(dry: bool) -> Iterator[Work]:
 
 
 def placement(dry: bool) -> Iterator[Work]:
-    """The study of where buffers lie, timed on the GPU."""
+    """Run the placement study, timed on the GPU."""
 
     def study() -> Row:
         done = subprocess.run(
@@ -382,7 +384,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Work]]] = {
 def command(
     parts: Sequence[str], out: Path, dry: bool, minutes: float = 8.0, in_all: float = 20.0
 ) -> int:
-    """Do the parts, skipping what the record has.
+    """Run the parts, without the cases that the record holds.
 
     Parameters
     ----------
@@ -392,7 +394,7 @@ def command(
         The record, written after every case.
     dry : bool
     minutes, in_all : float
-        Time after which a part, and the command, begins no further case.
+        Time after which a part, or the command, starts no further case.
 
     Raises
     ------
@@ -406,7 +408,7 @@ def command(
         raise FlowError("the dry run compiles for CUDA; install the extra cuda13 first")
     if not dry and not (cuda_devices() and toolkit_installed()):
         raise FlowError("there is no usable GPU here; --dry simulates and compiles instead")
-    # JAX would take three quarters of the memory, from which the others live too.
+    # By default JAX allocates three quarters of the memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     record, started = _opened(out, dry), perf_counter()
     for part in parts or PARTS:
@@ -418,7 +420,7 @@ def command(
             case = now = perf_counter()
             if now - began > 60 * minutes or now - started > 60 * in_all:
                 limit = minutes if now - began > 60 * minutes else in_all
-                print(f"{part}: stopped after {limit:g} minutes; run it again to go on")
+                print(f"{part}: stopped after {limit:g} minutes; run it again to continue")
                 break
             try:
                 done[name] = work()

@@ -1,8 +1,8 @@
-"""The guard: what our kernels are made of, counted instead of timed, and kept in a file.
+"""The guard: instruction, register and spill counts of some kernels, in ``instructions.txt``.
 
-A change that makes a kernel longer, or spills, shows in review as a changed line of
-``instructions.txt``, on any machine. ``python -m benchmarks guard`` compares, and with
-``--renew`` writes the file anew; commit it with the change that explains it.
+A change that lengthens a kernel or makes it spill appears in review as a changed line of this file,
+on any machine. ``python -m benchmarks guard`` compares the counts with the file, and ``--renew``
+writes the file; commit it together with the change that explains it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.targets.detect import toolkit_installed
 
 FILE = Path(__file__).parent / "instructions.txt"
-#: The processor that is compiled for, whatever the machine at hand.
+#: The processor to compile for, on any machine.
 PROCESSOR = "skylake-avx512"
 ARCH = "sm_90"
 Counts = dict[str, int]
@@ -32,15 +32,15 @@ Counts = dict[str, int]
 
 @frozen
 class Group:
-    """Figures that come from one compiler.
+    """Figures of one compiler.
 
     Parameters
     ----------
     name : str
     packages : tuple of str
-        Whose versions decide the figures, besides our own code.
+        Packages whose versions decide the figures, in addition to our own code.
     count : callable
-        ``count(kernel)`` gives the figures.
+        ``count(kernel)`` returns the figures.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Group:
 
     @property
     def versions(self) -> str:
-        """The versions at hand, as the file states them."""
+        """The installed versions, as in the file."""
         found = []
         for package in self.packages:
             try:
@@ -67,7 +67,7 @@ class Group:
 
 
 def kernels() -> dict[str, Case]:
-    """Return the kernels under guard by name, as the first entry of a case."""
+    """Return the guarded kernels by name, as the first entry of a case."""
     lorenz = adaptive("lorenz", 64)
     series = [entry for entry in lorenz.entries if entry.method == "taylor_12"]
     known = {
@@ -81,13 +81,13 @@ def kernels() -> dict[str, Case]:
 
 
 def make(name: str) -> BatchSolverKernel:
-    """Return a kernel under guard: 16 lanes, two registers of 512 bits side by side."""
+    """Return a guarded kernel with 16 lanes: two registers of 512 bits."""
     case = kernels()[name]
     return make_kernel(case, case.entries[0], lanes=16)
 
 
 def emitted(kernel: BatchSolverKernel) -> Counts:
-    """Return the IR instructions we emit, before any compiler has seen them."""
+    """Return the emitted IR instructions, before any compiler optimises them."""
     from llvmlite import ir
 
     from cubie_flow.kernels.targets.blocks import define_block
@@ -107,7 +107,7 @@ _INSTRUCTION = re.compile(r"^\s+([a-z][a-z0-9_.]*)(?:\s|$)")
 
 
 def assembled(kernel: BatchSolverKernel) -> Counts:
-    """Return the driver's instructions on `PROCESSOR`, those on vectors, and the spills."""
+    """Return the instructions of the batch loop on `PROCESSOR`, the vector ones, and the spills."""
     from cubie_flow.kernels.targets.cpu_compile import driver_assembly
 
     text = driver_assembly(
@@ -150,7 +150,7 @@ def measure(name: str, group: Group) -> dict[str, int]:
 
 
 def read(path: Path = FILE) -> tuple[dict[str, str], dict[str, int]]:
-    """Return (versions by group, figures by name) that the file holds.
+    """Return the versions by group and the figures by name that the file holds.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def read(path: Path = FILE) -> tuple[dict[str, str], dict[str, int]]:
 
 
 def text(versions: Mapping[str, str], figures: Mapping[str, int]) -> str:
-    """Return the file's text."""
+    """Return the text of the file."""
     lines = [
         "# What our kernels are made of; see benchmarks/guard.py.",
         "# To renew: python -m benchmarks guard --renew",
@@ -185,7 +185,7 @@ def text(versions: Mapping[str, str], figures: Mapping[str, int]) -> str:
 
 
 def differences(held: Mapping[str, int], found: Mapping[str, int]) -> Iterator[str]:
-    """Yield one sentence a figure that is not what the file says."""
+    """Yield one sentence per figure that differs from the file."""
     for name, count in found.items():
         if name not in held:
             yield f"{name} is {count}, and the file does not have it"
@@ -195,7 +195,7 @@ def differences(held: Mapping[str, int], found: Mapping[str, int]) -> Iterator[s
 
 
 def command(renew: bool) -> int:
-    """Compare with the file or write it anew; return the exit status."""
+    """Compare the counts with the file, or write it; return the exit status."""
     versions: dict[str, str] = {}
     held: dict[str, int] = {}
     if not renew:

@@ -1,4 +1,4 @@
-"""What was measured on: processor, cores, memory, versions; no name of a host, no path."""
+"""The machine of a measurement: processor, cores, memory, versions; no host name, no path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Return the machine and the versions of all who may take part."""
+    """Return the machine and the versions of all solvers."""
     versions = {}
     for package in PACKAGES:
         try:

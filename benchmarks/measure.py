@@ -1,4 +1,4 @@
-"""Interleaved rounds over the entrants of a case, each in its own process."""
+"""Measurement of a case: interleaved rounds over its entries, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Say = Callable[[str], None]
 
 @frozen
 class Effort:
-    """How much time a case may take.
+    """Limits of the time of a case.
 
     Parameters
     ----------
     rounds : int
         Interleaved rounds.
     first_limit : float
-        Seconds for an entrant's first result; slower ones are left out and named.
+        Seconds for the first result of an entry; slower entries are left out and named.
     case_limit : float
-        Seconds for the rounds of a case; slow entrants do fewer rounds, at least two.
+        Seconds for the rounds of a case; slow entries run fewer rounds, at least two.
     """
 
     rounds: int = 5
@@ -40,7 +40,7 @@ class Effort:
 
 
 class _Entrant:
-    """The parent's end of an entrant."""
+    """An entry and the connection to its process."""
 
     def __init__(self, case: Case, entry: Entry) -> None:
         self.case, self.entry = case, entry
@@ -60,7 +60,7 @@ class _Entrant:
         theirs.close()
 
     def ask(self, word: str | None, limit: float) -> Any:
-        """Send a word and return the answer, or None if it fails or is late."""
+        """Send a word and return the answer, or None if the process fails or is late."""
         try:
             if word is not None:
                 self.pipe.send(word)
@@ -69,7 +69,7 @@ class _Entrant:
             return {"missing": "its process died"} if word is None else None
 
     def begin(self, limit: float) -> bool:
-        """Wait for the first result; return whether it takes part in the rounds."""
+        """Wait for the first result; return whether the entry takes part in the rounds."""
         answer = self.ask(None, limit)
         if answer is None:
             answer = {"missing": f"too slow: no first result within {limit:g} s"}
@@ -88,7 +88,7 @@ class _Entrant:
         return True
 
     def round(self, limit: float) -> None:
-        """Do one round."""
+        """Run one round."""
         answer = self.ask("round", limit)
         if answer is not None:
             self.core.append(answer[0])
@@ -115,7 +115,7 @@ class _Entrant:
         return self.row
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process."""
         self.pipe.close()
         self.process.join(1.0)
         if self.process.is_alive():
@@ -124,13 +124,13 @@ class _Entrant:
 
 
 def measure(case: Case, effort: Effort, say: Say = lambda _: None) -> dict[str, Any]:
-    """Return the record of a case: what it is, one row an entrant, and how busy the machine was."""
+    """Return the record of a case: its description, one row per entry, and the load."""
     load, began = os.getloadavg()[0], perf_counter()
     entrants: list[_Entrant] = []
     taking_part: list[_Entrant] = []
     try:
         for entry in case.entries:
-            # One after another: a first result has the machine to itself.
+            # One after another, so that a first result has the whole machine.
             entrant = _Entrant(case, entry)
             entrants.append(entrant)
             if entrant.begin(effort.first_limit):
@@ -150,7 +150,7 @@ def measure(case: Case, effort: Effort, say: Say = lambda _: None) -> dict[str, 
 
 
 def _rounds(entrants: Sequence[_Entrant], effort: Effort) -> Iterator[_Entrant]:
-    """Yield who is next: everybody in every round, the slow ones in the first rounds only."""
+    """Yield the entries of every round; slow ones are in the first rounds only."""
     began = perf_counter()
     share = effort.case_limit / max(1, len(entrants))
     for number in range(effort.rounds):

@@ -1,8 +1,8 @@
-"""What a job of a multirun costs besides its work, beside Hydra's own sweeper and launcher.
+"""The overhead of a job of a multirun, compared with Hydra's own sweeper and launcher.
 
-The jobs do next to nothing (ten runs of ten steps), their kernels are in the cache. The cost of a
-job is the time of the whole command with all jobs less that with one, by the number of jobs less
-one; processor time is what a busy machine leaves comparable.
+The jobs are tiny (ten runs of ten steps) and their kernels are in the cache. With n jobs, the
+overhead is the time of the command with n jobs minus that with one job, divided by n - 1. On a busy
+machine only processor times are comparable.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ KERNELS = ["algorithm=tsit5,rk4", "precision=float32,float64"]
 
 
 def measure(jobs: int, rounds: int) -> dict[str, Any]:
-    """Return the seconds a job of both sweepers.
+    """Return the seconds per job of both sweepers.
 
     Parameters
     ----------
     jobs
-        A multiple of four: there are four kernels.
+        Number of jobs, a multiple of four since there are four kernels.
     rounds
-        The least of so many is taken, sweepers taking turns.
+        Number of alternating rounds; the least time counts.
     """
     values = ",".join(f"{1e-3 / (i + 1):.6g}" for i in range(jobs // 4))
     many = [*WORK, *KERNELS, f"controller.rtol={values}"]

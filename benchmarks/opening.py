@@ -1,6 +1,6 @@
-"""How long a result takes to open and to choose runs from: 10^7 runs, synthetic.
+"""The time of opening a synthetic result of 10^7 runs and of selecting runs from it.
 
-Every figure is of a process of its own, so that its memory is its own.
+Every figure is measured in its own process, so that its memory is known.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ print(json.dumps({
 
 
 def synthetic(path: Path, runs: int) -> None:
-    """Write a store of the product's own layout, its numbers drawn at random."""
+    """Write a store with the usual layout and random numbers."""
     from cubie_flow.storage import ResultStore, StoreSchema, Variable, plan_shards
     from cubie_flow.storage.provenance import provenance
 

@@ -1,4 +1,4 @@
-"""Floating-point operations of a step, counted from its graph as it is emitted."""
+"""Floating-point operations of a step, counted in its emitted graph."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cubie_flow.expressions.graph import Node
 from cubie_flow.expressions.traversal import topological
 from cubie_flow.kernels.kernel import BatchSolverKernel
 
-#: What an operation counts; a division or a square root is one, as usual.
+#: Floating-point operations per graph operation; a division or a square root counts as one.
 WEIGHTS = {"add": 1, "sub": 1, "mul": 1, "div": 1, "sqrt": 1, "fma": 2}
 
 
 def operations(kernel: BatchSolverKernel) -> dict[str, float]:
-    """Return how often each floating-point operation occurs in an attempted step of a run.
+    """Return the number of each floating-point operation in an attempted step of a run.
 
-    The bodies of loops whose length is known only at run time count once; what a pass over
-    several steps of fixed size does is shared out among them.
+    The body of a loop whose length is known only at run time counts once. The operations of a pass
+    over several steps of fixed size are divided among these steps.
     """
     run = kernel.run
     counted = _of(run.product["attempt"].statements, kernel.dialect)
@@ -28,7 +28,7 @@ def operations(kernel: BatchSolverKernel) -> dict[str, float]:
 
 
 def flops(counted: Mapping[str, float]) -> float:
-    """Return the number of operations, a fused multiply-add being two."""
+    """Return the number of operations; a fused multiply-add counts as two."""
     return sum(WEIGHTS[name] * times for name, times in counted.items())
 
 
@@ -55,6 +55,6 @@ def _nodes(nodes: Sequence[Node], dialect: Dialect) -> Counter[str]:
 
 
 def _length(nest: Nest) -> int:
-    """Return the passes of a counted loop; of a triangular one, those of its longest row."""
+    """Return the passes of a counted loop; of a triangular loop, those of its longest row."""
     bounds = [value if isinstance(value, int) else value[1] for value in (nest.start, nest.stop)]
     return max(0, bounds[1] - bounds[0])

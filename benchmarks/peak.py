@@ -1,4 +1,4 @@
-"""The processor's floating-point peak, measured: independent fused multiply-adds, nothing else."""
+"""The measured floating-point peak of the processor: only independent fused multiply-adds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-#: Chains side by side; more than a multiply-add's latency times the units, fewer than registers.
+#: Independent chains: more than the latency times the number of units, fewer than registers.
 CHAINS = 12
 _I64 = ir.IntType(64)
 
 
 class Peak:
-    """A compiled loop of multiply-adds, run on some threads.
+    """A compiled loop of multiply-adds.
 
     Parameters
     ----------
@@ -41,13 +41,13 @@ class Peak:
         self._call = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)(address)
 
     def flops(self, threads: int, repeats: int = 10_000_000) -> float:
-        """Return floating-point operations a second of all threads together.
+        """Return the floating-point operations per second of all threads together.
 
         Parameters
         ----------
         threads : int
         repeats : int
-            Passes of the loop, of `CHAINS` multiply-adds each.
+            Number of passes of the loop, each with `CHAINS` multiply-adds.
         """
         places = [(ctypes.c_double * 16)(0.5) for _ in range(threads)]
         workers = [
@@ -71,7 +71,7 @@ def _module(vector: Any, real: Any) -> Any:
     )
     entry, loop, done = (function.append_basic_block(name) for name in ("entry", "loop", "done"))
     builder = ir.IRBuilder(entry)
-    # Read from memory, so that nothing is known when it is compiled.
+    # Read from memory, so that the compiler cannot compute it.
     first = builder.load(function.args[1], align=8)
     builder.branch(loop)
     builder.position_at_end(loop)

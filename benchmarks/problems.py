@@ -1,4 +1,4 @@
-"""What is integrated: a model of ``conf/system``, the parameter that varies, and for how long."""
+"""The problems: a model of ``conf/system``, the parameter that varies, and the duration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.systems import OdeSystem
 
 Array = Any
-#: Where in its range the varied parameter is compared with a reference.
+#: Positions in the range of the varied parameter that are compared with a reference.
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Folder of the models.
 MODELS = Path(__file__).parents[1] / "conf" / "system"
@@ -32,7 +32,7 @@ class Problem:
     varied : str
         The parameter that differs between runs.
     low, high : float
-        Its range; runs are evenly spread over it.
+        Range of the parameter; runs are evenly spaced in it.
     duration : float
         In the model's unit of time.
     rtol, atol : float
@@ -42,13 +42,13 @@ class Problem:
     settings : mapping
         Settings of the model, such as its size.
     stiff : bool
-        Whether explicit methods are out of the question.
+        Whether explicit methods are unusable.
     array : callable, optional
-        Right-hand side over whole arrays, ``(m, u, p) -> du`` with `m` like numpy: what one
-        would write by hand for array peers where single components are too many.
+        Right-hand side on whole arrays, ``(m, u, p) -> du`` with `m` like numpy, for problems
+        with too many components to write one by one.
     loops : str, optional
         The same as the body of a numba function of ``(t, u, du, p)``, where `n` is the number
-        of states; they are bare pointers, which know no negative index.
+        of states. The arguments are pointers, which have no negative index.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Problem:
         Raises
         ------
         FlowError
-            If ``conf/system`` does not have it.
+            If ``conf/system`` does not hold it.
         """
         return _system(self.model, tuple(sorted(self.settings.items())))
 
     def values(self, runs: int) -> Array:
-        """Return the varied parameter of every run, evenly spread, probes exact; shape (runs,)."""
+        """Return the varied parameter of every run, shape (runs,); that of the probes is exact."""
         values = np.linspace(self.low, self.high, runs)
         values[probes(runs)] = self.probed
         return values
@@ -143,7 +143,7 @@ _KNOWN = (
     Problem("pleiades", "pleiades", "G", 0.95, 1.05, 3.0, 1e-8, 1e-8, algorithm="vern7"),
     Problem("van_der_pol", "van_der_pol", "mu", 0.0, 2.0, 20.0, 1e-8, 1e-8),
     Problem("lotka_volterra", "lotka_volterra", "alpha", 0.4, 0.7, 20.0, 1e-8, 1e-8),
-    # A quarter of the closed orbit, with one loop: over all of it errors grow beyond comparison.
+    # A quarter of the closed orbit, with one loop: errors over the whole orbit are too large.
     Problem("arenstorf", "arenstorf", "mu", 0.0122, 0.0124, 4.0, 1e-8, 1e-8),
     Problem("hodgkin_huxley", "hodgkin_huxley", "I_ext", 0.0, 20.0, 50.0),
     Problem(
@@ -170,7 +170,7 @@ def problem(name: str) -> Problem:
     Raises
     ------
     FlowError
-        If there is none; the sentence names the nearest one.
+        If there is none; the message names the nearest one.
     """
     if name not in PROBLEMS:
         raise FlowError(f"there is no benchmark problem '{name}'{nearest(name, PROBLEMS)}")

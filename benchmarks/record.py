@@ -16,12 +16,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def is_record(record: Any) -> bool:
-    """Whether it is a record of this harness; older files of results are not."""
+    """Return whether this harness wrote the record; it did not write older files of results."""
     return isinstance(record, dict) and {"machine", "cases", "figures"} <= record.keys()
 
 
 def write(record: dict[str, Any], path: Path) -> None:
-    """Write a record, whole or not at all."""
+    """Write a record atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(record, indent=1, default=float) + "\n", encoding="utf-8")

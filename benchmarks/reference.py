@@ -1,4 +1,4 @@
-"""Solutions to compare with: scipy at tolerances far below what is measured."""
+"""Reference solutions: scipy at far tighter tolerances than those of the entries."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def jacobian(about: Problem, value: float) -> Any:
 
 
 def error(found: Array, right: Array, floor: float) -> float:
-    """Return the largest error beside ``|right| + floor``; NaN if a value is.
+    """Return the largest error relative to ``|right| + floor``; NaN if a value is NaN.
 
     Parameters
     ----------
     found, right : ndarray, shape (probes, times, states)
-        What is masked in `found` was not asked for.
+        Masked values of `found` are not compared.
     floor : float
-        Size below which an error counts as absolute, in units of it.
+        Size below which an error counts as absolute, in units of this size.
     """
     apart = np.abs(np.asarray(found) - right) / (np.abs(right) + floor)
     return float(apart[~np.ma.getmaskarray(found)].max())

@@ -10,15 +10,15 @@ from typing import Any
 from benchmarks.bars import EQUAL, OURS, bars, best_of, goal, matched, timed
 
 Record = Mapping[str, Any]
-#: M. Okabe and K. Ito's palette, which is told apart with any colour vision; blue is ours.
+#: From the palette of M. Okabe and K. Ito, for any colour vision; blue is ours.
 OUR_COLOUR = "#0072B2"
-#: One look a solver in all pictures: colour and marker.
+#: Colour and marker of every solver, the same in all pictures.
 LOOKS = {
     "heyoka": ("#D55E00", "s"), "numbalsoda": ("#009E73", "D"), "diffrax": ("#CC79A7", "^"),
     "torchdiffeq": ("#E69F00", "v"), "casadi": ("#56B4E9", "P"), "jax_loop": ("#000000", "*"),
     "numba_loop": ("#999999", "X"), "scipy": ("#8C6D31", "p"),
 }  # fmt: skip
-#: Our methods likewise, in blues and violets, so that lines need no labels inside.
+#: Colours and markers of our methods, in blues and violets.
 METHODS = {
     "tsit5": (OUR_COLOUR, "o"), "rk4": (OUR_COLOUR, "o"), "rodas5p": (OUR_COLOUR, "o"),
     "vern7": ("#00305E", "h"), "dormand_prince_853": ("#5B2A86", "d"), "kvaerno5": ("#00305E", "s"),
@@ -31,15 +31,15 @@ NAMES = {
 }  # fmt: skip
 
 
-#: What a picture shows, for those who do not see it.
+#: What a picture shows, for readers who do not see it.
 _SHOWS = {
-    "error.png": "Time a run against the error at the end, a panel a problem",
-    "runs.png": "Time a run against the runs in a batch, a panel a problem",
+    "error.png": "Time per run over the error at the end, one panel per problem",
+    "runs.png": "Time per run over the runs in a batch, one panel per problem",
 }
 
 
 def markdown(record: Record, drawn: Sequence[Path] = ()) -> str:
-    """Return the tables of a record, with the pictures that were drawn of it beside them."""
+    """Return the tables of a record, with its pictures."""
     parts = [_header(record["machine"]), bars_table(record), _losses(record["cases"])]
     parts += [f"![{_SHOWS[path.name]}]({path.name})\n" for path in drawn]
     parts += [_case(case) for case in record["cases"]]
@@ -54,7 +54,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Return a number in a few digits, whatever its size; words as they are."""
+    """Return a number with a few digits, and a text unchanged."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "" if value is None else str(value)
     if value == 0 or not math.isfinite(value):
@@ -72,13 +72,13 @@ def _header(machine: Record) -> str:
         f"Python {machine['python']}, commit {machine['commit'] or 'unknown'}"
         f"{' with changes' if machine['modified'] else ''}.\n{installed}.\n\n"
         "Times are medians of interleaved rounds, each solver in its own process, and compare only "
-        "within one table. The error is the largest over the states of five runs, beside "
+        "within one table. The error is the largest of the states of five runs, relative to "
         "|value| + atol/rtol.\n"
     )
 
 
 def bars_table(record: Record) -> str:
-    """Return the table of bars: needed, reached, met. Only a record of the bars lacks some."""
+    """Return the table of bars: needed, reached, met."""
     rows = [
         [bar.text, f"{bar.needed:g} {bar.unit}",
          "" if math.isnan(bar.reached) else f"{number(bar.reached)} {bar.unit}",
@@ -91,7 +91,7 @@ def bars_table(record: Record) -> str:
 
 
 def _losses(cases: Sequence[Record]) -> str:
-    """Return where a peer, as accurate as is asked, is ahead of our kernel or of `solve()`."""
+    """Return the cases in which an accurate peer is faster than our kernel or `solve()`."""
     rows = []
     for case in cases:
         best = best_of(case)
@@ -103,11 +103,11 @@ def _losses(cases: Sequence[Record]) -> str:
                 for row in best.values()
                 if row["us"] < ours["us"] and row["error"] <= EQUAL * goal(case)
             ]  # fmt: skip
-    head = ["case", "peer", "us a run", "error", "ours", "us a run", "error"]
+    head = ["case", "peer", "us per run", "error", "ours", "us per run", "error"]
     body = table(head, rows) if rows else "Nowhere in these cases.\n"
     about = (
-        "Peers that reach a case's error in less time than the fastest of our kernels that does, "
-        "or than `solve()`, which makes a labelled dataset.\n\n"
+        "Peers that reach the error of a case in less time than our fastest kernel that reaches "
+        "it, or than `solve()`, which makes a labelled dataset.\n\n"
     )
     return "## Where we lose\n\n" + about + body
 
@@ -121,8 +121,8 @@ def _case(case: Record) -> str:
         f"{case['problem_name']}, {case['runs']:,} runs, {kept}; error to reach {goal(case):.0e}"
     )
     if "load" in case:
-        # The average over a minute: solvers of the case before are in it.
-        about += f"; load {case['load']:.1f} when it began, {case['took_s']:.0f} s in all"
+        # The average over a minute, which includes solvers of the previous case.
+        about += f"; load {case['load']:.1f} at its start, {case['took_s']:.0f} s in all"
     best = best_of(case)
     ours = best.get("kernel")
     rows = []
@@ -145,9 +145,9 @@ def _case(case: Record) -> str:
                 f"{row['runs']:,}" + (f"; {row['note']}" if row.get("note") else ""),
             ]
         )
-    head = ["solver", "us a run", "middle half", "core us a run", "beside ours", "error",
+    head = ["solver", "us per run", "middle half", "core us per run", "relative to ours", "error",
             "compile s", "first result s", "peak MB", "runs"]  # fmt: skip
-    note = "\nBold: a solver's fastest row that reaches the error, or else its most accurate.\n"
+    note = "\nBold: the fastest row of a solver that reaches the error, or its most accurate.\n"
     return f"{title}{about}.\n\n{table(head, rows)}{note}"
 
 
@@ -160,13 +160,13 @@ def _figures(name: str, figures: Record) -> str:
 
 
 def pictures(record: Record, folder: Path) -> list[Path]:
-    """Draw time against error and time against runs, a panel a problem; return the files.
+    """Draw time over error and time over runs, one panel per problem; return the files.
 
     Parameters
     ----------
     record : mapping
     folder : Path
-        Where ``error.png`` and ``runs.png`` go, if the record has anything for them.
+        Folder of ``error.png`` and ``runs.png``, which are drawn if the record has cases for them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cases = [case for case in record["cases"] if timed(case)]
@@ -210,7 +210,7 @@ def _grouped(cases: Sequence[Record], key: Callable[[Record], Any]) -> list[list
 
 
 def _spread(cases: Sequence[Record]) -> bool:
-    """Return whether errors differ, without which there is no curve to show."""
+    """Return whether errors differ, so that there is a curve to draw."""
     errors = [max(row["error"], 1e-16) for case in cases for row in timed(case)]
     return bool(max(errors) > 3 * min(errors))
 
@@ -254,7 +254,7 @@ def _against_runs(axes: Any, cases: Sequence[Record]) -> None:
             if row["peer"] in OURS and row["peer"] != "kernel":
                 chosen.setdefault(row["peer"], row)
         for peer, row in chosen.items():
-            # Who does fewer runs than the batch has says nothing about its size.
+            # Entries that solve fewer runs than the batch do not depend on its size.
             if row["runs"] == case["runs"]:
                 lines.setdefault(peer, []).append((row["runs"], row["us"]))
     for peer, points in lines.items():
@@ -264,7 +264,7 @@ def _against_runs(axes: Any, cases: Sequence[Record]) -> None:
 
 
 def _drawn(panels: Sequence[Callable[[Any], None]], path: Path) -> Path:
-    """Draw panels side by side with one legend."""
+    """Draw panels in a row with one legend."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(panels))
@@ -293,7 +293,7 @@ def _drawn(panels: Sequence[Callable[[Any], None]], path: Path) -> Path:
 
 
 def _at_least_two_decades(axis: Any) -> None:
-    """Widen a logarithmic axis until it has labels at powers of ten alone, and enough of them."""
+    """Widen a logarithmic axis to at least two decades, with labels at powers of ten only."""
     from matplotlib.ticker import NullFormatter
 
     low, high = (math.log10(value) for value in axis.get_view_interval())
@@ -305,7 +305,7 @@ def _at_least_two_decades(axis: Any) -> None:
 
 
 def _saved(figure: Any, path: Path) -> Path:
-    """Write a picture with a palette, which takes half the room."""
+    """Write a picture with a palette, which halves the size of the file."""
     from io import BytesIO
 
     from PIL import Image

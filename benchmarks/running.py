@@ -1,4 +1,4 @@
-"""``python -m benchmarks run``: a record that grows by a case or a figure at a time."""
+"""``python -m benchmarks run``: add cases and figures to a record, one at a time."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from benchmarks.report import bars_table
 from cubie_flow.errors import FlowError
 
 Say = Callable[[str], None]
-#: What must be the same for a record to be continued.
+#: Keys that must be equal to continue a record.
 _SAME = ("processor", "threads", "vector_bits", "python", "commit", "versions")
 
 
 def run(which: str | None, only: str, peers: str, effort: Effort, out: Path | None) -> Path:
-    """Measure what the record does not have yet, and return the record's file.
+    """Measure the cases and figures that a record lacks, and return the file of the record.
 
     Parameters
     ----------
     which : str, optional
-        A name of `SETS`. By default ``quick``, or all cases there are where `only` chooses.
+        A name of `SETS`; by default ``quick``, or all cases if `only` is given.
     only : str
-        Names or parts of names of cases and figures, comma-separated; empty for all.
+        Names of cases and figures, or parts of names, comma-separated; empty for all.
     peers : str
-        Solvers that take part, comma-separated; empty for all.
+        Solvers to measure, comma-separated; empty for all.
     effort : Effort
     out : Path, optional
-        The record. By default one in ``results/`` that is named by set and day.
+        The record; by default a file in ``results/`` named after the set and the day.
 
     Raises
     ------
     FlowError
-        If `only` names nothing, a solver is unknown, or the record is of another machine or commit.
+        If `only` selects nothing, a solver is unknown, or the record is of another machine or
+        commit.
     """
     about = machine()
     name = which or ("all" if only else "quick")
@@ -58,7 +59,7 @@ def run(which: str | None, only: str, peers: str, effort: Effort, out: Path | No
         if figure not in wanted or not (only or name in ("bars", "all")):
             continue
         if figure in record["figures"]:
-            say(f"{figure}: already there")
+            say(f"{figure}: already in the record")
             continue
         say(figure)
         found = _figure(action, say)
@@ -69,7 +70,7 @@ def run(which: str | None, only: str, peers: str, effort: Effort, out: Path | No
         if case.name not in wanted:
             continue
         if any(held["name"] == case.name for held in record["cases"]):
-            say(f"{case.name}: already there")
+            say(f"{case.name}: already in the record")
             continue
         say(case.name)
         record["cases"].append(_case(_with(case, peers), effort, say))
@@ -86,24 +87,24 @@ def opened(path: Path, about: dict[str, Any], name: str) -> dict[str, Any]:
     Raises
     ------
     FlowError
-        If what is there is no record, or one of another machine or commit.
+        If the file is not a record, or is of another machine or commit.
     """
     if not path.exists():
         return {"machine": about, "set": name, "cases": [], "figures": {}}
     record = read(path)
     if not is_record(record):
-        raise FlowError(f"'{path}' is no record of benchmarks; --out names another file")
+        raise FlowError(f"'{path}' is not a record of benchmarks; give another file with --out")
     for key in _SAME:
         if record["machine"].get(key) != about[key]:
             raise FlowError(
-                f"'{path}' is a record with another {key} than here, and times compare only "
-                "within one: --out names another file"
+                f"'{path}' is a record with another {key}, and times are comparable only "
+                "within one record: give another file with --out"
             )
     return record
 
 
 def _figure(action: Callable[[], dict[str, Any]], say: Say) -> dict[str, Any] | None:
-    """Return a figure; one that fails costs no other, and is tried again with the next command."""
+    """Return a figure, or nothing if it fails; the next command tries it again."""
     try:
         return action()
     except Exception as error:
@@ -119,7 +120,7 @@ def _with(case: Case, peers: str) -> Case:
     entries = [entry for entry in case.entries if entry.peer in names]
     if not entries:
         known = ", ".join(dict.fromkeys(entry.peer for entry in case.entries))
-        raise FlowError(f"--peers is '{peers}', of whom none is in {case.name}: it has {known}")
+        raise FlowError(f"--peers is '{peers}', none of which is in {case.name}: it has {known}")
     return evolve(case, entries=entries)
 
 

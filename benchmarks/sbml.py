@@ -1,14 +1,15 @@
-"""Cases of the SBML Test Suite: each integrated and compared with its own reference.
+"""Cases of the SBML Test Suite, integrated and compared with their references.
 
     python -m benchmarks sbml FOLDER                 # every case of the folder
     python -m benchmarks sbml FOLDER 00001 00042     # only these
 
-FOLDER has the layout of the suite's semantic cases (sbml.org): NNNNN/NNNNN-sbml-lXvY.xml, of which
-the highest level is taken, NNNNN-settings.txt, NNNNN-results.csv and NNNNN-model.m. A case passes
-if |ours - theirs| <= absolute + relative*|theirs| for every variable at every time, both
-tolerances being the case's own. States come from the compiled CPU kernel (rodas5p, rtol 1e-9);
-what follows from them, as an amount from a concentration, is computed from the model's own graph
-with NumPy. A model that the importer refuses counts as unsupported, by what it names.
+FOLDER has the layout of the semantic cases of the suite (sbml.org): NNNNN/NNNNN-sbml-lXvY.xml (the
+highest level is used), NNNNN-settings.txt, NNNNN-results.csv and NNNNN-model.m. A case passes if
+|ours - theirs| <= absolute + relative*|theirs| for every variable at every time, with the
+tolerances of the case. States come from the compiled CPU kernel (rodas5p, rtol 1e-9). Quantities
+that follow from them, such as an amount from a concentration, are computed with NumPy from the
+graph of the model. A model that the importer refuses counts as unsupported, by the feature in the
+message.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ Array = Any
 
 @frozen
 class Settings:
-    """What ``NNNNN-settings.txt`` says.
+    """The contents of ``NNNNN-settings.txt``.
 
     Parameters
     ----------
     times : ndarray
-        Of the results.
+        Times of the results.
     variables : tuple of str
         Columns of the results after the time.
     absolute, relative : float
         Tolerances.
     amounts, concentrations : frozenset of str
-        Species whose column is one or the other.
+        Species whose column is an amount or a concentration.
     """
 
     times: Array
@@ -81,14 +82,14 @@ class Settings:
         )
 
 
-#: Tag of cases whose results need events of equal priority to happen in random order; ours happen
-#: in the order of the model, so that a study can be repeated.
+#: Tag of cases whose results need events of equal priority in random order. Ours are executed in
+#: the order of the model, so that a study is reproducible.
 _RANDOM = "RandomEventExecution"
 
 
 @frozen
 class Outcome:
-    """What became of a case: in one word, why, and its tags."""
+    """The outcome of a case: one word, the reason, and the tags of the case."""
 
     case: str
     word: str
@@ -199,12 +200,12 @@ def _difference(found: dict[str, Array], reference: dict[str, Array], settings: 
 
 
 def _feature(reason: str) -> str:
-    """Return what a refusal speaks of, without its place and names."""
+    """Return the feature in the message of a refusal, without place and names."""
     return re.sub(r"'[^']*'", "'...'", reason.rpartition(": ")[2])
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """Return the counts, what is unsupported by feature, and every failure."""
+    """Return the counts, the unsupported features, and every failure."""
     lines = []
     for word in (PASSED, UNSUPPORTED, FAILED):
         lines.append(f"{word:<12} {sum(item.word == word for item in outcomes):>5}")
@@ -229,7 +230,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     root = Path(arguments[0])
     if not root.is_dir():
-        print(f"'{root}' is no folder", file=sys.stderr)
+        print(f"'{root}' is not a folder", file=sys.stderr)
         return 2
     folders = sorted(path for path in root.iterdir() if (path / f"{path.name}-model.m").exists())
     if arguments[1:]:

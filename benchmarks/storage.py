@@ -1,11 +1,11 @@
-"""What storing costs: memory at any size, beside zarr alone, and whether it overlaps with solving.
+"""The cost of storing: memory by size, time compared with zarr alone, overlap with solving.
 
-The same study of 3 variables at 100 saved times is run by the public command, with its picture, at
-10^5 and 10^6 runs, and shortened to 10 times at 10^7; its peak of resident memory is the
-system's figure of the whole process. Then, in one process and in turns, the arrays of the middle
-one are written anew from memory by zarr alone and by our writer in the same layout, and the study
-is solved without and with writing: wall and processor seconds of each. Where the processor is the
-limit, or is shared with others, only the processor seconds say what a thing costs.
+The public command runs the same study of 3 variables at 100 saved times, with its picture, for
+10^5 and 10^6 runs, and with 10 saved times for 10^7 runs. Its memory is the peak resident memory of
+the process. Then one process alternately writes the arrays of the middle study from memory by zarr
+alone and by our writer in the same layout, and solves the study without and with writing; it
+measures wall and processor seconds. If the processor is the limit or is shared, only processor
+seconds show costs.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 
 from benchmarks.machine import machine
 
-#: Runs, saved times and design; sampled runs are in no order.
+#: Runs, saved times and design; sampled runs are not ordered.
 SIZES = (
     (100_000, 100, "grid"), (1_000_000, 100, "grid"), (1_000_000, 100, "sobol"),
     (10_000_000, 10, "grid"), (10_000_000, 10, "sobol"),
 )  # fmt: skip
-BESIDE = (1_000_000, "grid")
+COMPARED = (1_000_000, "grid")
 DESIGNS = {
     "grid": ("batch.values={rho: {linspace: [0, 40, RUNS]}}",),
     "sobol": ("batch=sobol", "batch.values={rho: {uniform: [0, 40]}}", "batch.size=RUNS"),
@@ -39,7 +39,7 @@ STUDY = ("study=storage", "duration=0.99", "engine.progress=false", "confirm=tru
 
 def command(out: Path, rounds: int) -> int:
     """Measure and write a record."""
-    record: dict[str, Any] = {"machine": machine(), "studies": [], "beside": []}
+    record: dict[str, Any] = {"machine": machine(), "studies": [], "compared": []}
     folder = Path(tempfile.mkdtemp(prefix="storage-"))
     try:
         for runs, times, design in SIZES:
@@ -47,18 +47,18 @@ def command(out: Path, rounds: int) -> int:
             place.mkdir()
             record["studies"].append(study(place, runs, times, design))
             say(record["studies"][-1])
-            if (runs, design) == BESIDE:
-                # Elsewhere: the peak of a process that is started counts what its parent held.
+            if (runs, design) == COMPARED:
+                # In another process: the peak of a child process includes the memory of its parent.
                 words = [sys.executable, "-m", "benchmarks.storage", str(place), str(rounds)]
                 told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
-                record["beside"] = [json.loads(line) for line in told.splitlines()]
+                record["compared"] = [json.loads(line) for line in told.splitlines()]
                 print(told, end="", flush=True)
             shutil.rmtree(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     record["ratios"] = {
-        name: median(row["ratios"][name] for row in record["beside"])
-        for name in record["beside"][0]["ratios"]
+        name: median(row["ratios"][name] for row in record["compared"])
+        for name in record["compared"][0]["ratios"]
     }
     say(record["ratios"])
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def say(row: dict[str, Any]) -> None:
 
 
 def study(place: Path, runs: int, times: int, design: str) -> dict[str, Any]:
-    """Run the study in a process of its own and return what it says of itself."""
+    """Run the study in its own process and return its figures."""
     import xarray
 
     words = [word.replace("RUNS", str(runs)) for word in (*STUDY, *DESIGNS[design])]
@@ -81,7 +81,7 @@ def study(place: Path, runs: int, times: int, design: str) -> dict[str, Any]:
     process = subprocess.Popen(
         [sys.executable, "-m", "cubie_flow", *words], cwd=place, stdout=subprocess.DEVNULL
     )
-    # Of this process alone, with its picture: `RUSAGE_CHILDREN` keeps the largest of all.
+    # Of this process alone, with its picture: `RUSAGE_CHILDREN` is the maximum of all children.
     _, status, used = os.wait4(process.pid, 0)
     wall = perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -107,8 +107,8 @@ def study(place: Path, runs: int, times: int, design: str) -> dict[str, Any]:
     }
 
 
-def beside(place: Path) -> dict[str, Any]:
-    """Write the arrays of a store anew from memory, solve its study, and do both."""
+def compare_with_zarr(place: Path) -> dict[str, Any]:
+    """Write the arrays of a store again from memory, solve its study, and do both at once."""
     import numpy as np
     import zarr
 
@@ -179,7 +179,7 @@ def beside(place: Path) -> dict[str, Any]:
 
 
 def like(group: Any, array: Any) -> Any:
-    """Return a new array in a group, laid out as another one."""
+    """Return a new array in a group with the layout of another array."""
     return group.create_array(
         array.basename, shape=array.shape, chunks=array.chunks, shards=array.shards,
         dtype=array.dtype, compressors=array.compressors, fill_value=array.fill_value,
@@ -188,4 +188,4 @@ def like(group: Any, array: Any) -> Any:
 
 if __name__ == "__main__":
     for _ in range(int(sys.argv[2])):
-        say(beside(Path(sys.argv[1])))
+        say(compare_with_zarr(Path(sys.argv[1])))

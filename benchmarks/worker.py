@@ -1,7 +1,7 @@
-"""One entrant in a process of its own.
+"""One entry of a case, measured in its own process.
 
-So a first result includes all that a user waits for, peak memory is the entrant's own, a crash or
-an endless compilation costs one row, and thread pools do not meet.
+A first result then includes everything that a user waits for, the peak memory is that of the entry
+alone, a crash or an endless compilation costs one row, and thread pools do not interfere.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.cases import Case, Entry
 
 Array = Any
-#: Seconds that one round lasts at least; quick solvers run several times in it, since the first
-#: call after a pause finds caches cold and threads asleep.
+#: Shortest time of a round in seconds. Fast solvers run several times in a round, since the first
+#: call after a pause has cold caches and sleeping threads.
 LEAST = 0.05
 
 
@@ -31,15 +31,15 @@ def core_seconds() -> float:
 
 
 def serve(pipe: Connection, case: Case, entry: Entry, probes: Array) -> None:
-    """Prepare an entrant, report its first result, then do a round whenever asked."""
-    # What libraries say is not ours to print, and a solver may print a warning a run.
+    """Prepare an entry, report its first result, then run a round on every request."""
+    # Suppress the output of libraries: a solver may print a warning per run.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    # Our own kernels are compiled anew: a warm cache would hide what a first result costs.
+    # Compile our own kernels again: a warm cache would hide the cost of a first result.
     cache = tempfile.TemporaryDirectory()
     os.environ["CUBIE_FLOW_CACHE"] = cache.name
-    # OpenMP's threads would spin for a while after a round, on the cores of whoever is next.
+    # Threads of OpenMP would spin after a round, on the cores of the next entry.
     os.environ.update(KMP_BLOCKTIME="0", OMP_WAIT_POLICY="PASSIVE")
     started = perf_counter()
     try:
@@ -81,7 +81,7 @@ def serve(pipe: Connection, case: Case, entry: Entry, probes: Array) -> None:
 
 
 def _peak(elsewhere: bool) -> int:
-    """Return the most memory that this process had, or the largest of its children."""
+    """Return the peak memory of this process, or the largest peak of its children."""
     import resource
 
     from cubie_flow.process.machine import peak_memory
@@ -93,7 +93,7 @@ def _peak(elsewhere: bool) -> int:
 
 
 def _round(prepared: Any, repeats: int) -> tuple[float, float, float | None]:
-    """Return (core seconds, wall seconds, seconds on a GPU) of one run."""
+    """Return core seconds, wall seconds and GPU seconds of one run."""
     cores, wall = core_seconds(), perf_counter()
     for _ in range(repeats):
         prepared.run()

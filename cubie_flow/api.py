@@ -121,6 +121,14 @@ def solve(
     ------
     FlowError
         For whatever makes the batch impossible, in one sentence.
+
+    Examples
+    --------
+    >>> from cubie_flow import OdeSystem, solve
+    >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+    >>> data = solve(decay, parameters={"k": [0.5, 1.0]}, duration=2.0, save_every=1.0)
+    >>> data.x.values.round(4).tolist()
+    [[1.0, 0.6065, 0.3679], [1.0, 0.3679, 0.1353]]
     """
     if not isinstance(system, OdeSystem):
         raise FlowError(f"solve needs an OdeSystem, not {type(system).__name__}")
@@ -239,7 +247,10 @@ def solve_study(study: Study) -> xarray.Dataset:
     """Integrate a study in memory; see `solve`."""
     import xarray
 
-    study, _ = resolve_algorithm(study)
+    given = study.algorithm
+    study, told = resolve_algorithm(study)
+    if told and given == study.algorithm:
+        warnings.warn(told, stacklevel=3)
     with lent_kernel(study) as kernel:
         held = schema(study, kernel, {"config": to_config(study)})
         # One shard: all of it is held in memory in the end, and joining shards would hold it twice.

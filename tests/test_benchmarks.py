@@ -80,7 +80,7 @@ def test_only_means_a_whole_name_or_all_that_hold_the_part() -> None:
     assert chosen(names, "lorenz_f64_1024") == {"lorenz_f64_1024"}
     assert chosen(names, "f64, scal") == set(names)
     assert chosen(names, "") == set(names)
-    with pytest.raises(FlowError, match=r"--only is 'lorens_f64_1024', which is in no case's name"):
+    with pytest.raises(FlowError, match=r"is 'lorens_f64_1024', which no case has in its name"):
         chosen(names, "lorens_f64_1024")
 
 
@@ -137,9 +137,9 @@ def test_a_record_is_continued_and_only_where_it_was_begun(
     before = len(done)
     again("")
     assert len(done) == before
-    assert "| two threads beside one | 1.9 x | 1.95 x | yes |" in markdown(read(out))
+    assert "| two threads compared with one | 1.9 x | 1.95 x | yes |" in markdown(read(out))
 
-    with pytest.raises(FlowError, match="--peers is 'nobody', of whom none is in"):
+    with pytest.raises(FlowError, match="--peers is 'nobody', none of which is in"):
         running.run("bars", "hires", "nobody", Effort(), tmp_path / "other.json")
     record = read(out)
     record["machine"]["commit"] = "another"
@@ -194,7 +194,7 @@ def test_the_gpu_parts_run_dry_and_are_resumed(tmp_path: Path, capsys: Any) -> N
     out = tmp_path / "gpu.json"
     parts = ("refill", "overlap")
     gpu.command(parts, out, dry=True, in_all=0.0)
-    assert capsys.readouterr().out.count("run it again to go on") == len(parts)
+    assert capsys.readouterr().out.count("run it again to continue") == len(parts)
     for _ in range(2):
         gpu.command(parts, out, dry=True)
     assert capsys.readouterr().out.count("registers") == len(parts), "none is done twice"

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from benchmarks.conformance import campaign, command
+from benchmarks.conformance import campaign, command, public
 from benchmarks.conformance.case import Case, read_case, write_case
 from benchmarks.conformance.examination import examine
 from benchmarks.conformance.generator import draw
 from benchmarks.conformance.metamorphic import CHECKS
-from benchmarks.conformance.reference import Disturbance, Reference
+from benchmarks.conformance.reference import Disturbance, NoReferenceError, Reference
 from cubie_flow import OdeSystem
 from cubie_flow.integrators.switches import SwitchFinder
 from cubie_flow.kernels import launch
@@ -238,3 +238,69 @@ def test_a_fault_is_found_and_made_small(
 
 def test_every_check_has_a_description() -> None:
     assert all(check.__doc__ for check in CHECKS.values())
+
+
+# public models -------------------------------------------------------------------------------
+
+CELLML = """<?xml version="1.0"?>
+<model xmlns="http://www.cellml.org/cellml/1.0#" name="window"
+       xmlns:cellml="http://www.cellml.org/cellml/1.0#">
+<units name="ms"><unit units="second" prefix="milli"/></units>
+<units name="mV"><unit units="volt" prefix="milli"/></units>
+<component name="c">
+<variable name="t" units="ms"/>
+<variable name="V" units="mV" initial_value="1"/>
+<variable name="inside" units="ms" initial_value="0"/>
+<variable name="pace" units="mV" initial_value="0"/>
+<math xmlns="http://www.w3.org/1998/Math/MathML">
+<apply><eq/><apply><diff/><bvar><ci>t</ci></bvar><ci>pace</ci></apply>
+<apply><diff/><bvar><ci>t</ci></bvar><ci>V</ci></apply></apply>
+<apply><eq/><apply><diff/><bvar><ci>t</ci></bvar><ci>V</ci></apply>
+<apply><times/><cn cellml:units="ms">-1e-2</cn><ci>V</ci></apply></apply>
+<apply><eq/><apply><diff/><bvar><ci>t</ci></bvar><ci>inside</ci></apply>
+<piecewise><piece><cn cellml:units="ms">1</cn><apply><and/>
+<apply><lt/><ci>V</ci><cn cellml:units="mV">0.2</cn></apply>
+<apply><gt/><ci>V</ci><cn cellml:units="mV">0.199</cn></apply></apply></piece>
+<otherwise><cn cellml:units="ms">0</cn></otherwise></piecewise></apply>
+</math></component></model>
+"""
+
+
+def test_the_reference_of_cells_lands_on_windows_and_orders_rates(tmp_path: Path) -> None:
+    pytest.importorskip("libcellml")
+    path = tmp_path / "window.cellml"
+    path.write_text(CELLML)
+    right = public.cellml_right(path)
+    # A second of milliseconds, and an action potential of millivolts.
+    assert (right.times[-1], right.voltage, right.peak) == (1000.0, "V", pytest.approx(50.0))
+    decayed = np.exp(-0.01 * right.times)
+    assert np.allclose(right.values["V"], decayed, rtol=1e-6, atol=1e-9)
+    assert np.allclose(right.values["pace"], decayed - 1.0, rtol=1e-6, atol=1e-9)
+    assert right.values["inside"][-1] == pytest.approx(100 * np.log(0.2 / 0.199), rel=1e-5)
+    several = public.rows(path, ("rodas5p", "bdf"))
+    assert [row.verdict for row in several] == ["agrees", "agrees"]
+    assert [row.peaked for row in several] == [False, False]
+
+
+def test_a_difference_is_one_of_tolerance_if_a_tighter_one_agrees() -> None:
+    def verdict(error: float, finer: float, **more: Any) -> str:
+        return public.Row(
+            "m", "bdf", more.pop("status", "success"), error, finer=finer, **more
+        ).verdict
+
+    assert verdict(1e-4, np.nan) == "agrees"
+    assert verdict(0.1, 1e-5) == "tolerance"
+    assert verdict(0.1, 0.008) == "tolerance"
+    assert verdict(0.1, 0.09) == "differs"
+    assert verdict(1e-5, 1e-5, status="step_limit", peaked=False, right_peaked=True) == "differs"
+    assert verdict(np.nan, np.nan, status="refused") == "refused"
+
+
+def test_events_that_pile_up_have_no_reference() -> None:
+    ball = {
+        "states": {"h": 1.0, "v": 0.0},
+        "equations": {"h": "v", "v": "-9.81"},
+        "events": {"hit": {"root": "h", "direction": "falling", "set": {"v": "-0.5*v"}}},
+    }
+    with pytest.raises(NoReferenceError, match="faster and faster"):
+        reference(ball, 10.0)

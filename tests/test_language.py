@@ -1,6 +1,7 @@
-"""Plain technical English: words of the old private dialect do not come back.
+"""Plain technical English: words of the old private dialect do not come back, sentences are short.
 
-They are looked for in comments, docstrings, messages, configuration and documentation.
+Words are looked for in comments, docstrings, messages, configuration and documentation; the length
+of sentences is that of the pages of documentation.
 """
 
 from __future__ import annotations
@@ -41,9 +42,14 @@ WORDS = {re.compile(pattern, re.IGNORECASE): advice for pattern, advice in DIALE
 CODE = sorted(path for folder in ("cubie_flow", "benchmarks", "experiments")
               for path in (ROOT / folder).rglob("*.py"))  # fmt: skip
 TEXTS = sorted(
-    [ROOT / "README.md", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"),
-     *(ROOT / "benchmarks").glob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"),
+     *(ROOT / "benchmarks").glob("*.md"), *(ROOT / "conf").rglob("*.yaml"),
+     *(ROOT / "experiments").rglob("*.md"), *(ROOT / "experiments").rglob("*.yaml")]
 )  # fmt: skip
+
+#: Pages of documentation, and the mean number of words per sentence that they stay below.
+PAGES = [path for path in TEXTS if path.suffix == ".md" and "experiments" not in path.parts]
+MOST_WORDS = 20
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
@@ -71,9 +77,51 @@ def dialect(path: Path) -> list[str]:
     ]
 
 
+def sentences(markdown: str) -> list[list[str]]:
+    """Return the words of each sentence of a page, without code blocks, tables and headings.
+
+    A code span or a link counts as one word; an item of a list ends a sentence.
+    """
+    text = re.sub(r"^(```|~~~).*?^\1$", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"`[^`]+`", "code", text)
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    parts = []
+    for line in text.splitlines():
+        if re.match(r"    (?! *[-*]|\d+\.)\S|\||#", line):
+            parts.append("\n\n")
+        elif re.match(r" *(?:[-*]|\d+\.|:) ", line) or not line.strip():
+            parts.append("\n\n" + re.sub(r"^ *(?:[-*]|\d+\.|:) ", "", line))
+        else:
+            parts.append(" " + line.strip())
+    found = re.split(r"(?<=[.?!])[)\"'*]*\s+|\n\n", "".join(parts))
+    return [words for one in found if (words := re.findall(r"[\w'/%.-]*\w[\w'/%-]*", one))]
+
+
+def mean_length(path: Path) -> float:
+    """Return the mean number of words per sentence of a page."""
+    lengths = [len(words) for words in sentences(path.read_text(encoding="utf-8"))]
+    return sum(lengths) / max(1, len(lengths))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sentences_are_short(path: Path) -> None:
+    mean = mean_length(path)
+    assert mean < MOST_WORDS, f"{mean:.1f} words per sentence; cut the long ones"
+
+
 @pytest.mark.parametrize("path", [*CODE, *TEXTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_dialect(path: Path) -> None:
     assert not dialect(path)
+
+
+def remarks(path: Path) -> list[str]:
+    """Return what to rewrite in a file."""
+    found = dialect(path)
+    if path in PAGES and (mean := mean_length(path)) >= MOST_WORDS:
+        found.append(f"{path.relative_to(ROOT)}: {mean:.1f} words per sentence")
+    return found
 
 
 if __name__ == "__main__":
@@ -83,4 +131,5 @@ if __name__ == "__main__":
         path = (ROOT / name).resolve()
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.suffix in (".py", ".md", ".yaml"):
-                print("\n".join(dialect(file)) or "", end="\n" if dialect(file) else "")
+                for remark in remarks(file):
+                    print(remark)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
@@ -26,12 +28,13 @@ from benchmarks.conformance.reference import NoReferenceError
 from benchmarks.conformance.shrinking import shrink
 from cubie_flow.kernels.cache import FOLDER_VARIABLE, KernelCache
 
-#: Cases per task, after which a worker may be replaced, and tasks of a worker.
+#: Cases per task, and tasks of a worker, after which it is replaced.
 CHUNK, TASKS = 5, 200
 #: Cases of one signature that are made small and kept; the others are counted.
 KEPT = 5
-#: Seconds without any case done after which workers are given up.
-PATIENCE = 900.0
+#: Seconds without any case done after which workers are given up: of computing, and in all where
+#: others have the processors.
+PATIENCE, LONGEST = 900.0, 7200.0
 
 
 @frozen
@@ -192,7 +195,7 @@ def keep(
 
     def stays(smaller: Case) -> bool:
         again = examine(smaller, check, tight=False)
-        same = [one for _, one in again.findings if one.kind == finding.kind]
+        same = [one for _, one in again.findings if _alike(one, finding)]
         if same:
             found_text["value"] = same[0].text
         return bool(same)
@@ -203,6 +206,14 @@ def keep(
         from_case=case.name,
     )  # fmt: skip
     return path
+
+
+def _alike(one: Finding, other: Finding) -> bool:
+    """Return whether two findings are of one kind; of errors, with the same words."""
+    if one.kind != other.kind or one.kind not in ("crash", "refused"):
+        return one.kind == other.kind
+    a, b = (re.sub(r"'[^']*'|[-+.\d]+", "", finding.text)[:40] for finding in (one, other))
+    return a == b
 
 
 def _kind_of(name: str, finding: Finding) -> bool:
@@ -286,13 +297,13 @@ def _drive(plan: Plan, totals: Totals, cache: str, began: float, say: Any) -> No
         return
     told = began
     while not over:
-        pool = ProcessPoolExecutor(
-            plan.jobs, get_context("spawn"), _begin, (cache,), max_tasks_per_child=TASKS
-        )
+        # With max_tasks_per_child a pool of Python 3.11 may wait for ever (CPython issue 115634).
+        pool = ProcessPoolExecutor(plan.jobs, get_context("spawn"), _begin, (cache,))
         running: dict[Any, list[int]] = {}
+        given, last_done, computed = 0, monotonic(), 0.0
         try:
             while True:
-                while len(running) < plan.jobs + 1 and not over:
+                while len(running) < plan.jobs + 1 and given < TASKS * plan.jobs and not over:
                     if plan.seconds is not None and monotonic() - began > plan.seconds:
                         over = True
                         break
@@ -301,12 +312,17 @@ def _drive(plan: Plan, totals: Totals, cache: str, began: float, say: Any) -> No
                         over = True
                         break
                     running[pool.submit(_task, plan, following)] = following
+                    given += 1
                 if not running:
                     break
-                done, _ = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED)
+                done, _ = wait(running, timeout=PATIENCE / 10, return_when=FIRST_COMPLETED)
                 if not done:
-                    _give_up(pool, running, totals, "hang", say)
-                    break
+                    hung = _computed(pool) - computed > PATIENCE * plan.jobs
+                    if hung or monotonic() - last_done > LONGEST:
+                        _give_up(pool, running, totals, "hang", say)
+                        break
+                    continue
+                last_done, computed = monotonic(), _computed(pool)
                 for one in done:
                     last = running.pop(one)[-1]
                     for outcome in one.result():
@@ -319,6 +335,16 @@ def _drive(plan: Plan, totals: Totals, cache: str, began: float, say: Any) -> No
             _give_up(pool, running, totals, "killed process", say)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _computed(pool: ProcessPoolExecutor) -> float:
+    """Return the seconds that the workers of a pool have computed."""
+    ticks = 0
+    for number in list(pool._processes or {}):
+        with suppress(OSError):
+            content = Path(f"/proc/{number}/stat").read_text(encoding="utf-8")
+            ticks += sum(map(int, content.rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _give_up(pool: Any, running: dict[Any, list[int]], totals: Totals, kind: str, say: Any) -> None:

@@ -87,13 +87,18 @@ class Case:
         return evolve(self, columns=columns, times=[time for time in self.times if time <= last])
 
     def at_tolerance(self, rtol: float) -> Case:
-        """Return the case at another tolerance; absolute ones change by the same factor."""
+        """Return the case at another tolerance; absolute ones change by the same factor.
+
+        Methods of low order may take many more steps at a tighter one.
+        """
         factor = rtol / self.rtol
-        if isinstance(self.atol, Mapping):
-            return evolve(
-                self, rtol=rtol, atol={name: value * factor for name, value in self.atol.items()}
-            )
-        return evolve(self, rtol=rtol, atol=self.atol * factor)
+        atol = self.atol
+        if isinstance(atol, Mapping):
+            atol = {name: value * factor for name, value in atol.items()}
+        else:
+            atol = atol * factor
+        steps = self.max_steps * (10 if factor < 1.0 else 1)
+        return evolve(self, rtol=rtol, atol=atol, max_steps=steps)
 
     @property
     def system(self) -> OdeSystem:

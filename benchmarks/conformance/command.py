@@ -30,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--public", type=Path, nargs="?", const=SHARED, default=None, metavar="FOLDER",
         help=f"public models of a folder, by default {SHARED}",
     )  # fmt: skip
-    parser.add_argument("--only", default="", help="public models with this in their path")
+    parser.add_argument(
+        "--only", default="", help="public models with one of these in their path, with commas"
+    )
+    parser.add_argument(
+        "--record", type=Path, default=None, help="JSON file of the rows of public models"
+    )
 
 
 def command(given: argparse.Namespace) -> int:
@@ -40,7 +45,7 @@ def command(given: argparse.Namespace) -> int:
     if given.public is not None:
         from benchmarks.conformance import public
 
-        return public.command(given.public, given.jobs, given.only)
+        return public.command(given.public, given.jobs, given.only, given.record)
     minutes = 10.0 if given.minutes is None and given.count is None else given.minutes
     plan = Plan(
         given.seed, given.start, given.count, None if minutes is None else 60 * minutes, given.jobs,

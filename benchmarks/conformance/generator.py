@@ -775,6 +775,9 @@ def _case(m: _Model, name: str) -> Case:
     for state, value in m.states.items():
         if m.chance(0.3) and (isinstance(value, float) or m.chance(0.3)):
             drawn = m.offset[state] + m.size[state] * rng.uniform(-1, 1, RUNS)
+            if isinstance(value, str) and {*re.findall(r"\w+", value)} & columns.keys():
+                # A parameter that varies and reaches nothing else would be refused.
+                continue
             columns[state] = [float(f"{one:.6g}") for one in drawn]
     for driver in m.drivers.values():
         if "series" in driver and m.chance(0.7):

@@ -32,6 +32,8 @@ Array = Any
 LOOKS, PIECES, EVENTS = 4, 60, 120
 #: Events at one time with which a run of cubie_flow ends.
 CROWD = 200
+#: Part of a run within which an event that happens again is taken to pile up, as a ball at rest.
+PILED = 1e-8
 _CLOSE = 1e-12
 
 
@@ -709,6 +711,13 @@ class _Run:
                 assert event.truth is not None
                 self.sides[i] = bool(event.truth(self.t, new, self.p)[0])
         if event.recorded:
+            earlier = self.found.times[event.name][-1:]
+            if (
+                event.truth is not None
+                and earlier
+                and (0.0 < self.t - earlier[0] < PILED * (self.t1 - self.t0))
+            ):
+                raise NoReferenceError("an event that happens faster and faster")
             self.found.counts[event.name] += 1
             self.found.times[event.name].append(float(self.t))
         self.found.jumps.append(float(self.t))

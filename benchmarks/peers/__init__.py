@@ -1,7 +1,7 @@
-"""Solvers beside each other, one small module each.
+"""The compared solvers, one small module each.
 
-A module has one function, ``prepare(case, entry) -> Prepared``. It raises ImportError where the
-solver is not installed, and `Unsupported` for what the solver cannot do.
+A module has a function ``prepare(case, entry) -> Prepared``. It raises ImportError if the solver is
+not installed, and `Unsupported` if the solver cannot solve the case.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = Any
 
 
 class Unsupported(Exception):
-    """The solver cannot do the case; the message says why."""
+    """The solver cannot solve the case; the message gives the reason."""
 
 
 @frozen
@@ -29,16 +29,16 @@ class Prepared:
     Parameters
     ----------
     run : callable
-        Does all runs once and returns the answer, on the host and finished.
+        Solves all runs once and returns the finished answer on the host.
     ends : callable
-        ``(answer, probes) -> array`` of the states of some runs, by number, at the case's
-        times, shape (probes, times, states).
+        ``(answer, probes) -> array``: the states of the runs with these numbers at the times of
+        the case, shape (probes, times, states).
     compile_seconds : float, optional
-        Where compiling can be told apart from the first run.
+        Compile time, if it can be separated from the first run.
     device_seconds : callable, optional
-        Seconds that the latest run took on a GPU, without transfers.
+        Seconds of the latest run on a GPU, without transfers.
     elsewhere : bool
-        Whether the work is done in processes of its own, whose peak memory is what counts.
+        Whether other processes do the work, whose peak memory counts.
     """
 
     run: Callable[[], Any]
@@ -49,12 +49,12 @@ class Prepared:
 
 
 def steps_a_save(case: Case, entry: Entry) -> tuple[int, float]:
-    """Return the steps from one of a case's times to the next, and their length.
+    """Return the number of steps between two saved times of a case, and their length.
 
     Raises
     ------
     Unsupported
-        If the entry is not RK4 at a fixed step whose multiples the times are.
+        If the entry is not RK4 with a fixed step that divides the saved times.
     """
     if entry.method != "rk4" or not entry.dt:
         raise Unsupported("written for RK4 at a fixed step only")
@@ -73,6 +73,6 @@ def load(peer: str) -> Callable[[Case, Entry], Prepared]:
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what `action` gives and the seconds it took."""
+    """Return the result of `action` and its time in seconds."""
     started = perf_counter()
     return action(), perf_counter() - started

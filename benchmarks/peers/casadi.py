@@ -1,4 +1,4 @@
-"""SUNDIALS' CVODES through casadi, runs mapped over threads."""
+"""CVODES of SUNDIALS through casadi, with runs mapped over threads."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
         return np.asarray(mapped(x0=start, p=values)["xf"])
 
     def ends(answer: Any, probes: Any) -> Any:
-        # Columns are the times of the first run, then those of the second, and so on.
+        # The columns are the times of the first run, then those of the second, and so on.
         table = answer.reshape(len(about.start), entry.runs, len(times))
         return table[:, probes, :].transpose(1, 2, 0)
 

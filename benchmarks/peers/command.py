@@ -1,4 +1,4 @@
-"""Ourselves: the whole command, which writes its Zarr store, in a fresh process each time."""
+"""cubie_flow: the whole command, which writes its Zarr store, in a new process each time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
         else:
             columns = [held[f"{name}_final"].values[probes] for name in names]
             found = np.stack(columns, axis=1)[:, None, :]
-        # Its values are a plain linspace, so only the first and the last are those probed.
+        # Its values are a linspace, so only the first and the last equal those of the probes.
         hidden = np.zeros(found.shape, bool)
         hidden[1:-1] = True
         return np.ma.array(found, mask=hidden)

@@ -1,4 +1,4 @@
-"""cubie on a GPU: one thread a run, kernels by numba."""
+"""cubie on a GPU: one thread per run, kernels compiled by numba."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hand-written CUDA C++ of ``lorenz.cu``, its arrays on the device, timed with events."""
+"""The hand-written CUDA C++ of ``lorenz.cu``, with arrays on the device, timed with events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ourselves on a GPU: the kernel alone, its arrays on the device, timed with events."""
+"""cubie_flow on a GPU: the kernel alone, with arrays on the device, timed with events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.peers.kernel import limits, make_kernel
 
 
 def captured(kernel: Any, *arguments: Any) -> Any:
-    """Return the batch that a solve hands to its program, without running it."""
+    """Return the batch that `solve` passes to its program, without running it."""
     program = kernel.product.program
     held: list[Any] = []
     program.run = held.append
@@ -39,7 +39,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
         return batch.finals[:states, probes].T[:, None, :]
 
     def run() -> None:
-        # Whoever holds `run` holds the stack, and the stack holds the arrays on the device.
+        # `run` keeps the stack alive, and with it the arrays on the device.
         assert stack is not None
         watch.time(held.launch)
 

@@ -1,4 +1,4 @@
-"""Ourselves on a GPU, with all transfers."""
+"""cubie_flow on a GPU, with all transfers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""diffrax under `vmap` and `jit`, compiled ahead."""
+"""diffrax under `vmap` and `jit`, compiled ahead of time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""heyoka's Taylor integrator: batches of two SIMD registers, one integrator a thread, reused."""
+"""The Taylor integrator of heyoka: batches of two SIMD registers, one integrator per thread."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def functions(hy: Any) -> SimpleNamespace:
 
 
 class _Absolute:
-    """heyoka has no absolute value, so `abs` of its expressions needs a home."""
+    """Holds `abs` for expressions of heyoka, which has no absolute value."""
 
     def __init__(self, hy: Any) -> None:
         hy.expression.__abs__ = lambda x: hy.select(hy.lt(x, hy.expression(0.0)), -x, x)
@@ -51,7 +51,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
         variables = [variables]
     derivatives = field(about, functions(hy))(hy.time, variables, hy.par[0])
     real: Any = np.dtype(entry.precision).type
-    # Two registers side by side: 1.2 times as fast as one here, and four are no faster.
+    # Two registers are 1.2 times as fast as one here, and four are not faster.
     width = 2 * hy.recommended_simd_size(fp_type=real)
     start = np.repeat(about.start[:, None], width, axis=1).astype(real)
     template, seconds = timed(
@@ -66,7 +66,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     threads = min(usable_cores(), len(groups))
     integrators = [deepcopy(template) for _ in range(threads)]
     times = case.times().astype(real)
-    # It wants the starting time too.
+    # It also needs the starting time.
     grid = np.repeat(np.concatenate([[real(0)], times])[:, None], width, axis=1)
     out = np.empty((len(groups), len(times), len(states), width), real)
 

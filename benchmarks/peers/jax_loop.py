@@ -1,4 +1,4 @@
-"""RK4 in a JAX `fori_loop` over whole arrays, compiled ahead."""
+"""RK4 in a JAX `fori_loop` over whole arrays, compiled ahead of time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ourselves: the batch kernel alone."""
+"""cubie_flow: the batch kernel alone."""
 
 from __future__ import annotations
 

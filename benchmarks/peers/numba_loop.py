@@ -1,4 +1,4 @@
-"""RK4 written as plain loops in numba, runs in parallel: what one writes without a library."""
+"""RK4 as plain loops in numba with runs in parallel, as written without a library."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     address = right_hand_side.address
     solver = {"lsoda": lsoda, "dop853": dop853}[entry.method]
     start = about.start
-    # It wants the starting time too.
+    # It also needs the starting time.
     times = np.concatenate([[0.0], case.times()])
     kept = len(times) - 1
     rtol, atol = entry.rtol, entry.atol

@@ -1,4 +1,4 @@
-"""Ourselves: `cubie_flow.solve`, from a model and arrays to a labelled dataset."""
+"""cubie_flow: `cubie_flow.solve`, from a model and arrays to a labelled dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torchdiffeq: all runs as one system, which take their steps together."""
+"""torchdiffeq: all runs as one system with common steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
     kind = getattr(torch, entry.precision)
     values = torch.as_tensor(about.values(entry.runs)).to(kind)
     start = torch.as_tensor(about.start).to(kind)[:, None].repeat(1, entry.runs)
-    # It wants the starting time too.
+    # It also needs the starting time.
     times = torch.cat([torch.zeros(1, dtype=kind), torch.as_tensor(case.times()).to(kind)])
     options = {"step_size": entry.dt} if entry.dt else None
 
@@ -43,7 +43,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
 
 
 class _Functions:
-    """torch with numpy's name of what it calls differently."""
+    """Functions of torch under the names of numpy."""
 
     def __init__(self, torch: Any) -> None:
         self._torch = torch

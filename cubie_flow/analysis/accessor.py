@@ -1,20 +1,22 @@
-"""``ds.flow``: what this package adds to a result that is open in xarray.
+"""``ds.flow`` and ``tree.flow``: methods for results that are open in xarray.
 
-Importing this module registers it; `cubie_flow.open_results` does so.
+Importing this module registers them; `cubie_flow.open_results` does so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from cubie_flow.analysis import describe, groups, jobs, runs
-from cubie_flow.analysis.notebook import described
+from cubie_flow.analysis import attributes, describe, groups, jobs, runs
+from cubie_flow.analysis.notebook import to_html
 from cubie_flow.analysis.pictures.plots import Plots
 from cubie_flow.analysis.unfold import unfold
-from cubie_flow.batches.store_names import MEMORY
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @xr.register_dataset_accessor("flow")  # type: ignore[no-untyped-call]
@@ -32,7 +34,7 @@ class FlowAccessor:
 
     @property
     def path(self) -> str | None:
-        """The store that the dataset was opened from, or None for one made in memory."""
+        """The store that the dataset was opened from; None for a dataset made in memory."""
         source = self._data.encoding.get("source")
         return None if source is None else str(source)
 
@@ -40,64 +42,113 @@ class FlowAccessor:
         return str(self.summary())
 
     def _repr_html_(self) -> str:
-        """Show a notebook the summary, with the overview that every run leaves behind."""
-        return described(self._data)
+        """Show the summary and the overview picture in a notebook."""
+        return to_html(self._data)
 
-    # choosing runs ------------------------------------------------------------------------------
+    # selection ----------------------------------------------------------------------------------
 
     def unfold(self) -> xr.Dataset:
-        """Return a full-factorial grid with one dimension for each quantity instead of ``run``.
+        """Return a full-factorial grid or a sweep with one dimension per quantity.
 
-        Nothing is read until values are asked for, and then only theirs.
+        The dimensions replace ``run``. A batch that is not a grid, inside a sweep, has the
+        dimension ``draw``.
+
+        Returns
+        -------
+        xarray.Dataset
+            Lazy: an index reads only the runs that it selects.
 
         Raises
         ------
         FlowError
-            If the runs are no grid, or only some of one.
+            If the runs are neither a grid nor a sweep, or only some runs of one.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, solve
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> data = solve(
+        ...     decay,
+        ...     parameters={"k": [0.5, 1.0, 2.0]},
+        ...     initial_values={"x": [1.0, 3.0]},
+        ...     batch="grid",
+        ...     duration=1.0,
+        ... )
+        >>> dict(data.flow.unfold().sizes)
+        {'k': 3, 'x_initial': 2}
         """
         return unfold(self._data)
 
     def sel_runs(self, condition: str) -> xr.Dataset:
-        """Return the runs that satisfy a condition, lazily; ``run`` holds their numbers.
+        """Return the runs that satisfy a condition.
 
         Only the columns that the condition names are read, a million runs at a time.
 
         Parameters
         ----------
         condition : str
-            Such as ``"rho > 24 and status == 'success'"``; see `cubie_flow.predicates`.
+            Comparisons of quantities that have one value per run, such as
+            ``"rho > 24 and status == 'success'"``. See "Conditions" in ``docs/results.md``.
+
+        Returns
+        -------
+        xarray.Dataset
+            Lazy; its coordinate ``run`` holds the numbers of the runs in their study.
 
         Raises
         ------
         FlowError
-            If it cannot be read, or names what the runs do not have.
+            If the condition cannot be read, or names something that the runs do not have.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, solve
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, duration=1.0)
+        >>> data.flow.sel_runs("k >= 1 and status == 'success'").run.values.tolist()
+        [1, 2]
         """
         return runs.take(self._data, runs.where(self._data, condition))
 
     def failed(self) -> xr.Dataset:
-        """Return the runs that ended otherwise than by success or an event.
+        """Return the runs that ended neither by success nor by an event.
+
+        Runs that are not written yet are not among them.
+
+        Returns
+        -------
+        xarray.Dataset
+            Lazy; its coordinate ``run`` holds the numbers of the runs in their study.
 
         Raises
         ------
         FlowError
             If the dataset holds no runs of a study.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, solve
+        >>> growth = OdeSystem.from_equations("dx/dt = x**2", {"x": 1.0})
+        >>> data = solve(growth, initial_values={"x": [0.5, 2.0]}, duration=1.0)
+        >>> data.flow.failed().run.values.tolist()
+        [1]
         """
         return runs.take(self._data, runs.failed(self._data))
 
-    # integrating again --------------------------------------------------------------------------
+    # integration --------------------------------------------------------------------------------
 
     def rerun(self, which: int | Iterable[int], **changes: Any) -> xr.Dataset:
         """Integrate runs again, from the equations and values that the dataset holds.
 
-        Without changes the numbers are the same bits, if this version made the result.
-        Imports the solver.
+        Without changes, the version that made the result returns the same numbers bit for bit.
+        This method imports the solver.
 
         Parameters
         ----------
-        which : int or ints
+        which : int or iterable of int
             Numbers of runs.
         **changes
-            In the words of `cubie_flow.solve`: ``rtol``, ``atol``, ``dt``, ``max_steps``,
+            Named as in `cubie_flow.solve`: ``rtol``, ``atol``, ``dt``, ``max_steps``,
             ``algorithm``, ``precision``, ``save_every``, ``times``, ``variables`` (``["all"]``
             saves every state), ``summaries``, ``duration``, ``rescue``, ``target``, and
             ``parameters`` or ``initial_values`` with one number for all runs.
@@ -105,59 +156,159 @@ class FlowAccessor:
         Returns
         -------
         xarray.Dataset
-            In memory; ``run`` holds the numbers of the runs.
+            In memory; its coordinate ``run`` holds the numbers of the runs.
 
         Raises
         ------
         FlowError
-            If there is no such run or change, or the dataset does not hold what it takes.
+            If a run or a change is unknown, or the dataset lacks the model or the configuration.
 
         Examples
         --------
-        >>> data.flow.rerun(data.flow.failed().run[:10], rtol=1e-9)  # doctest: +SKIP
+        >>> from cubie_flow import OdeSystem, solve
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, duration=1.0)
+        >>> again = data.flow.rerun([2], rtol=1e-10, save_every=0.5)
+        >>> again.x.values.round(6).tolist()
+        [[1.0, 0.367879, 0.135335]]
         """
         from cubie_flow.analysis.rerun import rerun
 
         return rerun(self._data, which, **changes)
 
-    # drawing ------------------------------------------------------------------------------------
+    # pictures -----------------------------------------------------------------------------------
 
     @property
     def plot(self) -> Plots:
-        """Pictures: ``ds.flow.plot.bands("z")``; ``ds.flow.plot`` alone lists what there is."""
+        """Pictures, one method per kind: ``ds.flow.plot.bands("z")``.
+
+        ``ds.flow.plot()`` draws the overview, and ``ds.flow.plot`` lists the kinds.
+        """
         return Plots(self._data)
 
-    # saying what it is --------------------------------------------------------------------------
+    # description --------------------------------------------------------------------------------
 
     def summary(self) -> describe.Summary:
-        """Return the summary of the runs; it prints as lines and has ``.values``.
+        """Return the summary of the runs.
+
+        Reads the status and the step counts of every run.
+
+        Returns
+        -------
+        Summary
+            Prints as lines; its attribute ``values`` holds the same as a mapping.
 
         Raises
         ------
         FlowError
             If the dataset holds no runs of a study.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, solve
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, duration=1.0)
+        >>> data.flow.summary().values["statuses"]
+        {'success': 3}
         """
         return describe.summary(self._data)
 
     def config(self) -> dict[str, Any]:
-        """Return the composed configuration of the study.
+        """Return the composed configuration of the study, with interpolations unresolved.
+
+        Returns
+        -------
+        dict
+            Nested, with the keys of the configuration files.
 
         Raises
         ------
         FlowError
-            If the dataset holds none.
+            If the dataset holds no configuration.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, solve
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, duration=1.0)
+        >>> data.flow.config()["duration"]
+        1.0
         """
-        return describe.config(self._data)
+        return attributes.config(self._data)
 
     def memory(self) -> xr.Dataset:
-        """Return the table of buffers, with plan, compiler figures and measurements.
+        """Return the group ``/memory`` of the store.
+
+        It has two unrelated dimensions: ``buffer`` for the buffers of the kernel, and ``shard``
+        for the times of the shards. `buffers` and `shards` return each as a table. The attributes
+        hold the plan, the compiler's figures and what was measured.
+
+        Returns
+        -------
+        xarray.Dataset
 
         Raises
         ------
         FlowError
             If the dataset comes from no store.
         """
-        return groups.group(self._data, MEMORY)
+        return groups.memory(self._data)
+
+    def buffers(self) -> DataFrame:
+        """Return the buffers of the kernel as a table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per buffer, indexed by its name: ``location``, ``dtype``, ``elements``,
+            ``bytes``, ``offset`` (in bytes), ``owner``, ``alias``.
+
+        Raises
+        ------
+        FlowError
+            If the dataset comes from no store.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, open_results
+        >>> from cubie_flow.api import Study, run_study
+        >>> from cubie_flow.batches import make_design
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> design = make_design("zip", {"k": [0.5, 1.0, 2.0, 4.0]})
+        >>> study = Study(decay, design, duration=1.0, shard_runs=2)
+        >>> report = run_study(study, "buffers.zarr")
+        >>> open_results("buffers.zarr").flow.buffers().loc["state", "elements"]
+        np.int64(1)
+        """
+        return groups.memory_table(self._data, "buffer")
+
+    def shards(self) -> DataFrame:
+        """Return when and where the shards were solved, as a table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per shard: its first run (``start``), its number of ``runs``, times of its
+            phases in seconds, and the ``worker`` that solved it if there were several.
+
+        Raises
+        ------
+        FlowError
+            If the dataset comes from no store.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, open_results
+        >>> from cubie_flow.api import Study, run_study
+        >>> from cubie_flow.batches import make_design
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> design = make_design("zip", {"k": [0.5, 1.0, 2.0, 4.0]})
+        >>> study = Study(decay, design, duration=1.0, shard_runs=2)
+        >>> report = run_study(study, "shards.zarr")
+        >>> open_results("shards.zarr").flow.shards()["runs"].tolist()
+        [2, 2]
+        """
+        return groups.memory_table(self._data, "shard")
 
 
 @xr.register_datatree_accessor("flow")  # type: ignore[no-untyped-call]
@@ -167,31 +318,63 @@ class FlowTreeAccessor:
     Parameters
     ----------
     tree : xarray.DataTree
-        The root, with the table of jobs; its children are the jobs.
+        Its root holds the table of jobs; its children are the jobs.
     """
 
     def __init__(self, tree: xr.DataTree) -> None:
         self._tree = tree
 
-    def jobs(self) -> Any:
-        """Return the table of jobs as a pandas.DataFrame: what tells them apart, how they ended."""
-        return jobs.table(self._tree)
+    def jobs(self) -> DataFrame:
+        """Return the table of jobs.
 
-    def summary(self) -> describe.Summary:
-        """Return the summary of all jobs; it prints as lines and has ``.values``."""
-        return jobs.summary(self._tree)
-
-    def sel_runs(self, condition: str) -> xr.DataTree:
-        """Return a tree of the runs of every job that satisfy a condition, lazily.
+        Returns
+        -------
+        pandas.DataFrame
+            One row per job: the values that distinguish it, how it ended, its runs and times.
 
         Raises
         ------
         FlowError
-            If it cannot be read, or names what the runs of a job do not have.
+            If the tree has no table of jobs.
         """
-        chosen = {
+        return jobs.table(self._tree)
+
+    def summary(self) -> describe.Summary:
+        """Return the summary of all jobs.
+
+        Returns
+        -------
+        Summary
+            Prints as lines; its attribute ``values`` holds the same as a mapping.
+
+        Raises
+        ------
+        FlowError
+            If the tree has no table of jobs.
+        """
+        return jobs.summary(self._tree)
+
+    def sel_runs(self, condition: str) -> xr.DataTree:
+        """Return the runs of every job that satisfy a condition.
+
+        Parameters
+        ----------
+        condition : str
+            As in `FlowAccessor.sel_runs`.
+
+        Returns
+        -------
+        xarray.DataTree
+            Lazy, with one child per job.
+
+        Raises
+        ------
+        FlowError
+            If the condition cannot be read, or names something that the runs of a job do not have.
+        """
+        selected = {
             f"/{name}": runs.take(data, runs.where(data, condition))
             for name, data in jobs.datasets(self._tree).items()
         }
-        tree: xr.DataTree = xr.DataTree.from_dict({"/": self._tree.to_dataset(), **chosen})
+        tree: xr.DataTree = xr.DataTree.from_dict({"/": self._tree.to_dataset(), **selected})
         return tree

@@ -1,8 +1,7 @@
-"""Two results side by side: what was asked, what came out, how long it took."""
+"""Comparison of two results: their configurations, numbers and times."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,44 +9,39 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cubie_flow.analysis import describe, runs
+from cubie_flow.analysis import attributes, runs
 from cubie_flow.batches.store_names import RUN, STATUS, TIME
+from cubie_flow.config.identity import KERNEL, kind_of
 from cubie_flow.errors import FlowError
 from cubie_flow.study.tolerance_record import ATOL, recorded_atol
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-#: Keys that decide how fast and where, and never the numbers.
-POLICY = (
-    "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
-    "storage", "study", "to", "task", "confirm", "dry_run", "batch.order",
-)  # fmt: skip
-#: Keys and attributes that decide what is compiled.
-KERNEL = ("target", "device", "cpu", "version_numba", "version_llvmlite", "version_numba_cuda")
 ABSENT = "(absent)"
-#: Values of one variable held at once.
+#: Most values of one variable in memory at once.
 BLOCK = 4_000_000
 
 
 @frozen
 class Numbers:
-    """How one variable differs.
+    """The differences of one variable.
 
     Attributes
     ----------
     variable
         Its name.
     same
-        Runs with the same bits (NaN equals NaN).
+        Number of runs with the same bits (NaN equals NaN).
     beyond
-        Runs in which a value differs by more than the tolerance.
+        Number of runs in which a value differs by more than the tolerance.
     largest, relative
-        Largest difference, and largest beside the value in the first result.
+        Largest difference; largest difference relative to the value in the first result.
     run
-        The run, as the first result numbers it, where they part first; None if nowhere.
+        The run, as the first result numbers it, that differs first by more than the tolerance;
+        None if no run does.
     time
-        The saved time at which; None for a variable that has no times.
+        The saved time at which it differs; None for a variable without times.
     """
 
     variable: str
@@ -61,20 +55,21 @@ class Numbers:
 
 @frozen
 class Comparison:
-    """Two results side by side.
+    """The differences between two results.
 
     Attributes
     ----------
     config
-        Differences by ``science``, ``kernel`` and ``policy``: key to both values.
+        Differences of the configurations by ``science``, ``kernel`` and ``policy``: key to both
+        values.
     matched, runs
-        Runs that both results have, and how many each has.
+        Number of runs that both results have, and of the runs of each.
     how
         How runs were matched, or why none were.
     ended
-        Runs that ended differently, by ``"success -> step_limit"``.
+        Number of runs with another status, by ``"success -> step_limit"``.
     numbers
-        One entry a variable that both have.
+        One entry per variable that both results have.
     rtol, atol
         The tolerance of `numbers`.
     seconds
@@ -102,18 +97,31 @@ def compare(
     first, second : xarray.Dataset
     rtol, atol : float, optional
         Values ``a`` and ``b`` agree where ``|a - b| <= atol + rtol*|a|``. By default the looser
-        of what the two studies asked of their integration.
+        tolerance of the two studies.
 
     Raises
     ------
     FlowError
         If one of them holds no runs, or a tolerance is negative.
+
+    Examples
+    --------
+    >>> from cubie_flow import OdeSystem, solve
+    >>> from cubie_flow.analysis.compare import compare
+    >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+    >>> first, second = (
+    ...     solve(decay, parameters={"k": [0.5, 1.0]}, duration=1.0, algorithm=name)
+    ...     for name in ("tsit5", "vern7")
+    ... )
+    >>> result = compare(first, second, rtol=1e-4)
+    >>> result.matched, result.numbers[0].beyond
+    (2, 0)
     """
     for key, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and not value >= 0:
             raise FlowError(f"{key} is {value}; it must be at least 0")
-    rtol = _asked(first, second, "rtol") if rtol is None else rtol
-    atol = _asked(first, second, "atol") if atol is None else atol
+    rtol = _looser(first, second, "rtol") if rtol is None else rtol
+    atol = _looser(first, second, "atol") if atol is None else atol
     pairs, how = match(first, second)
     first = runs.numbered(first)
     return Comparison(
@@ -129,81 +137,72 @@ def compare(
     )
 
 
-# what was asked -------------------------------------------------------------------------------
+# configurations -------------------------------------------------------------------------------
 
 
 def config_differences(first: Dataset, second: Dataset) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """Return the keys in which two configurations differ, sorted into their three kinds."""
+    """Return the keys in which two configurations differ, by kind (see `kind_of`)."""
     one, two = _flat(first), _flat(second)
-    found: dict[str, dict[str, tuple[Any, Any]]] = {"science": {}, "kernel": {}, "policy": {}}
+    differences: dict[str, dict[str, tuple[Any, Any]]] = {"science": {}, "kernel": {}, "policy": {}}
     for key in dict.fromkeys((*one, *two)):
         values = one.get(key, ABSENT), two.get(key, ABSENT)
-        # A key of a later version, at rest, is no difference.
+        # A key that one version lacks and the other leaves unset is not a difference.
         if values[0] != values[1] and set(map(str, values)) != {ABSENT, "None"}:
-            found[kind_of(key)][key] = values
-    return found
-
-
-def kind_of(key: str) -> str:
-    """Return whether a key is of the science of a study, of its kernel or of its policy."""
-
-    def among(keys: tuple[str, ...]) -> bool:
-        return any(key == one or key.startswith(f"{one}.") for one in keys)
-
-    return "policy" if among(POLICY) else "kernel" if among(KERNEL) else "science"
+            differences[kind_of(key)][key] = values
+    return differences
 
 
 def _flat(data: Dataset) -> dict[str, Any]:
+    """Return the configuration, model and batch of a result, with dotted keys."""
     attrs = data.attrs
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
 
     def flatten(key: str, value: Any) -> None:
         if isinstance(value, Mapping) and value:
             for name, item in value.items():
                 flatten(f"{key}.{name}" if key else str(name), item)
         else:
-            found[key] = value
+            flat[key] = value
 
-    stored = describe.config(data) if attrs.get("config") else {}
-    # The model and the batch as they were used, and not as a file once named them.
-    flatten("", {k: v for k, v in stored.items() if k not in ("system", "batch")})
-    flatten("system", json.loads(attrs.get("system", "{}")))
-    flatten("batch", json.loads(attrs.get("design", "{}")))
+    config = attributes.config_or_empty(data)
+    # The model and the batch as they were used, not the files that they came from.
+    flatten("", {k: v for k, v in config.items() if k not in ("system", "batch")})
+    flatten("system", attributes.model(data))
+    flatten("batch", attributes.design(data))
     if "algorithm" in attrs:
-        found["algorithm.name"] = attrs["algorithm"]
-    found.update({name: attrs[name] for name in KERNEL if name in attrs})
-    return found
+        flat["algorithm.name"] = attrs["algorithm"]
+    flat.update({name: attrs[name] for name in KERNEL if name in attrs})
+    return flat
 
 
-def _asked(first: Dataset, second: Dataset, name: str) -> float:
-    """Return the looser tolerance of two studies; of several, the loosest."""
+def _looser(first: Dataset, second: Dataset, name: str) -> float:
+    """Return the largest value of a tolerance, over all states of two studies."""
     values = []
     for data in (first, second):
-        given = _flat(data)
         values += [
             float(value)
-            for key, value in given.items()
+            for key, value in _flat(data).items()
             if (key == f"controller.{name}" or key.startswith(f"controller.{name}."))
             and isinstance(value, int | float)
         ]
-        # What an automatic tolerance came to is kept beside the configuration.
+        # The values of an automatic tolerance are stored apart from the configuration.
         values += recorded_atol(data.attrs).values() if name == ATOL else []
     return max(values, default=1e-6)
 
 
-# what came out --------------------------------------------------------------------------------
+# numbers --------------------------------------------------------------------------------------
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def match(first: Dataset, second: Dataset) -> tuple[Pairs, str]:
-    """Return the positions of runs that both results have, and how they were found."""
+    """Return the positions of the runs that both results have, and how they were matched."""
     sizes = runs.length(first), runs.length(second)
-    names = [_swept(data) for data in (first, second)]
+    names = [sorted(runs.swept(data)) for data in (first, second)]
     none = np.empty(0, np.int64)
     if set(names[0]) != set(names[1]):
-        told = [", ".join(n) or "nothing" for n in names]
-        return (none, none), f"one varies {told[0]}, the other {told[1]}, so no run is in both"
+        lists = [", ".join(n) or "nothing" for n in names]
+        return (none, none), f"one varies {lists[0]}, the other {lists[1]}, so no run is in both"
     shorter = min(sizes)
     columns = [
         [np.asarray(data.variables[name].values) for name in names[0]] for data in (first, second)
@@ -213,7 +212,7 @@ def match(first: Dataset, second: Dataset) -> tuple[Pairs, str]:
         same &= a[:shorter] == b[:shorter]
     if same.all():
         every = np.arange(shorter)
-        return (every, every), "by their place" if names[0] else "as the only ones"
+        return (every, every), "by their positions" if names[0] else "as the only ones"
     import pandas as pd
 
     frames = [
@@ -227,30 +226,33 @@ def match(first: Dataset, second: Dataset) -> tuple[Pairs, str]:
     return pairs, f"by their {', '.join(names[0])}"
 
 
-def _swept(data: Dataset) -> list[str]:
-    return sorted(str(n) for n, v in data.coords.items() if v.dims == (RUN,) and n != RUN)
-
-
 def numeric_differences(
     first: Dataset, second: Dataset, pairs: Pairs, rtol: float, atol: float
 ) -> Iterator[Numbers]:
-    """Yield how each variable that both results have differs over the runs in both."""
+    """Yield the differences of each variable over the runs that both results have.
+
+    Parameters
+    ----------
+    first, second : xarray.Dataset
+    pairs : pair of ndarray of int64
+        Positions of the matching runs in each result, see `match`.
+    rtol, atol : float
+        See `compare`.
+    """
     if not len(pairs[0]):
         return
     for key, variable in first.data_vars.items():
-        if key not in second.data_vars or not variable.dims or variable.dims[0] != RUN:
-            continue
-        if second[key].dims == variable.dims:
+        shared = key in second.data_vars and second[key].dims == variable.dims
+        if shared and variable.dims[:1] == (RUN,):
             yield _difference(first, second, str(key), pairs, rtol, atol)
 
 
 def _difference(
     first: Dataset, second: Dataset, name: str, pairs: Pairs, rtol: float, atol: float
 ) -> Numbers:
-    timed = TIME in first[name].dims
     picks: tuple[Any, Any] = (slice(None), slice(None))
     times = None
-    if timed:
+    if TIME in first[name].dims:
         times, *picks = np.intersect1d(  # type: ignore[assignment]
             first[TIME].values, second[TIME].values, return_indices=True
         )
@@ -269,7 +271,7 @@ def _difference(
             equal = (a == b) | (np.isnan(a) & np.isnan(b))
             gap = np.where(equal, 0.0, np.abs(a - b))
             part = np.where(gap == 0, 0.0, gap / np.abs(a))
-            # A value that only one of them has is beyond every tolerance.
+            # A value that only one result has differs by more than any tolerance.
             apart = ~equal & (missing | ~(gap <= atol + rtol * np.abs(a)))
         same += int(equal.all(axis=1).sum())
         beyond += int(apart.any(axis=1).sum())
@@ -277,11 +279,10 @@ def _difference(
         finite = part[np.isfinite(part)]
         relative = max(relative, float(finite.max(initial=0.0)))
         if apart.any():
-            # The earliest saved time, and of several runs the first.
+            # The earliest saved time, and the first run that differs then.
             column = int(apart.any(axis=0).argmax())
             row = int(apart[:, column].argmax())
-            found = (float(column), start + row)
-            where = found if where is None else min(where, found)
+            where = min(where or (np.inf, 0), (float(column), start + row))
     run = None if where is None else int(runs.numbers(first, pairs[0][where[1]]))
     time = None if where is None or times is None else float(times[int(where[0])])
     return Numbers(name, same, beyond, largest, relative, run, time)
@@ -289,25 +290,18 @@ def _difference(
 
 def _read(data: Dataset, name: str, positions: NDArray[np.int64], pick: Any) -> NDArray[Any]:
     """Return values as float64, shape (runs, times) or (runs, 1)."""
-    indexer: Any = positions
-    if len(positions) and positions[-1] - positions[0] + 1 == len(positions):
-        indexer = slice(int(positions[0]), int(positions[-1]) + 1)
-    values = np.asarray(data.variables[name][{RUN: indexer}].values, np.float64)
+    values = data.variables[name][{RUN: runs.indexer(positions)}].values.astype(np.float64)
     values = values.reshape(len(positions), -1)
     return values if isinstance(pick, slice) else values[:, pick]
 
 
 def _seconds(first: Dataset, second: Dataset) -> dict[str, tuple[float, float]]:
-    found = {}
-    for key in first.attrs:
-        if key.startswith("seconds_") and key in second.attrs:
-            name = key.removeprefix("seconds_")
-            found[name] = float(first.attrs[key]), float(second.attrs[key])
-    return found
+    one, two = attributes.seconds(first), attributes.seconds(second)
+    return {name: (float(one[name]), float(two[name])) for name in one if name in two}
 
 
 def _status_changes(first: Dataset, second: Dataset, pairs: Pairs) -> dict[str, int]:
-    """Return how many runs ended differently, by ``"success -> step_limit"``."""
+    """Return the number of runs with another status, by ``"success -> step_limit"``."""
     if STATUS not in first or STATUS not in second or not len(pairs[0]):
         return {}
     words = [

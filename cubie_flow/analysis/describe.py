@@ -1,18 +1,17 @@
-"""What a result says of itself, in plain words and as values."""
+"""The summary of a result, as text and as values."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import yaml
+import numpy as np
 from attrs import frozen
 
-from cubie_flow.analysis import runs
+from cubie_flow.analysis import attributes, runs
 from cubie_flow.analysis.audited import sentences, stored
-from cubie_flow.errors import FlowError
+from cubie_flow.integrators.status import ENDS
 from cubie_flow.study.tolerance_record import faint_sentence, recorded_faint
 
 if TYPE_CHECKING:
@@ -20,24 +19,21 @@ if TYPE_CHECKING:
 
 #: What to do about runs that did not end well.
 REMEDIES: Mapping[str, str] = {
-    "step_limit": "raise controller.max_steps, or use algorithm=auto if the model is stiff",
-    "step_too_small": "lower controller.dt_min, or use a stiff method (algorithm=rodas5p)",
-    "non_finite": "the solution grows without bound or leaves the model's domain; check the values",
-    "solver_failed": "rescue=default solves such runs again with sturdier methods in float64",
-    "not_written": "the study was interrupted; cubie-flow resume=FOLDER does the rest",
+    **{name: end.remedy for name, end in ENDS.items() if end.remedy},
+    "not_written": "the study was interrupted; cubie-flow resume=FOLDER solves the remaining runs",
 }
 
 
 @frozen
 class Summary:
-    """A summary that prints as lines, and holds its values.
+    """A summary of a result; it prints as lines.
 
     Attributes
     ----------
     facts
         Name and text of each line.
     values
-        The same as plain values.
+        The same information as numbers, texts, lists and mappings.
     """
 
     facts: tuple[tuple[str, str], ...]
@@ -59,7 +55,7 @@ class Summary:
 
 
 def summary(data: Dataset) -> Summary:
-    """Summarise a result, or runs selected from one.
+    """Return the summary of a result, or of runs selected from one.
 
     Reads the status and the step counts of every run.
 
@@ -72,13 +68,13 @@ def summary(data: Dataset) -> Summary:
     total = runs.length(data)
     counts = runs.status_counts(data)
     steps = {n: _mean(data, n) for n in ("steps", "rejected") if n in data.variables}
-    design = json.loads(attrs.get("design", "{}"))
+    design = attributes.design(data)
     varied = list(design.get("values", {}))
     values: dict[str, Any] = {
         "study": attrs.get("study"),
         "title": attrs.get("title"),
         "algorithm": attrs.get("algorithm"),
-        "precision": config(data).get("precision") if "config" in attrs else None,
+        "precision": attributes.config_or_empty(data).get("precision"),
         "runs": total,
         "times": int(data.sizes.get("time", 0)),
         "design": design.get("kind"),
@@ -91,11 +87,7 @@ def summary(data: Dataset) -> Summary:
         "created": attrs.get("created"),
         "version": attrs.get("version_cubie_flow"),
         "git_commit": attrs.get("git_commit"),
-        "seconds": {
-            name.removeprefix("seconds_"): value
-            for name, value in attrs.items()
-            if name.startswith("seconds_")
-        },
+        "seconds": attributes.seconds(data),
         "overrides": list(attrs.get("overrides", [])),
         "audit": _audited(data),
         "below_atol": faint_sentence(recorded_faint(attrs), attrs, total),
@@ -104,8 +96,8 @@ def summary(data: Dataset) -> Summary:
 
 
 def _facts(v: Mapping[str, Any]) -> list[tuple[str, str]]:
-    how = ", ".join(str(v[k]) for k in ("title", "algorithm", "precision") if v[k])
-    facts = [("study", f"{v['study'] or 'a study'}: {how}")]
+    method = ", ".join(str(v[k]) for k in ("title", "algorithm", "precision") if v[k])
+    facts = [("study", f"{v['study'] or 'a study'}: {method}")]
     kind = str(v["design"] or "").replace("_", " ")
     over = f" ({kind} over {', '.join(v['varied']) or 'nothing'})" if kind else ""
     times = f", {v['times']:,} saved times" if v["times"] else ", final values"
@@ -114,7 +106,7 @@ def _facts(v: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts += [("remedy", f"{name}: {text}") for name, text in v["remedies"].items()]
     if v["mean_steps"] is not None:
         more = f", {v['mean_rejected']:,.1f} more rejected" if v["mean_rejected"] else ""
-        facts.append(("steps", f"{v['mean_steps']:,.1f} a run{more}"))
+        facts.append(("steps", f"{v['mean_steps']:,.1f} per run{more}"))
     if v["seconds"].get("total"):
         kernel = v["seconds"].get("kernel", 0.0)
         facts.append(("time", f"{v['seconds']['total']:.2f} s, {kernel:.2f} of it solving"))
@@ -130,16 +122,13 @@ def _facts(v: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _audited(data: Dataset) -> list[str]:
-    """Say what the last audit of a whole result found."""
-    # Of a selection it would say something about other runs.
+    """Return what the last audit of a result found; nothing for a selection of its runs."""
     table = stored(data) if runs.is_whole(data) else None
     return [] if table is None else sentences(table)
 
 
 def _mean(data: Dataset, name: str) -> float | None:
-    """Return the mean of a per-run count over the runs that are written."""
-    import numpy as np
-
+    """Return the mean of a count per run, over the runs that are written."""
     total = count = 0
     for part in runs.blocks(data):
         known = runs.column(data, "status", part) != 255 if "status" in data else slice(None)
@@ -147,21 +136,3 @@ def _mean(data: Dataset, name: str) -> float | None:
         total += int(values.sum(dtype=np.int64))
         count += values.size
     return total / count if count else None
-
-
-def config(data: Dataset) -> dict[str, Any]:
-    """Return the composed configuration of a study; interpolations stand as they were written.
-
-    Raises
-    ------
-    FlowError
-        If the dataset holds none.
-    """
-    text = data.attrs.get("config")
-    if not text:
-        raise FlowError("this dataset holds no configuration")
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise FlowError("the configuration in this dataset cannot be read as YAML") from error
-    return dict(found or {})

@@ -1,9 +1,9 @@
-"""How far the stored numbers of runs are from those of a reference: one measure for each kind."""
+"""Differences between the stored numbers of runs and those of a reference, by kind of number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,25 +23,26 @@ if TYPE_CHECKING:
 
 Array = Any
 Arrays = Mapping[str, Array]
-#: Part of an error that the uncertainty of the reference may be.
+#: An error is resolved if the uncertainty of the reference is at most this share of it.
 RESOLVED = 0.1
 
 
 @frozen
-class Kept:
-    """What a result keeps of every run, by the names of its variables.
+class Contents:
+    """The numbers that a result holds for every run, by the names of its variables.
 
     Attributes
     ----------
     states : tuple of str
-        States whose final values are kept.
+        States, whose final values are stored.
     timed : tuple of str
-        What is saved over time.
+        Variables saved over time.
     summarised : tuple of str
-        What metrics are kept of.
+        Quantities with stored metrics.
     misfits : tuple of str
+        Misfits to measured data.
     counts, times : tuple of str
-        Of events.
+        Numbers and times of events.
     """
 
     states: tuple[str, ...]
@@ -52,10 +53,10 @@ class Kept:
     times: tuple[str, ...]
 
     @classmethod
-    def of(cls, study: Study, data: Dataset) -> Kept:
-        """Return what a result of a study keeps."""
+    def of(cls, study: Study, data: Dataset) -> Contents:
+        """Return the contents of a result of a study."""
 
-        def there(names: list[str]) -> tuple[str, ...]:
+        def present(names: list[str]) -> tuple[str, ...]:
             return tuple(name for name in names if name in data.variables)
 
         series = [] if study.measured is None else [one.name for one in study.measured.series]
@@ -63,33 +64,38 @@ class Kept:
         events = [event.name for event in study.recorded]
         return cls(
             states=tuple(state.name for state in study.integrated.states),
-            timed=tuple(n for n in there(list(study.saved)) if "time" in data[n].dims),
+            timed=tuple(n for n in present(list(study.saved)) if "time" in data[n].dims),
             summarised=tuple(n for n in study.summarised if f"{n}_mean" in data.variables),
-            misfits=there([*misfits, *(["loglik"] if series else [])]),
-            counts=there([f"{name}_count" for name in events]),
-            times=there([f"{name}_times" for name in events]),
+            misfits=present([*misfits, *(["loglik"] if series else [])]),
+            counts=present([f"{name}_count" for name in events]),
+            times=present([f"{name}_times" for name in events]),
         )
 
     @property
     def names(self) -> list[str]:
-        """Names of all of it, the status too."""
+        """The names of all these variables and of ``status``."""
         metrics = [f"{name}_{metric}" for name in self.summarised for metric in METRICS]
         finals = [f"{name}_final" for name in self.states]
         return ["status", *finals, *self.timed, *metrics, *self.misfits, *self.counts, *self.times]
 
 
 def sizes(study: Study, starts: Arrays, arrays: Arrays) -> dict[str, Array]:
-    """Return the largest magnitude of every state and of what is kept, in every run.
+    """Return the largest magnitude of every state and every stored quantity, in every run.
 
     Parameters
     ----------
     study : Study
     starts : mapping
-        Initial values of the states that vary, by name.
+        Initial values of the states that vary, by name; shape (runs,).
     arrays : mapping
-        By the names of the store.
+        Stored numbers of the runs, by the names of the store; shape (runs,) or (runs, times).
+
+    Returns
+    -------
+    dict of ndarray, shape (runs,)
+        By name of the state or quantity.
     """
-    found = {}
+    magnitudes = {}
     runs = len(arrays["status"])
     values = {s.name: np.nan if s.start is not None else s.value for s in study.system.states}
     for name in dict.fromkeys((*values, *_quantities(study))):
@@ -98,8 +104,8 @@ def sizes(study: Study, starts: Arrays, arrays: Arrays) -> dict[str, Array]:
         known += [arrays[key].astype(np.float64) for key in keys if key in arrays]
         if name in arrays and arrays[name].ndim == 2:
             known.append(np.fmax.reduce(np.abs(arrays[name].astype(np.float64)), axis=1))
-        found[name] = np.nan_to_num(np.fmax.reduce(np.abs(known), axis=0))
-    return found
+        magnitudes[name] = np.nan_to_num(np.fmax.reduce(np.abs(known), axis=0))
+    return magnitudes
 
 
 def _quantities(study: Study) -> tuple[str, ...]:
@@ -108,84 +114,169 @@ def _quantities(study: Study) -> tuple[str, ...]:
 
 
 def deviations(
-    study: Study, kept: Kept, stored: Arrays, best: Reference, second: Reference,
+    study: Study, contents: Contents, stored: Arrays, best: Reference, second: Reference,
     starts: Arrays, times: Array,
 ) -> dict[str, Array]:  # fmt: skip
-    """Return what an audit keeps of some runs, by the name of its variable.
+    """Return the differences of some runs from their references, by the variable of the audit.
 
     Parameters
     ----------
     study : Study
-    kept : Kept
+    contents : Contents
     stored : mapping
-        What the result holds of the runs.
+        Numbers of the runs in the result, by the names of the store.
     best, second : Reference
+        The reference, and a second one with looser tolerances.
     starts : mapping
         See `sizes`.
     times : ndarray
         Saved times; empty if there are none.
-    """
-    one, two = best.arrays, second.arrays
-    well = ended_well(best.status) & ended_well(second.status)
-    scale = _scales(study, sizes(study, starts, one))
 
-    def relative(arrays: Arrays, key: str, name: str) -> Array:
-        """Return ``|y - r| / (|r| + scale)``, 0 where both are the same or missing."""
-        value, reference = arrays[key].astype(np.float64), one[key].astype(np.float64)
-        size = scale[name].reshape(-1, *[1] * (value.ndim - 1))
+    Returns
+    -------
+    dict of ndarray, shape (runs,)
+    """
+    compared = _Comparison.of(study, stored, best, second, starts)
+    results = {"reference_status": best.status, "reference_method": best.method}
+    results |= compared.finals(contents.states)
+    if contents.timed:
+        results |= compared.over_time(contents.timed, times)
+    results["ends_differ"] = compared.count_differences(["status"]).astype(np.int32)
+    if contents.summarised:
+        metrics = [metric for metric in METRICS if metric != "peaks"]
+        pairs = [(f"{name}_{metric}", name) for name in contents.summarised for metric in metrics]
+        results["metric_error"] = compared.certain_error(pairs)
+        peaks = [f"{name}_peaks" for name in contents.summarised]
+        results["peaks_differ"] = compared.count_differences(peaks)
+    if contents.misfits:
+        results["misfit_error"] = compared.certain_error(
+            [(name, name) for name in contents.misfits]
+        )
+    if contents.counts:
+        results["counts_differ"] = compared.count_differences(contents.counts)
+    if contents.times:
+        results["event_time_error"] = compared.event_time_error(contents.times, study.span or 1.0)
+    return results
+
+
+@frozen(eq=False)
+class _Comparison:
+    """Numbers of some runs in a result and in two references, by the names of the store.
+
+    Attributes
+    ----------
+    stored, one, two : mapping
+        In the result, in the reference, and in the reference with looser tolerances.
+    scale : mapping
+        Scale of every quantity in every run, see `_scales`.
+    well : ndarray of bool, shape (runs,)
+        Whether both references ended well.
+    """
+
+    stored: Arrays
+    one: Arrays
+    two: Arrays
+    scale: Arrays
+    well: Array
+
+    @classmethod
+    def of(
+        cls, study: Study, stored: Arrays, best: Reference, second: Reference, starts: Arrays
+    ) -> _Comparison:
+        """Return the comparison of a result with its references; see `deviations`."""
+        well = ended_well(best.status) & ended_well(second.status)
+        scale = _scales(study, sizes(study, starts, best.arrays))
+        return cls(stored, best.arrays, second.arrays, scale, well)
+
+    def where_known(self, values: Array) -> Array:
+        """Return values, and NaN where a reference failed."""
+        return np.where(self.well, values, np.nan)
+
+    def relative(self, arrays: Arrays, key: str, name: str) -> Array:
+        """Return ``|y - r| / (|r| + scale)``, and 0 where both are equal or both are NaN."""
+        value, reference = arrays[key].astype(np.float64), self.one[key].astype(np.float64)
+        # The scale of a misfit is its largest value.
+        size = self.scale[name] if name in self.scale else np.nanmax(np.abs(reference))
+        size = np.reshape(size, (-1, *[1] * (value.ndim - 1)))
         with np.errstate(all="ignore"):
             error = np.abs(value - reference) / (np.abs(reference) + size)
         same = (value == reference) | (np.isnan(value) & np.isnan(reference))
         return np.where(same, 0.0, error)
 
-    def where_known(values: Array) -> Array:
-        return np.where(well, values, np.nan)
+    def finals(self, states: Iterable[str]) -> dict[str, Array]:
+        """Return the errors of the final states, and the error of each run with its uncertainty."""
+        pairs = [(f"{name}_final", name) for name in states]
+        results = {
+            f"{name}_error": self.where_known(
+                np.abs(self.stored[key].astype(np.float64) - self.one[key])
+            )
+            for key, name in pairs
+        }
+        errors, doubts = self._errors(pairs)
+        error, doubt = _worst(errors, doubts)
+        return results | {
+            "error": self.where_known(error), "reference_error": self.where_known(doubt)
+        }  # fmt: skip
 
-    finals = [(f"{name}_final", name) for name in kept.states]
-    found: dict[str, Array] = {"reference_status": best.status, "reference_method": best.method}
-    for key, name in finals:
-        difference = np.abs(stored[key].astype(np.float64) - one[key])
-        found[f"{name}_error"] = where_known(difference)
-    errors, doubts = (np.array([relative(a, *p) for p in finals]) for a in (stored, two))
-    error, doubt = _judged(errors, doubts)
-    found |= {"error": where_known(error), "reference_error": where_known(doubt)}
-    if kept.timed:
-        found |= _over_time(kept, stored, relative, where_known, times)
-    found["ends_differ"] = _certain(stored["status"], one["status"], two["status"])
-    if kept.summarised:
-        metrics = [m for m in METRICS if m != "peaks"]
-        pairs = [(f"{name}_{m}", name) for name in kept.summarised for m in metrics]
-        found["metric_error"] = where_known(_sure(relative, stored, two, pairs))
-        peaks = [f"{name}_peaks" for name in kept.summarised]
-        found["peaks_differ"] = np.sum(
-            [_certain(stored[key], one[key], two[key]) for key in peaks], axis=0
+    def over_time(self, names: Iterable[str], times: Array) -> dict[str, Array]:
+        """Return the largest error over the saved times, and the first time with a large error."""
+        over = np.max([self.relative(self.stored, name, name) for name in names], axis=0)
+        # The result holds NaN after the end of a run, and for runs without stored trajectory.
+        over = np.where(np.isnan(over), 0.0, over)
+        apart = over > PARTED
+        first = np.where(apart.any(axis=1), times[apart.argmax(axis=1)], np.nan)
+        return {
+            "error_over_time": self.where_known(over.max(axis=1)),
+            "parted_at": self.where_known(first),
+        }
+
+    def count_differences(self, keys: Iterable[str]) -> Array:
+        """Return how many whole numbers differ from both references, where these agree."""
+        differs = [
+            (self.stored[key] != self.one[key]) & (self.one[key] == self.two[key]) for key in keys
+        ]
+        return np.sum(differs, axis=0)
+
+    def certain_error(self, pairs: list[tuple[str, str]]) -> Array:
+        """Return the largest error of each run among those that are small or resolved."""
+        errors, doubts = self._errors(pairs)
+        return self.where_known(_certain(errors, doubts).max(axis=0))
+
+    def event_time_error(self, names: Iterable[str], span: float) -> Array:
+        """Return the largest difference of event times that both have, as a share of the run."""
+        errors = [np.zeros(len(self.well))]
+        for name in names:
+            error, doubt = (
+                np.abs(a[name] - self.one[name]) / span for a in (self.stored, self.two)
+            )
+            errors.append(_certain(error, doubt).max(axis=1, initial=0.0))
+        return self.where_known(np.max(errors, axis=0))
+
+    def _errors(self, pairs: list[tuple[str, str]]) -> tuple[Array, Array]:
+        """Return relative errors of the result and of the second reference, shape (pairs, ...)."""
+        errors, doubts = (
+            np.array([self.relative(arrays, *pair) for pair in pairs])
+            for arrays in (self.stored, self.two)
         )
-    if kept.misfits:
-        scale |= {name: np.full(len(well), np.nanmax(np.abs(one[name]))) for name in kept.misfits}
-        pairs = [(name, name) for name in kept.misfits]
-        found["misfit_error"] = where_known(_sure(relative, stored, two, pairs))
-    if kept.counts:
-        found["counts_differ"] = np.sum(
-            [_certain(stored[key], one[key], two[key]) for key in kept.counts], axis=0
-        )
-    if kept.times:
-        span = study.span or 1.0
-        scale |= {name: np.full(len(well), span) for name in kept.times}
-        found["event_time_error"] = where_known(_times_apart(kept.times, stored, one, two, span))
-    return found
+        return errors, doubts
+
+
+def _certain(errors: Array, doubts: Array) -> Array:
+    """Return errors, and 0 for those that are neither small nor resolved."""
+    return np.where((doubts <= RESOLVED * errors) | (errors <= PARTED), errors, 0.0)
 
 
 def _scales(study: Study, largest: Mapping[str, Array]) -> dict[str, Array]:
-    """Return what is added to a value to measure its error, in every run.
+    """Return the scale of every quantity in every run, see `_Comparison.relative`.
 
-    It is atol/rtol, as the error of a step is measured, or the size of the quantity in the run
-    where that is smaller: an absolute tolerance above everything that a state ever is would hide
-    any error. What is smaller than the rounding of other states of its unit, and than atol, may be
-    rounding itself.
+    The scale is atol/rtol, as in the error of a step, or the size of the quantity in the run if
+    that is smaller: an absolute tolerance above all values of a state would hide any error. It is
+    at least the rounding error of the other states with the same unit (but not above atol), since
+    a smaller value may be rounding error itself.
     """
     atol, rtol = atol_of(study), rtol_of(study)
     natural, rounding = scales_of(study), EPSILON[study.precision]
-    found = {}
+    scales = {}
     for name, size in largest.items():
         if name in natural:
             allowed, least = atol[name] / rtol[name], min(rounding * natural[name], atol[name])
@@ -193,58 +284,23 @@ def _scales(study: Study, largest: Mapping[str, Array]) -> dict[str, Array]:
             allowed, least = math.inf, rounding * float(size.max(initial=0.0))
         usual = allowed if math.isfinite(allowed) else 1.0
         bounded = np.maximum(np.minimum(size, allowed), least)
-        found[name] = np.where(size > 0.0, bounded, usual)
-        found[name] = np.maximum(found[name], np.finfo(np.float64).tiny)
-    return found
+        scale = np.where(size > 0.0, bounded, usual)
+        scales[name] = np.maximum(scale, np.finfo(np.float64).tiny)
+    return scales
 
 
-def _judged(errors: Array, doubts: Array) -> tuple[Array, Array]:
-    """Return the error of each run and the uncertainty of its reference, from those of states.
+def _worst(errors: Array, doubts: Array) -> tuple[Array, Array]:
+    """Return, for each run, the error of its worst state and the uncertainty of the reference.
 
-    They are those of the state that is furthest off; of one whose error is certain if there is any.
+    The worst state is the one with the largest error; if the error of any state is certain to be
+    large, only such states are compared.
+
+    Parameters
+    ----------
+    errors, doubts : ndarray, shape (states, runs)
     """
     wrong = (errors > PARTED) & (doubts <= RESOLVED * errors)
     weight = np.where(wrong.any(axis=0), np.where(wrong, errors, -1.0), errors)
     worst = np.nan_to_num(weight, nan=np.inf).argmax(axis=0)[None]
     error, doubt = (np.take_along_axis(values, worst, axis=0)[0] for values in (errors, doubts))
     return error, doubt
-
-
-def _over_time(
-    kept: Kept, stored: Arrays, relative: Callable[[Arrays, str, str], Array],
-    where_known: Callable[[Array], Array], times: Array,
-) -> dict[str, Array]:  # fmt: skip
-    over = np.max([relative(stored, name, name) for name in kept.timed], axis=0)
-    # Times after the end of a run, and runs whose trajectory was not kept, are NaN in the result.
-    over = np.where(np.isnan(over), 0.0, over)
-    apart = over > PARTED
-    first = np.where(apart.any(axis=1), times[apart.argmax(axis=1)], np.nan)
-    return {"error_over_time": where_known(over.max(axis=1)), "parted_at": where_known(first)}
-
-
-def _certain(stored: Array, one: Array, two: Array) -> Array:
-    """Return where a whole number differs from both references, which agree."""
-    return ((stored != one) & (one == two)).astype(np.int32)
-
-
-def _sure(
-    relative: Callable[[Arrays, str, str], Array], stored: Arrays, two: Arrays,
-    pairs: list[tuple[str, str]],
-) -> Array:  # fmt: skip
-    """Return the largest error of each run among those that the references can tell."""
-    errors = np.array([relative(stored, *pair) for pair in pairs])
-    doubts = np.array([relative(two, *pair) for pair in pairs])
-    told = (doubts <= RESOLVED * errors) | (errors <= PARTED)
-    return np.where(told, errors, 0.0).max(axis=0)
-
-
-def _times_apart(
-    names: tuple[str, ...], stored: Arrays, one: Arrays, two: Arrays, span: float
-) -> Array:
-    """Return by how much of a run the first times of events differ, where both have them."""
-    apart = [np.zeros(len(stored["status"]))]
-    for name in names:
-        error, doubt = (np.abs(a[name] - one[name]) / span for a in (stored, two))
-        told = (doubt <= RESOLVED * error) | (error <= PARTED)
-        apart.append(np.where(told, error, 0.0).max(axis=1, initial=0.0))
-    return np.max(apart, axis=0)

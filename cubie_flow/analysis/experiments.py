@@ -1,4 +1,4 @@
-"""What every ``experiments/*/analyse.py`` shares: which result, where the picture goes."""
+"""The command line that every ``experiments/*/analyse.py`` shares."""
 
 from __future__ import annotations
 
@@ -19,45 +19,54 @@ if TYPE_CHECKING:
 def analyse(study: str, analysis: Callable[[Dataset], Picture]) -> None:
     """Run an analysis on the result that the command line names.
 
-    Its first argument is the path of a result, by default the newest of the study below
-    ``outputs``; its second is the picture to write, by default ``analysis.png`` beside the result.
+    The first argument is the path of a result; by default the newest result of the study below
+    ``outputs``. The second is the picture to write; by default ``analysis.png`` in the folder of
+    the result.
 
     Parameters
     ----------
     study : str
+        Name of the study.
     analysis : callable
-        Takes the result, prints what it shows and returns a picture.
+        Takes the result, prints its findings and returns a picture.
 
     Raises
     ------
     SystemExit
-        With one sentence, if there is no result or it cannot be analysed.
+        If there is no result or it cannot be analysed; the message is one sentence.
     """
     try:
-        given = sys.argv[1:]
-        if len(given) > 2:
+        arguments = sys.argv[1:]
+        if len(arguments) > 2:
             raise FlowError("give the path of a result and that of a picture, and nothing else")
-        path = Path(given[0]) if given else newest(study)
-        beside = path.parent if path.suffix == ".zarr" else path
-        picture = analysis(opened(path))
-        print(f"picture  {picture.save(given[1] if len(given) > 1 else beside / 'analysis.png')}")
+        path = Path(arguments[0]) if arguments else newest(study)
+        folder = path.parent if path.suffix == ".zarr" else path
+        picture = analysis(open_study(path))
+        target = arguments[1] if len(arguments) > 1 else folder / "analysis.png"
+        print(f"picture  {picture.save(target)}")
     except FlowError as error:
         raise SystemExit(f"analyse.py: {error}") from None
     except BrokenPipeError:
-        # The reader has gone (`| head`); what the interpreter still flushes goes nowhere.
+        # The reader has ended (`| head`); discard what the interpreter still flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 
 
-def opened(path: Path) -> Dataset:
-    """Open the one dataset of a result."""
+def open_study(path: Path) -> Dataset:
+    """Open a result as one dataset.
+
+    Raises
+    ------
+    FlowError
+        If the result holds several jobs.
+    """
     from xarray import Dataset
 
     from cubie_flow.analysis.opening import open_results
 
     data = open_results(path)
     if not isinstance(data, Dataset):
-        raise FlowError(f"'{path}' holds several jobs; this analysis is of one study")
+        raise FlowError(f"'{path}' holds several jobs; this analysis needs a single study")
     return data
 
 
@@ -72,7 +81,7 @@ def newest(study: str) -> Path:
     stores = list(Path("outputs", study).glob("*/*/results.zarr"))
     if not stores:
         raise FlowError(
-            f"there is no result below {Path('outputs', study)}; "
-            f"python -m cubie_flow experiment={study.removesuffix('_placement')} makes one"
+            f"there is no result below {Path('outputs', study)}; create one with "
+            f"python -m cubie_flow experiment={study.removesuffix('_placement')}"
         )
     return max(stores, key=lambda store: store.stat().st_mtime)

@@ -1,4 +1,4 @@
-"""Results in other formats, written piece by piece, so that their size does not matter."""
+"""Export to other formats, some runs at a time, so that results may be larger than memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from cubie_flow.analysis import runs
 from cubie_flow.batches.store_names import RUN, TIME
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.storage.schema import plain
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
 FORMATS = {".parquet": "Parquet", ".csv": "CSV", ".nc": "NetCDF", ".npz": "NumPy"}
-#: Values of one variable held at once.
+#: Most values of one variable in memory at once.
 BLOCK = 2_000_000
 Columns = dict[str, NDArray[Any]]
 
@@ -34,9 +35,9 @@ def export(
 ) -> int:
     """Write runs into one file; its ending chooses the format.
 
-    Parquet and CSV hold a table: a row a run with everything that has one value a run, or, where
-    `variables` names something saved over time, a row a run and time. NetCDF and NumPy hold
-    arrays of the shapes they have.
+    Parquet and CSV hold a table: one row per run with everything that has one value per run, or,
+    if `variables` names something saved over time, one row per run and time. NetCDF and NumPy hold
+    arrays in their own shapes.
 
     Parameters
     ----------
@@ -45,20 +46,28 @@ def export(
     path : path or str
         Ending in ``.parquet``, ``.csv``, ``.nc`` or ``.npz``.
     variables : sequence of str, optional
-        What is written beside the run numbers and what varied; by default everything (in a
-        table, everything that has one value a run).
+        What is written in addition to the run numbers and what varied; by default everything (in
+        a table, everything that has one value per run).
     overwrite : bool
-        Whether a file that is there is replaced.
+        Whether an existing file is replaced.
 
     Returns
     -------
     int
-        Runs written.
+        Number of runs written.
 
     Raises
     ------
     FlowError
-        For an ending, a variable or a library that is not there, or a file that is.
+        If the ending, a variable or a library is unknown, or the file exists already.
+
+    Examples
+    --------
+    >>> from cubie_flow import OdeSystem, solve
+    >>> from cubie_flow.analysis.export import export
+    >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+    >>> export(solve(decay, parameters={"k": [0.5, 1.0]}, duration=1.0), "decay.csv", ["x_final"])
+    2
     """
     path = Path(path).expanduser()
     if path.suffix not in FORMATS:
@@ -71,14 +80,14 @@ def export(
     table = path.suffix in (".parquet", ".csv")
     names = _chosen(data, variables, table)
     write = {".parquet": _parquet, ".csv": _csv, ".nc": _netcdf, ".npz": _numpy}[path.suffix]
-    with _whole(path) as partial:
+    with _replaced_when_complete(path) as partial:
         write(data, names, partial)
     return runs.length(data)
 
 
 def _chosen(data: Dataset, asked: Sequence[str] | None, table: bool) -> list[str]:
-    """Return what is written: what varied first, then what was asked for."""
-    known = [str(n) for n, v in data.variables.items() if v.dims and v.dims[0] == RUN and n != RUN]
+    """Return the variables to write: first what varied, then those that `asked` names."""
+    known = [str(n) for n, v in data.variables.items() if v.dims[:1] == (RUN,) and n != RUN]
     first = [name for name in known if name in data.coords]
     if asked is None:
         rest = [n for n in known if not table or data.variables[n].dims == (RUN,)]
@@ -94,8 +103,8 @@ def _chosen(data: Dataset, asked: Sequence[str] | None, table: bool) -> list[str
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Yield a file beside `path` that becomes it once it is whole."""
+def _replaced_when_complete(path: Path) -> Iterator[Path]:
+    """Yield a temporary file that replaces `path` when the block ends without an error."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
@@ -108,30 +117,27 @@ def _whole(path: Path) -> Iterator[Path]:
 
 
 def _pieces(data: Dataset, names: Sequence[str]) -> Iterator[tuple[slice, Columns]]:
-    """Yield some runs at a time: their place and their arrays."""
+    """Yield some runs at a time: their slice and their arrays by name."""
     width = max((int(np.prod(data.variables[name].shape[1:])) for name in names), default=1)
     for part in runs.blocks(data, max(1, BLOCK // max(width, 1))):
-        held: Columns = {RUN: runs.column(data, RUN, part)}
-        for name in names:
-            held[name] = np.asarray(data.variables[name][{RUN: part}].values)
-        yield part, held
+        yield part, {name: runs.column(data, name, part) for name in (RUN, *names)}
 
 
 def _tables(data: Dataset, names: Sequence[str]) -> Iterator[Columns]:
-    """Yield pieces of a table: a row a run, or a row a run and time."""
+    """Yield pieces of a table with one row per run, or per run and time."""
     words = {
         name: {value: word for word, value in runs.flags(data.variables[name]).items()}
         for name in names
     }
     timed = [name for name in names if TIME in data.variables[name].dims]
     times = data[TIME].values if timed else np.empty(0)
-    for _, held in _pieces(data, names):
+    for _, columns in _pieces(data, names):
         table: Columns = {}
         for name in (RUN, *([TIME] if timed else []), *names):
             if name == TIME:
-                table[name] = np.tile(times, len(held[RUN]))
+                table[name] = np.tile(times, len(columns[RUN]))
                 continue
-            values = held[name]
+            values = columns[name]
             if words.get(name):
                 values = np.array([words[name].get(int(v), str(v)) for v in values], dtype=object)
             if timed:
@@ -149,9 +155,9 @@ def _parquet(data: Dataset, names: Sequence[str], path: Path) -> None:
         for table in _tables(data, names):
             piece = pyarrow.table(table)
             if writer is None:
-                about = {k: v if isinstance(v, str) else json.dumps(_plain(v))
-                         for k, v in data.attrs.items()}  # fmt: skip
-                schema = piece.schema.with_metadata({k: v.encode() for k, v in about.items()})
+                texts = {key: value if isinstance(value, str) else json.dumps(plain(value))
+                         for key, value in data.attrs.items()}  # fmt: skip
+                schema = piece.schema.with_metadata({k: v.encode() for k, v in texts.items()})
                 writer = parquet.ParquetWriter(path, schema, compression="zstd")
             writer.write_table(piece.cast(writer.schema))
     finally:
@@ -175,34 +181,34 @@ def _netcdf(data: Dataset, names: Sequence[str], path: Path) -> None:
         others = dict.fromkeys(d for n in names for d in data.variables[n].dims if d != RUN)
         for dim in map(str, others):
             file.dimensions[dim] = data.sizes[dim]
-        made = {RUN: file.create_variable(RUN, (RUN,), np.int64)}
+        written = {RUN: file.create_variable(RUN, (RUN,), np.int64)}
         for name in names:
             variable = data.variables[name]
             missing = {"fillvalue": np.nan} if variable.dtype.kind == "f" else {}
-            made[name] = file.create_variable(
+            written[name] = file.create_variable(
                 name, variable.dims, variable.dtype, compression="gzip", shuffle=True,
                 compression_opts=1, **missing,
             )  # fmt: skip
-            made[name].attrs.update(_attributes(variable.attrs))
+            written[name].attrs.update(_attributes(variable.attrs))
             swept = [n for n in names if n in data.coords and n != name]
             if name not in data.coords and swept:
-                made[name].attrs["coordinates"] = " ".join(swept)
+                written[name].attrs["coordinates"] = " ".join(swept)
         for dim in map(str, others):
             if dim in data.variables:
                 axis = data.variables[dim]
                 file.create_variable(dim, (dim,), axis.dtype, data=np.asarray(axis.values))
                 file[dim].attrs.update(_attributes(axis.attrs))
         file.attrs.update(_attributes({"Conventions": "CF-1.11", **data.attrs}))
-        for part, held in _pieces(data, names):
-            for name, values in held.items():
-                made[name][part] = values
+        for part, columns in _pieces(data, names):
+            for name, values in columns.items():
+                written[name][part] = values
 
 
 def _numpy(data: Dataset, names: Sequence[str], path: Path) -> None:
     from zipfile import ZIP_STORED, ZipFile
 
     with ZipFile(path, "w", ZIP_STORED, allowZip64=True) as archive:
-        # One array after another, as the format wants it.
+        # The format holds the arrays one after another, so each is written whole.
         for name in (RUN, *names):
             shape = (runs.length(data),) if name == RUN else data.variables[name].shape
             kind = np.dtype(np.int64) if name == RUN else data.variables[name].dtype
@@ -211,8 +217,8 @@ def _numpy(data: Dataset, names: Sequence[str], path: Path) -> None:
             }  # fmt: skip
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array_header_1_0(file, header)
-                for _, held in _pieces(data, [] if name == RUN else [name]):
-                    file.write(np.ascontiguousarray(held[name]).tobytes())
+                for _, columns in _pieces(data, [] if name == RUN else [name]):
+                    file.write(np.ascontiguousarray(columns[name]).tobytes())
         if any(TIME in data.variables[name].dims for name in names):
             with archive.open(f"{TIME}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asarray(data[TIME].values))
@@ -229,15 +235,11 @@ def _library(name: str, extra: str) -> Any:
         ) from error
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
 def _attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Return attributes that NetCDF can hold: numbers, texts, lists of numbers."""
-    found: dict[str, Any] = {}
+    converted: dict[str, Any] = {}
     for key, value in attrs.items():
-        value = _plain(value)
+        value = plain(value)
         if isinstance(value, bool):
             value = int(value)
         numbers = (
@@ -249,5 +251,5 @@ def _attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
             value = np.asarray(value)
         elif not isinstance(value, int | float | str):
             value = json.dumps(value)
-        found[str(key)] = value
-    return found
+        converted[str(key)] = value
+    return converted

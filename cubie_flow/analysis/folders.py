@@ -1,4 +1,4 @@
-"""Finding stores and reading what they say of themselves: one JSON file, no Zarr library."""
+"""Finding stores, and reading their metadata from one JSON file without the Zarr library."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ MARK = "multirun"
 
 
 def is_url(path: str | Path) -> bool:
-    """Return whether a place is an address and no folder of this machine."""
+    """Return whether a path is a URL rather than a folder of this machine."""
     return "://" in str(path)
 
 
 def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Location:
-    """Return the store that a path means: itself, or that of the folder of a run.
+    """Return the location of a store, given the store itself or the folder of its run.
 
     Parameters
     ----------
-    given
+    given : path or str
         A store, the folder of a run, or a URL.
-    options
-        Of a URL's client.
+    options : mapping, optional
+        Options of the client that opens a URL.
 
     Raises
     ------
     FlowError
-        If there is nothing, or nothing of the kind.
+        If the path does not exist or holds no store.
     """
     versioned = str(given).rstrip("/").endswith(".icechunk")
     if is_url(given):
@@ -48,7 +48,7 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
         return Location(str(given), client=client, options=dict(options or {}))
     path = Path(given).expanduser()
     if not path.exists():
-        raise FlowError(f"'{given}' does not exist{_beside(path)}")
+        raise FlowError(f"'{given}' does not exist{_nearest_folder(path)}")
     if not path.is_dir():
         raise FlowError(
             f"'{given}' is a file; a result is a folder, {RESULTS} or one that holds it"
@@ -69,8 +69,8 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
     raise FlowError(f"'{given}' holds no {RESULTS}{hint}")
 
 
-def _beside(path: Path) -> str:
-    """Name the nearest folder that is there."""
+def _nearest_folder(path: Path) -> str:
+    """Return a hint at the existing folder whose name is nearest."""
     try:
         names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
     except OSError:
@@ -79,35 +79,35 @@ def _beside(path: Path) -> str:
 
 
 def stores_below(folder: Path) -> Iterator[Path]:
-    """Yield every store below a folder, in order of their paths; no store is looked into.
+    """Yield every store below a folder, in order of their paths.
 
-    Of a store that is elsewhere, the folder that says where.
+    For a store at another location, yield the folder of its run, which names that location.
     """
-    for place, folders, files in os.walk(folder):
-        found = sorted(name for name in folders if name.endswith(SUFFIXES))
-        yield from (Path(place) / name for name in found)
+    for parent, folders, files in os.walk(folder):
+        stores = sorted(name for name in folders if name.endswith(SUFFIXES))
+        yield from (Path(parent) / name for name in stores)
         if ELSEWHERE in files:
-            yield Path(place)
-        folders[:] = sorted(set(folders) - set(found))
+            yield Path(parent)
+        folders[:] = sorted(set(folders) - set(stores))  # do not search inside stores
 
 
-def run_of(found: Path) -> Path:
-    """Return the folder of the run whose store, or whose place of it, is this."""
-    return found.parent if found.name in (RESULTS, VERSIONED) else found
+def run_of(path: Path) -> Path:
+    """Return the folder of a run, given the folder itself or the store in it."""
+    return path.parent if path.name in (RESULTS, VERSIONED) else path
 
 
 @frozen
 class Head:
-    """What the first file of a store says.
+    """The metadata of a store, from its first file.
 
     Attributes
     ----------
     path
-        Of the store.
+        The store.
     attrs
         Attributes of its root.
     nodes
-        Metadata of every array and group in it by path, as the store gathered it.
+        Consolidated metadata of every array and group, by path.
     """
 
     path: str
@@ -116,13 +116,13 @@ class Head:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Length along ``run`` of every array of the root that has it."""
-        found = {}
+        """Length along ``run`` of the arrays of the root that have this dimension."""
+        lengths = {}
         for name, node in self.nodes.items():
             dims = node.get("dimension_names") or ()
             if "/" not in name and dims and dims[0] == "run":
-                found[name] = int(node["shape"][0])
-        return found
+                lengths[name] = int(node["shape"][0])
+        return lengths
 
     @property
     def is_multirun(self) -> bool:
@@ -132,8 +132,8 @@ class Head:
     @property
     def jobs(self) -> list[str]:
         """Groups of the jobs that hold runs, in order."""
-        found = {name.rpartition("/")[0] for name in self.nodes if name.endswith("/status")}
-        return sorted(found, key=lambda name: [len(name), name])
+        groups = {name.rpartition("/")[0] for name in self.nodes if name.endswith("/status")}
+        return sorted(groups, key=lambda name: [len(name), name])
 
 
 def head(path: str) -> Head:
@@ -142,8 +142,7 @@ def head(path: str) -> Head:
     Raises
     ------
     FlowError
-        If it is no store of ours, was left unfinished while it was made, or was made by a newer
-        version.
+        If it is not a cubie_flow store, its creation was interrupted, or a newer version made it.
     """
     text = _metadata(Path(path))
     try:
@@ -153,52 +152,52 @@ def head(path: str) -> Head:
         nodes = (document.get("consolidated_metadata") or {}).get("metadata") or {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FlowError(
-            f"'{path}' is damaged: its {METADATA} holds no metadata of Zarr 3"
+            f"'{path}' is damaged: its {METADATA} does not hold metadata of Zarr 3"
         ) from error
     if kind != "group":
         raise FlowError(f"'{path}' is one Zarr array; a result is the group that holds it")
     check(path, attrs)
-    # While a store is still written its metadata is not gathered.
-    found = Head(path, attrs, nodes or (_gathered(Path(path)) if MARK in attrs else {}))
-    if found.is_multirun:
-        return found
-    lengths = found.lengths
-    if not found.nodes or (lengths and (len(set(lengths.values())) > 1 or 0 in lengths.values())):
+    # The metadata of a multirun that is still being written is not consolidated.
+    store = Head(path, attrs, nodes or (_read_nodes(Path(path)) if MARK in attrs else {}))
+    if store.is_multirun:
+        return store
+    lengths = store.lengths
+    if not store.nodes or (lengths and (len(set(lengths.values())) > 1 or 0 in lengths.values())):
         raise FlowError(f"'{path}' was left unfinished while it was made; delete it")
-    # Its metadata is gathered in the first file too, so readers would only find no run written.
-    if "status" in found.nodes and not (Path(path) / "status" / METADATA).exists():
+    # The consolidated metadata still lists a deleted array, whose runs would count as not written.
+    if "status" in store.nodes and not (Path(path) / "status" / METADATA).exists():
         raise FlowError(lacks_status(path))
-    return found
+    return store
 
 
-def _gathered(root: Path) -> dict[str, dict[str, Any]]:
+def _read_nodes(root: Path) -> dict[str, dict[str, Any]]:
     """Read the metadata of every array and group below a folder."""
-    found: dict[str, dict[str, Any]] = {}
-    for place, below, files in os.walk(root):
+    nodes: dict[str, dict[str, Any]] = {}
+    for folder, below, files in os.walk(root):
         if METADATA not in files:
             below.clear()
             continue
         with suppress(OSError, ValueError):
-            node = json.loads((Path(place) / METADATA).read_text(encoding="utf-8"))
+            node = json.loads((Path(folder) / METADATA).read_text(encoding="utf-8"))
             if node["node_type"] == "array":
-                below.clear()  # only chunks
-            if Path(place) != root:
-                found[Path(place).relative_to(root).as_posix()] = node
-    return found
+                below.clear()  # the folders of an array hold only chunks
+            if Path(folder) != root:
+                nodes[Path(folder).relative_to(root).as_posix()] = node
+    return nodes
 
 
 def check(path: str, attrs: Mapping[str, Any]) -> None:
-    """Refuse attributes that are not those of a store that this version reads.
+    """Check that this version reads a store with these attributes.
 
     Raises
     ------
     FlowError
-        Naming what is there instead.
+        If it is not a cubie_flow store, or a newer version made it.
     """
     version = attrs.get("schema_version")
     if version is None:
         raise FlowError(
-            f"'{path}' is a Zarr store, but none of cubie_flow's (it has no schema_version); "
+            f"'{path}' is a Zarr store, but not one of cubie_flow (it has no schema_version); "
             "xarray.open_zarr opens others"
         )
     if not isinstance(version, int) or version > SCHEMA_VERSION:
@@ -218,7 +217,7 @@ def _metadata(path: Path) -> str:
             ) from None
         inside = path.is_dir() and any(path.iterdir())
         reason = f"has no {METADATA}" if inside else "is empty"
-        raise FlowError(f"'{path}' is no Zarr store: it {reason}") from None
+        raise FlowError(f"'{path}' is not a Zarr store: it {reason}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FlowError(f"'{path}' cannot be read: {reason}") from error

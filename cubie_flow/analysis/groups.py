@@ -8,27 +8,38 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 
 from cubie_flow.analysis.opened import mark_as_opened
+from cubie_flow.batches.store_names import MEMORY
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.location import Location
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from xarray import Dataset, DataTree
 
 
-def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
+def open_group(location: Location, group: str, chunks: Any = None) -> Dataset:
     """Open one group of a store, lazily.
+
+    Parameters
+    ----------
+    location : Location
+        The store.
+    group : str
+        Path of the group in the store; empty for its root.
+    chunks : optional
+        As of `xarray.open_zarr`.
 
     Raises
     ------
     FlowError
-        If it is not there or cannot be read.
+        If the group does not exist or cannot be read.
     """
     import xarray
 
     try:
-        store = place.address if _plain(place) else place.store(read_only=True)
+        store = location.address if _is_local(location) else location.store(read_only=True)
         with warnings.catch_warnings():
-            # A store that is still written has no gathered metadata, which is no news.
+            # A store that is still being written has no consolidated metadata: nothing to report.
             warnings.filterwarnings("ignore", message=".*consolidated.*", category=RuntimeWarning)
             # Times of an ODE are numbers, whatever their unit is called.
             data: Dataset = xarray.open_zarr(
@@ -37,23 +48,23 @@ def open_group(place: Location, group: str, chunks: Any = None) -> Dataset:
     except FlowError:
         raise
     except Exception as error:
-        # Clients of object stores have errors of their own, and what they say may hold secrets.
-        if not _plain(place):
-            raise place.error(error, "opened") from None
-        where = f"the group '{group}' of '{place.name}'" if group else f"'{place.name}'"
+        # Clients of object stores raise their own errors, whose messages may hold secrets.
+        if not _is_local(location):
+            raise location.error(error, "opened") from None
+        where = f"the group '{group}' of '{location.name}'" if group else f"'{location.name}'"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FlowError(f"{where} cannot be opened: {reason}") from error
-    data.encoding["source"] = place.name
+    data.encoding["source"] = location.name
     # Other groups of the store are opened from here; it knows the options of a URL.
-    data.encoding["location"] = place.child(group) if group else place
+    data.encoding["location"] = location.child(group) if group else location
     mark_as_opened(data)
     return data
 
 
-def nodes(place: Location) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the attributes of a store, and the metadata of what is in it by path.
+def nodes(location: Location) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the attributes of a store, and the metadata of its arrays and groups by path.
 
-    Of a store at a URL that is one object, where it has been finished.
+    From a finished store at a URL this reads a single object.
 
     Raises
     ------
@@ -63,32 +74,42 @@ def nodes(place: Location) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     import zarr
 
     try:
-        root = zarr.open_group(place.store(read_only=True), mode="r", zarr_format=3)
+        root = zarr.open_group(location.store(read_only=True), mode="r", zarr_format=3)
         gathered = root.metadata.consolidated_metadata
         if gathered is not None:
-            found = {name: node.to_dict() for name, node in gathered.flattened_metadata.items()}
+            nodes = {name: node.to_dict() for name, node in gathered.flattened_metadata.items()}
         else:
             members = root.members(max_depth=2)
-            found = {name: member.metadata.to_dict() for name, member in members}
-        return dict(root.attrs), found
+            nodes = {name: member.metadata.to_dict() for name, member in members}
+        return dict(root.attrs), nodes
     except FlowError:
         raise
     except Exception as error:
-        raise place.error(error, "opened") from None
+        raise location.error(error, "opened") from None
 
 
-def _plain(place: Location) -> bool:
-    return place.folder is not None
+def _is_local(location: Location) -> bool:
+    return location.folder is not None
 
 
-def open_tree(place: Location, jobs: list[str], chunks: Any = None) -> DataTree:
-    """Open a store of several jobs as a tree, whose nodes are the jobs."""
+def open_tree(location: Location, jobs: list[str], chunks: Any = None) -> DataTree:
+    """Open a store of several jobs as a tree with one node per job.
+
+    Parameters
+    ----------
+    location : Location
+        The store.
+    jobs : list of str
+        Groups of the jobs.
+    chunks : optional
+        As of `xarray.open_zarr`.
+    """
     import xarray
 
-    nodes = {"/": open_group(place, "", chunks)}
-    nodes.update({f"/{job}": open_group(place, job, chunks) for job in jobs})
+    nodes = {"/": open_group(location, "", chunks)}
+    nodes.update({f"/{job}": open_group(location, job, chunks) for job in jobs})
     tree: DataTree = xarray.DataTree.from_dict(nodes)
-    tree.encoding["source"] = place.name
+    tree.encoding["source"] = location.name
     return tree
 
 
@@ -100,17 +121,61 @@ def group(data: Dataset, name: str) -> Dataset:
     FlowError
         If the dataset comes from no store, or its store has no such group.
     """
-    place = location(data)
-    if place is None:
+    store = location(data)
+    if store is None:
         raise FlowError(f"this dataset was not opened from a store, so it has no group '/{name}'")
-    return open_group(evolve(place, group=""), f"{place.group}/{name}".strip("/"))
+    return open_group(evolve(store, group=""), f"{store.group}/{name}".strip("/"))
+
+
+def memory(data: Dataset) -> Dataset:
+    """Open the group ``/memory``: buffers along ``buffer``, solved shards along ``shard``.
+
+    Raises
+    ------
+    FlowError
+        If the dataset comes from no store.
+    """
+    return group(data, MEMORY)
+
+
+def memory_table(data: Dataset, dim: str) -> DataFrame:
+    """Return what the group ``/memory`` holds along one dimension, as a table.
+
+    `xarray.Dataset.to_dataframe` of the whole group would cross all buffers with all shards.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        A result opened from its store.
+    dim : str
+        ``buffer`` or ``shard``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per buffer or shard.
+
+    Raises
+    ------
+    FlowError
+        If the dataset comes from no store.
+    """
+    import pandas as pd
+
+    columns = {
+        str(name): values.to_numpy()
+        for name, values in memory(data).variables.items()
+        if values.dims == (dim,)
+    }
+    table = pd.DataFrame(columns)
+    return table.set_index(dim) if dim in table else table.rename_axis(dim)
 
 
 def location(data: Dataset) -> Location | None:
     """Return the group of a store that a dataset was opened from, or None."""
-    place = data.encoding.get("location")
-    if isinstance(place, Location):
-        return place
-    # What xarray opened itself says its path, and no group.
+    store = data.encoding.get("location")
+    if isinstance(store, Location):
+        return store
+    # A dataset that xarray itself opened has a path, and no group.
     source = data.encoding.get("source")
     return None if source is None else Location(str(source))

@@ -1,7 +1,8 @@
-"""The jobs of a multirun: a table, and one dataset each."""
+"""The jobs of a multirun: their table, and the dataset of each."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import xarray as xr
@@ -10,12 +11,12 @@ from cubie_flow.analysis import runs
 from cubie_flow.analysis.describe import Summary
 from cubie_flow.errors import FlowError
 
-#: Columns of the table that are too long, or too technical, for it.
+#: Arrays of the root that are too long or too technical for the table.
 _HIDDEN = ("config", "overrides", "group")
 
 
 def rows(tree: xr.DataTree) -> list[dict[str, Any]]:
-    """Return one mapping a job: its group, what tells it from the others, how it ended.
+    """Return one mapping per job: the values that distinguish it, how it ended, its counts.
 
     Raises
     ------
@@ -27,7 +28,7 @@ def rows(tree: xr.DataTree) -> list[dict[str, Any]]:
         raise FlowError("this tree has no table of jobs at its root")
     swept = [str(name) for name in index.attrs.get("swept", []) if name in index]
     words = {value: word for word, value in runs.flags(index["job_status"]).items()}
-    found = []
+    rows = []
     for i in range(index.sizes["job"]):
 
         def at(name: str, i: int = i) -> Any:
@@ -40,8 +41,8 @@ def rows(tree: xr.DataTree) -> list[dict[str, Any]]:
             if name not in (*_HIDDEN, "job_status", *swept):
                 value = at(name)
                 row[name] = value if isinstance(value, int | float) else str(value)
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def table(tree: xr.DataTree) -> Any:
@@ -52,7 +53,7 @@ def table(tree: xr.DataTree) -> Any:
 
 
 def datasets(tree: xr.DataTree) -> dict[str, xr.Dataset]:
-    """Return the runs of every job that has some, by its group."""
+    """Return the dataset of every job that has runs, by the name of its group."""
     return {
         name: node.to_dataset(inherit=False)
         for name, node in tree.children.items()
@@ -61,35 +62,31 @@ def datasets(tree: xr.DataTree) -> dict[str, xr.Dataset]:
 
 
 def summary(tree: xr.DataTree) -> Summary:
-    """Summarise all jobs: how they ended, their runs and their time.
+    """Return the summary of all jobs: how they ended and their runs.
 
     Raises
     ------
     FlowError
         If the tree has no table of jobs.
     """
-    found = rows(tree)
-    ended: dict[str, int] = {}
-    for row in found:
-        ended[row["ended"]] = ended.get(row["ended"], 0) + 1
+    jobs = rows(tree)
+    ended = Counter(row["ended"] for row in jobs)
     swept = list(tree.attrs.get("swept", []))
     values: dict[str, Any] = {
-        "jobs": len(found),
-        "ended": ended,
-        "runs": sum(int(row.get("runs") or 0) for row in found),
-        "runs_failed": sum(int(row.get("runs_failed") or 0) for row in found),
+        "jobs": len(jobs),
+        "ended": dict(ended),
+        "runs": sum(int(row.get("runs") or 0) for row in jobs),
+        "runs_failed": sum(int(row.get("runs_failed") or 0) for row in jobs),
         "swept": swept,
         "created": tree.attrs.get("created"),
-        "rows": found,
+        "rows": jobs,
     }
     over = ", ".join(swept) or "nothing"
+    counts = ", ".join(f"{word} {count:,}" for word, count in ended.items())
     facts = [
-        (
-            "jobs",
-            f"{len(found):,} over {over}: {', '.join(f'{w} {n:,}' for w, n in ended.items())}",
-        ),
+        ("jobs", f"{len(jobs):,} over {over}: {counts}"),
         ("runs", f"{values['runs']:,}, of which {values['runs_failed']:,} did not end well"),
         ("made", str(values["created"])),
     ]
-    facts += [("error", f"job {row['job']}: {row['error']}") for row in found if row.get("error")]
+    facts += [("error", f"job {row['job']}: {row['error']}") for row in jobs if row.get("error")]
     return Summary(tuple(facts), values)

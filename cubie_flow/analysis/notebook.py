@@ -1,4 +1,4 @@
-"""How a result shows itself in a notebook."""
+"""A result as HTML, for notebooks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cubie_flow.errors import FlowError
 if TYPE_CHECKING:
     from xarray import Dataset
 
-#: Dots an inch of the picture, and its width in pixels.
+#: Dots per inch of the picture, and its width in pixels.
 DPI, WIDTH = 60, 480
 
 
-def described(data: Dataset) -> str:
-    """Return a result as HTML: its summary, beside its overview where it has one."""
+def to_html(data: Dataset) -> str:
+    """Return the summary of a result and, if it can be drawn, its overview picture."""
     from cubie_flow.analysis.pictures import drawer
 
-    told = describe.summary(data)._repr_html_()
+    summary = describe.summary(data)._repr_html_()
     try:
         picture = drawer("overview")(data)
     except FlowError:
-        return told
+        return summary
     source = base64.b64encode(picture.png(DPI)).decode("ascii")
     image = (
         f'<img src="data:image/png;base64,{source}" alt="{escape(picture.description)}" '
@@ -32,5 +32,5 @@ def described(data: Dataset) -> str:
     )
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">'
-        f"<div>{told}</div>{image}</div>"
+        f"<div>{summary}</div>{image}</div>"
     )

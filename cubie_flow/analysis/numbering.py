@@ -1,13 +1,12 @@
-"""Which runs of their study the runs of a dataset are.
+"""The numbers that the runs of a dataset have in their study.
 
-The store has no array of run numbers: run i lies at position i. That holds no longer once xarray
-has sorted, rolled, repeated or selected runs, and nothing in the dataset says so but the values of
-what varied. Those are compared with what the study varied, and give every run its number again.
+A store has no array of run numbers: run i is at position i. Once xarray has sorted, rolled,
+repeated or selected runs this no longer holds, and only the values that vary show it. They are
+compared with the values that the study varied, and identify the number of every run.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from attrs import evolve
 from numpy.typing import NDArray
 
+from cubie_flow.analysis import attributes
 from cubie_flow.analysis.groups import location, open_group
 from cubie_flow.analysis.opened import is_as_opened
 from cubie_flow.batches.store_names import RUN
@@ -23,22 +23,22 @@ from cubie_flow.errors import FlowError
 if TYPE_CHECKING:
     from xarray import Dataset
 
-#: Runs compared at a time.
+#: Number of runs compared at once.
 BLOCK = 1_000_000
 Columns = Mapping[str, NDArray[Any]]
-_REMEDY = "choose runs with sel_runs, which keeps their numbers, or open the result again"
+_REMEDY = "select runs with sel_runs, which keeps their numbers, or open the result again"
 
 
 def numbering(data: Dataset) -> NDArray[np.int64] | None:
-    """Return the number in its study of every run, or None where it is the position of the run.
+    """Return the number of every run in its study, or None if every run is at its number.
 
-    Where a dataset came from no store and describes no design, nothing is known of its runs, and
-    positions are all there is.
+    None is also returned for a dataset without store and design, of whose runs only the positions
+    are known.
 
     Raises
     ------
     FlowError
-        If the runs may have moved, and what varied does not tell them apart.
+        If the runs may have moved, and the values that vary do not identify them.
     """
     if RUN in data.coords:
         return np.asarray(data[RUN].values, np.int64)
@@ -53,13 +53,13 @@ def numbering(data: Dataset) -> NDArray[np.int64] | None:
             f"the numbers of these runs are not known without '{missing[0]}', which varied in "
             f"their study; {_REMEDY}"
         )
-    if _in_place(data, study):
+    if _is_in_order(data, study):
         return None
-    return _matched(data, study)
+    return _match(data, study)
 
 
 class _Study:
-    """What varied in a study: columns of numbers, made or read some runs at a time."""
+    """The values that varied in a study, computed or read some runs at a time."""
 
     def __init__(self, names: tuple[str, ...], size: int, part: Any) -> None:
         self.names, self.size, self._part = names, size, part
@@ -70,62 +70,62 @@ class _Study:
 
 
 def _study(data: Dataset) -> _Study | None:
-    """Return what varied in the study of a dataset; None if neither store nor design says."""
-    return _stored(data) or _described(data)
+    """Return what varied in the study of a dataset; None without a store and a design."""
+    return _from_store(data) or _from_design(data)
 
 
-def _stored(data: Dataset) -> _Study | None:
-    """Return what the store holds, which needs no design and no file of it."""
+def _from_store(data: Dataset) -> _Study | None:
+    """Return what varied according to the store, which does not need the file of a table."""
     place = location(data)
     if place is None:
         return None
     try:
-        kept = open_group(evolve(place, group=""), place.group)
+        store = open_group(evolve(place, group=""), place.group)
     except FlowError:
         return None
-    if RUN not in kept.sizes or (kept.attrs.get("design") != data.attrs.get("design")):
+    if RUN not in store.sizes or (store.attrs.get("design") != data.attrs.get("design")):
         return None
-    names = tuple(str(name) for name, values in kept.coords.items() if values.dims == (RUN,))
+    names = tuple(str(name) for name, values in store.coords.items() if values.dims == (RUN,))
 
     def part(start: int, stop: int) -> Columns:
-        return {name: kept.variables[name][{RUN: slice(start, stop)}].values for name in names}
+        return {name: store.variables[name][{RUN: slice(start, stop)}].values for name in names}
 
-    return _Study(names, int(kept.sizes[RUN]), part)
+    return _Study(names, int(store.sizes[RUN]), part)
 
 
-def _described(data: Dataset) -> _Study | None:
-    """Return what the design of a dataset makes, for results that were never in a store."""
+def _from_design(data: Dataset) -> _Study | None:
+    """Return what varied according to the design, for results that were never in a store."""
     from cubie_flow.batches.described import described_design
 
-    text = data.attrs.get("design")
-    if text is None:
+    description = attributes.design(data)
+    if not description:
         return None
     try:
-        design = described_design(json.loads(text))
+        design = described_design(description)
     except FlowError as error:
         raise FlowError(f"the numbers of these runs are not known: {error}; {_REMEDY}") from error
     quantities = (*design.names, *design.labels)
     names = {quantity: _coordinate(data, quantity) or quantity for quantity in quantities}
 
     def part(start: int, stop: int) -> Columns:
-        made = design.columns(start, stop)
-        return {name: made[quantity] for quantity, name in names.items()}
+        columns = design.columns(start, stop)
+        return {name: columns[quantity] for quantity, name in names.items()}
 
     return _Study(tuple(names.values()), design.size, part)
 
 
 def coordinate(data: Dataset, quantity: str) -> str:
-    """Return the coordinate of a quantity that a design varies.
+    """Return the name of the coordinate of a quantity that a design varies.
 
     Raises
     ------
     FlowError
         If the dataset has none.
     """
-    found = _coordinate(data, quantity)
-    if found is None:
+    name = _coordinate(data, quantity)
+    if name is None:
         raise FlowError(f"the design varies '{quantity}', which the dataset does not hold")
-    return found
+    return name
 
 
 def _coordinate(data: Dataset, quantity: str) -> str | None:
@@ -135,8 +135,8 @@ def _coordinate(data: Dataset, quantity: str) -> str | None:
     return None
 
 
-def _in_place(data: Dataset, study: _Study) -> bool:
-    """Return whether every run has the values of the run of the study at its position."""
+def _is_in_order(data: Dataset, study: _Study) -> bool:
+    """Return whether every run has the values that the study has at the same position."""
     total = int(data.sizes[RUN])
     if total > study.size:
         return False
@@ -145,17 +145,17 @@ def _in_place(data: Dataset, study: _Study) -> bool:
         wanted = study.columns(part.start, part.stop)
         for name in study.names:
             values = np.asarray(data.variables[name][{RUN: part}].values)
-            # A run that was not written when the dataset was opened has no values yet.
+            # A run that was not written when the dataset was opened has only NaN.
             if not ((_bits(values) == _bits(wanted[name])) | np.isnan(values)).all():
                 return False
     return True
 
 
-def _matched(data: Dataset, study: _Study) -> NDArray[np.int64]:
-    """Return the number of the run of the study that has the values of each run.
+def _match(data: Dataset, study: _Study) -> NDArray[np.int64]:
+    """Return, for each run, the number of the run of the study that has the same values.
 
-    Runs that have the same values are the same to the last bit, so it does not matter which of
-    them is which.
+    Runs with the same values have the same results to the last bit, so any assignment among them
+    is right.
     """
     here, there = int(data.sizes[RUN]), study.size
     wanted = study.columns(0, there)
@@ -167,32 +167,32 @@ def _matched(data: Dataset, study: _Study) -> NDArray[np.int64]:
     kinds = np.ascontiguousarray(rows).view(np.dtype((np.void, 8 * rows.shape[1]))).ravel()
     _, kind = np.unique(kinds, return_inverse=True)
     known, asked = kind[:there], kind[there:]
-    # Of every kind the numbers in order, and the first place of each.
+    # `order` lists the runs of the study kind by kind; those of kind k begin at first[k].
     order = np.argsort(known, kind="stable")
     counts = np.bincount(known, minlength=int(kind.max(initial=0)) + 1)
-    strange = np.flatnonzero(counts[asked] == 0)
-    if strange.size:
+    unknown = np.flatnonzero(counts[asked] == 0)
+    if unknown.size:
         raise FlowError(
-            f"the run at position {strange[0]} has values that no run of its study has, so the "
+            f"the run at position {unknown[0]} has values that no run of its study has, so the "
             f"numbers of these runs are not known; {_REMEDY}"
         )
     first = np.cumsum(counts) - counts
-    # The n-th run of a kind gets its n-th number, one after the last the first again.
+    # The n-th run of a kind gets its n-th number; after the last number the first follows again.
     turn = _occurrence(asked) % counts[asked]
     return np.asarray(order[first[asked] + turn], np.int64)
 
 
 def _occurrence(kinds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many elements before each are of its kind."""
+    """Return, for each element, the number of equal elements before it."""
     order = np.argsort(kinds, kind="stable")
     ranked = kinds[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(ranked) else order
-    found = np.empty(len(kinds), np.int64)
+    counts = np.empty(len(kinds), np.int64)
     lengths = np.diff(np.r_[starts, len(ranked)])
-    found[order] = np.arange(len(ranked)) - np.repeat(starts, lengths)
-    return found
+    counts[order] = np.arange(len(ranked)) - np.repeat(starts, lengths)
+    return counts
 
 
 def _bits(values: Any) -> NDArray[np.int64]:
-    """Return numbers as their bits, so that what was not written equals itself."""
+    """Return the bits of numbers as integers, so that NaN equals NaN."""
     return np.ascontiguousarray(values, np.float64).view(np.int64)

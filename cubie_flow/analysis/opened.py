@@ -1,15 +1,16 @@
-"""Whether the runs of a dataset are still those of its store, each in its place.
+"""Whether the runs of a dataset are still those of its store, in the same order.
 
 A dataset that xarray has sorted, rolled or selected from keeps the attributes and the encoding of
-the one it came from; only its data is another. So the data of ``status`` is remembered, the
-smallest of what lies along ``run``: as long as a dataset holds that very object, no run of it has
-moved.
+the dataset that it was made from; only its data differs. The object that holds ``status``, the
+smallest array along ``run``, is therefore remembered when a store is opened. As long as a dataset
+holds that very object, none of its runs has moved.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cubie_flow.analysis.xarray_private import data_object
 from cubie_flow.batches.store_names import STATUS
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _KEY = "opened"
 
 
 class _Opened:
-    """Remembers the data of ``status``; a copy remembers nothing."""
+    """Remembers the object that holds ``status``; a copy remembers nothing."""
 
     def __init__(self, status: Any = None) -> None:
         self.status = status
@@ -32,19 +33,14 @@ class _Opened:
 
 
 def mark_as_opened(data: Dataset) -> None:
-    """Note that the runs of a dataset are all runs of a study in their order."""
+    """Record that a dataset holds all runs of a study in their order."""
     if STATUS in data.variables:
-        data.encoding[_KEY] = _Opened(_held(data))
+        data.encoding[_KEY] = _Opened(data_object(data, STATUS))
 
 
 def is_as_opened(data: Dataset) -> bool:
-    """Return whether no run has moved since the dataset was opened; False where nobody knows."""
+    """Return whether no run has moved since the dataset was opened; False if that is unknown."""
     opened = data.encoding.get(_KEY)
     if not isinstance(opened, _Opened) or STATUS not in data.variables:
         return False
-    return opened.status is not None and opened.status is _held(data)
-
-
-def _held(data: Dataset) -> Any:
-    # Private, as xarray 2025.1 to 2026.9 have it: what is public would read the values.
-    return data.variables[STATUS]._data
+    return opened.status is not None and opened.status is data_object(data, STATUS)

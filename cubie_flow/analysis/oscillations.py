@@ -1,4 +1,4 @@
-"""What saved values say of oscillations: maxima and periods between the saved times."""
+"""Maxima and periods of oscillations, interpolated between saved times."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from xarray import DataArray
 
 Array = NDArray[Any]
-#: Values read at once.
-READ = 20_000_000
+#: Most values in memory at once.
+BLOCK = 20_000_000
 
 
 def _parts(array: DataArray) -> range:
     runs, times = array.shape
-    return range(0, runs, max(1, READ // max(times, 1)))
+    return range(0, runs, max(1, BLOCK // max(times, 1)))
 
 
 def _read(array: DataArray, start: int, parts: range) -> Array:
@@ -25,21 +25,22 @@ def _read(array: DataArray, start: int, parts: range) -> Array:
 
 
 def maxima(array: DataArray, over: Array) -> tuple[Array, Array]:
-    """Return every local maximum in time and the value of `over` of its run.
+    """Return every local maximum over time, with the value of a quantity of its run.
 
     A maximum is that of the parabola through three saved values.
 
     Parameters
     ----------
     array : DataArray
-        Dims (run, time).
-    over : array, shape (runs,)
+        Dimensions (run, time).
+    over : ndarray, shape (runs,)
+        The quantity.
 
     Returns
     -------
-    tuple of arrays
-        Two of equal length. A run that moves less than one part in a thousand gives its last
-        value.
+    across, peaks : ndarray
+        The quantity and the maximum, of equal length. For a run that varies by less than one part
+        in a thousand, its last value is the only maximum.
     """
     across, peaks = [], []
     parts = _parts(array)
@@ -60,24 +61,24 @@ def maxima(array: DataArray, over: Array) -> tuple[Array, Array]:
 
 
 def period(array: DataArray, level: Array | float) -> Array:
-    """Return the mean time between upward crossings of a level, run by run.
+    """Return the mean time between upward crossings of a level, for every run.
 
-    A crossing lies where the straight line between two saved values meets the level.
+    A crossing is where the straight line between two saved values meets the level.
 
     Parameters
     ----------
     array : DataArray
-        Dims (run, time), with the coordinate ``time``.
-    level : float or array, shape (runs,)
+        Dimensions (run, time), with the coordinate ``time``.
+    level : float or ndarray, shape (runs,)
 
     Returns
     -------
-    array, shape (runs,)
-        In the unit of time; NaN where a run crosses less than twice.
+    ndarray, shape (runs,)
+        In the unit of time; NaN for a run with fewer than two crossings.
     """
     times = np.asarray(array["time"].to_numpy(), np.float64)
     levels = np.broadcast_to(np.asarray(level, np.float64), array.sizes["run"])
-    found = np.full(array.sizes["run"], np.nan)
+    periods = np.full(array.sizes["run"], np.nan)
     parts = _parts(array)
     for start in parts:
         values = _read(array, start, parts) - levels[start : start + parts.step, None]
@@ -93,5 +94,5 @@ def period(array: DataArray, level: Array | float) -> Array:
             crossing: Array = times[i] - low / (high - low) * (times[i + 1] - times[i])
             return crossing
 
-        found[start + often] = (at(last) - at(first)) / (count[often] - 1)
-    return found
+        periods[start + often] = (at(last) - at(first)) / (count[often] - 1)
+    return periods

@@ -1,7 +1,7 @@
-"""References of an audit: runs integrated again so that they share no fault with the result.
+"""References of an audit: runs integrated again so that they share no error with the result.
 
-A reference is by a method of another family, in float64, with far tighter tolerances that follow
-the size of every state, and with steps that a pulse of a thousandth of a run cannot hide in.
+A reference uses a method of another family and float64. Its tolerances are far tighter and follow
+the size of every state. Its steps are short enough not to skip a pulse of a thousandth of the run.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 #: Methods of references, in the order in which they are tried.
 METHODS = ("radau_iia_5", "kvaerno5", "vern7")
-#: How many of them are tried on a run.
+#: Most methods that are tried on a run.
 TRIED = 2
-#: No relative tolerance below this means anything in float64.
+#: Smallest relative tolerance that is meaningful in float64.
 FLOOR = 1e-13
-#: Steps of a reference in its run, at least, and attempts in it, at most.
+#: Fewest steps of a run, and most attempts.
 FEWEST, MOST = 1000, 10_000_000
-#: Shortest runs whose steps are bounded by their own length, as a part of the longest.
+#: The longest step follows the shortest run, or this share of the longest run if that is longer.
 SHORTEST = 0.05
-#: Part of the size of a model's states below which the size of a state may be rounding.
+#: A state smaller than this share of its scale may be rounding error.
 NOISE = 1e-15
-#: States up to which a reference keeps the extremes of all of them.
+#: Most states of a model for which a reference stores the extremes of every state.
 WATCHED = 20
 
 
 @frozen
 class Accuracy:
-    """How accurately a reference is integrated.
+    """Tolerances and longest step of a reference.
 
     Attributes
     ----------
     rtol, atol : mapping
         By state of the model.
     dt_max : float
+        In the unit of time of the model.
     """
 
     rtol: Mapping[str, float]
@@ -57,7 +58,7 @@ class Accuracy:
     dt_max: float
 
     def looser(self, factor: float) -> Accuracy:
-        """Return tolerances that are larger by a factor, with steps of another length."""
+        """Return tolerances that are larger by a factor, with a longest step 1.5 times as long."""
         rtol = {name: factor * value for name, value in self.rtol.items()}
         atol = {name: factor * value for name, value in self.atol.items()}
         return Accuracy(rtol, atol, 1.5 * self.dt_max)
@@ -74,9 +75,9 @@ class Reference:
     Attributes
     ----------
     arrays : mapping
-        By the names of the store, and the extremes of states as ``<state>_min`` and ``_max``.
+        By the names of the store; also the extremes of states, ``<state>_min`` and ``_max``.
     method : ndarray of uint8, shape (runs,)
-        Which of the methods it is from.
+        Index of the method that solved the run.
     """
 
     arrays: Mapping[str, Array]
@@ -84,12 +85,12 @@ class Reference:
 
     @property
     def status(self) -> Array:
-        """How the runs ended."""
+        """Status codes of the runs."""
         return self.arrays["status"]
 
 
 def methods_for(study: Study) -> tuple[str, ...]:
-    """Return the methods that a reference is tried with: of other families than the study's."""
+    """Return the methods to try for a reference: of other families than that of the study."""
     from cubie_flow.integrators.equations import mass_pattern
     from cubie_flow.integrators.steps import solves_algebraic
     from cubie_flow.integrators.tableaus import EXPLICIT, method
@@ -106,59 +107,70 @@ def methods_for(study: Study) -> tuple[str, ...]:
 def accuracy_for(
     study: Study, sizes: Mapping[str, float], tighter: float, spans: tuple[float, float]
 ) -> Accuracy:
-    """Return how accurately the reference of some runs is integrated.
+    """Return the accuracy of the references of some runs.
 
     Parameters
     ----------
     study : Study
-        The result's.
+        The study of the result.
     sizes : mapping
-        Magnitude that each state of the model has in all of the runs, as far as is known; 0 where
-        nothing is.
+        Smallest magnitude of each state over the runs; 0 if unknown.
     tighter : float
-        By how much its tolerances are below the result's.
+        Ratio of the tolerances of the result to those of the reference.
     spans : (float, float)
-        Shortest and longest of the runs.
+        Durations of the shortest and the longest run.
     """
     scales = scales_of(study)
-    wanted, rtol = atol_of(study), {}
-    for name, value in rtol_of(study).items():
-        rtol[name] = max(value / tighter, FLOOR)
+    rtol = {name: max(value / tighter, FLOOR) for name, value in rtol_of(study).items()}
     atol = {}
-    for name, value in wanted.items():
+    for name, value in atol_of(study).items():
         if name not in scales:
             atol[name] = value / tighter
             continue
         size = max(sizes.get(name, 0.0) or scales[name], NOISE * scales[name])
         atol[name] = min(value / tighter, rtol[name] * size)
-    kept = {name: rtol[name] for name in atol}
     shortest, longest = spans
-    return Accuracy(kept, atol, (max(shortest, SHORTEST * longest) or 1.0) / FEWEST)
+    return Accuracy(
+        {name: rtol[name] for name in atol},
+        atol,
+        (max(shortest, SHORTEST * longest) or 1.0) / FEWEST,
+    )
 
 
-def solved(
+def solve_reference(
     data: Dataset, part: NDArray[np.int64], accuracy: Accuracy, methods: tuple[str, ...],
     target: str,
 ) -> Reference:  # fmt: skip
-    """Return some runs of a result, integrated again; those that fail, by the next method too."""
+    """Integrate some runs of a result again.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+    part : ndarray of int64, shape (n,)
+        Positions of the runs in `data`.
+    accuracy : Accuracy
+    methods : tuple of str
+        Runs that fail with a method are tried with the next one.
+    target : str
+    """
     study = stored_study(data, part, {"target": target})
-    first = _arrays(_study(study, accuracy, methods[0]))
+    arrays = _solve(_reference_study(study, accuracy, methods[0]))
     used = np.zeros(len(part), np.uint8)
     for number, name in enumerate(methods[1:], start=1):
-        failed = np.flatnonzero(~ended_well(first["status"]))
+        failed = np.flatnonzero(~ended_well(arrays["status"]))
         if not failed.size:
             break
-        left = stored_study(data, part[failed], {"target": target})
-        again = _arrays(_study(left, accuracy, name))
+        study = stored_study(data, part[failed], {"target": target})
+        again = _solve(_reference_study(study, accuracy, name))
         good = ended_well(again["status"])
-        for key, values in first.items():
+        for key, values in arrays.items():
             values[failed[good]] = again[key][good]
         used[failed[good]] = number
-    return Reference(first, used)
+    return Reference(arrays, used)
 
 
-def _study(study: Study, accuracy: Accuracy, algorithm: str) -> Study:
-    """Return the study of a reference: it keeps the extremes of the states as well."""
+def _reference_study(study: Study, accuracy: Accuracy, algorithm: str) -> Study:
+    """Return the study of a reference, which also stores the extremes of the states."""
     from cubie_flow.integrators.metrics import METRICS
 
     states = [state.name for state in study.system.states]
@@ -182,8 +194,8 @@ def _study(study: Study, accuracy: Accuracy, algorithm: str) -> Study:
     )
 
 
-def _arrays(study: Study) -> dict[str, Array]:
+def _solve(study: Study) -> dict[str, Array]:
     from cubie_flow.api import solve_study
 
-    found = solve_study(study)
-    return {str(name): np.array(values.values) for name, values in found.data_vars.items()}
+    variables = solve_study(study).data_vars
+    return {str(name): np.array(values.values) for name, values in variables.items()}

@@ -1,4 +1,4 @@
-"""Integrating chosen runs of a result again, from what the result itself holds."""
+"""Integrating runs of a result again, from the model and configuration that the result holds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from cubie_flow.analysis import runs
+from cubie_flow.analysis import attributes, runs
 from cubie_flow.batches.store_names import RUN
 from cubie_flow.errors import FlowError, nearest
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from cubie_flow.study.study import Study
     from cubie_flow.systems import OdeSystem
 
-#: What may be changed, and the key of the configuration that it stands for.
+#: What may be changed, and its key in the configuration.
 CHANGES: Mapping[str, str] = {
     "algorithm": "algorithm.name",
     "linear_solver": "algorithm.linear_solver",
@@ -41,8 +40,8 @@ CHANGES: Mapping[str, str] = {
     "target": "target.kind",
 }
 VALUES = ("parameters", "initial_values")
-#: Keys that only say where and how fast: the machine that runs again decides anew.
-_PLACE = ("system", "batch", "engine", "storage", "buffers", "task", "to", "confirm", "dry_run")
+#: Keys that only decide where and how fast runs are solved; this machine's defaults replace them.
+_POLICY = ("system", "batch", "engine", "storage", "buffers", "task", "to", "confirm", "dry_run")
 
 
 def rerun(data: Dataset, which: int | Iterable[int], **changes: Any) -> Dataset:
@@ -51,29 +50,27 @@ def rerun(data: Dataset, which: int | Iterable[int], **changes: Any) -> Dataset:
 
     positions = runs.positions_of(data, which)
     study = stored_study(data, positions, changes)
-    again = solve_study(study)
-    named = again.assign_coords({RUN: (RUN, runs.numbers(data, positions))})
-    told = {name: changes[name] for name in changes}
-    source = data.encoding.get("source", "memory")
-    return named.assign_attrs(rerun_of=str(source), rerun_changes=json.dumps(told, default=str))
+    again = runs.with_numbers(solve_study(study), runs.numbers(data, positions))
+    source = str(data.encoding.get("source", "memory"))
+    return again.assign_attrs(rerun_of=source, rerun_changes=json.dumps(changes, default=str))
 
 
 def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[str, Any]) -> Study:
-    """Return the study of some runs of a dataset, changed.
+    """Return the study of some runs of a dataset, with changes.
 
     Parameters
     ----------
     data : xarray.Dataset
         A result; its attributes hold the model and the configuration.
     positions : ndarray of int64, shape (n,)
-        Of the runs in it.
+        Positions of the runs in `data`.
     changes : mapping
-        New values by the names in `CHANGES`, and mappings of numbers for `VALUES`.
+        New values for names in `CHANGES`, and mappings of names to numbers for `VALUES`.
 
     Raises
     ------
     FlowError
-        If the dataset does not hold what it takes, or a change is no change.
+        If the dataset lacks the model or the configuration, or a change is unknown.
     """
     from attrs import evolve
 
@@ -91,7 +88,7 @@ def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[s
     for name in ("system", "config", "algorithm"):
         if not data.attrs.get(name):
             raise FlowError(f"this dataset does not hold its {name}, so it cannot be run again")
-    system = OdeSystem.from_mapping(json.loads(data.attrs["system"]))
+    system = OdeSystem.from_mapping(attributes.model(data))
     columns = varied(data, system, positions)
     for name, states in zip(VALUES, (False, True), strict=True):
         system = _replace(system, columns, changes.get(name), name, states)
@@ -102,35 +99,41 @@ def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[s
     if not {"rtol", "atol"} & set(changes):
         study = as_recorded(study, data.attrs)
     if "compare" in data.attrs:
-        kept = json.loads(data.attrs["compare"])
-        study = evolve(study, output=evolve(study.output, compare=kept))
+        measured = json.loads(data.attrs["compare"])
+        study = evolve(study, output=evolve(study.output, compare=measured))
     design = make_design("zip", {name: values.tolist() for name, values in columns.items()})
     if not columns and len(positions) != 1:
         raise FlowError("nothing varies in this dataset, so all its runs are the same; name one")
-    return _times_within(evolve(study, design=design if columns else make_design("single", {})))
+    return _limit_times(evolve(study, design=design if columns else make_design("single", {})))
 
 
 def varied(
     data: Dataset, system: OdeSystem, positions: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the values of what varies from run to run, by quantity of the model."""
+    """Return the values that vary between runs, by quantity of the model.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+    system : OdeSystem
+    positions : ndarray of int64, shape (n,)
+        Positions of the runs in `data`.
+    """
     parameters = {quantity.name for quantity in system.parameters} | {"duration"}
     initial = {f"{state.name}_initial": state.name for state in system.states}
-    found = {}
-    for key, variable in data.variables.items():
-        name = str(key)
-        if name not in data.coords or variable.dims != (RUN,):
-            continue
+    columns = {}
+    for name in runs.swept(data):
         quantity = name if name in parameters else initial.get(name)
         if quantity is not None:
-            found[quantity] = np.asarray(variable[{RUN: positions}].values, np.float64)
-    return found
+            values = data.variables[name][{RUN: positions}].values
+            columns[quantity] = np.asarray(values, np.float64)
+    return columns
 
 
 def _replace(
     system: OdeSystem, columns: dict[str, Any], given: Any, key: str, states: bool
 ) -> OdeSystem:
-    """Return the system with other values; a quantity that varied is then the same in all runs."""
+    """Return the system with new values, and remove these quantities from what varies."""
     if given is None:
         return system
     if not isinstance(given, Mapping):
@@ -141,51 +144,54 @@ def _replace(
 
 
 def _config(data: Dataset, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of a dataset with its changes, every key of today in it."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        stored = yaml.safe_load(data.attrs["config"])
-        kept = {key: value for key, value in stored.items() if key not in _PLACE}
-        # A result of an earlier version lacks keys that came later.
-        today = defaults()
-        found = OmegaConf.merge(today, OmegaConf.create(kept))
-        OmegaConf.set_struct(found, False)
-        # What the method was chosen to be, where the configuration leaves the choice open.
-        OmegaConf.update(found, "algorithm.name", str(data.attrs["algorithm"]))
-        for name in ("kind", "arch", "device", "threads", "lanes"):
-            OmegaConf.update(
-                found, f"target.{name}", OmegaConf.select(defaults(), f"target.{name}")
-            )
-        if changes.get("save_every") is not None:
-            OmegaConf.update(found, "output.times", None)
-        if changes.get("times") is not None:
-            OmegaConf.update(found, "output.save_every", None)
-        # A comparison with measured data stays with the result it belongs to.
-        OmegaConf.update(found, "output.compare", None)
-        # Whoever asks for runs wants their trajectories.
-        OmegaConf.update(found, "output.trajectories.where", None)
-        container = OmegaConf.to_container(found, resolve=True)
-    except (yaml.YAMLError, AttributeError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0]
-        raise FlowError(f"the configuration in this dataset cannot be used: {reason}") from error
-    assert isinstance(container, dict)
+    """Return the configuration of a dataset with changes, completed by the defaults."""
+    container = _completed_config(data, changes)
     for name, value in changes.items():
         if name in VALUES:
             continue
         *groups, last = CHANGES[name].split(".")
-        place: Any = container
-        for part in groups:
-            place = place[part]
+        section: Any = container
+        for group in groups:
+            section = section[group]
         value = value.tolist() if hasattr(value, "tolist") else value
-        place[last] = list(value) if isinstance(value, tuple) else value
+        section[last] = list(value) if isinstance(value, tuple) else value
+    return container
+
+
+def _completed_config(data: Dataset, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a dataset, with defaults for the keys that it lacks."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        stored = attributes.config(data)
+        science = {key: value for key, value in stored.items() if key not in _POLICY}
+        config = OmegaConf.merge(defaults(), OmegaConf.create(science))
+        OmegaConf.set_struct(config, False)
+        # With algorithm=auto, the method that was chosen.
+        OmegaConf.update(config, "algorithm.name", str(data.attrs["algorithm"]))
+        for name in ("kind", "arch", "device", "threads", "lanes"):
+            value = OmegaConf.select(defaults(), f"target.{name}")
+            OmegaConf.update(config, f"target.{name}", value)
+        if changes.get("save_every") is not None:
+            OmegaConf.update(config, "output.times", None)
+        if changes.get("times") is not None:
+            OmegaConf.update(config, "output.save_every", None)
+        # The data that a result was compared with is in the result, not in a file.
+        OmegaConf.update(config, "output.compare", None)
+        # Return the trajectories of all runs that are asked for.
+        OmegaConf.update(config, "output.trajectories.where", None)
+        container = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise FlowError(f"the configuration in this dataset cannot be used: {reason}") from error
+    assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
 @cache
 def defaults() -> Any:
-    """Return the configuration that ``conf/`` gives when nothing is asked for."""
+    """Return the configuration of ``conf/`` without any override."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -199,12 +205,12 @@ def defaults() -> Any:
     return composed
 
 
-def _times_within(study: Study) -> Study:
-    """Drop saved times that are after the end of the runs chosen."""
+def _limit_times(study: Study) -> Study:
+    """Return a study without saved times after the end of its longest run."""
     from attrs import evolve
 
     times = study.output.times
     if times is None:
         return study
-    kept = [time for time in times if time <= study.span * (1 + 1e-12)]
-    return evolve(study, output=evolve(study.output, times=kept or None))
+    within = [time for time in times if time <= study.span * (1 + 1e-12)]
+    return evolve(study, output=evolve(study.output, times=within or None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from cubie_flow.analysis import attributes
 from cubie_flow.analysis.numbering import numbering
 from cubie_flow.analysis.predicates import Column, Predicate, read_predicate
 from cubie_flow.batches.store_names import RUN, STATUS, TIME
@@ -44,36 +44,41 @@ def length(data: xr.Dataset) -> int:
 
 
 def columns(data: xr.Dataset) -> dict[str, Column]:
-    """Return what a condition on runs may name, and what it may not and why."""
-    found = {RUN: Column()}
+    """Return the columns that a condition may name, and why it may not name the others."""
+    known = {RUN: Column()}
     for key, variable in data.variables.items():
         name = str(key)
         if name == RUN:
             continue
         if variable.dims == (RUN,):
-            found[name] = Column(flags(variable))
+            known[name] = Column(flags(variable))
         elif RUN in variable.dims:
             own = [str(n) for n in data.variables if str(n).startswith(f"{name}_")]
-            told = f"; use {' or '.join(own[:3])}" if own else ""
-            found[name] = Column(problem=f"which has a value at every time{told}")
+            remedy = f"; use {' or '.join(own[:3])}" if own else ""
+            known[name] = Column(problem=f"which has a value at every time{remedy}")
         elif name == TIME:
-            found[name] = Column(problem="which is the same for all runs")
-    return found
+            known[name] = Column(problem="which is the same for all runs")
+    return known
+
+
+def swept(data: xr.Dataset) -> list[str]:
+    """Return the names of the coordinates that vary between the runs."""
+    return [str(name) for name, c in data.coords.items() if c.dims == (RUN,) and name != RUN]
 
 
 def numbers(data: xr.Dataset, positions: Any = None) -> NDArray[np.int64]:
-    """Return the numbers that runs have in their study.
+    """Return the numbers of runs in their study.
 
     Parameters
     ----------
     data : xarray.Dataset
-    positions : optional
-        Of the runs in the dataset; all by default.
+    positions : array of int, optional
+        Positions of the runs in the dataset; by default all runs.
 
     Raises
     ------
     FlowError
-        If the runs may have moved, and what varied does not tell them apart.
+        If the runs may have moved, and the values that vary do not identify them.
     """
     every = numbering(data)
     every = np.arange(length(data)) if every is None else every
@@ -81,7 +86,7 @@ def numbers(data: xr.Dataset, positions: Any = None) -> NDArray[np.int64]:
 
 
 def numbered(data: xr.Dataset) -> xr.Dataset:
-    """Return a dataset in which every run is at the position of its number, or ``run`` says it."""
+    """Return a dataset whose coordinate ``run`` holds run numbers, unless they are positions."""
     every = numbering(data)
     return data if every is None else with_numbers(data, every)
 
@@ -94,8 +99,7 @@ def with_numbers(data: xr.Dataset, every: NDArray[np.int64]) -> xr.Dataset:
 
 def is_whole(data: xr.Dataset) -> bool:
     """Return whether a dataset holds every run of its study, each once and in order."""
-    design = json.loads(data.attrs.get("design", "{}"))
-    if length(data) != design.get("size", length(data)):
+    if length(data) != attributes.design(data).get("size", length(data)):
         return False
     try:
         every = numbering(data)
@@ -105,7 +109,7 @@ def is_whole(data: xr.Dataset) -> bool:
 
 
 def blocks(data: xr.Dataset, runs: int | None = None) -> Iterator[slice]:
-    """Yield slices of the runs, whole shards where the store says how large they are."""
+    """Yield slices of the runs, of whole shards where the size of a shard is known."""
     total = length(data)
     shard = 1
     if STATUS in data:
@@ -119,7 +123,8 @@ def blocks(data: xr.Dataset, runs: int | None = None) -> Iterator[slice]:
 def column(data: xr.Dataset, name: str, part: slice) -> NDArray[Any]:
     """Return one column of some runs, read from the store."""
     if name == RUN and RUN not in data.coords:
-        return np.arange(part.start, part.stop)  # of a dataset that is `numbered`
+        # `numbered` adds the coordinate wherever numbers are not positions.
+        return np.arange(part.start, part.stop)
     return np.asarray(data.variables[name][{RUN: part}].values)
 
 
@@ -129,26 +134,33 @@ def where(data: xr.Dataset, condition: str | Predicate) -> NDArray[np.int64]:
     Raises
     ------
     FlowError
-        If the condition cannot be read, or names what the runs do not have.
+        If the condition cannot be read, or names something that the runs do not have.
     """
     length(data)
     if not isinstance(condition, Predicate):
         condition = read_predicate(condition, columns(data))
     if RUN in condition.names:
         data = numbered(data)
-    found = [
-        part.start + np.flatnonzero(condition({n: column(data, n, part) for n in condition.names}))
+    names = condition.names
+    parts = [
+        part.start + np.flatnonzero(condition({name: column(data, name, part) for name in names}))
         for part in blocks(data)
     ]
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def indexer(positions: NDArray[np.int64]) -> Any:
+    """Return positions as an index; consecutive ones as a slice, which reads faster."""
+    if positions.size and (np.diff(positions) == 1).all():
+        return slice(int(positions[0]), int(positions[-1]) + 1)
+    return positions
 
 
 def take(data: xr.Dataset, positions: NDArray[np.int64]) -> xr.Dataset:
     """Return the runs at some positions, still lazy; ``run`` then holds their numbers."""
     chosen = numbers(data, positions)
-    neighbours = positions.size > 0 and bool((np.diff(positions) == 1).all())
-    indexer: Any = slice(int(positions[0]), int(positions[-1]) + 1) if neighbours else positions
-    return with_numbers(data.drop_vars(RUN, errors="ignore").isel({RUN: indexer}), chosen)
+    selected = data.drop_vars(RUN, errors="ignore").isel({RUN: indexer(positions)})
+    return with_numbers(selected, chosen)
 
 
 def positions_of(data: xr.Dataset, runs: int | Iterable[int]) -> NDArray[np.int64]:
@@ -157,7 +169,7 @@ def positions_of(data: xr.Dataset, runs: int | Iterable[int]) -> NDArray[np.int6
     Raises
     ------
     FlowError
-        If a number is none, or no run of the dataset has it.
+        If a number is not an integer, or no run of the dataset has it.
     """
     given = np.atleast_1d(np.asarray(runs if not isinstance(runs, xr.DataArray) else runs.values))
     if given.size == 0:
@@ -173,24 +185,23 @@ def positions_of(data: xr.Dataset, runs: int | Iterable[int]) -> NDArray[np.int6
             raise FlowError(f"there is no run {wrong[0]}; the runs are 0 to {total - 1:,}")
         return given
     order = np.argsort(every, kind="stable")
-    places = np.searchsorted(every, given, sorter=order)
-    places = order[np.minimum(places, total - 1)] if total else given
-    wrong = given if not total else given[every[places] != given]
+    positions = np.searchsorted(every, given, sorter=order)
+    positions = order[np.minimum(positions, total - 1)] if total else given
+    wrong = given if not total else given[every[positions] != given]
     if wrong.size:
         raise FlowError(f"run {wrong[0]} is not among the {total:,} runs of this selection")
-    return places
+    return positions
 
 
 def status_counts(data: xr.Dataset) -> dict[str, int]:
-    """Return how many runs ended in each way, the words of ``status`` first to last.
+    """Return the number of runs per status, in the order of the status codes.
 
     Raises
     ------
     FlowError
         If the dataset has no status.
     """
-    if STATUS not in data.variables:
-        raise FlowError("this dataset has no 'status': it holds no runs of a study")
+    _check_status(data)
     words = {value: word for word, value in flags(data[STATUS]).items()}
     counts = np.zeros(256, np.int64)
     for part in blocks(data):
@@ -199,13 +210,38 @@ def status_counts(data: xr.Dataset) -> dict[str, int]:
 
 
 def failed(data: xr.Dataset) -> NDArray[np.int64]:
-    """Return the positions of the runs that ended otherwise than they should, in order."""
+    """Return the positions of the runs that failed, in order.
+
+    Raises
+    ------
+    FlowError
+        If the dataset has no status.
+    """
+    _check_status(data)
+    return with_status(data, (*WELL, NOT_WRITTEN), invert=True)
+
+
+def with_status(data: xr.Dataset, words: Iterable[str], invert: bool = False) -> NDArray[np.int64]:
+    """Return the positions of the runs whose status is one of `words`, in order.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        Without ``status``, no run has any of them.
+    words : iterable of str
+        Statuses by their words; those that the result does not know are ignored.
+    invert : bool
+        Return the other runs instead.
+    """
+    known = flags(data[STATUS]) if STATUS in data.variables else {}
+    codes = [known[word] for word in words if word in known]
+    parts = [
+        part.start + np.flatnonzero(np.isin(column(data, STATUS, part), codes, invert=invert))
+        for part in (blocks(data) if known else ())
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _check_status(data: xr.Dataset) -> None:
     if STATUS not in data.variables:
         raise FlowError("this dataset has no 'status': it holds no runs of a study")
-    known = flags(data[STATUS])
-    well = [known[word] for word in (*WELL, NOT_WRITTEN) if word in known]
-    found = [
-        part.start + np.flatnonzero(~np.isin(column(data, STATUS, part), well))
-        for part in blocks(data)
-    ]
-    return np.concatenate(found)

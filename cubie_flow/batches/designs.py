@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from attrs import frozen
 
+from cubie_flow.allowed_values import DESIGNS as KINDS
 from cubie_flow.batches.design import Design, essence
 from cubie_flow.batches.sampling import SOBOL_LIMIT, LatinHypercube, Sampled, Sobol
 from cubie_flow.batches.tables import HASH_ROWS, SOME, Rows, open_table
@@ -23,8 +24,6 @@ from cubie_flow.batches.values import (
     parse_value,
 )
 from cubie_flow.errors import FlowError, nearest
-
-KINDS = ("single", "grid", "zip", "sobol", "latin_hypercube", "table")
 
 
 @frozen
@@ -194,6 +193,15 @@ def make_design(
     ------
     FlowError
         For the first mistake, with key, value and what is allowed.
+
+    Examples
+    --------
+    >>> from cubie_flow.batches import make_design
+    >>> design = make_design("grid", {"rho": [20, 28], "x": {"linspace": [-1, 1, 3]}})
+    >>> design.size
+    6
+    >>> design.columns(0, 2)["x"].tolist()
+    [-1.0, 0.0]
     """
     if kind not in KINDS:
         raise FlowError(

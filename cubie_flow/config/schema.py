@@ -1,326 +1,219 @@
 """The one schema of ``conf/``: which keys there are and what each may hold."""
 
+# ruff: noqa: RUF009 (a setting is a field)
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen
+from attrs import asdict, field, fields, frozen
 
+from cubie_flow.allowed_values import (
+    DESIGNS,
+    LINEAR_SOLVERS,
+    LOCATIONS,
+    ORDERS,
+    PRECISIONS,
+    SEARCHES,
+)
 from cubie_flow.credentials import refuse_credentials, remember
 from cubie_flow.engines.clusters import CLUSTERS
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.process.signals import read_limit
+from cubie_flow.study.checks import (
+    AXES,
+    FLAG,
+    MAPPING,
+    NAMES,
+    RESCUE,
+    TEXT,
+    Check,
+    choice,
+    number,
+    optional,
+    refusal,
+    setting,
+    whole,
+)
+from cubie_flow.study.options import ControllerChoice, OutputChoice, TargetChoice
 
 if TYPE_CHECKING:
     from cubie_flow.study.study import Study
     from cubie_flow.systems import OdeSystem
 
-Check = Callable[[str, Any], Any]
 SUFFIX = "_location"
 
 
 def shipped(folder: str) -> Path:
-    """Return the folder ``conf`` or ``experiments``: in the package of a wheel, else beside it."""
+    """Return the folder ``conf`` or ``experiments``, inside or next to the package."""
     package = Path(__file__).parents[1]
     inside = package / folder
     return inside if inside.is_dir() else package.parent / folder
 
 
-def number(*, above: float = -math.inf, least: float = -math.inf, optional: bool = False) -> Check:
-    """Return the check of a finite number."""
-    if above > -math.inf:
-        allowed = f"a number above {above:g}"
-    elif least > -math.inf:
-        allowed = f"a number of at least {least:g}"
-    else:
-        allowed = "a number"
-    allowed += ", or null" if optional else ""
-
-    def check(key: str, value: Any) -> float | None:
-        if value is None and optional:
-            return None
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (fits and math.isfinite(value) and value > above and value >= least):
-            raise FlowError(f"{key} is {value!r}; it must be {allowed}")
-        return float(value)
-
-    return check
+def _address(key: str, value: Any, allowed: str) -> str:
+    address = str(TEXT(key, value))
+    refuse_credentials(address)
+    if not address.partition("://")[2].strip("/"):
+        raise refusal(key, value, allowed)
+    return address
 
 
-def whole(least: int, *, optional: bool = False) -> Check:
-    """Return the check of a whole number; 1e6 is one too."""
-
-    def check(key: str, value: Any) -> int | None:
-        if value is None and optional:
-            return None
-        fits = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        if isinstance(value, bool) or not fits or value < least:
-            allowed = f"a whole number of at least {least}" + (", or null" if optional else "")
-            raise FlowError(f"{key} is {value!r}; it must be {allowed}")
-        return int(value)
-
-    return check
+def _secret_options(key: str, value: Any, allowed: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        # The value is left out of the message: it may hold a credential.
+        raise FlowError(f"{key} must be a mapping, such as {{anon: true}}, or null")
+    options: dict[str, Any] = MAPPING(key, value)
+    remember(options)
+    return options
 
 
-def choice(*allowed: str) -> Check:
-    """Return the check of one word of several."""
+ADDRESS = optional(Check("a URL such as s3://bucket/results", _address))
+#: Values of such a mapping are never shown.
+SECRET_OPTIONS = Check("a mapping, or null", _secret_options)
 
-    def check(key: str, value: Any) -> str:
-        if value not in allowed:
+
+@frozen
+class BuffersChoice:
+    """The group ``buffers`` without the locations of buffers, whose names a kernel decides."""
+
+    auto: bool = setting("buffers.auto", FLAG, False)
+    sweep: list[str] | None = setting("buffers.sweep", NAMES, None)
+    search: str = setting("buffers.search", choice(*SEARCHES), "all")
+    limit: int = setting("buffers.limit", whole(1), 64)
+
+
+def checks(group: type) -> dict[str, Check]:
+    """Return the checks of a class by the names of its fields."""
+    return {one.name: one.metadata["check"] for one in fields(group)}
+
+
+LOCATION = choice(*LOCATIONS)
+
+
+def _buffers(key: str, value: Any, _: str) -> dict[str, Any]:
+    """Return `BuffersChoice` as a dict, and the locations of buffers under ``locations``."""
+    known = checks(BuffersChoice)
+    given: dict[str, Any] = {}
+    locations = {}
+    for name, item in MAPPING(key, value).items():
+        if name in known:
+            given[name] = item
+        elif isinstance(item, str):
+            locations[name.removesuffix(SUFFIX)] = LOCATION(f"{key}.{name}", item)
+        else:
             raise FlowError(
-                f"{key} is {value!r}; it must be one of {', '.join(allowed)}"
-                f"{nearest(str(value), allowed)}"
+                f"'{key}.{name}' is {item!r}; it must be the location of a buffer, or one of the "
+                f"keys {', '.join(known)}{nearest(name, known)}"
             )
-        return str(value)
-
-    return check
+    return {**asdict(BuffersChoice(**given)), "locations": locations}
 
 
-def optional_choice(*allowed: str) -> Check:
-    """Return the check of one word of several, or null."""
-    one = choice(*allowed)
-
-    def check(key: str, value: Any) -> str | None:
-        return None if value is None else str(one(key, value))
-
-    return check
+BUFFERS = Check(f"{', '.join(checks(BuffersChoice))}, or a location by buffer", _buffers)
+TIME_LIMIT = Check(
+    "seconds, or such as 90s, 30m, 3h, or null", lambda key, value, _: read_limit(key, value)
+)
 
 
-def flag(key: str, value: Any) -> bool:
-    """Check true or false."""
-    if not isinstance(value, bool):
-        raise FlowError(f"{key} is {value!r}; it must be true or false")
-    return value
+@frozen
+class TaskChoice:
+    """The group ``task``."""
 
-
-def text(*, optional: bool = False) -> Check:
-    """Return the check of a text that is not empty."""
-
-    def check(key: str, value: Any) -> str | None:
-        if value is None and optional:
-            return None
-        if not isinstance(value, str) or not value:
-            allowed = "a text" + (", or null" if optional else "")
-            raise FlowError(f"{key} is {value!r}; it must be {allowed}")
-        return value
-
-    return check
-
-
-def architectures(key: str, value: Any) -> str | None:
-    """Check one CUDA architecture, or several for a plan; return them joined by commas."""
-    if isinstance(value, list):
-        value = ",".join(map(str, value))
-    return text(optional=True)(key, value)  # type: ignore[no-any-return]
-
-
-def devices(key: str, value: Any) -> int | tuple[int, ...] | None:
-    """Check the number of a GPU, a list of them, or null for all."""
-    if value is None:
-        return None
-    one = whole(0)
-    if isinstance(value, list) and value:
-        return tuple(one(f"{key}[{i}]", item) for i, item in enumerate(value))
-    return int(one(key, value))
-
-
-def mapping(key: str, value: Any) -> dict[str, Any]:
-    """Check a mapping of names to anything; null is an empty one."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise FlowError(f"{key} is {value!r}; it must be a mapping of names, such as {{x: 1}}")
-    return {str(name): item for name, item in value.items()}
-
-
-def axes(key: str, value: Any) -> list[dict[str, Any]]:
-    """Check the axes of a sweep: a list of mappings from quantities to values."""
-    if not isinstance(value, list):
-        raise FlowError(f"{key} is {value!r}; it must be a list of mappings, such as [{{x: [1]}}]")
-    return [mapping(f"{key}[{i}]", axis) for i, axis in enumerate(value)]
-
-
-def tolerance(*, absolute: bool) -> Check:
-    """Return the check of a tolerance: one number, or one per state; ``auto`` if absolute."""
-    one = number(least=0.0) if absolute else number(above=0.0)
-
-    def check(key: str, value: Any) -> float | dict[str, float] | str:
-        if isinstance(value, Mapping):
-            return {str(name): one(f"{key}.{name}", item) for name, item in value.items()}
-        if absolute and value == "auto":
-            return "auto"
-        if absolute and isinstance(value, str):
-            raise FlowError(
-                f"{key} is '{value}'; it must be a number of at least 0, one per state, or auto"
-            )
-        return float(one(key, value))
-
-    return check
-
-
-def names(key: str, value: Any) -> list[str] | None:
-    """Check a list of names, one name, or null."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise FlowError(f"{key} is {value!r}; it must be a list of names, such as [x, y], or null")
-    return list(value)
-
-
-def times(key: str, value: Any) -> list[float] | None:
-    """Check a list of times, or null."""
-    if value is None:
-        return None
-    if not isinstance(value, list) or not value:
-        raise FlowError(f"{key} is {value!r}; it must be a list of times, such as [0, 1], or null")
-    one = number(least=0.0)
-    return [one(f"{key}[{i}]", item) for i, item in enumerate(value)]
-
-
-def data(key: str, value: Any) -> Any:
-    """Check the name of a file, or a mapping of columns, or null; they are read with the study."""
-    if value is None or (isinstance(value, str) and value) or isinstance(value, Mapping):
-        return value
-    raise FlowError(
-        f"{key} is {value!r}; it must be the name of a .csv or .parquet file, a mapping of "
-        "columns, or null"
+    name: str = setting(
+        "task.name", choice("run", "plan", "placement", "import", "doctor", "clear_cache")
     )
 
 
-BUFFER_KEYS: Mapping[str, Check] = {
-    "auto": flag,
-    "sweep": names,
-    "search": choice("all", "one_at_a_time", "pareto"),
-    "limit": whole(1),
-}
+@frozen
+class AlgorithmChoice:
+    """The group ``algorithm``."""
+
+    name: str = setting("algorithm.name", TEXT)
+    linear_solver: str = setting("algorithm.linear_solver", choice(*LINEAR_SOLVERS))
 
 
-def buffers(key: str, value: Any) -> dict[str, Any]:
-    """Check what is said of buffers: locations by name under ``locations``, and `BUFFER_KEYS`."""
-    found: dict[str, Any] = {"auto": False, "sweep": None, "search": "all", "limit": 64}
-    places = {}
-    word = choice("register", "local", "shared")
-    for name, item in mapping(key, value).items():
-        if name in BUFFER_KEYS:
-            found[name] = BUFFER_KEYS[name](f"{key}.{name}", item)
-            continue
-        if not isinstance(item, str):
-            raise FlowError(
-                f"'{key}.{name}' is {item!r}; it must be the location of a buffer, or one of the "
-                f"keys {', '.join(BUFFER_KEYS)}{nearest(name, BUFFER_KEYS)}"
-            )
-        places[name.removesuffix(SUFFIX)] = word(f"{key}.{name}", item)
-    return {**found, "locations": places}
+@frozen
+class BatchChoice:
+    """The group ``batch``."""
+
+    kind: str = setting("batch.kind", choice(*DESIGNS))
+    values: dict[str, Any] = setting("batch.values", MAPPING)
+    size: int | None = setting("batch.size", optional(whole(1)))
+    seed: int = setting("batch.seed", whole(0))
+    path: str | None = setting("batch.path", optional(TEXT))
+    sweep: list[dict[str, Any]] = setting("batch.sweep", AXES)
+    order: str = setting("batch.order", choice(*ORDERS))
 
 
-def rescue(key: str, value: Any) -> Any:
-    """Check off, default or a list; what is in the list is read with the study."""
-    if value not in (None, False, "off", "default") and not isinstance(value, list):
-        raise FlowError(f"{key} is {value!r}; it must be off, default, or a list of attempts")
-    return value
+@frozen
+class EngineChoice:
+    """The group ``engine``."""
+
+    kind: str = setting("engine.kind", choice("local", "dask"))
+    progress: bool = setting("engine.progress", FLAG)
+    time_limit: float | None = setting("engine.time_limit", TIME_LIMIT)
+    confirm_runs: int = setting("engine.confirm_runs", whole(1))
+    confirm_bytes: int = setting("engine.confirm_bytes", whole(1))
+    workers: int | None = setting("engine.workers", optional(whole(1)))
+    scheduler: str | None = setting("engine.scheduler", optional(TEXT))
+    cluster: str | None = setting("engine.cluster", optional(choice(*CLUSTERS)))
+    options: dict[str, Any] = setting("engine.options", MAPPING)
+    retries: int = setting("engine.retries", whole(0))
 
 
-def address(key: str, value: Any) -> str | None:
-    """Check a URL without credentials, or null."""
-    found = text(optional=True)(key, value)
-    if found is not None:
-        refuse_credentials(found)
-        if not found.partition("://")[2].strip("/"):
-            raise FlowError(f"{key} is {value!r}; it must be a URL such as s3://bucket/results")
-    return found  # type: ignore[no-any-return]
+@frozen
+class StorageChoice:
+    """The group ``storage``."""
+
+    folder: str = setting("storage.folder", TEXT)
+    url: str | None = setting("storage.url", ADDRESS)
+    client: str = setting("storage.client", choice("fsspec", "obstore", "icechunk"))
+    options: dict[str, Any] = setting("storage.options", SECRET_OPTIONS)
+    lease: float | None = setting("storage.lease", optional(number(above=0.0)))
+    overwrite: bool = setting("storage.overwrite", FLAG)
+    picture: bool = setting("storage.picture", FLAG)
+    shard_runs: int | None = setting("storage.shard_runs", optional(whole(1)))
 
 
-def options(key: str, value: Any) -> dict[str, Any]:
-    """Check a mapping whose values are not to be shown."""
-    if value is not None and not isinstance(value, Mapping):
-        raise FlowError(f"{key} must be a mapping, such as {{anon: true}}, or null")
-    remember(found := mapping(key, value))
-    return found
+@frozen
+class MainChoice:
+    """The keys of ``conf/config.yaml`` itself, and the groups whose names are not known."""
+
+    to: str | None = setting("to", optional(TEXT))
+    study: str | None = setting("study", optional(TEXT))
+    system: dict[str, Any] = setting("system", MAPPING)
+    rescue: Any = setting("rescue", RESCUE)
+    duration: float | None = setting("duration", optional(number(least=0.0)))
+    t_start: float = setting("t_start", number())
+    precision: str = setting("precision", choice(*PRECISIONS))
+    buffers: dict[str, Any] = setting("buffers", BUFFERS)
+    dry_run: bool = setting("dry_run", FLAG)
+    confirm: bool = setting("confirm", FLAG)
 
 
+#: The classes of the groups, in the order of ``conf/config.yaml``.
+GROUPS = (
+    TaskChoice, MainChoice, AlgorithmChoice, ControllerChoice, TargetChoice, BatchChoice,
+    OutputChoice, EngineChoice, StorageChoice,
+)  # fmt: skip
 Schema = Mapping[str, "Check | Schema"]
 
-SCHEMA: Schema = {
-    "task": {"name": choice("run", "plan", "placement", "import", "doctor", "clear_cache")},
-    "to": text(optional=True),
-    "study": text(optional=True),
-    "system": mapping,
-    "algorithm": {"name": text(), "linear_solver": choice("auto", "sparse", "pivoted", "bicgstab")},
-    "rescue": rescue,
-    "duration": number(least=0.0, optional=True),
-    "t_start": number(),
-    "precision": choice("float32", "float64"),
-    "controller": {
-        "kind": choice("default", "fixed", "i", "pi", "pid", "gustafsson"),
-        "rtol": tolerance(absolute=False),
-        "atol": tolerance(absolute=True),
-        "dt": number(above=0.0, optional=True),
-        "dt_min": number(least=0.0),
-        "dt_max": number(above=0.0, optional=True),
-        "max_steps": whole(1),
-        "safety": number(above=0.0, optional=True),
-        "min_factor": number(above=0.0, optional=True),
-        "max_factor": number(above=1.0, optional=True),
-    },
-    "target": {
-        "kind": choice("auto", "cpu", "cuda", "simulator"),
-        "threads": whole(1, optional=True),
-        "lanes": whole(1, optional=True),
-        "math": choice("portable", "native"),
-        "arch": architectures,
-        "block_size": whole(1),
-        "device": devices,
-    },
-    "buffers": buffers,
-    "batch": {
-        "kind": choice("single", "grid", "zip", "sobol", "latin_hypercube", "table"),
-        "values": mapping,
-        "size": whole(1, optional=True),
-        "seed": whole(0),
-        "path": text(optional=True),
-        "sweep": axes,
-        "order": choice("given", "cost"),
-    },
-    "output": {
-        "save_every": number(above=0.0, optional=True),
-        "times": times,
-        "variables": names,
-        "summaries": names,
-        "sensitivities": names,
-        "compare": data,
-        "trajectories": {"where": text(optional=True)},
-        "event_times": whole(0),
-    },
-    "engine": {
-        "kind": choice("local", "dask"),
-        "progress": flag,
-        "time_limit": read_limit,
-        "confirm_runs": whole(1),
-        "confirm_bytes": whole(1),
-        "workers": whole(1, optional=True),
-        "scheduler": text(optional=True),
-        "cluster": optional_choice(*CLUSTERS),
-        "options": mapping,
-        "retries": whole(0),
-    },
-    "storage": {
-        "folder": text(),
-        "url": address,
-        "client": choice("fsspec", "obstore", "icechunk"),
-        "options": options,
-        "lease": number(above=0, optional=True),
-        "overwrite": flag,
-        "picture": flag,
-        "shard_runs": whole(1, optional=True),
-    },
-    "dry_run": flag,
-    "confirm": flag,
-}
+
+def _schema() -> Schema:
+    """Return the checks of all keys, nested as the config is."""
+    schema: dict[str, Any] = {}
+    for group in GROUPS:
+        for one in fields(group):
+            *path, name = one.metadata["key"].split(".")
+            level = schema
+            for part in path:
+                level = level.setdefault(part, {})
+            level[name] = one.metadata["check"]
+    return schema
+
+
+SCHEMA: Schema = _schema()
 
 
 def checked(given: Any, schema: Schema = SCHEMA, key: str = "") -> dict[str, Any]:
@@ -461,7 +354,6 @@ class Settings:
         """
         from cubie_flow.config.defaults import batch_design
         from cubie_flow.study.attempts import read_rescue
-        from cubie_flow.study.options import ControllerChoice, OutputChoice, TargetChoice
         from cubie_flow.study.study import Study
         from cubie_flow.study.warnings import remarks
         from cubie_flow.systems.sensitivities import with_sensitivities

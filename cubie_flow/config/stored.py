@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 from omegaconf import OmegaConf
 
+from cubie_flow.config.identity import LATER, RESUMABLE, may_change
 from cubie_flow.config.schema import Settings
 from cubie_flow.credentials import OPTIONS
 from cubie_flow.errors import FlowError
@@ -19,23 +20,7 @@ if TYPE_CHECKING:
     from cubie_flow.storage import Location, ResultStore
     from cubie_flow.study.study import Study
 
-#: Keys that say how a study is computed and not what: they may differ from run to run.
-POLICY = (
-    "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
-    "batch.order", "storage.picture", "storage.lease", "confirm", "dry_run",
-    OPTIONS,
-)  # fmt: skip
 SIZE = "batch.size"
-#: Keys that folders of earlier versions lack, with what they then mean.
-LATER: dict[str, Any] = {
-    "storage.url": None, "storage.client": "fsspec", "storage.options": {},
-    "storage.lease": 60.0, "storage.overwrite": False, "engine.confirm_runs": 100_000_000,
-    "engine.confirm_bytes": 100_000_000_000, "engine.workers": None, "engine.scheduler": None,
-    "engine.cluster": None, "engine.options": {}, "engine.retries": 3,
-    "batch.sweep": [], "batch.order": "given", "output.sensitivities": None,
-    "output.compare": None, "output.trajectories": {"where": None}, "output.event_times": 0,
-    "confirm": False, "dry_run": False,
-}  # fmt: skip
 
 
 def folder_of(given: str, word: str = "resume=") -> Path:
@@ -127,8 +112,7 @@ def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, A
             for name in ("workers", "scheduler", "cluster"):
                 OmegaConf.update(config, f"engine.{name}", None)
         key = "engine.kind" if key == "engine" else key
-        allowed = any(key == p or key.startswith(f"{p}.") for p in (*POLICY, SIZE))
-        if not allowed or key == "buffers":
+        if key == "buffers" or not (key == SIZE or may_change(key)):
             _refuse(config, key, value)
             continue
         OmegaConf.update(config, key, value, force_add=True)
@@ -145,7 +129,7 @@ def _refuse(config: Any, key: str, value: Any) -> None:
     if stored != value:
         raise FlowError(
             f"{key}={value} is another study than the one to resume, which has {key}={stored}; "
-            f"resume takes new values of {', '.join(POLICY)}, and a larger {SIZE} where the "
+            f"resume takes new values of {', '.join(RESUMABLE)}, and a larger {SIZE} where the "
             "design can grow"
         )
 

@@ -27,7 +27,7 @@ from cubie_flow.integrators.controllers import (
     MAX_STEPS,
     StepController,
 )
-from cubie_flow.integrators.dips import missed
+from cubie_flow.integrators.dips import matters, missed
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.lane import (
     CODE,
@@ -43,7 +43,6 @@ from cubie_flow.integrators.lane import (
     clock,
     counter,
 )
-from cubie_flow.integrators.pulses import PulseBlocks
 from cubie_flow.integrators.status import STATUS
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
@@ -134,7 +133,7 @@ class Attempt:
             length = step.propose(block, dt, self.t, self.smallest, self.controller.settings)
             dt = block.let("chosen_dt", minimum(length, longest))
         if self.settings.pulses:
-            pulses = PulseBlocks(self.settings.pulses)
+            pulses = self.loop.pulsing
             dt = pulses.shorten(block, dt, self.t, remaining, self.smallest, self.active)
         # The last step may be a little longer than proposed, so that no sliver is left.
         self.last = block.let("last", compare("<=", remaining, 1.01 * dt))
@@ -151,11 +150,7 @@ class Attempt:
             if unconverged:
                 error = block.let("error", where(unsolved, const(_UNSOLVED), error))
             if self.settings.dips:
-                hidden = missed(
-                    block, self.settings.dips, self.settings.states, self.h, self.t,
-                    step.end_place,
-                )  # fmt: skip
-                error = step.distrust(block, error, hidden)
+                error = step.distrust(block, error, self._missed())
             self.error = error
             self.ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
@@ -171,6 +166,17 @@ class Attempt:
             self.ok = block.let("ok", logical_and(finite, logical_not(unsolved)))
             self.failures += [(logical_not(self.ok), "non_finite"), (unsolved, "solver_failed")]
         self.accept = block.let("accept", logical_and(self.ok, self.active))
+
+    def _missed(self) -> Node:
+        """Return whether the step passed a switch on states that its error estimate missed."""
+        s, block, step = self.settings, self.block, self.step
+        lost, width, middle = missed(
+            block, s.dips, s.windows, s.moments, s.states, self.h, self.t, step.end_place
+        )
+        if not s.windows:
+            return lost
+        counts = matters(block, step, width, middle, s.states, self.h, self.t, self.active)
+        return logical_or(lost, counts)
 
     def _locate_events(self) -> None:
         """Look for events within the step; a step that passes one is cut."""

@@ -105,6 +105,9 @@ class LoopSettings:
         Parts of the equations that may rise and fall within a step.
     dips : tuple of Node
         Expressions that change sign at switches on states.
+    windows, moments : tuple of (int, int)
+        Pairs of `dips` that are the ends of a window of states, in the equations and in the
+        conditions of events.
     events : tuple of Event
         Bound to ``u`` and ``p``, see `cubie_flow.integrators.events`.
     event_targets : tuple of (str, (str, int))
@@ -135,6 +138,8 @@ class LoopSettings:
     switches: tuple[Switch, ...] = ()
     pulses: tuple[Pulse, ...] = ()
     dips: tuple[Node, ...] = field(default=(), metadata={"hash": False})
+    windows: tuple[tuple[int, int], ...] = field(default=(), metadata={"hash": False})
+    moments: tuple[tuple[int, int], ...] = field(default=(), metadata={"hash": False})
     events: tuple[Event, ...] = ()
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
     event_times: int = 0
@@ -170,6 +175,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             self._keep("switch_clock", self.switching.size)
         if s.pulses:
             self._keep("pulse_range", len(s.pulses))
+        if s.windows:
+            self._use("window_state", n, "local")
+            self._use("window_rate", n, "local")
         if s.sampling:
             self._keep("previous_state", n)
             self._use("sample", self.outputs.size, "local")
@@ -236,6 +244,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         """The statements that keep a run in the right piece between switching times."""
         s = self.settings
         return SwitchBlocks(s.switches, self._first_switch, s.precision)
+
+    @property
+    def pulsing(self) -> PulseBlocks:
+        """The statements that shorten steps before pulses."""
+        s = self.settings
+        places = dict(s.event_targets).values()
+        changed = {place for buffer, place in places if buffer == "p"}
+        return PulseBlocks(s.pulses, s.parameters, frozenset(changed))
 
     @property
     def comparison(self) -> Comparison:
@@ -348,6 +364,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.switches:
             knot = self.driving.next_knot() if s.drivers else None
             self.switching.update(block, t, clock(T_START), clock(T_END), knot)
+        if piecewise := self.pulsing.piecewise:
+            stop = clock(T_END)
+            for one in self.knots:
+                stop = minimum(stop, one)
+            self.pulsing.widen(block, piecewise, t, stop)
         if self.events is not None:
             Events.look(block)
         return block.build("following", ("inputs", "initial"), per_lane=True)
@@ -412,7 +433,11 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.switches:
             self.switching.start(block)
         if s.pulses:
-            PulseBlocks(s.pulses).start(block, t_start, t_end)
+            self.pulsing.start(block, t_start, t_end)
+            if s.drivers and not s.switches:
+                # Slots of switches are computed after this block, with all that depends on them.
+                first = minimum(t_end, self.driving.next_knot())
+                self.pulsing.widen(block, self.pulsing.piecewise, t_start, first)
         if s.compared_numbers:
             self.comparison.start(block)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
@@ -462,6 +487,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             block.sweep(s.states, {"previous_state": load("state", 0, 1)})
         if self.events is not None:
             self.events.settle(block, t)
+        if changed := self.pulsing.set_again:
+            self.pulsing.widen(block, changed, t, clock(T_END))
         jumped = self._jumped()
         self._reset_step(block, step, controller, t, jumped)
         if s.summarised_numbers:

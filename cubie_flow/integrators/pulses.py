@@ -14,6 +14,7 @@ from attrs import frozen
 
 from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import (
+    ZERO,
     Node,
     compare,
     const,
@@ -79,18 +80,52 @@ def find_pulses(nodes: Sequence[Node], switches: SwitchFinder) -> tuple[Pulse, .
     return tuple(found)
 
 
+def _read(pulse: Pulse) -> set[int]:
+    """Return the indices in ``p`` that a pulse reads."""
+    return {int(node.value[1]) for node in topological([pulse.node]) if node.op == "load"}
+
+
 @frozen
 class PulseBlocks:
     """The statements that shorten steps before pulses.
 
-    Buffer ``pulse_range``: the range of every pulse over the run.
+    Buffer ``pulse_range``: the range of every pulse over the run. That of a pulse which reads
+    switches or drivers is known from piece to piece only, and grows.
+
+    Parameters
+    ----------
+    pulses : tuple of Pulse
+    parameters : int
+        Parameters of a run; what drivers and switches hold is behind them.
+    changed : frozenset of int
+        Parameters that events change.
     """
 
     pulses: tuple[Pulse, ...]
+    parameters: int
+    changed: frozenset[int] = frozenset()
 
-    def _bounds(self, low: Node, high: Node) -> list[Node]:
-        """Return how far every pulse moves between two times."""
-        nodes = [pulse.node for pulse in self.pulses]
+    @property
+    def piecewise(self) -> list[int]:
+        """Numbers of the pulses that read what drivers and switches hold."""
+        return [
+            i for i, one in enumerate(self.pulses) if max(_read(one), default=-1) >= self.parameters
+        ]
+
+    @property
+    def set_again(self) -> list[int]:
+        """Numbers of the other pulses that read what events change."""
+        return [
+            i
+            for i, one in enumerate(self.pulses)
+            if i not in self.piecewise and self.changed & _read(one)
+        ]
+
+    def _bounds(self, low: Node, high: Node, chosen: Sequence[int] | None = None) -> list[Node]:
+        """Return how far every pulse moves between two times, or some of them."""
+        nodes = [
+            self.pulses[i].node for i in (range(len(self.pulses)) if chosen is None else chosen)
+        ]
         mapping = {
             node: load("parameters", node.value[1])
             for node in topological(nodes)
@@ -101,8 +136,22 @@ class PulseBlocks:
 
     def start(self, block: BlockBuilder, t_start: Node, t_end: Node) -> None:
         """Write the ranges of a run that starts."""
-        places = [("pulse_range", i) for i in range(len(self.pulses))]
-        block.assign(places, self._bounds(t_start, t_end))
+        found = self._bounds(t_start, t_end)
+        known = [ZERO if i in self.piecewise else move for i, move in enumerate(found)]
+        block.assign([("pulse_range", i) for i in range(len(known))], known)
+
+    def widen(self, block: BlockBuilder, chosen: Sequence[int], t: Node, until: Node) -> None:
+        """Let the ranges of some pulses hold what these do between two times."""
+        if not chosen:
+            return
+        places = [("pulse_range", i) for i in chosen]
+        moves = self._bounds(t, until, chosen)
+        moves = [block.let(f"pulse_move_{i}", move) for i, move in zip(chosen, moves, strict=True)]
+        wider = [
+            where(compare(">", move, load(*place)), move, load(*place))
+            for move, place in zip(moves, places, strict=True)
+        ]
+        block.assign(places, wider)
 
     def shorten(
         self, block: BlockBuilder, dt: Node, t: Node, remaining: Node, smallest: Node, active: Node

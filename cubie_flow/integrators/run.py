@@ -11,7 +11,7 @@ from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.graph import Node
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
-from cubie_flow.integrators.dips import find_dips
+from cubie_flow.integrators.dips import find_dips, find_windows
 from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import (
     bound_events,
@@ -209,6 +209,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         outputs = observables(s.system, parameters, watched, switches) if watched else None
         events = bound_events(s.system, parameters, switches)
         truths = [event.truth for event in events if event.times is None]
+        dips = find_dips((*rhs.nodes, *truths)) if self._adapts else ()
         return LoopSettings(
             rhs=rhs,
             observables=outputs,
@@ -228,7 +229,9 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             sampling=s.sampling,
             precision=s.precision,
             switches=tuple(switches.switches),
-            dips=find_dips((*rhs.nodes, *truths)) if self._adapts else (),
+            dips=dips,
+            windows=find_windows(rhs.nodes, dips),
+            moments=find_windows(truths, dips),
             pulses=find_pulses(rhs.nodes, switches) if self._adapts else (),
             events=events,
             event_targets=tuple(event_targets(s.system, parameters).items()),

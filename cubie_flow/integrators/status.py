@@ -1,23 +1,72 @@
-"""How a run ends: the codes of ``status``, and which of them are a good end."""
+"""How a run ends: every code of ``status`` with its meaning and remedy."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from attrs import frozen
 
-#: How a run ended, as stored in ``status``.
-STATUS = {
-    "success": 0,
-    "step_limit": 1,
-    "step_too_small": 2,
-    "non_finite": 3,
-    "solver_failed": 4,
-    "event_stop": 5,
-    "event_limit": 6,
+
+@frozen
+class End:
+    """One way in which a run ends.
+
+    Attributes
+    ----------
+    code : int
+        Its number in ``status``.
+    meaning : str
+        What happened.
+    remedy : str
+        What to try; empty for a run that has not failed.
+    """
+
+    code: int
+    meaning: str
+    remedy: str
+
+    @property
+    def well(self) -> bool:
+        """Whether the run has not failed."""
+        return not self.remedy
+
+
+#: Every end by name. Warnings, reports and docs/troubleshooting.md read this table.
+ENDS = {
+    "success": End(0, "the run reached the end of its duration", ""),
+    "step_limit": End(
+        1,
+        "the run attempted controller.max_steps steps before it reached its end",
+        "raise controller.max_steps, or use algorithm=auto if the model is stiff",
+    ),
+    "step_too_small": End(
+        2,
+        "the error exceeds the tolerance even with the smallest step: controller.dt_min or "
+        "what the precision resolves",
+        "lower controller.dt_min, or use a stiff method (algorithm=rodas5p)",
+    ),
+    "non_finite": End(
+        3,
+        "a state or a derivative is infinite or NaN even with the smallest step",
+        "the solution grows without bound or leaves the model's domain; check the values",
+    ),
+    "solver_failed": End(
+        4,
+        "the equations of an implicit step have no solution even with the smallest step",
+        "rescue=default solves such runs again with sturdier methods in float64",
+    ),
+    "event_stop": End(5, "an event ended the run, as the model says", ""),
+    "event_limit": End(
+        6,
+        "more than 200 events happened at one time",
+        "let the model stop or change its state so that the event does not recur at once",
+    ),
 }
-#: The ends of a run that has not failed.
-WELL = ("success", "event_stop")
+#: Code by name, as stored in ``status``.
+STATUS = {name: end.code for name, end in ENDS.items()}
+#: Names of the ends of a run that has not failed.
+WELL = tuple(name for name, end in ENDS.items() if end.well)
 
 
 def ended_well(codes: Any) -> Any:

@@ -22,9 +22,9 @@ import numpy as np
 from attrs import evolve, field, frozen
 from numpy.typing import DTypeLike, NDArray
 
+from cubie_flow.allowed_values import LOCATIONS
 from cubie_flow.errors import FlowError, nearest
 
-LOCATIONS = ("register", "local", "shared")
 ARENAS = ("register", "shared", "local", "persistent")
 LOCATION_SUFFIX = "_location"
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 Placement = dict[str, str]
 Space = Mapping[str, tuple[str, ...]]
-SEARCHES = ("all", "one_at_a_time", "pareto")
 #: How many buffers are moved where none are named.
 LARGEST = 3
 HINT = 'pip install "cubie-flow[placement]"'

@@ -7,8 +7,8 @@ from typing import Any
 
 from attrs import field, frozen
 
+from cubie_flow.allowed_values import LINEAR_SOLVERS, PRECISIONS
 from cubie_flow.errors import FlowError, nearest, one_of
-from cubie_flow.integrators.steps import LINEAR_SOLVERS
 from cubie_flow.integrators.tableaus import method
 
 
@@ -29,7 +29,7 @@ class Attempt:
     """
 
     algorithm: str | None = None
-    precision: str | None = field(default=None, validator=one_of("float32", "float64", None))
+    precision: str | None = field(default=None, validator=one_of(*PRECISIONS, None))
     linear_solver: str | None = field(default=None, validator=one_of(*LINEAR_SOLVERS, None))
     tolerance_factor: float = 1.0
     max_steps_factor: float = 10.0

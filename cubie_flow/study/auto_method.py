@@ -20,8 +20,10 @@ from cubie_flow.integrators.tableaus import EXPLICIT
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult
+from cubie_flow.study.accuracy import adaptive
 from cubie_flow.study.kernel import build_kernel, threads_of, tolerances
 from cubie_flow.study.options import OutputChoice
+from cubie_flow.study.stiffness import fastest_rate
 from cubie_flow.study.study import Study
 
 Array = Any
@@ -108,13 +110,15 @@ class Trial:
 def resolve_algorithm(study: Study) -> tuple[Study, str]:
     """Return a study with ``algorithm=auto`` decided, and why; other studies as they are.
 
+    Of a method that was chosen the sentence says where rounding may leave no correct digit.
+
     Raises
     ------
     FlowError
         If the study asks for what its system or target does not have.
     """
     if study.algorithm != AUTO:
-        return study, ""
+        return study, _lost_digits(study)
     algorithm, reason = _choose(study)
     return _with(study, algorithm), reason
 
@@ -152,6 +156,30 @@ def _choose(study: Study) -> tuple[str, str]:
         reason += ", for algebraic equations, which explicit methods cannot solve"
     sentences = [f"{reason} ({'; '.join(map(str, trials))})", *_warnings(pilot, best, trials)]
     return best.algorithm, "; ".join(sentences)
+
+
+def _lost_digits(study: Study) -> str:
+    """Say that an implicit method does not repeat its result at a tighter tolerance.
+
+    This is tried where the time scales of the model lie further apart than the precision has
+    digits: there a linear system may lose what is slow, and with it all that a model conserves.
+    """
+    if study.algorithm in EXPLICIT or not adaptive(study):
+        return ""
+    if not fastest_rate(study) * study.span * EPSILON[study.precision] > 1.0:
+        return ""
+    pilot = _Pilot(study)
+    trial = pilot.checked(pilot.trial(study.algorithm))
+    if not _doubtful(trial):
+        return ""
+    remedies = [f"algorithm={STURDY}"] if study.algorithm != STURDY else []
+    remedies += ["precision=float64"] if study.precision == "float32" else []
+    remedy = f"; try {' or '.join(remedies)}, and look at cubie-results audit" if remedies else ""
+    return (
+        f"rounding may leave no correct digit: {trial.algorithm} ends {trial.doubt:.0e} tolerances "
+        f"from its own result at a tighter tolerance, in a pilot of {trial.runs} runs whose time "
+        f"scales lie further apart than {study.precision} has digits{remedy}"
+    )
 
 
 def _doubtful(trial: Trial) -> bool:

@@ -179,12 +179,8 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
     Raises
     ------
     FlowError
-        If a bound is not positive, a relative tolerance is no part of a value, or the step limit
-        is below 1.
+        If a relative tolerance is 1 or more, or the smallest step is above the largest.
     """
-    for key, value in (("dt", choice.dt), ("dt_max", choice.dt_max)):
-        if value is not None and not value > 0:
-            raise FlowError(f"controller.{key} is {value}; it must be positive, or null")
     relative = choice.rtol if isinstance(choice.rtol, Mapping) else {"": choice.rtol}
     for name, value in relative.items():
         if value >= 1:
@@ -192,14 +188,10 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
                 f"controller.rtol{f'.{name}' if name else ''} is {value:g}; it must be below 1, an "
                 "error as large as the value itself"
             )
-    if not choice.dt_min >= 0:
-        raise FlowError(f"controller.dt_min is {choice.dt_min}; it must be at least 0")
     if choice.dt_max is not None and choice.dt_min > choice.dt_max:
         raise FlowError(
             f"controller.dt_min={choice.dt_min:g} is above controller.dt_max={choice.dt_max:g}"
         )
-    if choice.max_steps < 1:
-        raise FlowError(f"controller.max_steps is {choice.max_steps}; it must be at least 1")
     return Tolerances(
         choice.rtol, choice.atol, choice.dt, choice.dt_min, choice.dt_max, choice.max_steps
     )

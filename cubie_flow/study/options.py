@@ -1,72 +1,72 @@
-"""What is chosen of a study: step control, outputs and target."""
+"""The options of a study: step control, outputs and target."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
-import numpy as np
 from attrs import field, frozen
 
+from cubie_flow.allowed_values import CONTROLLERS, MATHS
 from cubie_flow.errors import FlowError
-from cubie_flow.integrators.tolerances import AUTO
+from cubie_flow.study.checks import (
+    ARCHITECTURES,
+    DATA,
+    DEVICES,
+    NAMES,
+    TEXT,
+    TIMES,
+    choice,
+    number,
+    optional,
+    setting,
+    tolerance,
+    whole,
+)
 
 Array = Any
-
-
-def check_number(key: str, value: object) -> None:
-    """Refuse what is neither a number nor None.
-
-    Raises
-    ------
-    FlowError
-        Naming the key.
-    """
-    if value is not None and (isinstance(value, bool | np.bool_) or not isinstance(value, Real)):
-        raise FlowError(f"{key} is {value!r:.60}; it must be a number")
-
-
-def _names(value: Any) -> Any:
-    """Return one name as a list of it, and what is no list of names as it is."""
-    return (value,) if isinstance(value, str) else value
-
-
-def _check_names(_: object, attribute: Any, value: Any) -> None:
-    listed = isinstance(value, Sequence | np.ndarray)
-    if value is not None and not (listed and all(isinstance(name, str) for name in value)):
-        raise FlowError(
-            f"output.{attribute.name} is {value!r:.60}; it must be a list of names, such as "
-            "['x', 'y'], or None"
-        )
 
 
 @frozen
 class ControllerChoice:
     """Step control: the kind and its constants (compiled in), tolerances and bounds (run time).
 
-    ``atol`` may be ``auto``: see `cubie_flow.integrators.tolerances.absolute_tolerances`.
+    Parameters
+    ----------
+    kind : str
+        One of `cubie_flow.allowed_values.CONTROLLERS`.
+    rtol : float or mapping
+        Relative tolerance: one number, or one per state by name.
+    atol : float, mapping or "auto"
+        Absolute tolerance in units of the state; for ``auto`` see
+        `cubie_flow.integrators.tolerances.absolute_tolerances`.
+    dt : float, optional
+        First step of an adaptive method, the step of a fixed one; None chooses.
+    dt_min, dt_max : float, optional
+        Bounds of the step.
+    max_steps : int
+        Attempted steps per run.
+    safety, min_factor, max_factor : float, optional
+        Constants of the controller; None takes those of the method.
+
+    Raises
+    ------
+    FlowError
+        For a value that is not allowed, naming the key.
     """
 
-    kind: str = "default"
-    rtol: float | Mapping[str, float] = 1e-6
-    atol: float | Mapping[str, float] | str = AUTO
-    dt: float | None = None
-    dt_min: float = 0.0
-    dt_max: float | None = None
-    max_steps: int = 1_000_000
-    safety: float | None = None
-    min_factor: float | None = None
-    max_factor: float | None = None
-
-    def __attrs_post_init__(self) -> None:
-        for key in ("dt", "dt_min", "dt_max", "max_steps", "safety", "min_factor", "max_factor"):
-            check_number(f"controller.{key}", getattr(self, key))
-        for key, given in (("rtol", self.rtol), ("atol", self.atol)):
-            if key == "atol" and given == AUTO:
-                continue
-            for name, value in given.items() if isinstance(given, Mapping) else [("", given)]:
-                check_number(f"controller.{key}{f'.{name}' if name else ''}", value)
+    kind: str = setting("controller.kind", choice(*CONTROLLERS), "default")
+    rtol: float | Mapping[str, float] = setting("controller.rtol", tolerance(absolute=False), 1e-6)
+    atol: float | Mapping[str, float] | str = setting(
+        "controller.atol", tolerance(absolute=True), "auto"
+    )
+    dt: float | None = setting("controller.dt", optional(number(above=0.0)), None)
+    dt_min: float = setting("controller.dt_min", number(least=0.0), 0.0)
+    dt_max: float | None = setting("controller.dt_max", optional(number(above=0.0)), None)
+    max_steps: int = setting("controller.max_steps", whole(1), 1_000_000)
+    safety: float | None = setting("controller.safety", optional(number(above=0.0)), None)
+    min_factor: float | None = setting("controller.min_factor", optional(number(above=0.0)), None)
+    max_factor: float | None = setting("controller.max_factor", optional(number(above=1.0)), None)
 
 
 @frozen
@@ -94,19 +94,18 @@ class OutputChoice:
         ``"x_max > 20"``: a second pass saves the trajectories of the runs that satisfy it, those
         of the others are NaN; see `cubie_flow.study.trajectory_filter`.
     event_times : int
-        First times that are kept of every event of the model, beside how often it happened.
+        First times that are kept of every event of the model, in addition to how often it happened.
     """
 
-    save_every: float | None = None
-    times: Sequence[float] | None = None
-    variables: Sequence[str] | None = field(default=None, converter=_names, validator=_check_names)
-    summaries: Sequence[str] | None = field(default=None, converter=_names, validator=_check_names)
-    sensitivities: Sequence[str] | None = field(
-        default=None, converter=_names, validator=_check_names
-    )
-    compare: Any = field(default=None, eq=False)
-    where: str | None = None
-    event_times: int = 10
+    save_every: float | None = setting("output.save_every", optional(number(above=0.0)), None)
+    times: Sequence[float] | None = setting("output.times", TIMES, None)
+    variables: Sequence[str] | None = setting("output.variables", NAMES, None)
+    summaries: Sequence[str] | None = setting("output.summaries", NAMES, None)
+    sensitivities: Sequence[str] | None = setting("output.sensitivities", NAMES, None)
+    # Python may give more than a config can, so the data are checked where they are read.
+    compare: Any = field(default=None, eq=False, metadata={"key": "output.compare", "check": DATA})
+    where: str | None = setting("output.trajectories.where", optional(TEXT), None)
+    event_times: int = setting("output.event_times", whole(0), 10)
 
     def saved_times(self, duration: float) -> Array:
         """Return the saved times relative to the start, float64; empty for the final state only.
@@ -114,14 +113,13 @@ class OutputChoice:
         Raises
         ------
         FlowError
-            If both ways are used, or times are negative, repeated or not increasing.
+            If both ways are used, or times are repeated or not increasing.
         """
         if self.save_every is not None and self.times is not None:
             raise FlowError("output.save_every and output.times exclude each other; give one")
-        check_number("output.save_every", self.save_every)
+        import numpy as np
+
         if self.save_every is not None:
-            if not self.save_every > 0:
-                raise FlowError(f"output.save_every is {self.save_every}; it must be positive")
             count = int(np.floor(duration / self.save_every * (1 + 1e-12)))
             if count >= 10_000_000:
                 raise FlowError(
@@ -130,29 +128,45 @@ class OutputChoice:
                 )
             return self.save_every * np.arange(count + 1)
         given = np.asarray([] if self.times is None else list(self.times), np.float64)
-        if given.size and (
-            not np.isfinite(given).all() or given[0] < 0 or (np.diff(given) <= 0).any()
-        ):
-            raise FlowError(
-                "output.times must be finite, not negative and increasing, such as [0, 0.5, 1]"
-            )
+        if (np.diff(given) <= 0).any():
+            raise FlowError("output.times must be increasing, such as [0, 0.5, 1]")
         return given
 
 
 @frozen
 class TargetChoice:
-    """Where and how the batch runs; see `BatchSolverConfig`.
+    """Where and how the batch runs.
 
-    ``device`` is the GPU to use, several of them, or None for all: shards spread over them.
+    Parameters
+    ----------
+    kind : {"auto", "cpu", "cuda", "simulator"}
+        ``auto`` is ``cuda`` where a GPU is usable, else ``cpu``.
+    threads : int, optional
+        CPU threads; None uses all that this process may use.
+    lanes : int, optional
+        Runs that a CPU core solves side by side; None chooses.
+    math : {"portable", "native"}
+        Elementary functions on CUDA.
+    arch : str, optional
+        CUDA architecture to compile for; None asks the device.
+    block_size : int
+        Threads per CUDA block, before shared memory is fitted.
+    device : int or tuple of int, optional
+        The GPU to use, several of them, or None for all: shards spread over them.
+
+    Raises
+    ------
+    FlowError
+        For a value that is not allowed, naming the key.
     """
 
-    kind: str = "auto"
-    threads: int | None = None
-    lanes: int | None = None
-    math: str = "portable"
-    arch: str | None = None
-    block_size: int = 128
-    device: int | tuple[int, ...] | None = None
+    kind: str = setting("target.kind", choice("auto", "cpu", "cuda", "simulator"), "auto")
+    threads: int | None = setting("target.threads", optional(whole(1)), None)
+    lanes: int | None = setting("target.lanes", optional(whole(1)), None)
+    math: str = setting("target.math", choice(*MATHS), "portable")
+    arch: str | None = setting("target.arch", ARCHITECTURES, None)
+    block_size: int = setting("target.block_size", whole(1), 128)
+    device: int | tuple[int, ...] | None = setting("target.device", DEVICES, None)
 
     @property
     def first_device(self) -> int:

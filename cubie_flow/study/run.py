@@ -165,6 +165,17 @@ def run_study(
         For whatever makes the study impossible, in one sentence.
     KeyboardInterrupt
         After Ctrl-C; the shards already solved are written and readable.
+
+    Examples
+    --------
+    >>> from cubie_flow import OdeSystem
+    >>> from cubie_flow.api import Study, run_study
+    >>> from cubie_flow.batches import make_design
+    >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+    >>> study = Study(decay, make_design("zip", {"k": [0.5, 1.0, 2.0]}), duration=1.0)
+    >>> report = run_study(study, "decay.zarr")
+    >>> report.runs
+    3
     """
     began, place = perf_counter(), Location.of(path)
     resumed = start in ("resume", "recheck")

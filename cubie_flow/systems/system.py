@@ -162,6 +162,13 @@ class OdeSystem:
         ------
         FlowError
             For the first mistake, in one sentence that names it.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem
+        >>> model = {"states": {"x": 1}, "parameters": {"k": 2}, "equations": {"x": "-k*x"}}
+        >>> [state.name for state in OdeSystem.from_mapping(model).states]
+        ['x']
         """
         return cls(**read_model(model))
 
@@ -182,6 +189,15 @@ class OdeSystem:
         FlowError
             If the file cannot be read, the model has a mistake, or it has a feature that is not
             supported.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from cubie_flow import OdeSystem
+        >>> text = "{states: {x: 1}, parameters: {k: 2}, equations: {x: -k*x}}"
+        >>> _ = Path("decay.yaml").write_text(text)
+        >>> OdeSystem.from_file("decay.yaml").name
+        'decay'
         """
         from cubie_flow.systems.files import read_model_file
 
@@ -224,7 +240,10 @@ class OdeSystem:
 
         Examples
         --------
+        >>> from cubie_flow import OdeSystem
         >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 0.5})
+        >>> [parameter.name for parameter in decay.parameters]
+        ['k']
         """
         if not isinstance(text, str):
             raise FlowError(f"equations are lines of text, not {text!r:.60}")
@@ -279,7 +298,10 @@ class OdeSystem:
 
         Examples
         --------
+        >>> from cubie_flow import OdeSystem
         >>> decay = OdeSystem.from_function(lambda t, y, p: [-p.k * y.x], {"x": 1.0}, {"k": 0.5})
+        >>> decay.to_mapping()["equations"]
+        {'x': '-k*x'}
         """
         default = getattr(function, "__name__", "model").strip("<>")
         name = str(more.pop("name", default))
@@ -327,6 +349,13 @@ class OdeSystem:
         ------
         FlowError
             If it has no such parameter or state, or a value is not a finite number.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 0.5})
+        >>> decay.with_values(parameters={"k": 2.0}).parameters[0].value
+        2.0
         """
         return evolve(
             self,
@@ -415,6 +444,14 @@ class OdeSystem:
         ------
         FlowError
             If the file exists, has another ending, cannot be written, or would be too large.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 0.5})
+        >>> decay.to_file("model.yaml")
+        >>> OdeSystem.from_file("model.yaml").content_hash == decay.content_hash
+        True
         """
         from cubie_flow.systems.files import write_yaml
 

@@ -12,7 +12,7 @@ FIGURES = ["spill_stores", "stack", "registers", "shared_run", "block_size", "oc
 
 
 def main(data: Dataset) -> Picture:
-    """Print the trade between stack, spills and occupancy, and return the picture."""
+    """Print stack, spills and occupancy of every placement, and return the picture."""
     picture = drawer("placements")(data)
     print(f"{data.attrs['title']}, {data.attrs['arch']}, ranked by {data.attrs['ranked_by']}")
     print(data[FIGURES].to_dataframe().to_string(float_format="{:.2f}".format))

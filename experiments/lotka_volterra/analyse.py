@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from xarray import DataArray, Dataset
 
+from cubie_flow.analysis.attributes import model
 from cubie_flow.analysis.experiments import analyse
 from cubie_flow.analysis.oscillations import period
 from cubie_flow.analysis.pictures.style import RED, Picture, label, legend
@@ -16,25 +14,24 @@ from cubie_flow.analysis.pictures.sweeps import draw_field, field_over
 
 
 def parameters(data: Dataset) -> dict[str, float]:
-    """Return the parameters, which no run varies."""
-    given: dict[str, Any] = json.loads(data.attrs["system"])["parameters"]
-    return {name: float(value) for name, value in given.items()}
+    """Return the parameters, which are the same in all runs."""
+    return {name: float(value) for name, value in model(data)["parameters"].items()}
 
 
 def periods(data: Dataset) -> DataArray:
     """Return the period of every run, in years.
 
-    The logarithm of the prey is nearly a sine, so that its crossings of the equilibrium are
-    found well between saved times.
+    The logarithm of the prey is nearly a sine, so its crossings of the equilibrium are interpolated
+    accurately between saved times.
     """
     p = parameters(data)
-    found = period(np.log(data.prey.load()), np.log(p["gamma"] / p["delta"]))
-    named = {"long_name": "years from one cycle to the next", "units": "year"}
-    return DataArray(found, dims="run", name="period", attrs=named)
+    values = period(np.log(data.prey.load()), np.log(p["gamma"] / p["delta"]))
+    attrs = {"long_name": "years from one cycle to the next", "units": "year"}
+    return DataArray(values, dims="run", name="period", attrs=attrs)
 
 
 def invariant(data: Dataset, p: dict[str, float]) -> NDArray[np.float64]:
-    """Return what stays the same along an orbit, for every start."""
+    """Return the invariant of the model, which is constant along an orbit, for every run."""
     prey, predator = data.prey_initial.to_numpy(), data.predator_initial.to_numpy()
     return np.asarray(
         p["delta"] * prey - p["gamma"] * np.log(prey)
@@ -44,20 +41,20 @@ def invariant(data: Dataset, p: dict[str, float]) -> NDArray[np.float64]:
 
 def main(data: Dataset) -> Picture:
     """Print how the period depends on the size of the orbit and return the picture."""
-    p, found = parameters(data), periods(data)
+    p, years = parameters(data), periods(data)
     small = 2 * np.pi / np.sqrt(p["alpha"] * p["gamma"])
-    print(f"{data.sizes['run']:,} starts; periods from {float(found.min()):.2f} years")
+    print(f"{data.sizes['run']:,} initial states; periods from {float(years.min()):.2f} years")
     print(f"the limit of small orbits is {small:.2f} years")
     orbit = invariant(data, p)
     order = np.argsort(orbit)
-    print("share of the starts, from the inside   period (years)")
+    print("share of the orbits, from the inside   period (years)")
     for share in (0.01, 0.25, 0.5, 0.75, 0.99):
         run = order[int(share * (len(order) - 1))]
-        print(f"{share:>37.0%}   {float(found[run]):14.2f}")
+        print(f"{share:>37.0%}   {float(years[run]):14.2f}")
     picture = Picture(7.6, 5.6)
     panel = picture.subplots()
-    across, up, values = field_over(data.prey_initial, data.predator_initial, found)
-    draw_field(picture, panel, (across, up, values), found)
+    across, up, values = field_over(data.prey_initial, data.predator_initial, years)
+    draw_field(picture, panel, (across, up, values), years)
     _, _, levels = field_over(
         data.prey_initial, data.predator_initial, DataArray(orbit, dims="run")
     )
@@ -69,10 +66,10 @@ def main(data: Dataset) -> Picture:
     panel.set_xlabel(label(data.prey_initial, 60))
     panel.set_ylabel(label(data.predator_initial, 40))
     legend(panel, labelcolor="black", frameon=True, loc="upper right")
-    picture.headed(f"{data.attrs['title']}: period over {data.sizes['run']:,} starts")
+    picture.headed(f"{data.attrs['title']}: period over {data.sizes['run']:,} initial states")
     picture.description = (
         f"The period as colour over the initial numbers: {small:.1f} years near the equilibrium, "
-        "longer the farther away; lines of equal period are the closed orbits themselves."
+        "longer farther away; lines of equal period are the closed orbits."
     )
     return picture
 

@@ -1,6 +1,6 @@
-"""What the pharmacokinetic sweep recovers: python analyse.py [results.zarr] [picture.png].
+"""Parameters recovered by the sweep: python analyse.py [results.zarr] [picture.png].
 
-With ``--data`` it prints the synthetic data instead, as they stand in experiment.yaml.
+With ``--data`` it prints the synthetic data of experiment.yaml instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import xarray
 
-#: What the data were made with: L/h, L, L/h, L.
+from cubie_flow.analysis.experiments import newest
+
+#: The true parameters, in L/h, L, L/h and L.
 TRUTH = {"CL": 4.7, "V1": 18.0, "Q": 2.9, "V2": 31.0}
 DOSE, INFUSION = 100.0, 1.0
 TIMES = np.array([0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 18.0, 24.0, 36.0])
@@ -22,9 +24,17 @@ Array = Any
 
 
 def concentration(t: Array, cl: Array, v1: Array, q: Array, v2: Array) -> Array:
-    """Return the closed form in mg/L: a sum of two exponentials, during and after the infusion.
+    """Return the closed form of the concentration in mg/L, independently of the solver.
 
-    The rates are the eigenvalues of the two linear equations; this shares nothing with the solver.
+    It is a sum of two exponentials, during and after the infusion, whose rates are the eigenvalues
+    of the two linear equations.
+
+    Parameters
+    ----------
+    t : float or ndarray
+        Time in h.
+    cl, v1, q, v2 : float or ndarray
+        The parameters; they broadcast with `t`.
     """
     k10, k12, k21 = cl / v1, q / v1, q / v2
     half = (k10 + k12 + k21) / 2
@@ -48,26 +58,15 @@ def synthetic() -> tuple[Array, Array]:
     return noisy.round(4), sigma.round(4)
 
 
-def latest() -> Path:
-    """Return the newest result of this study below the current folder's ``outputs``."""
-    stores = sorted(Path("outputs/pharmacokinetics").glob("*/*/results.zarr"))
-    if not stores:
-        sys.exit(
-            "no result below outputs/pharmacokinetics; run "
-            "python -m cubie_flow experiment=pharmacokinetics first"
-        )
-    return max(stores, key=lambda store: store.stat().st_mtime)
-
-
 def main() -> None:
-    """Print how well the sweep recovers the parameters, and draw it."""
+    """Print how well the sweep recovers the parameters, and draw the result."""
     if "--data" in sys.argv:
         noisy, sigma = synthetic()
-        kept = [None if np.isnan(value) else value for value in noisy.tolist()]
-        print(json.dumps({"time": TIMES.tolist(), "c": kept, "c_sigma": sigma.tolist()}))
+        values = [None if np.isnan(value) else value for value in noisy.tolist()]
+        print(json.dumps({"time": TIMES.tolist(), "c": values, "c_sigma": sigma.tolist()}))
         return
-    given = [Path(word) for word in sys.argv[1:]]
-    path = given[0] if given else latest()
+    arguments = [Path(word) for word in sys.argv[1:]]
+    path = arguments[0] if arguments else newest("pharmacokinetics")
     data = xarray.open_zarr(path, chunks=None)[["loglik", "c_wls", "status", *TRUTH]].load()
     measured = json.loads(data.attrs["compare"])
     print(f"{path}: {data.sizes['run']:,} runs, {int((data.status == 0).sum()):,} successful")
@@ -86,11 +85,28 @@ def main() -> None:
         spread = float(np.sqrt((weight * (values - mean) ** 2).sum()))
         print(f"{name:9} {truth:6.2f} {values[best]:6.2f} {mean:10.2f} +- {spread:5.2f} "
               f"{(mean - truth) / spread:12.1f} sd")  # fmt: skip
-    draw(data, measured, weight, given[1] if len(given) > 1 else path.parent / "recovered.png")
+    draw(
+        data,
+        measured,
+        weight,
+        arguments[1] if len(arguments) > 1 else path.parent / "recovered.png",
+    )
 
 
 def draw(data: xarray.Dataset, measured: dict[str, list[float]], weight: Array, to: Path) -> None:
-    """Draw the data with the runs that fit them, and what is known of every parameter."""
+    """Draw the data with the fits, and the likelihood profile of every parameter.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        The loaded result.
+    measured : dict
+        The data by column.
+    weight : ndarray, shape (runs,)
+        Posterior weights of the runs.
+    to : Path
+        The picture.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -114,9 +130,9 @@ def draw(data: xarray.Dataset, measured: dict[str, list[float]], weight: Array, 
     for panel, (name, truth) in zip(right.subplots(2, 2).ravel(), TRUTH.items(), strict=True):
         x = data[name].values
         edges = np.geomspace(x.min(), x.max(), 81)
-        place = np.digitize(x, edges[1:-1])
+        cell = np.digitize(x, edges[1:-1])
         profile = np.full(80, -np.inf)
-        np.maximum.at(profile, place, data.loglik.values)
+        np.maximum.at(profile, cell, data.loglik.values)
         panel.plot(np.sqrt(edges[1:] * edges[:-1]), profile - profile.max(), color="#2a6f97")
         panel.axvline(truth, color="black", lw=1)
         # Half the 95 % quantile of chi-squared with one degree of freedom.

@@ -1,4 +1,4 @@
-"""What uncertain rates leave of a prediction: python analyse.py [results.zarr] [picture.png]."""
+"""A prediction with uncertain rates: python analyse.py [results.zarr] [picture.png]."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def quantiles(data: Dataset, name: str, time: float) -> NDArray[np.float64]:
 
 
 def main(data: Dataset) -> Picture:
-    """Print quantiles and which rate matters, and return the picture."""
+    """Print quantiles and the effect of each rate, and return the picture."""
     print(f"{data.sizes['run']:,} samples of k1, k2, k3; fraction of C over time")
     print("time (s)" + "".join(f"{share:>10.0%}" for share in SHARES))
     for time in (1.0, 100.0, 1.0e4, float(data.time[-1])):

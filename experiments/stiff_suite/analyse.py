@@ -9,7 +9,7 @@ from cubie_flow.analysis.experiments import analyse
 from cubie_flow.analysis.pictures import drawer
 from cubie_flow.analysis.pictures.style import Picture
 
-#: Runs that are integrated again, with what, and with what the truth is made.
+#: Number of runs that are integrated again, the methods and tolerances, and the exact reference.
 RUNS = 16
 METHODS = ("rodas5p", "kvaerno5", "radau_iia_5", "bdf")
 TOLERANCES = (1e-4, 1e-6, 1e-8)
@@ -17,10 +17,10 @@ TRUTH = {"algorithm": "radau_iia_9", "rtol": 1e-10, "atol": 1e-22}
 
 
 def main(data: Dataset) -> Picture:
-    """Print what the study took, and return error over steps of several methods on its runs."""
+    """Print the steps of the study, and draw error over steps of several methods on its runs."""
     steps = data.steps + data.rejected
     print(f"{data.sizes['run']:,} runs, {int((data.status == 0).sum()):,} successful")
-    print(f"steps of a run: {int(steps.min()):,} to {int(steps.max()):,}")
+    print(f"steps per run: {int(steps.min()):,} to {int(steps.max()):,}")
     total = data.y1_final + data.y2_final + data.y3_final
     print(f"the fractions add up to 1 within {float(abs(total - 1).max()):.1e}")
     which = np.unique(np.linspace(0, data.sizes["run"] - 1, RUNS).astype(int))

@@ -1,6 +1,6 @@
 """Measure every stiff method on published problems: python measure.py [folder] [--quick].
 
-Writes work_precision.csv, work_precision.md and work_precision.png: the error at the end against
+Writes work_precision.csv, work_precision.md and work_precision.png: the error at the end over
 steps, right-hand sides and time, for tolerances from 1e-4 to 1e-10.
 """
 
@@ -24,14 +24,14 @@ from cubie_flow.integrators.tableaus import EXPLICIT, METHODS
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 
-#: End values of the literature, and how they are asked for.
+#: Problems with final values from the literature.
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 PROBLEMS: dict[str, Any] = PUBLISHED["problems"]
 STIFF = [n for n, m in METHODS.items() if n not in EXPLICIT and m.embedded_order is not None]
 TOLERANCES = [10.0**-k for k in range(4, 11)]
-#: Runs side by side, all alike, and how often they are timed.
+#: Number of equal runs that are solved together, and how often they are timed.
 RUNS, ROUNDS = 64, 3
-#: Attempted steps after which a method is too slow to be drawn.
+#: Attempted steps after which a method counts as too slow.
 LIMIT = 300_000
 COLUMNS = (
     "problem", "algorithm", "rtol", "status", "error", "steps", "rejected", "evaluations",
@@ -47,7 +47,14 @@ def model(name: str) -> OdeSystem:
 
 
 def measure(problem: str, algorithm: str, tolerances: list[float]) -> Iterator[dict[str, Any]]:
-    """Yield a row for every tolerance."""
+    """Yield a row of `COLUMNS` for every tolerance.
+
+    Parameters
+    ----------
+    problem, algorithm : str
+    tolerances : list of float
+        Relative tolerances; absolute ones follow from the problem.
+    """
     about = PROBLEMS[problem]
     system = model(problem).with_values(parameters=about["parameters"])
     varied = system.parameters[0]
@@ -86,26 +93,26 @@ def write_tables(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw error against time and against right-hand sides, one row of panels a problem."""
-    found: dict[str, list[Work]] = {}
+    """Draw error against time and against right-hand sides, one row of panels per problem."""
+    works: dict[str, list[Work]] = {}
     for row in rows:
         if not int(row["status"]):
             costs = {
-                "time of a trajectory (us)": float(row["microseconds"]),
-                "right-hand sides of a trajectory": float(row["evaluations"]),
+                "time per trajectory (us)": float(row["microseconds"]),
+                "right-hand sides per trajectory": float(row["evaluations"]),
             }
             work = Work(row["algorithm"], float(row["error"]), costs)
-            found.setdefault(row["problem"], []).append(work)
-    picture = Picture(10.0, 1.4 + 2.9 * len(found))
-    draw_work(picture, found, "relative error at the end, the largest of the states")
+            works.setdefault(row["problem"], []).append(work)
+    picture = Picture(10.0, 1.4 + 2.9 * len(works))
+    draw_work(picture, works, "largest relative error of the final states")
     picture.save(path)
 
 
 def main(arguments: list[str]) -> None:
     """Measure, tabulate and draw."""
     quick = "--quick" in arguments
-    given = [word for word in arguments if not word.startswith("--")]
-    folder = Path(given[0]) if given else Path("outputs/stiff_suite")
+    names = [word for word in arguments if not word.startswith("--")]
+    folder = Path(names[0]) if names else Path("outputs/stiff_suite")
     folder.mkdir(parents=True, exist_ok=True)
     problems = ["robertson", "hires"] if quick else list(PROBLEMS)
     methods = ["rodas4", "rodas5p", "kvaerno5", "radau_iia_5", "bdf"] if quick else STIFF

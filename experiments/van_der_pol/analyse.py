@@ -1,4 +1,4 @@
-"""Period over mu beside theory: python analyse.py [results.zarr] [picture.png]."""
+"""Period over mu, compared with theory: python analyse.py [results.zarr] [picture.png]."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cubie_flow.analysis.experiments import analyse
 from cubie_flow.analysis.oscillations import period
 from cubie_flow.analysis.pictures.style import BLUE, GREEN, RED, Picture, label, legend, tidy
 
-#: Share of the times left out; by then every run is on its limit cycle.
+#: Share of the times that is left out as transient; then every run is on its limit cycle.
 START = 1 / 3
 
 
@@ -28,7 +28,7 @@ def weak(mu: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def strong(mu: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the period for large mu, the first two terms.
+    """Return the first two terms of the period for large mu.
 
     A. A. Dorodnicyn, Prikl. Mat. Mekh. 11 (1947) 313-328; 2.33811 is the first zero of Ai(-x).
     """
@@ -37,20 +37,20 @@ def strong(mu: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def main(data: Dataset) -> Picture:
-    """Print how far the periods are from theory and return the picture."""
+    """Print how far the periods are from theory, and return the picture."""
     mu = data.mu.to_numpy()
-    found = periods(data)
+    integrated = periods(data)
     print(f"{data.sizes['run']:,} values of mu; relative distance of the period from theory")
     for text, chosen, theory in (
         ("mu below 0.5, series", mu < 0.5, weak),
         ("mu above 10, asymptotic", mu > 10, strong),
     ):
         if chosen.any():
-            away = np.nanmax(np.abs(found[chosen] / theory(mu[chosen]) - 1))
-            print(f"{text:<24} at most {away:.1e}")
+            distance = np.nanmax(np.abs(integrated[chosen] / theory(mu[chosen]) - 1))
+            print(f"{text:<24} at most {distance:.1e}")
     picture = Picture(8.0, 5.0)
     panel = picture.subplots()
-    panel.loglog(mu, found, color=BLUE, lw=2.4, label="integrated")
+    panel.loglog(mu, integrated, color=BLUE, lw=2.4, label="integrated")
     small, large = mu[mu < 2], mu[mu > 1]
     panel.loglog(small, weak(small), color=RED, lw=1.4, ls="--", label="theory, small mu")
     panel.loglog(large, strong(large), color=GREEN, lw=1.4, ls=":", label="theory, large mu")
@@ -64,7 +64,7 @@ def main(data: Dataset) -> Picture:
     picture.headed(f"{data.attrs['title']}: period of {data.sizes['run']:,} limit cycles")
     picture.description = (
         "The period over mu, both logarithmic: close to 2 pi up to mu = 1, then rising in "
-        "proportion to mu; the two theoretical curves lie on it at either end."
+        "proportion to mu; the two theoretical curves coincide with it at either end."
     )
     return picture
 

@@ -140,10 +140,10 @@ def swinging(system: OdeSystem, runs: int, **more: Any) -> Study:
 @pytest.mark.parametrize(
     ("name", "fault", "sign"),
     [
-        ("up_count", lambda values: values - 1, "have other numbers of events"),
+        ("up_count", lambda values: values - 1, "in the number of events"),
         ("up_times", lambda values: values + 0.5, "of event times"),
         ("x_mean", lambda values: values + 0.05, "of metrics"),
-        ("x_peaks", lambda values: values + 1, "have other numbers of maxima"),
+        ("x_peaks", lambda values: values + 1, "in the number of maxima"),
     ],
 )
 def test_numbers_beside_the_final_values(

@@ -106,7 +106,7 @@ def test_an_analysis_without_a_result_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     script = str(shipped("experiments") / "robertson" / "analyse.py")
     for arguments, told in (
-        ([], "experiment=robertson makes one"),
+        ([], "experiment=robertson"),
         (["nope"], "'nope' does not exist"),
         (["a", "b", "c"], "nothing else"),
     ):

@@ -216,7 +216,7 @@ def test_the_timeline_is_that_of_the_shards(
     picture = data.flow.plot.stalls()
     solving, *_ = picture.axes[0].containers
     assert [bar.get_width() for bar in solving] == pytest.approx(memory.kernel_seconds.values)
-    with pytest.raises(FlowError, match="kept no times"):
+    with pytest.raises(FlowError, match="holds no times"):
         drawer("stalls")(data.flow.memory().drop_vars("solve_began").assign_attrs(title="old"))
 
 
@@ -236,8 +236,8 @@ def test_the_timeline_is_that_of_the_shards(
         (["bifurcation", "--over", "alfa"], ("did you mean 'alpha'",)),
         (["bifurcation", "--after", "1"], ("after is 1",)),
         (["bifurcation", "--after", "0.99"], ("saved times", "save_every")),
-        (["placements"], ("no placement study", "task=placement")),
-        (["work_precision"], ("give several",)),
+        (["placements"], ("not a placement study", "task=placement")),
+        (["work_precision"], ("at least two results",)),
         (["overview", "-o", "x.jpg"], ("'x.jpg'", ".png, .svg or .pdf")),
         (["overview", "-o", "no_folder/x.png"], ("no_folder", "cannot be written")),
     ],

@@ -1,5 +1,7 @@
 """The report is one file that says everything, is accessible, and works in a browser."""
 
+import base64
+import hashlib
 import json
 import re
 import shlex
@@ -7,14 +9,19 @@ import shutil
 import subprocess
 from html import unescape
 from html.parser import HTMLParser
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from cubie_flow import OdeSystem, solve
 from cubie_flow.analysis import cli, open_results
+from cubie_flow.analysis.pictures.reading import points_over
+from cubie_flow.analysis.reports import charts
 from cubie_flow.analysis.reports.report import write_report
 from cubie_flow.cli.app import main
 
@@ -72,6 +79,70 @@ def test_it_needs_no_other_file_and_no_network(html: str) -> None:
     assert len(html) < 2_000_000
 
 
+def test_only_its_own_script_and_style_are_allowed(html: str) -> None:
+    """The policy names both by their hashes; a browser refuses whatever a model might bring."""
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert "unsafe" not in policy
+    for tag, directive in (("style", "style-src"), ("script", "script-src")):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in unescape(policy)
+
+
+def test_charts_are_bounded_whatever_the_runs() -> None:
+    """A third of the runs have dose 0, so that the medians of many bins coincide."""
+    rng = np.random.default_rng(0)
+    dose = np.where(np.arange(60_000) % 3 == 0, 0.0, rng.uniform(0, 1, 60_000))
+    peak = dose + rng.normal(0, 0.1, 60_000)
+    data = xr.Dataset({"x_max": ("run", peak)}, {"dose": ("run", dose)})
+    (chart,) = charts.over_quantities(data)
+    assert 60 < len(chart["x"]) <= charts.POINTS
+    assert chart["x"] == sorted(set(chart["x"]))
+    assert chart["x"][0] == 0
+    low, median, high = (chart["lines"][i]["values"] for i in (2, 1, 0))
+    assert all(a < b < c for a, b, c in zip(low, median, high, strict=True))
+    assert len(json.dumps(chart)) < 20_000
+
+
+@pytest.mark.parametrize("count", [1, 119, 120, 121, 100_000])
+def test_points_partition_the_runs(count: int) -> None:
+    values = np.random.default_rng(1).integers(0, count, 2 * count).astype(float)
+    points, parts = points_over(values, 120)
+    assert len(points) == len(parts) <= 120
+    assert (np.diff(points) > 0).all()
+    assert sorted(np.concatenate(parts)) == list(range(2 * count))
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_the_script_draws_and_reacts(tmp_path: Path) -> None:
+    lines = [
+        {"label": "rising", "values": [1.0, 10.0, 100.0], "colour": "#000", "dash": []},
+        {"label": "with a gap", "values": [2.0, None, 4.0], "colour": "#f00", "dash": [6, 3]},
+    ]
+    chart = {"title": "y over time", "name": "y", "x": [0.0, 1.0, 2.0], "xLabel": "time (s)",
+             "yLabel": "y: height (m)", "lines": lines}  # fmt: skip
+    (tmp_path / "charts.json").write_text(json.dumps({"time": [chart]}), encoding="utf-8")
+    script = Path(str(files("cubie_flow.analysis.reports").joinpath("report.js")))
+    driver = Path(__file__).with_name("drive_report.js")
+    command = ["node", str(driver), str(script), str(tmp_path / "charts.json")]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    seen = json.loads(done.stdout)
+    assert seen["title"] == "Charts: y over time"
+    assert "rising from 1 to 100" in seen["description"]
+    points = [re.findall(r"([ML])([\d.]+) ([\d.]+)", line) for line in seen["lines"]]
+    assert [[move for move, _, _ in line] for line in points] == [["M", "L", "L"], ["M", "M"]]
+    assert [float(x) for _, x, _ in points[0]] == [76, 351, 626]
+    assert seen["reading"] == "time (s) 1; rising 10; with a gap –"
+    assert seen["zoomed"]
+    assert seen["whole"]
+    assert seen["dragged"]
+    assert seen["hovered"] == ["1", "2"]
+    assert seen["hidden"] == 1
+    assert seen["rows"] == 4
+    assert len(seen["logarithmic"]) == 1
+    assert "NaN" not in str(seen)
+
+
 def size_text(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
@@ -109,7 +180,7 @@ def test_it_is_accessible(html: str) -> None:
     assert all(len(str(image["alt"])) > 30 for image in images)
     for chart in page.all("div"):
         if chart.get("class") == "plot":
-            assert chart["role"] == "img"
+            assert chart["role"] == "group"  # the script adds an SVG with title and description
             assert chart["aria-label"]
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels.count(1) == 1
@@ -124,8 +195,6 @@ def test_it_is_accessible(html: str) -> None:
 
 def test_colours_have_contrast() -> None:
     """WCAG 2.2, 1.4.3: 4.5 to 1 for text."""
-    from importlib.resources import files
-
     css = files("cubie_flow.analysis.reports").joinpath("report.css").read_text(encoding="utf-8")
     for name in ("ink", "quiet", "link"):
         (colour,) = re.findall(rf"--{name}: #([0-9a-f]{{6}})", css)
@@ -153,27 +222,50 @@ def _in_browser(path: Path, width: int, folder: Path) -> tuple[str, list[str]]:
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-#: Chooses another chart, and leaves in the title of the page how wide it is.
+def without_policy(html: str) -> str:
+    """Return the page without its policy, which forbids the scripts that tests add."""
+    return re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
+
+
+#: Chooses another chart, zooms by keyboard, and leaves what it sees in the title of the page.
 PROBE = """<script>
 const pick = document.querySelectorAll("select")[1];
 pick.selectedIndex = 1;
 pick.dispatchEvent(new Event("change"));
+document.querySelectorAll("details").forEach(d => {
+  d.open = true;
+  d.dispatchEvent(new Event("toggle"));
+});
+const svg = document.querySelectorAll(".plot svg")[1];
+svg.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));
 document.title = JSON.stringify({
   wide: document.documentElement.scrollWidth, window: window.innerWidth,
-  canvases: document.querySelectorAll("canvas").length,
-  label: document.querySelectorAll(".plot")[1].getAttribute("aria-label"),
+  charts: document.querySelectorAll(".plot svg > desc").length,
+  label: svg.querySelector("title").textContent,
+  reading: document.querySelectorAll(".reading")[1].textContent,
   rows: document.querySelectorAll("details table tbody tr").length});
 </script>"""
 
 
 @browser
+def test_the_policy_allows_the_script(html: str, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(html, "utf-8")
+    dom, console = _in_browser(tmp_path / "page.html", 1280, tmp_path)
+    assert console == []
+    assert dom.count("-description") >= 2
+
+
+@browser
 @pytest.mark.parametrize("width", [500, 1280])
 def test_it_works_in_a_browser(width: int, html: str, tmp_path: Path) -> None:
-    (tmp_path / "probe.html").write_text(html.replace("</body>", PROBE + "</body>"), "utf-8")
+    (tmp_path / "probe.html").write_text(
+        without_policy(html).replace("</body>", PROBE + "</body>"), "utf-8"
+    )
     dom, console = _in_browser(tmp_path / "probe.html", width, tmp_path)
     assert console == []
     seen = json.loads(Elements(dom[dom.index("<title>") : dom.index("</title>")]).text[0])
-    assert seen["canvases"] == 2
+    assert seen["charts"] == 2
+    assert "median" in seen["reading"]
     assert seen["wide"] <= seen["window"]  # nothing sticks out on a phone
     assert "predator_final over alpha" in seen["label"]
     assert seen["rows"] >= 20
@@ -181,7 +273,7 @@ def test_it_works_in_a_browser(width: int, html: str, tmp_path: Path) -> None:
 
 @browser
 def test_an_error_in_the_console_would_be_seen(html: str, tmp_path: Path) -> None:
-    broken = html.replace("ResizeObserver(", "NoSuchThing(")
+    broken = without_policy(html).replace("ResizeObserver(", "NoSuchThing(")
     (tmp_path / "broken.html").write_text(broken, "utf-8")
     _, console = _in_browser(tmp_path / "broken.html", 1280, tmp_path)
     assert any("NoSuchThing" in line for line in console)

@@ -37,7 +37,7 @@ def test_ls(capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: Any) 
     (folder.parent / "broken" / "results.zarr").mkdir(parents=True)
     rows = data_of(capsys, "ls", ".")
     assert [row["path"] for row in rows] == ["broken", "settling"]
-    assert "no Zarr store" in rows[0]["ended"]
+    assert "not a Zarr store" in rows[0]["ended"]
     assert rows[1]["runs"] == 60
     assert rows[1]["study"] == "settling"
     assert "success" in rows[1]["ended"]

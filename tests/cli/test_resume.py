@@ -15,7 +15,7 @@ import zarr
 from held import held
 from omegaconf import OmegaConf
 
-from cubie_flow.config.stored import LATER
+from cubie_flow.config.identity import LATER
 from cubie_flow.study.run import OTHER_NUMERICS
 
 SHARD, RUNS = 2000, 40_000

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from cubie_flow.config import hydra_plugins
 from cubie_flow.config.overrides import arguments
-from cubie_flow.config.schema import SCHEMA, Settings, shipped
+from cubie_flow.config.schema import SCHEMA, BuffersChoice, Settings, checks, shipped
 from cubie_flow.errors import FlowError
 
 CONF = shipped("conf")
@@ -64,17 +64,19 @@ def test_the_schema_and_the_main_config_have_the_same_keys() -> None:
     def keys(tree: Mapping[str, Any], schema: Mapping[str, Any], where: str = "") -> set[str]:
         found = set()
         for name, rule in schema.items():
-            assert name in tree, f"{where}{name} is missing from the config"
+            assert name in tree, f"the schema has {where}{name}, which is missing from conf/"
             found.add(f"{where}{name}")
             if isinstance(rule, Mapping):
                 found |= keys(tree[name], rule, f"{where}{name}.")
-                extra = set(tree[name]) - set(rule)
-                assert not extra, extra
+                extra = sorted(set(tree[name]) - set(rule))
+                assert not extra, f"conf/ has {where}{name}.{extra}, which the schema does not know"
         return found
 
     config = composed()
     keys(config, SCHEMA)
-    assert set(config) == set(SCHEMA)
+    extra = sorted(set(config) - set(SCHEMA))
+    assert not extra, f"conf/ has {extra}, which the schema does not know"
+    assert set(config["buffers"]) == set(checks(BuffersChoice))
 
 
 def test_every_algorithm_has_a_file() -> None:

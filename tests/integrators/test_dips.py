@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cubie_flow import OdeSystem, solve
-from cubie_flow.expressions.graph import call, compare, load, where
-from cubie_flow.integrators.dips import find_dips
+from cubie_flow.expressions.graph import call, compare, load, logical_and, logical_or, where
+from cubie_flow.integrators.dips import find_dips, find_windows
 
 LEVELS = np.array([0.9, 0.99, 0.999, 0.9999])
 
@@ -71,3 +71,61 @@ def test_short_events_are_counted(algorithm: str) -> None:
     data = solve(model, parameters={"level": LEVELS}, duration=8 * np.pi, algorithm=algorithm)
     assert data.up_count.values.tolist() == [4] * 4
     assert data.down_count.values.tolist() == [4] * 4
+
+
+WINDOWS = {
+    "and": "where(x < high and x > low, 1, 0)",
+    "or": "where(x > high or x < low, 0, 1)",
+    "not": "where(not (x > high or x < low) and w > 0, 1, 0)",
+    "chosen twice": "where(x > high, 0, where(x > low, 1, 0))",
+    "product": "where(x < high, 1, 0) * where(x > low, 1, 0)",
+}
+
+
+@pytest.mark.parametrize("text", WINDOWS.values(), ids=list(WINDOWS))
+@pytest.mark.parametrize(
+    "algorithm", ["tsit5", "rodas5p", "kvaerno5", "radau_iia_5", "bdf", "taylor_12"]
+)
+def test_windows_of_a_state_are_seen(algorithm: str, text: str) -> None:
+    """A decaying state is in the window for ``log(high/low)``, much less than a step."""
+    model = OdeSystem.from_mapping(
+        {
+            "states": {"x": 1.0, "w": 1.0, "inside": 0.0},
+            "parameters": {"low": 0.18, "high": 0.2},
+            "equations": {"x": "-x", "w": "-w", "inside": text},
+        }
+    )
+    low = np.array([0.1, 0.15, 0.19, 0.199, 0.1999])
+    data = solve(model, parameters={"low": low}, duration=6.0, algorithm=algorithm)
+    assert (data.status == 0).all()
+    np.testing.assert_allclose(data.inside_final, np.log(0.2 / low), rtol=0.02, atol=2e-5)
+
+
+def test_events_within_a_window_are_counted() -> None:
+    model = OdeSystem.from_mapping(
+        {
+            "states": {"x": 1.0},
+            "parameters": {"low": 0.18},
+            "equations": {"x": "-x"},
+            "events": {"inside": {"when": "x < 0.2 and x > low"}},
+        }
+    )
+    for algorithm in ("tsit5", "radau_iia_5", "bdf"):
+        low = np.array([0.1, 0.19, 0.1999])
+        data = solve(model, parameters={"low": low}, duration=6.0, algorithm=algorithm)
+        assert data.inside_count.values.tolist() == [1, 1, 1]
+
+
+def test_which_comparisons_are_a_window() -> None:
+    x, y = load("u", 0), load("u", 1)
+    low, high, other = compare(">", x, 0.1), compare("<", x, 0.2), compare("<", y, 0.2)
+    guard = compare("<", abs(x + 40.0), 1e-6)
+    for truth, count in (
+        (logical_and(low, high), 1),
+        (logical_and(low, logical_or(high, other)), 1),
+        (logical_and(low, other), 0),
+        (guard, 0),
+        (low, 0),
+    ):
+        nodes = [where(truth, x, y)]
+        assert len(find_windows(nodes, find_dips(nodes))) == count

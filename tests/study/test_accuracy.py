@@ -12,10 +12,10 @@ import cubie_flow
 from cubie_flow import OdeSystem, solve
 from cubie_flow.api import ControllerChoice, Study, run_study
 from cubie_flow.batches import make_design
-from cubie_flow.config.schema import tolerance
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.tolerances import Tolerances, natural_scales
 from cubie_flow.study.accuracy import accuracy, as_recorded, atol_of
+from cubie_flow.study.checks import tolerance
 from cubie_flow.study.to_config import to_config
 from cubie_flow.systems.quantities import Quantity
 from cubie_flow.systems.sensitivities import with_sensitivities

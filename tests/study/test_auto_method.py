@@ -64,6 +64,19 @@ def test_a_method_that_contradicts_itself_is_not_taken(e5: OdeSystem) -> None:
     assert "precision=float64" in single
 
 
+def test_a_chosen_method_that_rounding_leaves_no_digit_is_named(e5: OdeSystem) -> None:
+    for algorithm, lost in (("rodas5p", True), ("radau_iia_5", False), ("tsit5", False)):
+        chosen, told = resolve_algorithm(evolve(kinetics(e5), algorithm=algorithm))
+        assert chosen.algorithm == algorithm
+        assert ("rounding may leave no correct digit" in told) is lost, algorithm
+        assert ("algorithm=radau_iia_5" in told) is lost
+    # Where time scales are near each other, nothing is tried.
+    short = evolve(kinetics(e5), algorithm="rodas5p", duration=1e3)
+    assert resolve_algorithm(short) == (short, "")
+    with pytest.warns(UserWarning, match="rounding may leave no correct digit"):
+        solve(e5, duration=1e13, algorithm="rodas5p", rtol=1e-6, atol=1e-24)
+
+
 @pytest.mark.parametrize("algorithm", ["rodas5p", "rodas4", "kvaerno5", "radau_iia_5"])
 def test_slow_components_are_not_lost_without_a_matrix(e5: OdeSystem, algorithm: str) -> None:
     found = solve(

@@ -1,7 +1,7 @@
-"""Pictures of results: the one room that draws.
+"""Pictures of results.
 
-Every picture is a function that takes a dataset and returns a matplotlib figure; `KINDS` names
-them. Their modules are imported when something is drawn.
+Every picture is a function that takes a dataset and returns a matplotlib figure; `KINDS` lists
+them. Their modules are imported when a picture is drawn.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 #: Kind of picture, its module (whose function has the same name), and what it shows in one line.
 KINDS: dict[str, tuple[str, str]] = {
-    "overview": ("overview", "what a result holds; every run leaves this one behind"),
+    "overview": ("overview", "what a result holds; every study saves this one"),
     "trajectories": ("trajectories", "single runs over time"),
     "bands": ("trajectories", "quantiles over the runs, over time"),
     "phase": ("trajectories", "one variable over another, run by run"),
-    "heatmap": ("sweeps", "a number of each run over two quantities that vary"),
+    "heatmap": ("sweeps", "a metric over two quantities that vary"),
     "bifurcation": ("sweeps", "local maxima of a variable over a quantity that varies"),
     "work_precision": ("performance", "error over cost of several results of one study"),
     "placements": ("placements", "the ranking of a placement study"),
@@ -35,12 +35,12 @@ def drawer(kind: str) -> Callable[..., Picture]:
     Raises
     ------
     FlowError
-        If there is no such kind.
+        If the kind is unknown.
     """
     if kind not in KINDS:
         raise FlowError(
-            f"'{kind}' is no kind of picture (there are {', '.join(KINDS)}){nearest(kind, KINDS)}"
+            f"'{kind}' is not a kind of picture (known: {', '.join(KINDS)}){nearest(kind, KINDS)}"
         )
     module, _ = KINDS[kind]
-    found: Callable[..., Picture] = getattr(import_module(f"{__name__}.{module}"), kind)
-    return found
+    draw: Callable[..., Picture] = getattr(import_module(f"{__name__}.{module}"), kind)
+    return draw

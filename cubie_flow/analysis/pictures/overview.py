@@ -1,4 +1,4 @@
-"""The picture of a result that every run leaves behind: whatever it holds, something is shown."""
+"""The picture that every study saves with its result; it suits any kind of result."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 from cubie_flow.analysis.pictures.reading import (
     Array,
     as_float,
-    bins,
     heading,
     in_order,
+    points_over,
     quantiles,
     sampled,
     saved,
-    swept,
 )
 from cubie_flow.analysis.pictures.style import (
     BLUE,
@@ -29,13 +28,14 @@ from cubie_flow.analysis.pictures.style import (
     tidy,
 )
 from cubie_flow.analysis.pictures.trajectories import PANELS, SHARES, draw_bands
+from cubie_flow.analysis.runs import swept
 from cubie_flow.errors import FlowError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from xarray import DataArray, Dataset
 
-#: Columns of a picture over one quantity.
+#: Most columns of a picture over one quantity.
 COLUMNS = 600
 
 
@@ -46,7 +46,9 @@ def draw(store: Any, target: Path, group: str | None = None) -> Path:
     ----------
     store : Path or zarr store
     target : Path
+        The PNG file.
     group : str, optional
+        Path of the group in the store.
 
     Raises
     ------
@@ -55,17 +57,22 @@ def draw(store: Any, target: Path, group: str | None = None) -> Path:
     """
     import xarray
 
-    how: dict[str, Any] = {"engine": "zarr", "chunks": None, "decode_times": False}
+    options: dict[str, Any] = {"engine": "zarr", "chunks": None, "decode_times": False}
     if group is not None:
-        how |= {"group": group, "consolidated": False}
-    with xarray.open_dataset(store, **how) as data:
+        options |= {"group": group, "consolidated": False}
+    with xarray.open_dataset(store, **options) as data:
         return overview(data).save(target, DPI)
 
 
 def tried(store: Any, target: Path, group: str | None = None) -> tuple[Path | None, str]:
-    """Draw as `draw` does; return the file, or None and the sentence that says why not.
+    """Draw like `draw`; return the file, or None and the reason why it could not be drawn.
 
-    A study that is done does not fail because of its picture.
+    A finished study must not fail because of its picture.
+
+    Parameters
+    ----------
+    store, target, group
+        See `draw`.
     """
     try:
         return draw(store, target, group), ""
@@ -79,9 +86,9 @@ def tried(store: Any, target: Path, group: str | None = None) -> tuple[Path | No
 def overview(data: Dataset) -> Picture:
     """Draw what a result holds.
 
-    A sweep of one quantity is drawn over that quantity: a variable over time as a map, and its
-    range. Anything else is drawn as the spread of its runs, over time or in the final state. Of a
-    large study only some runs are read, see `sampled`.
+    A sweep of one quantity is drawn over that quantity: a variable over time as colours, and its
+    range. Of any other result the distribution of the runs is drawn, over time or in the final
+    state. Of a large study only some runs are read, see `sampled`.
     """
     picture, title, data = Picture(), heading(data), sampled(data)
     varied = swept(data)
@@ -90,10 +97,10 @@ def overview(data: Dataset) -> Picture:
         picture.description = f"{title}: over {varied[0]}"
     elif saved(data):
         draw_bands(picture, data, saved(data)[:PANELS], SHARES)
-        picture.description = f"{title}: the spread of the runs over time"
+        picture.description = f"{title}: the distribution of the runs over time"
     else:
         _finals(picture, data)
-        picture.description = f"{title}: how the final values are distributed"
+        picture.description = f"{title}: the distribution of the final values"
     picture.headed(title)
     return picture
 
@@ -102,10 +109,10 @@ def _over_quantity(figure: Picture, data: Dataset, quantity: DataArray) -> None:
     """Draw a variable over time and one quantity, and its range over the quantity."""
     values = quantity.to_numpy()
     order = np.argsort(values, kind="stable")
-    summarised, kept = _summarised(data), saved(data)
-    panels = figure.subplots(1 + bool(kept), 1, sharex=True, squeeze=False)[:, 0]
-    if kept:
-        name = next((name for name in summarised if name in kept), kept[0])
+    summarised, timed = _summarised(data), saved(data)
+    panels = figure.subplots(1 + bool(timed), 1, sharex=True, squeeze=False)[:, 0]
+    if timed:
+        name = next((name for name in summarised if name in timed), timed[0])
         _map(figure, panels[0], data, name, values, order)
     if summarised:
         _range(panels[-1], data, summarised[0], values, order)
@@ -119,10 +126,10 @@ def _map(
     figure: Picture, panel: Axes, data: Dataset, name: str, values: Array, order: Array
 ) -> None:
     chosen = order[np.linspace(0, len(order) - 1, min(COLUMNS, len(order))).astype(int)]
-    # Read in the order in which they are stored, each chunk once.
-    place = np.argsort(chosen)
+    # Read in the order of the store, so that each chunk is read once.
+    by_position = np.argsort(chosen)
     field = np.empty((len(chosen), data.sizes["time"]), data[name].dtype)
-    field[place] = data[name].isel(run=chosen[place]).to_numpy()
+    field[by_position] = data[name].isel(run=chosen[by_position]).to_numpy()
     low, high = np.nanquantile(field, [0.005, 0.995]) if np.isfinite(field).any() else (0.0, 1.0)
     mesh = panel.pcolormesh(
         values[chosen],
@@ -139,17 +146,16 @@ def _map(
 
 
 def _range(panel: Axes, data: Dataset, name: str, values: Array, order: Array) -> None:
-    """Draw the lowest, mean and highest value of a run, each as the median of a bin.
+    """Draw minimum, mean and maximum over a run, each as the median of the runs of a point.
 
-    Where the variable was saved, the shade is where it is in the last quarter of the saved times:
-    what remains when the start is forgotten.
+    If the variable was saved over time, the shaded area is its range in the last quarter of the
+    saved times, after the transient.
     """
-    parts = bins(values, COLUMNS)
-    middle = np.array([np.median(values[part]) for part in parts])
+    middle, parts = points_over(values, COLUMNS)
     curves = {}
     for metric in ("min", "mean", "max"):
-        found = data[f"{name}_{metric}"].to_numpy()
-        curves[metric] = np.array([quantiles(found[part], (0.5,))[0] for part in parts])
+        column = data[f"{name}_{metric}"].to_numpy()
+        curves[metric] = np.array([quantiles(column[part], (0.5,))[0] for part in parts])
     panel.plot(middle, curves["min"], color=BLUE, lw=0.8, label="minimum and maximum over the run")
     panel.plot(middle, curves["max"], color=BLUE, lw=0.8)
     panel.plot(middle, curves["mean"], color=RED, lw=1.2, label="mean over the run")
@@ -165,11 +171,10 @@ def _range(panel: Axes, data: Dataset, name: str, values: Array, order: Array) -
 
 
 def _spread(panel: Axes, data: Dataset, name: str, values: Array, order: Array) -> None:
-    """Draw the quantiles of a final value in bins of the quantity."""
-    parts = bins(values, COLUMNS)
-    middle = np.array([np.median(values[part]) for part in parts])
-    found = data[name].to_numpy()
-    low, median, high = np.array([quantiles(found[part], (0.05, 0.5, 0.95)) for part in parts]).T
+    """Draw quantiles of a final value over the quantity."""
+    middle, parts = points_over(values, COLUMNS)
+    finals = data[name].to_numpy()
+    low, median, high = np.array([quantiles(finals[part], (0.05, 0.5, 0.95)) for part in parts]).T
     panel.fill_between(middle, low, high, color=BLUE, alpha=0.25, lw=0, label="5 to 95 %")
     panel.plot(middle, median, color=BLUE, lw=1.2, label="median")
     panel.set_ylabel(label(data[name]))
@@ -186,20 +191,20 @@ def _final_names(data: Dataset) -> list[str]:
 
 
 def _finals(figure: Picture, data: Dataset) -> None:
-    """Draw how the final values are distributed, for the first few states."""
+    """Draw histograms of the final values of the first few states."""
     names = _final_names(data)[:PANELS]
     if not names:
         raise FlowError("this result holds neither trajectories nor final values: nothing to draw")
     panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for name, panel in zip(names, panels, strict=True):
-        found = as_float(data[name])
-        found = found[np.isfinite(found)]
-        if found.size:
-            low, high = np.quantile(found, [0.001, 0.999])
-            # Values that are equal but for rounding leave no room for a hundred bins.
+        values = as_float(data[name])
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, high = np.quantile(values, [0.001, 0.999])
+            # Widen a range that is too narrow for a hundred bins.
             least = 1e-6 * max(abs(low), abs(high)) or 1.0
             if high - low < least:
                 low, high = low - least / 2, high + least / 2
-            panel.hist(found, bins=100, range=(low, high), color=BLUE)
+            panel.hist(values, bins=100, range=(low, high), color=BLUE)
         panel.set_xlabel(label(data[name], 80))
         panel.set_ylabel("runs")

@@ -1,16 +1,15 @@
-"""Pictures of what a result cost."""
+"""Pictures of the cost of results."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import frozen
 
-from cubie_flow.analysis.describe import config
-from cubie_flow.analysis.groups import group
+from cubie_flow.analysis.attributes import config_or_empty, design
+from cubie_flow.analysis.groups import memory as memory_group
 from cubie_flow.analysis.pictures.reading import Array, as_float, in_order
 from cubie_flow.analysis.pictures.style import (
     BLUE,
@@ -24,7 +23,6 @@ from cubie_flow.analysis.pictures.style import (
     Picture,
     tidy,
 )
-from cubie_flow.batches.store_names import MEMORY
 from cubie_flow.errors import FlowError
 
 if TYPE_CHECKING:
@@ -35,16 +33,16 @@ ERROR = "error at the end, relative to the largest value of each state (median o
 
 @frozen
 class Work:
-    """What one result cost and how good it is.
+    """Cost and error of one result.
 
     Attributes
     ----------
     name
-        Of the line it belongs to: method and precision.
+        Method and precision; results with the same name are joined by a line.
     error
-        Relative.
+        Relative error.
     costs
-        By the label of the axis.
+        Cost by the label of its axis.
     """
 
     name: str
@@ -58,10 +56,10 @@ def work_precision(results: Sequence[Dataset], reference: int | None = None) -> 
     Parameters
     ----------
     results : sequence of xarray.Dataset
-        At least two, with the same runs: the study with other methods or tolerances.
+        At least two results of one study with other methods or tolerances.
     reference : int, optional
-        Which of them is taken for the truth and left out; by default the one of the highest
-        precision, the tightest tolerance that its configuration tells, and the most steps.
+        Index of the result that is taken as exact and not drawn; by default the result with the
+        highest precision, then the tightest tolerance, then the most steps.
 
     Raises
     ------
@@ -70,39 +68,42 @@ def work_precision(results: Sequence[Dataset], reference: int | None = None) -> 
     """
     if len(results) < 2:
         raise FlowError(
-            f"work and precision compare results, and {len(results)} is given; give several of "
-            "one study, with other methods or tolerances"
+            f"work_precision needs at least two results of one study, with other methods or "
+            f"tolerances, and got {len(results)}"
         )
     truth = _most_exact(results) if reference is None else reference
     if not 0 <= truth < len(results):
-        raise FlowError(f"reference is {truth}; it is one of the results, 0 to {len(results) - 1}")
-    found = [
+        raise FlowError(
+            f"reference is {truth}; it must be the index of a result, 0 to {len(results) - 1}"
+        )
+    works = [
         Work(_name(data), _error(data, results[truth]), _costs(data))
         for i, data in enumerate(results)
         if i != truth
     ]
     exact = results[truth]
     picture = Picture(9.0, 4.8)
-    draw_work(picture, {"": found}, ERROR)
+    draw_work(picture, {"": works}, ERROR)
     title = exact.attrs.get("title", "")
-    picture.headed(f"{title}: against {_name(exact)}, {_steps(exact):,.0f} steps a run")
-    picture.description = f"{title}: error over cost of {len(found)} results; " + "; ".join(
-        f"{work.name} {work.error:.1e}" for work in found[:12]
+    picture.headed(f"{title}: against {_name(exact)}, {_steps(exact):,.0f} steps per run")
+    picture.description = f"{title}: error over cost of {len(works)} results; " + "; ".join(
+        f"{work.name} {work.error:.1e}" for work in works[:12]
     )
     return picture
 
 
-def draw_work(picture: Picture, found: Mapping[str, Iterable[Work]], error: str) -> None:
-    """Draw error over each cost, a row of panels a problem; a line joins what has one name.
+def draw_work(picture: Picture, results: Mapping[str, Iterable[Work]], error: str) -> None:
+    """Draw error over each cost, with one row of panels per problem.
 
     Parameters
     ----------
-    found : mapping
-        By the name of the problem.
+    picture : Picture
+    results : mapping
+        Costs and errors by the name of the problem.
     error : str
-        What the error is.
+        Description of the error, for the legend.
     """
-    rows = {problem: list(works) for problem, works in found.items()}
+    rows = {problem: list(works) for problem, works in results.items()}
     costs = list(dict.fromkeys(cost for works in rows.values() for w in works for cost in w.costs))
     names = list(dict.fromkeys(w.name for works in rows.values() for w in works))
     lines = picture.subplots(len(rows), len(costs), squeeze=False, sharey="row")
@@ -158,7 +159,7 @@ def _steps(data: Dataset) -> float:
 
 
 def _most_exact(results: Sequence[Dataset]) -> int:
-    """Return which has the highest precision, then the tightest tolerance, then most steps."""
+    """Return the index of the result with the highest precision, tightest tolerance, most steps."""
 
     def rank(i: int) -> tuple[str, float, float]:
         # "float64" sorts after "float32".
@@ -168,29 +169,28 @@ def _most_exact(results: Sequence[Dataset]) -> int:
 
 
 def _tolerance(data: Dataset) -> float:
-    """Return the relative tolerance; infinite where the result does not say."""
-    given = (config(data).get("controller") or {}) if "config" in data.attrs else {}
-    rtol = given.get("rtol", float("inf"))
+    """Return the smallest relative tolerance; infinite if it is unknown."""
+    rtol = (config_or_empty(data).get("controller") or {}).get("rtol", float("inf"))
     return float(min(rtol.values()) if isinstance(rtol, Mapping) else rtol)
 
 
 def _costs(data: Dataset) -> dict[str, float]:
-    costs = {"steps a run, with rejected ones": _steps(data)}
+    costs = {"steps per run, with rejected ones": _steps(data)}
     if "seconds_kernel" in data.attrs:
         seconds = float(data.attrs["seconds_kernel"])
-        # Of all runs of the study, however many of them are here.
-        runs = json.loads(data.attrs.get("design", "{}")).get("size", data.sizes["run"])
-        costs = {"time of a run (us)": 1e6 * seconds / runs, **costs}
+        # The time is that of all runs of the study, even if `data` holds only some of them.
+        runs = design(data).get("size", data.sizes["run"])
+        costs = {"time per run (us)": 1e6 * seconds / runs, **costs}
     return costs
 
 
 def _error(data: Dataset, truth: Dataset) -> float:
-    """Return the median over the runs of the largest relative error of a state at the end."""
+    """Return the median over the runs of the largest relative error of a final state."""
     names = _finals(truth)
     if data.sizes["run"] != truth.sizes["run"] or _finals(data) != names:
         raise FlowError(
             f"the results are not of one study: {data.sizes['run']:,} runs of "
-            f"{', '.join(_finals(data))} beside {truth.sizes['run']:,} of {', '.join(names)}"
+            f"{', '.join(_finals(data))} and {truth.sizes['run']:,} of {', '.join(names)}"
         )
     for name, values in truth.coords.items():
         if values.dims == ("run",) and (
@@ -207,7 +207,7 @@ def _error(data: Dataset, truth: Dataset) -> float:
 
 
 def stalls(data: Dataset) -> Picture:
-    """Draw when the shards were solved, encoded and written, and who waited for whom.
+    """Draw when the shards were solved, encoded and written, and the times of waiting.
 
     Parameters
     ----------
@@ -217,53 +217,54 @@ def stalls(data: Dataset) -> Picture:
     Raises
     ------
     FlowError
-        If no times of shards were kept.
+        If the store does not hold the times of its shards.
     """
     from matplotlib.ticker import MaxNLocator
 
-    memory = data if "kernel_seconds" in data else group(data, MEMORY)
+    memory = data if "kernel_seconds" in data else memory_group(data)
     if "solve_began" not in memory:
-        raise FlowError("this result kept no times of its shards, so there is no timeline")
+        raise FlowError("this result holds no times of its shards, so there is no timeline")
     memory = memory.sortby("solve_began").load()
-    began = as_float(memory["solve_began"])
-    solved = as_float(memory["kernel_seconds"]) + as_float(memory["transfer_seconds"])
-    wrote = as_float(memory["write_began"])
-    encoded, written = as_float(memory["encode_seconds"]), as_float(memory["write_seconds"])
-    zero = began.min()
-    rows = np.arange(len(began))
+    phases = _phases(memory)
+    rows = np.arange(memory.sizes["shard"])
     picture = Picture(8.0, float(np.clip(2.2 + 0.16 * len(rows), 3.0, 9.0)))
     panel = picture.subplots()
-    bars: list[tuple[str, Array, Array, str, str]] = [
-        ("solving", began - zero, solved, BLUE, ""),
-        (
-            "getting ready, waiting for the writer",
-            began - zero + solved,
-            wrote - began - solved,
-            GREY,
-            "....",
-        ),
-        ("encoding", wrote - zero, encoded, ORANGE, "////"),
-        ("writing", wrote - zero + encoded, written, RED, "xxxx"),
-    ]
-    for text, left, width, colour, hatch in bars:
+    for text, left, width, colour, hatch in phases:
         panel.barh(rows, np.maximum(width, 0), left=left, color=colour, label=text, height=0.8,
                    hatch=hatch, edgecolor="white", lw=0)  # fmt: skip
     panel.set_ylim(len(rows) - 0.4, -0.6)
     panel.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    panel.set_ylabel("shard, as solved")
-    panel.set_xlabel("time since the first shard was begun (s)")
+    panel.set_ylabel("shard, in the order of solving")
+    panel.set_xlabel("time since the first shard started (s)")
     tidy(panel)
     picture.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4,
                    frameon=False, fontsize=9)  # fmt: skip
     waits = _waits(memory)
     counted = f"{len(rows)} shards" if len(rows) > 1 else "one shard"
     picture.headed(f"{counted}{waits}")
-    picture.description = (
-        f"Timeline of {counted} over {(wrote + encoded + written).max() - zero:.2f} s: "
-        f"{solved.sum():.2f} s solving, {encoded.sum():.2f} s encoding, {written.sum():.2f} s "
-        f"writing{waits}"
+    totals = ", ".join(
+        f"{width.sum():.2f} s {text}" for text, _, width, _, _ in phases if text != _WAITING
     )
+    end = max((left + width).max() for _, left, width, _, _ in phases)
+    picture.description = f"Timeline of {counted} over {end:.2f} s: {totals}{waits}"
     return picture
+
+
+_WAITING = "preparing, waiting for the writer"
+
+
+def _phases(memory: Dataset) -> list[tuple[str, Array, Array, str, str]]:
+    """Return label, start, duration, colour and hatching of the phases, with times per shard."""
+    began, wrote = as_float(memory["solve_began"]), as_float(memory["write_began"])
+    began, wrote = began - began.min(), wrote - began.min()
+    solved = as_float(memory["kernel_seconds"]) + as_float(memory["transfer_seconds"])
+    encoded, written = as_float(memory["encode_seconds"]), as_float(memory["write_seconds"])
+    return [
+        ("solving", began, solved, BLUE, ""),
+        (_WAITING, began + solved, wrote - began - solved, GREY, "...."),
+        ("encoding", wrote, encoded, ORANGE, "////"),
+        ("writing", wrote + encoded, written, RED, "xxxx"),
+    ]
 
 
 def _waits(memory: Dataset) -> str:

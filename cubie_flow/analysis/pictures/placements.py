@@ -1,4 +1,4 @@
-"""The picture of a placement study: where each buffer lies and what came of it."""
+"""The picture of a placement study: the location of each buffer and its effect."""
 
 from __future__ import annotations
 
@@ -14,24 +14,30 @@ if TYPE_CHECKING:
     from xarray import Dataset
 
 Array = Any
+#: Most placements that are drawn.
 MOST = 32
-# The letters and the hatching say without colour what the colours say.
+# Letters repeat what the colours say, for readers who cannot distinguish them.
 COLOURS = {"register": "#FFFFFF", "local": SKY, "shared": ORANGE}
 
 
 def placements(data: Dataset) -> Picture:
-    """Draw the ranked placements of a placement study, one line each.
+    """Draw the ranked placements of a placement study, one row per placement.
 
-    From left to right: where each buffer lies; the time of a batch, or where nothing was timed
-    the bytes of stack and spills a thread; registers a thread; predicted occupancy.
+    The panels from left to right: the location of each buffer; the time of a batch or, if nothing
+    was timed, bytes of stack and spills per thread; registers per thread; predicted occupancy.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        The result of ``task=placement``.
 
     Raises
     ------
     FlowError
-        If the result is not one of ``task=placement``.
+        If the result is not that of a placement study.
     """
     if "placement" not in data.dims:
-        raise FlowError("this is no placement study; task=placement makes one")
+        raise FlowError("this result is not a placement study; task=placement runs one")
     count = data.sizes["placement"]
     data = data.isel(placement=slice(MOST))
     rows = np.arange(data.sizes["placement"])
@@ -40,19 +46,19 @@ def placements(data: Dataset) -> Picture:
     width = 0.5 * len(buffers)
     picture = Picture(8.0 + width, 2.4 + 0.26 * len(rows))
     panels = picture.subplots(1, 4, sharey=True, width_ratios=[width, 3.2, 2.0, 2.0])
-    _places(panels[0], data, buffers)
+    _locations(panels[0], data, buffers)
     if timed:
         _bars(panels[1], rows, 1e3 * data["time"].values, "time of a batch (ms)", BLUE, "{:.3g}")
     else:
         _memory(panels[1], rows, data)
-    _bars(panels[2], rows, data["registers"].values, "registers a thread", GREY)
+    _bars(panels[2], rows, data["registers"].values, "registers per thread", GREY)
     full = 100 * data["occupancy"].values
     _bars(panels[3], rows, full, "occupancy (%, predicted)", GREY)
     for row in [row for row in rows if str(data["problem"].values[row])]:
         panels[1].text(0.02, row, "does not fit", va="center", fontsize=8, style="italic",
                        transform=panels[1].get_yaxis_transform())  # fmt: skip
     shown = f"the best {len(rows)} of {count}, " if count > len(rows) else ""
-    order = "measured" if timed else "judged by the compiler, nothing was timed"
+    order = "measured" if timed else "by the compiler's figures, nothing was timed"
     picture.suptitle(
         f"{data.attrs['title']}, {data.attrs['precision']}, {data.attrs['arch']}\n"
         f"{shown}best first ({order}); * the study's own placement",
@@ -62,8 +68,8 @@ def placements(data: Dataset) -> Picture:
     return picture
 
 
-def _places(panel: Axes, data: Dataset, buffers: list[str]) -> None:
-    """Draw a square a buffer and placement, with the letter of its location."""
+def _locations(panel: Axes, data: Dataset, buffers: list[str]) -> None:
+    """Draw a square per buffer and placement, with the first letter of the location."""
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
@@ -102,7 +108,7 @@ def _bars(panel: Axes, rows: Array, values: Array, text: str, colour: str,
 
 
 def _memory(panel: Axes, rows: Array, data: Dataset) -> None:
-    """Draw stack and, hatched after it, spills."""
+    """Draw bars of stack followed by spills, which are hatched."""
     stack = np.asarray(data["stack"].values, float)
     spills = np.asarray((data["spill_stores"] + data["spill_loads"]).values, float)
     panel.barh(rows, np.nan_to_num(stack), color=BLUE, label="stack")
@@ -112,9 +118,9 @@ def _memory(panel: Axes, rows: Array, data: Dataset) -> None:
     total = stack + spills
     for row, (whole, spilled) in enumerate(zip(total, spills, strict=True)):
         if np.isfinite(whole):
-            said = f" {whole - spilled:.0f}" + (f" + {spilled:.0f}" if spilled else "")
-            panel.text(whole, row, said, va="center", fontsize=7)
+            text = f" {whole - spilled:.0f}" + (f" + {spilled:.0f}" if spilled else "")
+            panel.text(whole, row, text, va="center", fontsize=7)
     panel.set_xlim(0, 1.4 * max(np.nan_to_num(total).max(), 100.0))
-    panel.set_xlabel("stack and spills, bytes a thread", fontsize=9)
+    panel.set_xlabel("stack and spills, bytes per thread", fontsize=9)
     panel.tick_params(axis="x", labelsize=8)
     panel.legend(fontsize=7, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0))

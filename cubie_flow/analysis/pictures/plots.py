@@ -18,7 +18,7 @@ class Plots:
     """The pictures of a result: ``ds.flow.plot.bands("z")``.
 
     Every kind in `cubie_flow.analysis.pictures.KINDS` is a method that returns a matplotlib
-    figure, which a notebook shows and whose ``save`` writes a file.
+    figure. A notebook shows the figure, and its method ``save`` writes a file.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Plots:
 
     def __getattr__(self, kind: str) -> Callable[..., Picture]:
         if kind not in KINDS:
-            raise AttributeError(f"'{kind}' is no kind of picture; there are {', '.join(KINDS)}")
+            raise AttributeError(f"'{kind}' is not a kind of picture (known: {', '.join(KINDS)})")
         if kind == "work_precision":
             return self._work_precision
         draw = drawer(kind)
@@ -45,7 +45,7 @@ class Plots:
         return drawer("overview")(self._data)
 
     def _work_precision(self, *others: Dataset, reference: int | None = None) -> Picture:
-        """Draw error over cost of this result and others of its study, see `work_precision`."""
+        """Draw error over cost of this result and others of its study; see `work_precision`."""
         return drawer("work_precision")([self._data, *others], reference)
 
     def __repr__(self) -> str:

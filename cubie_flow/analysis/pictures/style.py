@@ -1,4 +1,4 @@
-"""What all pictures share: colours, labels with units, and the figure that saves itself."""
+"""What all pictures share: colours, labels with units, and the figure class."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from xarray import DataArray
 
-# Of M. Okabe and K. Ito's palette, which can be told apart with any colour vision; its yellow is
-# left out, which white paper swallows.
+# From the palette of M. Okabe and K. Ito, which readers with any colour vision can distinguish;
+# without its yellow, which is too faint on white paper.
 BLUE, RED, GREEN, ORANGE, SKY, PINK, BLACK, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000", "#999999",
 )  # fmt: skip
 COLOURS = (BLUE, RED, GREEN, ORANGE, SKY, PINK, BLACK)
 MARKERS, LINES = ("o", "s", "^", "D", "v"), ("-", "--", ":", "-.")
-#: A map of even lightness that any colour vision reads, and the colour of what has no value.
+#: A colour map with uniform steps of lightness, and the colour of missing values.
 MAP, MISSING = "viridis", "#DDDDDD"
 WIDTH, DPI = 8.0, 120
 SMALL, LARGE = 8, 11
@@ -41,7 +41,7 @@ class Picture(Figure):  # type: ignore[misc]
     Attributes
     ----------
     description : str
-        What is to be seen, for those who do not see it.
+        What the picture shows, for those who do not see it.
     """
 
     description: str = ""
@@ -51,16 +51,27 @@ class Picture(Figure):  # type: ignore[misc]
         FigureCanvasAgg(self)
 
     def headed(self, text: str) -> None:
-        """Write a title over everything."""
+        """Set the title of the whole picture."""
         self.suptitle(text, fontsize=LARGE)
 
     def save(self, target: str | Path, dpi: int = DPI) -> Path:
         """Write the picture in the format that the ending names: png, svg or pdf.
 
+        Parameters
+        ----------
+        target : path
+        dpi : int
+            Dots per inch of a PNG.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
         Raises
         ------
         FlowError
-            If the file cannot be written or the ending is another.
+            If the file cannot be written or its ending is unknown.
         """
         path = Path(target)
         kind = path.suffix.lower().lstrip(".")
@@ -83,25 +94,25 @@ class Picture(Figure):  # type: ignore[misc]
         return file.getvalue()
 
     def _write_png(self, target: Any, dpi: int) -> None:
-        # `savefig` would draw everything twice, the first time for the layout alone.
+        # `savefig` would draw everything twice, the first time only for the layout.
         self.set_dpi(dpi)
         canvas: Any = self.canvas
         canvas.print_png(target, metadata=_metadata("png", self.description))
 
     def _repr_png_(self) -> bytes:
-        """Show it in a notebook."""
+        """Show the picture in a notebook."""
         return self.png(72)
 
 
 def _metadata(kind: str, description: str) -> dict[str, Any]:
-    """Return what goes into the file: the description, and no date, so equal pictures are equal."""
+    """Return the description as metadata of a file, without a date: files are reproducible."""
     if kind == "png":
         return {"Description": description} if description else {}
     return {"Title": description, "Date" if kind == "svg" else "CreationDate": None}
 
 
 def label(array: DataArray, width: int = 34) -> str:
-    """Return name, meaning and unit of an array, in lines that fit beside a panel."""
+    """Return name, meaning and unit of an array, in lines of at most `width` characters."""
     name, text = str(array.name), str(array.attrs.get("long_name", ""))
     unit = unit_of(array)
     text = f"{name}: {text}" if text not in ("", name) else name
@@ -115,23 +126,23 @@ def short(array: DataArray) -> str:
 
 
 def unit_of(array: DataArray) -> str:
-    """Return the unit, empty for pure numbers."""
+    """Return the unit; empty for dimensionless quantities."""
     unit = str(array.attrs.get("units", ""))
     return "" if unit == "1" else unit
 
 
 def colour_map(name: str = MAP) -> Any:
-    """Return a colour map in which what has no value is grey."""
+    """Return a colour map in which missing values are grey."""
     return colormaps[name].with_extremes(bad=MISSING)
 
 
 def legend(panel: Axes, **options: Any) -> None:
-    """Explain the lines of a panel, in small letters and without a frame."""
+    """Add a legend in small letters and without a frame to a panel."""
     panel.legend(**{"frameon": False, "fontsize": SMALL, **options})
 
 
 def tidy(panel: Axes) -> None:
-    """Take away the two sides of a frame that carry no numbers, and draw a faint grid."""
+    """Remove the sides of the frame without numbers, and draw a faint grid."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(alpha=0.25, lw=0.5)
     panel.set_axisbelow(True)

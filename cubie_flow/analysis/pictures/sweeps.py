@@ -1,4 +1,4 @@
-"""Pictures over what varies between the runs."""
+"""Pictures over quantities that vary between the runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from cubie_flow.analysis.oscillations import maxima
 from cubie_flow.analysis.pictures.reading import (
     Array,
     as_float,
+    check_name,
     chosen,
     heading,
     metrics,
-    named,
     quantity,
 )
 from cubie_flow.analysis.pictures.style import BLUE, Picture, colour_map, label, tidy
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from xarray import DataArray, Dataset
 
-#: Runs a cell where they lie anywhere, and cells along an axis at most.
-RUNS_A_CELL, MOST_CELLS = 12, 200
-#: Points drawn at most.
+#: Mean number of runs per cell for runs that are not on a grid, and most cells along an axis.
+RUNS_PER_CELL, MOST_CELLS = 12, 200
+#: Most points that are drawn.
 POINTS = 300_000
 
 
@@ -36,27 +36,32 @@ def heatmap(
     y: str | None = None,
     log: bool = False,
 ) -> Picture:
-    """Draw a number of each run as colour over two quantities that vary.
+    """Draw a metric as colour over two quantities that vary.
 
-    A full grid is drawn cell by cell; over further quantities, and where runs lie anywhere, the
-    mean of the runs of a cell is. Grey is where no run has a value.
+    A cell shows the mean of its runs: one run of a grid over two quantities, several runs if
+    further quantities vary or the runs are not on a grid. A cell without a value is grey.
 
     Parameters
     ----------
     data : xarray.Dataset
         A result in which at least two quantities vary.
     metric : str, optional
-        A variable with one number a run; the first summary or final value by default.
+        A variable with one number per run; by default the first maximum or final value.
     x, y : str, optional
         The quantities along the axes; by default the first two that vary.
     log : bool
-        Colour by the logarithm.
+        Use a logarithmic colour scale.
+
+    Raises
+    ------
+    FlowError
+        If fewer than two quantities vary, or a name is unknown.
     """
-    there = metrics(data)
+    known = metrics(data)
     if metric is None:
-        usual = [n for n in there if n.endswith(("_max", "_final"))] or there
+        usual = [n for n in known if n.endswith(("_max", "_final"))] or known
         metric = next(iter(usual), "")
-    metric = named(metric, there, "number of each run")
+    metric = check_name(metric, known, "metric")
     x = quantity(data, x, [y] if y else [])
     y = quantity(data, y, [x])
     if x == y:
@@ -83,14 +88,20 @@ def draw_field(
     metric: DataArray,
     log: bool = False,
 ) -> None:
-    """Draw a field as colours, with a bar that says what they mean.
+    """Draw a field as colours, with a colour bar.
 
     Parameters
     ----------
-    field : tuple
-        Edges or centres across and up, and the values, shape (up, across).
+    picture : Picture
+    panel : matplotlib.axes.Axes
+        The panel of `picture` to draw in.
+    field : tuple of ndarray
+        Centres of the cells across, shape (columns,), and up, shape (rows,), and the values,
+        shape (rows, columns).
     metric : DataArray
-        Whose name and unit the bar bears.
+        Name and unit of the colour bar.
+    log : bool
+        Use a logarithmic colour scale.
     """
     from matplotlib.colors import LogNorm, Normalize
 
@@ -105,17 +116,17 @@ def draw_field(
 
 
 def field_over(x: DataArray, y: DataArray, metric: DataArray) -> tuple[Array, Array, Array]:
-    """Return the centres of the cells across and up, and the mean of the metric in each.
+    """Return the centres of the cells across and up, and the mean of the metric in each cell.
 
     Parameters
     ----------
     x, y, metric : DataArray
-        One value a run.
+        One value per run.
 
     Returns
     -------
-    tuple of arrays
-        Shapes (columns,), (rows,), (rows, columns); NaN where no run has a value.
+    tuple of ndarray
+        Shapes (columns,), (rows,), (rows, columns); NaN in cells without a value.
     """
     values = as_float(metric)
     across, columns = _cells(as_float(x))
@@ -132,10 +143,10 @@ def field_over(x: DataArray, y: DataArray, metric: DataArray) -> tuple[Array, Ar
 def _cells(values: Array) -> tuple[Array, Array]:
     """Return the centres of cells along an axis, and the cell of every run."""
     points, index = np.unique(values, return_inverse=True)
-    # Values that runs share are the points of a grid.
+    # If several runs share each value, the values are the points of a grid.
     if len(points) <= max(len(values) / 2, 1):
         return points, index
-    most = int(np.clip(np.sqrt(len(values) / RUNS_A_CELL), 2, MOST_CELLS))
+    most = int(np.clip(np.sqrt(len(values) / RUNS_PER_CELL), 2, MOST_CELLS))
     logarithmic = _geometric(points)
     scale = np.log(values) if logarithmic else values
     edges = np.linspace(scale.min(), scale.max(), most + 1)
@@ -145,7 +156,10 @@ def _cells(values: Array) -> tuple[Array, Array]:
 
 
 def _geometric(points: Array) -> bool:
-    """Return whether sorted values are spaced like powers: their median is their geometric mean."""
+    """Return whether sorted values are spaced logarithmically.
+
+    The median of such values is closer to the geometric than to the arithmetic mean of their ends.
+    """
     if points[0] <= 0 or points[-1] / points[0] < 20:
         return False
     middle = float(np.median(points))
@@ -168,32 +182,36 @@ def bifurcation(
     over: str | None = None,
     after: float = 0.5,
 ) -> Picture:
-    """Draw the local maxima of a variable, once the start is forgotten, over a quantity.
+    """Draw the local maxima of a variable after the transient, over a quantity that varies.
 
-    Maxima lie between saved times: each is that of a parabola through three saved values, so the
-    interval between saved times should be a tenth of a period or less. A run without maxima that
-    is at rest is drawn where it rests.
+    Each maximum is that of a parabola through three saved values, so the interval between saved
+    times should be at most a tenth of a period. A run at rest is drawn at its last value.
 
     Parameters
     ----------
     data : xarray.Dataset
         A result with saved times.
     variable : str, optional
-        The first saved one by default.
+        By default the first saved variable.
     over : str, optional
-        The quantity across; the first that varies by default.
+        The quantity across; by default the first that varies.
     after : float
-        The share of the saved times that is left out as start, from 0 to below 1.
+        Share of the saved times that is left out as transient, from 0 to below 1.
+
+    Raises
+    ------
+    FlowError
+        If fewer than three saved times remain, nothing varies, or a name is unknown.
     """
     (name,) = chosen(data, variable, 1)
     over = quantity(data, over)
     if not 0 <= after < 1:
-        raise FlowError(f"after is {after:g}; it is the share left out, from 0 to below 1")
+        raise FlowError(f"after is {after:g}; it must be a share, from 0 to below 1")
     late = slice(int(after * data.sizes["time"]), None)
     if data["time"][late].size < 3:
         raise FlowError(
-            f"only {data['time'][late].size} saved times are left after the first {after:.0%}; "
-            "maxima need three, so integrate with a smaller output.save_every"
+            f"only {data['time'][late].size} saved times remain after the first {after:.0%}; "
+            "maxima need three: integrate with a smaller output.save_every"
         )
     across, peaks = maxima(data[name].isel(time=late), as_float(data[over]))
     step = max(1, -(-len(across) // POINTS))
@@ -219,5 +237,5 @@ def bifurcation(
 
 
 def _dot(points: int) -> float:
-    """Return the area of a dot in square points, so that many and few are both readable."""
+    """Return the area of a dot in square points: smaller for more points."""
     return float(np.clip(1.2e5 / max(points, 1), 0.5, 8.0))

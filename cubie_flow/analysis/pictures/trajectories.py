@@ -17,7 +17,6 @@ from cubie_flow.analysis.pictures.reading import (
     run_indices,
     run_labels,
     sampled,
-    swept,
 )
 from cubie_flow.analysis.pictures.style import (
     BLACK,
@@ -33,13 +32,14 @@ from cubie_flow.analysis.pictures.style import (
     short,
     tidy,
 )
+from cubie_flow.analysis.runs import swept
 from cubie_flow.errors import FlowError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from xarray import Dataset
 
-#: Panels where no variables are named, and the quantiles of a band.
+#: Default number of panels, and default quantiles of the bands.
 PANELS = 4
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -49,16 +49,21 @@ def trajectories(
     variables: Sequence[str] | str | None = None,
     runs: int | Sequence[int] = 8,
 ) -> Picture:
-    """Draw single runs over time, a panel a variable.
+    """Draw single runs over time, with one panel per variable.
 
     Parameters
     ----------
     data : xarray.Dataset
         A result with saved times.
     variables : sequence of str, optional
-        The first four by default.
+        By default the first four saved variables.
     runs : int or sequence of int
-        How many runs, evenly over all of them, or the numbers of those to draw.
+        How many runs, evenly over all of them, or their numbers.
+
+    Raises
+    ------
+    FlowError
+        If the result holds no trajectories, or a name or a run is unknown.
     """
     names, picked = chosen(data, variables, PANELS), run_indices(data, runs)
     picture = Picture(height=_height(len(names)))
@@ -82,18 +87,24 @@ def bands(
     quantiles: Sequence[float] = SHARES,
     log: bool = False,
 ) -> Picture:
-    """Draw quantiles over the runs, over time, a panel a variable.
+    """Draw quantiles of the runs over time, with one panel per variable.
 
     Parameters
     ----------
     data : xarray.Dataset
         A result with saved times.
     variables : sequence of str, optional
-        The first four by default.
+        By default the first four saved variables.
     quantiles : sequence of float
-        An odd number of them, increasing, the middle one a line and the others in pairs bands.
+        An odd number of increasing values from 0 to 1. The middle one is drawn as a line, the
+        others in pairs as bands.
     log : bool
-        Draw over the logarithm of time.
+        Use a logarithmic time axis.
+
+    Raises
+    ------
+    FlowError
+        If the result holds no trajectories, a name is unknown, or the quantiles are not valid.
     """
     shares = tuple(float(share) for share in quantiles)
     rising = all(a < b for a, b in pairwise(shares))
@@ -117,23 +128,36 @@ def bands(
 def draw_bands(
     picture: Picture, data: Dataset, names: list[str], shares: Sequence[float], log: bool = False
 ) -> None:
-    """Draw quantiles over the runs into a picture, a panel a variable."""
+    """Draw quantiles of the runs over time, with one panel per variable.
+
+    Parameters
+    ----------
+    picture : Picture
+        An empty picture.
+    data : xarray.Dataset
+    names : list of str
+        Saved variables.
+    shares : sequence of float
+        See `bands`.
+    log : bool
+        Use a logarithmic time axis.
+    """
     times, half = as_float(data["time"]), len(shares) // 2
     panels = _panels(picture, data, names)
     part = sampled(data[names])
     for name, panel in zip(names, panels, strict=True):
-        found = np.array([quantiles(column, shares) for column in part[name].to_numpy().T])
+        curves = np.array([quantiles(column, shares) for column in part[name].to_numpy().T])
         if part.sizes["run"] > 1:
             for i in range(half):
                 text = f"{100 * shares[i]:g} to {100 * shares[-1 - i]:g} % of the runs"
                 panel.fill_between(
-                    times, found[:, i], found[:, -1 - i], color=BLUE, lw=0, label=text,
+                    times, curves[:, i], curves[:, -1 - i], color=BLUE, lw=0, label=text,
                     alpha=0.2 + 0.3 * i / max(half - 1, 1),
                 )  # fmt: skip
             text = "median" if shares[half] == 0.5 else f"{100 * shares[half]:g} % quantile"
-            panel.plot(times, found[:, half], color=RED, lw=1.3, label=text)
+            panel.plot(times, curves[:, half], color=RED, lw=1.3, label=text)
         else:
-            panel.plot(times, found[:, half], color=BLUE, lw=1.3)
+            panel.plot(times, curves[:, half], color=BLUE, lw=1.3)
         if log:
             panel.set_xscale("log")
     if part.sizes["run"] > 1:
@@ -148,24 +172,28 @@ def phase(
     variables: Sequence[str] | None = None,
     runs: int | Sequence[int] = 8,
 ) -> Picture:
-    """Draw one variable over another, run by run: a phase portrait.
+    """Draw a phase portrait: one variable over another, one line per run.
 
-    A dot is where a run starts, a square where it ends.
+    A dot marks the start of a run, a square its end.
 
     Parameters
     ----------
     data : xarray.Dataset
         A result with saved times.
     variables : pair of str, optional
-        What goes along x and what along y; the first two saved by default.
+        The variables across and up; by default the first two saved variables.
     runs : int or sequence of int
-        How many runs, evenly over all of them, or the numbers of those to draw.
+        How many runs, evenly over all of them, or their numbers.
+
+    Raises
+    ------
+    FlowError
+        If the result holds no trajectories, or a name or a run is unknown.
     """
     names = chosen(data, variables, 2)
     if len(names) != 2:
         raise FlowError(
-            f"a phase portrait is drawn of two saved variables, and here {len(names)} "
-            f"{'is' if len(names) == 1 else 'are'} given ({', '.join(names)})"
+            f"a phase portrait needs two saved variables, and got {len(names)} ({', '.join(names)})"
         )
     picked = run_indices(data, runs)
     picture = Picture(7.0, 6.2)
@@ -175,9 +203,9 @@ def phase(
     along, up = (as_float(part[name]) for name in names)
     for x, y, look in zip(along, up, looks, strict=True):
         panel.plot(x, y, lw=0.9, **look)
-        there = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-        if there.size:
-            for at, marker in ((there[0], "o"), (there[-1], "s")):
+        finite = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+        if finite.size:
+            for at, marker in ((finite[0], "o"), (finite[-1], "s")):
                 panel.plot(x[at], y[at], marker, ms=4, mec=BLACK, mew=0.6, color=look["color"])
     panel.set_xlabel(label(data[names[0]], 70))
     panel.set_ylabel(label(data[names[1]]))
@@ -191,7 +219,7 @@ def phase(
 
 
 def _panels(picture: Picture, data: Dataset, names: Sequence[str]) -> list[Axes]:
-    """Return a panel a variable, one below the other, over time."""
+    """Return one panel per variable, one below the other, over time."""
     panels = list(picture.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0])
     for name, panel in zip(names, panels, strict=True):
         panel.set_title(label(data[name], 100), loc="left", fontsize=9)
@@ -206,7 +234,7 @@ def _height(panels: int) -> float:
 
 
 def _looks(data: Dataset, picked: Array) -> list[dict[str, Any]]:
-    """Return how each run is drawn: by what varies, or in colours to tell apart."""
+    """Return the line style of each run: a colour of a scale if many, distinct styles if few."""
     varied = swept(data)
     if len(picked) == 1:
         return [{"color": BLUE}]
@@ -229,7 +257,7 @@ def _norm(values: Array) -> Array:
 
 
 def _explain(picture: Picture, panels: Sequence[Axes], data: Dataset, picked: Array) -> None:
-    """Say which run is which: a legend, or a colour bar where there are too many for one."""
+    """Add a legend of the runs, or a colour bar if they are too many for one."""
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
         columns = 1 if len(handles) == 1 else 2 if max(map(len, labels)) > 24 else 4

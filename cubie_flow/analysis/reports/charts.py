@@ -10,42 +10,50 @@ import numpy as np
 from cubie_flow.analysis.pictures.reading import (
     Array,
     as_float,
-    bins,
     metrics,
+    points_over,
     quantiles,
     run_indices,
     run_labels,
     saved,
-    swept,
 )
-from cubie_flow.analysis.pictures.style import BLUE, COLOURS, RED, SKY, label
+from cubie_flow.analysis.pictures.style import BLUE, COLOURS, RED, SKY, label, short
+from cubie_flow.analysis.runs import swept
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
 
-#: Most runs, variables and times of trajectories; bins, numbers and quantities of the other.
+#: Most runs, variables and times of a chart over time.
 RUNS, VARIABLES, TIMES = 7, 6, 400
-BINS, NUMBERS, QUANTITIES = 120, 12, 3
+#: Most points of a chart over a quantity, most metrics and most quantities.
+POINTS, METRICS, QUANTITIES = 120, 12, 3
+#: Label, share of the runs, colour and dashes of the lines of a chart over a quantity.
+QUANTILES: tuple[tuple[str, float, str, list[int]], ...] = (
+    ("95 % of runs below", 0.95, SKY, []),
+    ("median", 0.5, RED, []),
+    ("5 % of runs below", 0.05, BLUE, [6, 3]),
+)
 Chart = dict[str, Any]
 
 
 def over_time(data: Dataset) -> list[Chart]:
-    """Return a chart of single runs for each saved variable, the first few."""
+    """Return a chart of a few runs over time for each of the first saved variables."""
     names = saved(data)[:VARIABLES]
     if not names:
         return []
     picked = run_indices(data, RUNS)
-    step = max(1, data.sizes["time"] // TIMES)
+    step = -(-data.sizes["time"] // TIMES)
     part = data[names].isel(run=picked, time=slice(None, None, step)).load()
     labels = run_labels(data, picked, swept(data)[:2])
+    times = as_float(part["time"])
     return [
         _chart(
             name,
             part["time"],
             part[name],
-            as_float(part["time"]),
+            times,
             [
-                {"label": text, "values": _plain(values), "colour": colour, "dash": []}
+                _line(text, values, colour)
                 for text, values, colour in zip(labels, as_float(part[name]), COLOURS, strict=False)
             ],
         )
@@ -54,32 +62,32 @@ def over_time(data: Dataset) -> list[Chart]:
 
 
 def over_quantities(data: Dataset) -> list[Chart]:
-    """Return a chart of quantiles over each swept quantity for each number of a run."""
-    charts = []
-    numbers = {name: as_float(data[name]) for name in metrics(data)[:NUMBERS]}
+    """Return a chart of quantiles of each metric over each swept quantity.
+
+    A chart has at most `POINTS` points, whatever the number of runs; see `points_over`.
+    """
+    grids = {}
     for quantity in swept(data)[:QUANTITIES]:
-        values = as_float(data[quantity])
-        parts = bins(values, BINS)
-        middle = np.array([np.median(values[part]) for part in parts])
-        # Runs of equal value share a place; the bins of a coarse grid would otherwise repeat it.
-        if np.unique(middle).size < len(middle):
-            points, index = np.unique(values, return_inverse=True)
-            middle, parts = points, [np.flatnonzero(index == i) for i in range(len(points))]
-        if len(middle) < 2:
-            continue
-        for name, found in numbers.items():
-            low, median, high = np.array([quantiles(found[p], (0.05, 0.5, 0.95)) for p in parts]).T
-            lines = [
-                {"label": "95 % of runs below", "values": _plain(high), "colour": SKY, "dash": []},
-                {"label": "median", "values": _plain(median), "colour": RED, "dash": []},
-                {"label": "5 % of runs below", "values": _plain(low), "colour": BLUE,
-                 "dash": [6, 3]},
-            ]  # fmt: skip
-            if len(values) == len(middle):  # one run a point
-                lines = [{**lines[1], "label": name, "colour": BLUE}]
+        middle, parts = points_over(as_float(data[quantity]), POINTS)
+        if len(middle) >= 2:
+            grids[quantity] = middle, parts
+    charts: dict[tuple[str, str], Chart] = {}
+    names = metrics(data)[:METRICS] if grids else []
+    for name in names:
+        values = as_float(data[name])
+        for quantity, (middle, parts) in grids.items():
+            if len(values) == len(middle):  # one run per point
+                lines = [_line(name, values[np.concatenate(parts)], BLUE)]
+            else:
+                shares = [share for _, share, _, _ in QUANTILES]
+                columns = np.array([quantiles(values[part], shares) for part in parts]).T
+                lines = [
+                    _line(text, column, colour, dash)
+                    for (text, _, colour, dash), column in zip(QUANTILES, columns, strict=True)
+                ]
             title = f"{name} over {quantity}"
-            charts.append(_chart(title, data[quantity], data[name], middle, lines))
-    return charts
+            charts[quantity, name] = _chart(title, data[quantity], data[name], middle, lines)
+    return [charts[quantity, name] for quantity in grids for name in names]
 
 
 def _chart(
@@ -87,6 +95,7 @@ def _chart(
 ) -> Chart:
     return {
         "title": title,
+        "name": short(y),
         "x": _plain(along),
         "xLabel": label(x, 200),
         "yLabel": label(y, 200),
@@ -94,6 +103,10 @@ def _chart(
     }
 
 
+def _line(text: str, values: Array, colour: str, dash: Sequence[int] = ()) -> dict[str, Any]:
+    return {"label": text, "values": _plain(values), "colour": colour, "dash": list(dash)}
+
+
 def _plain(values: Array) -> list[float | None]:
-    """Return values in five digits, which is finer than a screen; None where there is none."""
+    """Return values to five digits, which is finer than a screen; None for NaN and infinity."""
     return [float(f"{v:.5g}") if np.isfinite(v) else None for v in values]

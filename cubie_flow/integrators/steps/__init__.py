@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cubie_flow.integrators.steps.base import LINEAR_SOLVERS, Step, StepSettings
+from cubie_flow.allowed_values import LINEAR_SOLVERS
+from cubie_flow.integrators.steps.base import Step, StepSettings
 from cubie_flow.integrators.steps.collocation import CollocationStep
 from cubie_flow.integrators.steps.diagonal import DiagonalStep
 from cubie_flow.integrators.steps.explicit import ExplicitStep

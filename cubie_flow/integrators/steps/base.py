@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen, validators
 
+from cubie_flow.allowed_values import LINEAR_SOLVERS, PRECISIONS
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function, operations
 from cubie_flow.expressions.graph import Node, const, fabs, load, logical_or, maximum, where
@@ -25,8 +26,6 @@ LIGHT = 60
 
 #: Squared error that a step which may have missed something counts as having; it is about halved.
 MISSED = 1e3
-#: How the linear systems of an implicit step are solved.
-LINEAR_SOLVERS = ("auto", "sparse", "pivoted", "bicgstab")
 
 
 @frozen
@@ -58,7 +57,7 @@ class StepSettings:
     rhs: Function
     states: int = field(validator=validators.ge(1))
     mass: tuple[int, ...] = ()
-    precision: str = field(default="float64", validator=one_of("float32", "float64"))
+    precision: str = field(default="float64", validator=one_of(*PRECISIONS))
     dense: bool = False
     ends: bool = False
     chooses: bool = False

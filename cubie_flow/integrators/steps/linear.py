@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from attrs import field, frozen
 
+from cubie_flow.allowed_values import LINEAR_SOLVERS, PRECISIONS
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function
 from cubie_flow.expressions.derivatives import directional, sparse_jacobian
@@ -80,8 +81,8 @@ class LinearSettings:
     mass: tuple[int, ...] = ()
     pair: bool = False
     prefix: str = ""
-    kind: str = field(default="auto", validator=one_of("auto", "sparse", "pivoted", "bicgstab"))
-    precision: str = field(default="float64", validator=one_of("float32", "float64"))
+    kind: str = field(default="auto", validator=one_of(*LINEAR_SOLVERS))
+    precision: str = field(default="float64", validator=one_of(*PRECISIONS))
 
 
 Rows = tuple[dict[int, Node], ...]

@@ -34,6 +34,10 @@ MAX_COMPONENTS = 5_000
 MAX_UNITS = 200
 _ELEMENT = re.compile(r"'(\w+)' element")
 _COMPONENT = re.compile(r"component '(\w+)'")
+#: A number of MathML, with its attributes.
+_NUMBER = re.compile(r"<cn((?:\s[^<>]*)?)>([^<>]{1,64})</cn>")
+_REAL = re.compile(r"""\s+type=(?:"real"|'real')""")
+_EXPONENT = re.compile(r"\s*([-+]?)([0-9.]+)[eE]([-+]?)([0-9]+)\s*")
 
 
 @frozen
@@ -103,7 +107,8 @@ class CellmlFile:
             )
         # The non-strict parser reads older versions as the newest.
         parser = libcellml.Parser(self.version == "2.0")
-        model = parser.parseModel(self.markup.text)
+        text = self.markup.text if self.version == "2.0" else with_exponents(self.markup.text)
+        model = parser.parseModel(text)
         self.refuse_issues(parser, f"it is not valid CellML {self.version}")
         self.check_units(model)
         return model
@@ -129,6 +134,24 @@ class CellmlFile:
                     self.markup.place("units", name),
                     f"more than {MAX_UNITS} other units define it, directly and indirectly",
                 )
+
+
+def with_exponents(text: str) -> str:
+    """Return a model with numbers such as ``1.7e-3`` in the e-notation of MathML.
+
+    Older files have them in ``<cn>``, and other programs read them. libcellml reads only
+    ``<cn type="e-notation">1.7<sep/>-3</cn>``.
+    """
+
+    def e_notation(match: re.Match[str]) -> str:
+        number = _EXPONENT.fullmatch(match[2])
+        attributes = _REAL.sub("", match[1])
+        if number is None or "type=" in attributes or "base=" in attributes:
+            return match[0]
+        sign, digits, below, exponent = (part.replace("+", "") for part in number.groups())
+        return f'<cn type="e-notation"{attributes}>{sign}{digits}<sep/>{below}{exponent}</cn>'
+
+    return _NUMBER.sub(e_notation, text)
 
 
 def whole_model(libcellml: Any, file: CellmlFile) -> Any:

@@ -206,6 +206,25 @@ def test_runs_of_the_yaml_are_those_of_the_original(name: str, tmp_path: Path) -
     assert counts == [1] * len(counts)
 
 
+def test_exponents_of_older_cellml_are_read(tmp_path: Path) -> None:
+    text = DECAY.replace("<ci>k</ci>", '<cn cellml:units="dimensionless">25</cn>')
+    for number in ("2.5e1", ".25E+2", " +250.0e-1\n"):
+        for kind in ("", ' type="real"'):
+            path = tmp_path / "old.cellml"
+            written = cellml("1.0", text).replace(">25<", f"{kind}>{number}<")
+            assert number in written
+            path.write_text(written)
+            assert evaluate(OdeSystem.from_file(path).derivatives, {"A": 3.0}) == [-75, 75]
+    # CellML 2.0 has no such numbers, and with another base they are other ones.
+    for text_of, reason in (
+        (cellml("2.0", text).replace(">25<", ">2.5e1<"), "basic"),
+        (cellml("1.0", text).replace(">25<", ' base="16">2e1<'), "base"),
+    ):
+        path.write_text(text_of)
+        with pytest.raises(FlowError, match=reason):
+            OdeSystem.from_file(path)
+
+
 def test_a_function_becomes_yaml(tmp_path: Path) -> None:
     def spring(t: Any, y: Any, p: Any) -> list[Any]:
         return [y.v, -p.k * maths.sin(y.x) + maths.where(t > 1, 1.0, 0.5)]
