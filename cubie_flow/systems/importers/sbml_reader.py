@@ -396,7 +396,16 @@ class SbmlReader:
         self.refuse(where, f"its value at the start is {value}, not finite")
 
     def build(self, formula: Formula, names: Mapping[str, Node], where: str) -> Node:
-        """Return the graph of a formula, in terms of `names`."""
+        """Return the graph of a formula, in terms of `names`.
+
+        Parameters
+        ----------
+        formula : Formula
+        names : mapping
+            Node of every quantity.
+        where : str
+            Place in the file, for errors.
+        """
         return self.builder.build(formula, names, f"'{self.file}', {where}")
 
     def moves(self, name: str) -> bool:
