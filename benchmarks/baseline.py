@@ -9,7 +9,7 @@ from cubie_flow.errors import FlowError
 from cubie_flow.integrators.tableaus import tableau
 
 if TYPE_CHECKING:
-    from cubie_flow.kernels.targets.cuda import CudaCode
+    from cubie_flow.kernels.targets.cuda_code import CudaCode
 
 SOURCE = Path(__file__).with_name("lorenz.cu")
 
@@ -42,7 +42,7 @@ def compile_baseline(kernel: str, precision: str, arch: str) -> CudaCode:
     FlowError
         With the compiler's first line, if it refuses the source.
     """
-    from cubie_flow.kernels.targets.cuda import CudaCode
+    from cubie_flow.kernels.targets.cuda_code import CudaCode
     from cubie_flow.kernels.targets.cuda_compile import link
 
     real = "float" if precision == "float32" else "double"

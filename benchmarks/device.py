@@ -70,7 +70,7 @@ def description(number: int = 0) -> dict[str, Any]:
     """Return name, architecture, multiprocessors and clock of a device."""
     from cuda.bindings import driver
 
-    from cubie_flow.kernels.targets.detect import cuda_devices, driver_version
+    from cubie_flow.kernels.targets.detect import cuda_devices, nvidia_driver_version
 
     check(driver.cuInit(0))
     handle = check(driver.cuDeviceGet(number))
@@ -80,7 +80,7 @@ def description(number: int = 0) -> dict[str, Any]:
         "name": found.name,
         "arch": found.arch,
         "memory_gib": round(found.memory / 2**30, 1),
-        "driver": str(driver_version()),
+        "driver": str(nvidia_driver_version()),
         "multiprocessors": int(check(driver.cuDeviceGetAttribute(
             attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, handle))),
         "clock_hz": 1e3 * int(check(driver.cuDeviceGetAttribute(

@@ -327,7 +327,7 @@ def overlap(dry: bool) -> Iterator[Work]:
 
     def both(steps: int) -> Row:
         from cubie_flow.integrators.tolerances import Tolerances
-        from cubie_flow.kernels.targets.cuda import CudaProgram
+        from cubie_flow.kernels.targets.cuda_program import CudaProgram
 
         count, kernel = 2**20, kernel_for("cuda")
         values, times = {"rho": about.values(count)}, np.linspace(0.0, about.duration, 50)

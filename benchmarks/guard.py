@@ -108,9 +108,9 @@ _INSTRUCTION = re.compile(r"^\s+([a-z][a-z0-9_.]*)(?:\s|$)")
 
 def assembled(kernel: BatchSolverKernel) -> Counts:
     """Return the instructions of the batch loop on `PROCESSOR`, the vector ones, and the spills."""
-    from cubie_flow.kernels.targets.cpu_compile import driver_assembly
+    from cubie_flow.kernels.targets.cpu_compile import batch_loop_assembly
 
-    text = driver_assembly(
+    text = batch_loop_assembly(
         kernel.run.product, evolve(kernel.dialect, vector=8), kernel.places, PROCESSOR
     )
     lines = [line for line in text.splitlines() if _INSTRUCTION.match(line)]

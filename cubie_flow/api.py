@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from attrs import evolve
+from attrs import evolve, fields
 
 from cubie_flow.batches import Design, make_design
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.run import DURATION
-from cubie_flow.storage.schema import PER_RUN
+from cubie_flow.storage.schema import PER_RUN, StoreSchema
 from cubie_flow.study.accuracy import fine_choice
 from cubie_flow.study.attempts import read_rescue
 from cubie_flow.study.auto_method import resolve_algorithm
@@ -24,7 +24,7 @@ from cubie_flow.study.options import ControllerChoice, OutputChoice, TargetChoic
 from cubie_flow.study.plan import plan_study
 from cubie_flow.study.run import run_study
 from cubie_flow.study.shards import ShardSolver
-from cubie_flow.study.store_schema import schema
+from cubie_flow.study.store_schema import compiled_schema, store_outline, store_schema
 from cubie_flow.study.study import Study
 from cubie_flow.study.to_config import to_config
 from cubie_flow.study.tolerance_record import Faint, faint_attribute
@@ -60,22 +60,14 @@ def solve(
     duration: float | Any | None = None,
     t_start: float = 0.0,
     algorithm: str = "tsit5",
+    linear_solver: str = "auto",
     precision: str = "float64",
-    save_every: float | None = None,
-    times: Sequence[float] | None = None,
-    variables: Sequence[str] | None = None,
-    summaries: Sequence[str] | None = None,
-    sensitivities: Sequence[str] | None = None,
-    compare: Any = None,
-    event_times: int = 10,
     controller: ControllerChoice | None = None,
-    rtol: float | Mapping[str, float] | None = None,
-    atol: float | Mapping[str, float] | str | None = None,
-    dt: float | None = None,
+    output: OutputChoice | None = None,
     target: str | TargetChoice = "auto",
     locations: Mapping[str, str] | None = None,
-    linear_solver: str = "auto",
     rescue: Any = "off",
+    **settings: Any,
 ) -> xarray.Dataset:
     """Integrate a batch of runs of a model in memory.
 
@@ -83,11 +75,11 @@ def solve(
     ----------
     system : OdeSystem
     parameters, initial_values : mapping, optional
-        Values by name: a number for all runs, or an array with one value a run.
+        Values by name: a number for all runs, or an array with one value per run.
     drivers : mapping, optional
         Series by the name of a driver of the model, or of a parameter that becomes one, such as
         ``{"u": {"times": t, "values": v, "interpolation": "cubic"}}``; see
-        `OdeSystem.with_drivers`. With one series a run, shape (runs, times), the parameter that
+        `OdeSystem.with_drivers`. With one series per run, shape (runs, times), the parameter that
         chooses the series varies by itself.
     batch : {"zip", "grid"} or Design, optional
         How arrays combine: run by run (the default), or every combination. A design replaces
@@ -95,22 +87,24 @@ def solve(
     duration : float or array, optional
         In the model's unit of time; the model's own by default.
     t_start : float
+        Time at which runs start.
     algorithm : str
         Name of a method.
+    linear_solver : {"auto", "sparse", "pivoted", "bicgstab"}
+        Linear solver of an implicit method.
     precision : {"float32", "float64"}
-    save_every, times, variables, summaries, sensitivities, compare, event_times
-        See `OutputChoice`; without times only final values are kept.
     controller : ControllerChoice, optional
-        Step control in full; `rtol`, `atol` and `dt` change single choices of it. By default
-        rtol is 1e-6 and atol rtol times the scale of a state, see
+        Step control. By default rtol is 1e-6 and atol rtol times the scale of a state, see
         `cubie_flow.integrators.tolerances.absolute_tolerances`, and at most 1e-9.
+    output : OutputChoice, optional
+        What is kept of every run; without times only final values.
     target : str or TargetChoice
     locations : mapping, optional
         ``{buffer: location}``.
-    linear_solver : {"auto", "sparse", "pivoted", "bicgstab"}
-        Of an implicit method.
     rescue : "off", "default" or list
         How failed runs are solved again, see `cubie_flow.study.attempts`.
+    **settings
+        Single fields of `controller` and `output`, such as ``rtol=1e-8`` or ``save_every=0.1``.
 
     Returns
     -------
@@ -121,6 +115,8 @@ def solve(
     ------
     FlowError
         For whatever makes the batch impossible, in one sentence.
+    TypeError
+        For a setting that does not exist.
 
     Examples
     --------
@@ -130,22 +126,16 @@ def solve(
     >>> data.x.values.round(4).tolist()
     [[1.0, 0.6065, 0.3679], [1.0, 0.3679, 0.1353]]
     """
-    if not isinstance(system, OdeSystem):
-        raise FlowError(f"solve needs an OdeSystem, not {type(system).__name__}")
-    if controller is not None and not isinstance(controller, ControllerChoice):
-        raise FlowError(f"controller must be a ControllerChoice, not {type(controller).__name__}")
-    if not isinstance(target, str | TargetChoice):
-        raise FlowError(f"target must be a name or a TargetChoice, not {target!r:.60}")
-    if not isinstance(locations, Mapping | None):
-        raise FlowError(f"locations must map buffers to places, not be {locations!r:.60}")
-    system, choices = _driven(system, drivers, parameters)
-    system, varied = _valued(system, parameters, initial_values)
+    _check_kinds(system, controller, output, target, locations)
+    chosen = _group_settings({name: value for name, value in settings.items() if value is not None})
+    if "times" in chosen["output"]:
+        times = np.atleast_1d(_numbers("times", chosen["output"]["times"])).tolist()
+        chosen["output"]["times"] = times or None
+    system, choices = _with_drivers(system, drivers, parameters)
+    system, varied = _split_values(system, parameters, initial_values)
     spans = None if duration is None else _numbers("duration", duration)
     if spans is not None and spans.ndim:
         varied[DURATION] = spans
-    if times is not None:
-        times = np.atleast_1d(_numbers("times", times)).tolist()
-    changes: dict[str, Any] = {"rtol": rtol, "atol": atol, "dt": dt}
     study = Study(
         system=system,
         design=batch if isinstance(batch, Design) else _design(batch, {**varied, **choices}),
@@ -153,35 +143,56 @@ def solve(
         t_start=t_start,
         algorithm=algorithm,
         precision=precision,
-        controller=evolve(
-            controller or ControllerChoice(),
-            **{key: value for key, value in changes.items() if value is not None},
-        ),
-        output=OutputChoice(
-            save_every,
-            times,
-            variables,
-            summaries,
-            sensitivities,
-            compare,
-            event_times=event_times,
-        ),
+        controller=evolve(controller or ControllerChoice(), **chosen["controller"]),
+        output=evolve(output or OutputChoice(), **chosen["output"]),
         target=TargetChoice(target) if isinstance(target, str) else target,
         locations=dict(locations or {}),
         linear_solver=linear_solver,
         rescue=read_rescue(rescue),
     )
-    for told in without_effect(study):
-        warnings.warn(told, stacklevel=2)
-    if controller is None and atol is None:
+    for warning in without_effect(study):
+        warnings.warn(warning, stacklevel=2)
+    if controller is None and "atol" not in chosen["controller"]:
         study = evolve(study, controller=fine_choice(study, FINE))
     return solve_study(study)
 
 
-def _driven(
+def _check_kinds(system: Any, controller: Any, output: Any, target: Any, locations: Any) -> None:
+    """Refuse arguments of `solve` that are of another type."""
+    if not isinstance(system, OdeSystem):
+        raise FlowError(f"solve needs an OdeSystem, not {type(system).__name__}")
+    for name, given, kind in (
+        ("controller", controller, ControllerChoice),
+        ("output", output, OutputChoice),
+    ):
+        if given is not None and not isinstance(given, kind):
+            raise FlowError(f"{name} must be of type {kind.__name__}, not {type(given).__name__}")
+    if not isinstance(target, str | TargetChoice):
+        raise FlowError(f"target must be a name or a TargetChoice, not {target!r:.60}")
+    if not isinstance(locations, Mapping | None):
+        raise FlowError(f"locations must map buffers to locations, not be {locations!r:.60}")
+
+
+def _group_settings(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings by the argument of `solve` that has them as a field."""
+    groups = {
+        "controller": [one.name for one in fields(ControllerChoice)],
+        "output": [one.name for one in fields(OutputChoice)],
+    }
+    for name in settings:
+        if not any(name in names for names in groups.values()):
+            known = [name for names in groups.values() for name in names]
+            raise TypeError(f"solve has no argument '{name}'{nearest(name, known)}")
+    return {
+        group: {name: value for name, value in settings.items() if name in names}
+        for group, names in groups.items()
+    }
+
+
+def _with_drivers(
     system: OdeSystem, drivers: Mapping[str, Any] | None, parameters: Mapping[str, Any] | None
 ) -> tuple[OdeSystem, dict[str, list[float]]]:
-    """Return the system with its drivers, and the numbers of their series where runs choose one."""
+    """Return the system with its drivers, and the series numbers that vary if runs choose one."""
     if drivers is None:
         return system, {}
     system = system.with_drivers(drivers)
@@ -192,7 +203,7 @@ def _driven(
     }
 
 
-def _valued(
+def _split_values(
     system: OdeSystem,
     parameters: Mapping[str, Any] | None,
     initial_values: Mapping[str, Any] | None,
@@ -239,35 +250,58 @@ def _numbers(key: str, value: Any) -> Array:
     if array.dtype.kind not in "iuf":
         raise FlowError(f"{key} must be a number or a list of numbers, not {value!r:.60}")
     if array.ndim > 1:
-        raise FlowError(f"{key} has shape {array.shape}; it must be a number or one value a run")
+        raise FlowError(f"{key} has shape {array.shape}; it must be a number or one value per run")
     return array.astype(np.float64)
 
 
 def solve_study(study: Study) -> xarray.Dataset:
-    """Integrate a study in memory; see `solve`."""
-    import xarray
+    """Integrate a study in memory.
 
+    Parameters
+    ----------
+    study : Study
+
+    Returns
+    -------
+    xarray.Dataset
+        With the names, dimensions and attributes of a store.
+
+    Raises
+    ------
+    FlowError
+        See `solve`.
+    """
     given = study.algorithm
-    study, told = resolve_algorithm(study)
-    if told and given == study.algorithm:
-        warnings.warn(told, stacklevel=3)
+    study, note = resolve_algorithm(study)
+    if note and given == study.algorithm:
+        warnings.warn(note, stacklevel=3)
     with lent_kernel(study) as kernel:
-        held = schema(study, kernel, {"config": to_config(study)})
-        # One shard: all of it is held in memory in the end, and joining shards would hold it twice.
+        schema = store_schema(store_outline(study), study, kernel)
+        schema = compiled_schema(schema, {"config": to_config(study)})
+        # One shard: the whole result is kept in memory, and joining shards would need it twice.
         solver = ShardSolver(study, kernel, [(0, study.design.size)], threads_of(study))
         arrays, record = solver.solve(0)
-    described = {v.name: v for v in held.arrays}
-    data = {}
-    for name, values in arrays.items():
-        known = described.get(name)
-        dims = known.dims if known else PER_RUN
-        flags = {
-            "flag_values": list(held.status_flags),
-            "flag_meanings": " ".join(held.status_flags.values()),
-        }
-        data[name] = (dims, values, known.attributes if known else flags)
-    coordinates = {v.name: data.pop(v.name) for v in held.coordinates}
-    if held.time is not None:
-        coordinates["time"] = (("time",), held.time, {"units": held.time_unit})
     faint = {name: Faint(*one) for name, one in record.faint.items()}
-    return xarray.Dataset(data, coordinates, {**held.attrs, **faint_attribute(faint)})
+    return _dataset(schema, arrays, faint_attribute(faint))
+
+
+def _dataset(
+    schema: StoreSchema, arrays: Mapping[str, Array], attrs: Mapping[str, Any]
+) -> xarray.Dataset:
+    """Return the arrays of a study as a dataset with the names and attributes of its store."""
+    import xarray
+
+    variables = {variable.name: variable for variable in schema.arrays}
+    flags = {
+        "flag_values": list(schema.status_flags),
+        "flag_meanings": " ".join(schema.status_flags.values()),
+    }
+    data: dict[str, Any] = {}
+    for name, values in arrays.items():
+        known = variables.get(name)
+        dims, about = (known.dims, known.attributes) if known else (PER_RUN, flags)
+        data[name] = (dims, values, about)
+    coordinates = {variable.name: data.pop(variable.name) for variable in schema.coordinates}
+    if schema.time is not None:
+        coordinates["time"] = (("time",), schema.time, {"units": schema.time_unit})
+    return xarray.Dataset(data, coordinates, {**schema.attrs, **attrs})

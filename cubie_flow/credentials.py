@@ -1,8 +1,7 @@
-"""Credentials are used and never kept: not in a config, a store, a log or an error text.
+"""Credentials: used by this process, and kept out of configs, stores, logs and messages.
 
-What the command line or a file says of ``storage.options`` is taken out before anything is
-composed, and ``${secret:storage.options.key}`` stands in its place. The value is known to this
-process alone.
+Values of ``storage.options`` from the command line or a file are replaced by
+``${secret:storage.options.key}`` before anything is composed. Only this process knows them.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import yaml
 
 from cubie_flow.errors import FlowError
 
-if TYPE_CHECKING:  # whoever only opens a result does without it
+if TYPE_CHECKING:  # opening a result does not need omegaconf
     from omegaconf import DictConfig
 
 OPTIONS, URL, HIDDEN = "storage.options", "storage.url", "***"
-#: Options that may be read by anybody; the value of every other one is hidden.
+#: Options whose values are public; the values of all others are hidden.
 HARMLESS = frozenset(
     (
         "anon", "endpoint_url", "endpoint", "region", "region_name", "aws_endpoint", "aws_region",
@@ -32,19 +31,19 @@ HARMLESS = frozenset(
 _SECRET_NAME = re.compile(r"(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?|ACCESS_KEY(_ID)?|API_KEY)$")
 _USER_INFO = re.compile(r"([A-Za-z][\w+.-]*://)[^/\s'\"]*@")
 _QUERY = re.compile(r"([A-Za-z][\w+.-]*://[^\s'\"?]*\?)[^\s'\"]*")
-# Value by key: of this process, and gone with it.
+#: Hidden values by key.
 _values: dict[str, Any] = {}
 
 
 def hidden_words(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line without the credentials that they hold.
+    """Return the words of a command line with credentials replaced by references.
 
     Raises
     ------
     FlowError
         If ``storage.url`` holds credentials, or ``storage.options`` cannot be read.
     """
-    found = []
+    safe = []
     for word in words:
         key, sign, text = word.partition("=")
         name = key.lstrip("+")
@@ -52,16 +51,16 @@ def hidden_words(words: Sequence[str]) -> list[str]:
             refuse_credentials(text)
         if sign and name == OPTIONS:
             if text.strip() not in ("", "null", "{}"):
-                found += _flattened(_read(text), OPTIONS)
+                safe += _flattened(_read(text), OPTIONS)
                 continue
         elif sign and name.startswith(f"{OPTIONS}."):
             word = f"+{name}={_hidden(name, _scalar(text), text)}"
-        found.append(word)
-    return found
+        safe.append(word)
+    return safe
 
 
 def hide(config: DictConfig) -> None:
-    """Take the credentials that a file gave out of a composed config."""
+    """Replace credentials from a config file by references, in a composed config."""
     from omegaconf import DictConfig, OmegaConf
 
     options = OmegaConf.select(config, OPTIONS, throw_on_missing=False)
@@ -70,72 +69,72 @@ def hide(config: DictConfig) -> None:
 
 
 def as_given(words: Any) -> list[str]:
-    """Return the overrides that Hydra kept, with nothing in them resolved."""
+    """Return the overrides that Hydra recorded, unresolved."""
     from omegaconf import OmegaConf
 
     return list(OmegaConf.to_container(words, resolve=False))  # type: ignore[arg-type]
 
 
 def register() -> None:
-    """Make ``${secret:key}`` mean the value that was taken out."""
+    """Register the resolver of ``${secret:key}`` with OmegaConf."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("secret", _look_up, replace=True)
 
 
 def remember(options: Mapping[str, Any], key: str = OPTIONS) -> None:
-    """Note the values of options, wherever they come from, so that `redacted` knows them."""
+    """Record the values of options, so that `redacted` removes them from texts."""
     for name, value in options.items():
         if isinstance(value, Mapping):
             remember(value, f"{key}.{name}")
-        elif not _open(str(name), value):
+        elif not _public(str(name), value):
             _values[f"{key}.{name}"] = value
 
 
 def redacted(text: str) -> str:
-    """Return a text without credentials: those of options, of the environment and of URLs."""
+    """Return a text without the credentials of options, of the environment and of URLs."""
     text = _QUERY.sub(rf"\1{HIDDEN}", _USER_INFO.sub(rf"\1{HIDDEN}@", text))
     known = {str(value) for value in _values.values()}
     known |= {v for n, v in os.environ.items() if _SECRET_NAME.search(n.upper()) and len(v) >= 8}
     for value in sorted(known, key=len, reverse=True):
-        # A word of one or two letters would be found everywhere.
+        # Values of one or two letters occur in ordinary words.
         if len(value) > 2:
             text = text.replace(value, HIDDEN)
     return text
 
 
 def refuse_credentials(url: str) -> None:
-    """Refuse a URL with a user, a password or a query, without repeating it.
+    """Refuse a URL with a user, a password or a query; the message does not repeat them.
 
     Raises
     ------
     FlowError
-        If there is one.
+        If the URL has one of them.
     """
     if _USER_INFO.search(url) or (_QUERY.search(url) and "://" in url):
         raise FlowError(
-            f"{URL}={redacted(url)} holds a user, a password or a signature, which would be seen "
-            f"by others; give credentials by the environment or {OPTIONS}"
+            f"{URL}={redacted(url)} holds a user, a password or a signature, which others would "
+            f"see; give credentials by the environment or {OPTIONS}"
         )
 
 
 def _look_up(key: str) -> Any:
     if key not in _values:
         raise FlowError(
-            f"{key} was given as a value, which is kept nowhere; give it again, or write "
-            f"{key}=${{oc.env:NAME}} to have it read from the environment"
+            f"{key} was given as a value, which is not stored; give it again, or write "
+            f"{key}=${{oc.env:NAME}} to read it from the environment"
         )
     return _values[key]
 
 
-def _open(name: str, value: Any) -> bool:
-    """Whether an option may be seen."""
+def _public(name: str, value: Any) -> bool:
+    """Return whether the value of an option may be shown."""
     return name in HARMLESS or value is None or isinstance(value, bool)
 
 
 def _hidden(key: str, value: Any, text: str) -> str:
-    """Return what stands for an option: itself where it may be seen."""
-    if "${" in text or _open(key.rpartition(".")[2], value):
+    """Return the reference to the value of an option, or `text` if the value is public."""
+    if "${" in text or _public(key.rpartition(".")[2], value):
         return text
     _values[key] = value
     return f"${{secret:{key}}}"
@@ -157,30 +156,31 @@ def _read(text: str) -> dict[str, Any]:
     except Exception:
         value = None
     if not isinstance(value, dict):
-        # Neither the text nor the parser's complaint, which repeats it, can be shown.
+        # The text may be secret, and the message of the parser repeats it.
         raise FlowError(f"{OPTIONS} must be a mapping, such as {{anon: true}}, or null") from None
     return value
 
 
 def _flattened(options: Mapping[str, Any], key: str) -> list[str]:
-    found = []
+    words = []
     for name, value in options.items():
         where = f"{key}.{name}"
         if isinstance(value, Mapping):
-            found += _flattened(value, where)
+            words += _flattened(value, where)
         else:
             text = "null" if value is None else str(value)
-            found.append(f"+{where}={_hidden(where, value, text)}")
-    return found
+            words.append(f"+{where}={_hidden(where, value, text)}")
+    return words
 
 
 def _hide(options: DictConfig, key: str) -> None:
     from omegaconf import DictConfig, OmegaConf
 
     for name in list(options):
-        node = options._get_node(name)
-        where = f"{key}.{name}"
-        if isinstance(node, DictConfig):
-            _hide(node, where)
-        elif not OmegaConf.is_interpolation(options, name):
-            options[name] = _hidden(where, options[name], "") or options[name]
+        if OmegaConf.is_interpolation(options, name):
+            continue
+        value, where = options[name], f"{key}.{name}"
+        if isinstance(value, DictConfig):
+            _hide(value, where)
+        else:
+            options[name] = _hidden(where, value, "") or value

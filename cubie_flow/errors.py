@@ -1,4 +1,4 @@
-"""The one error users see, and the hint that goes with it."""
+"""The error that users see, and validators that raise it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 
 class FlowError(ValueError):
-    """A mistake in a model, a config or a batch, told in one sentence."""
+    """A mistake in a model, a config or a batch; the message is one sentence."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest known name, or nothing."""
+    """Return ``"; did you mean 'x'?"`` for the closest known name, empty if none is close."""
     matches = get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
 def one_of(*allowed: object) -> Callable[[object, Any, object], None]:
-    """Return an attrs validator that refuses all but the `allowed` values, in one sentence."""
+    """Return an attrs validator that accepts only the `allowed` values."""
 
     def check(_: object, attribute: Any, value: object) -> None:
         if value not in allowed:
@@ -30,7 +30,14 @@ def one_of(*allowed: object) -> Callable[[object, Any, object], None]:
 
 
 def between(low: float, high: float, rule: str) -> Callable[[object, Any, Any], None]:
-    """Return an attrs validator for numbers ``low < value <= high``; `rule` says so in words."""
+    """Return an attrs validator for numbers ``low < value <= high``.
+
+    Parameters
+    ----------
+    low, high : float
+    rule : str
+        The condition in words, for the message.
+    """
 
     def check(_: object, attribute: Any, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:

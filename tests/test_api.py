@@ -136,7 +136,7 @@ run_study(study, sys.argv[1], on_progress=say)
 
 def test_ctrl_c_leaves_a_readable_store(tmp_path: Path) -> None:
     path = tmp_path / "results.zarr"
-    # It waits for the signal before it ends, however late that comes, and it hears it even if
+    # It waits for the signal before it ends, however late that comes, and it receives it even if
     # whatever began the tests does not.
     wait = "\n    import time\n    time.sleep(60 if progress.done > 300_000 else 0)"
     said = "print(progress.done, flush=True)"
@@ -163,7 +163,7 @@ def test_ctrl_c_leaves_a_readable_store(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded_by_the_plan(tmp_path: Path) -> None:
-    """Four times the runs need hardly more memory: shards are of one size, and four are held."""
+    """Four times the runs need little more memory: shards are of one size, and four are held."""
     script = (
         LONG.replace("400_000", "int(sys.argv[2])")
         .replace("400.0", "1.0")
@@ -257,7 +257,7 @@ def test_a_relative_tolerance_is_a_part_of_the_value(rtol: Any) -> None:
         ({"rtol": float("nan")}, "controller.rtol is nan; it must be a number above 0"),
         ({"dt": "a"}, "controller.dt is 'a'; it must be a number"),
         ({"target": 3}, "target must be a name or a TargetChoice, not 3"),
-        ({"locations": 3}, "locations must map buffers to places, not be 3"),
+        ({"locations": 3}, "locations must map buffers to locations, not be 3"),
     ],
 )
 def test_an_argument_of_another_kind_is_one_sentence(

@@ -18,7 +18,7 @@ def prepare(case: Case, entry: Entry) -> Prepared:
 
     from benchmarks.baseline import compile_baseline
     from benchmarks.device import Stopwatch, check, description, to_device, to_host
-    from cubie_flow.kernels.targets.cuda import CudaProgram
+    from cubie_flow.kernels.targets.cuda_program import CudaProgram
 
     name = f"lorenz_{entry.method}"
     if case.problem.name != "lorenz" or name not in ("lorenz_rk4", "lorenz_tsit5"):

@@ -1,7 +1,7 @@
 """The command ``cubie-results``.
 
-Every command is a module of `cubie_flow.analysis.commands`, loaded when it is called, so that
-``--help`` is instant; a new one is a line in `COMMANDS`.
+Every command is a module of `cubie_flow.analysis.commands`. It is loaded when it is called, so that
+``--help`` is fast. A new command is one module and one line in `COMMANDS`.
 """
 
 from __future__ import annotations
@@ -14,30 +14,26 @@ from importlib import import_module
 import click
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.process.startup import (
-    check_surroundings,
-    open_streams,
-    silence_stdout,
-    stdout_error,
-)
+from cubie_flow.process.startup import check_surroundings
+from cubie_flow.process.streams import open_streams, silence_stdout, stdout_error
 
-#: Command, its module (whose function has the same name), and what it does in one line.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "ls": ("ls", "list the studies below a folder"),
-    "show": ("show", "say what a result holds and where it came from"),
-    "runs": ("runs", "list runs: --where, --sort, --limit"),
-    "compare": ("compare", "set two results side by side"),
-    "export": ("export", "write Parquet, CSV, NetCDF or NumPy"),
-    "audit": ("audit", "integrate some runs again, far more accurately"),
-    "plot": ("plot", "draw a picture: trajectories, bands, heatmap, bifurcation, ..."),
-    "report": ("report", "write one HTML file: what was run and what came of it"),
-    "verify": ("verify", "compare a result with its checksums"),
+#: Command, also the name of its module and function, and what it does in one line.
+COMMANDS: dict[str, str] = {
+    "ls": "list the studies below a folder",
+    "show": "show what a result holds and where it came from",
+    "runs": "list runs: --where, --sort, --limit",
+    "compare": "compare two results",
+    "export": "write Parquet, CSV, NetCDF or NumPy",
+    "audit": "integrate some runs again with tighter tolerances",
+    "plot": "draw a picture: trajectories, bands, heatmap, bifurcation, ...",
+    "report": "write one HTML file about the study and its results",
+    "verify": "compare a result with its checksums",
 }
 HOME = "cubie_flow.analysis.commands"
 
 
 class _Commands(click.Group):
-    """A group that knows its commands by name and loads the one that is called."""
+    """A group of commands that loads the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -45,8 +41,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module, _ = COMMANDS[name]
-        command: click.Command = getattr(import_module(f"{HOME}.{module}"), name.replace("-", "_"))
+        command: click.Command = getattr(import_module(f"{HOME}.{name}"), name)
         return command
 
     def resolve_command(
@@ -54,21 +49,21 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise FlowError(
-                f"'{args[0]}' is no command (there are {', '.join(COMMANDS)})"
+                f"'{args[0]}' is not a command; use one of {', '.join(COMMANDS)}"
                 f"{nearest(args[0], COMMANDS)}"
             )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def cubie_results() -> None:
     """Look at results: list, show, select, compare, draw, export.
 
-    PATH is results.zarr or the folder of a run. Every command knows --json.
+    PATH is results.zarr or the folder of a run. Every command has --json.
     """
 
 
@@ -78,14 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments
-        Instead of those of the process.
+        Words of the command line; None for those of the process.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         open_streams()
     try:
         check_surroundings()
-        code = cubie_results.main(given or ["--help"], "cubie-results", standalone_mode=False)
+        code = cubie_results.main(words or ["--help"], "cubie-results", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except FlowError as error:
@@ -95,23 +90,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return _complain("interrupted", 130)
     except BrokenPipeError:
-        # The reader has gone (`| head`).
+        # The reader of the output has ended (`| head`).
         silence_stdout()
         return 1
     except OSError as error:
         name = f"'{error.filename}': " if error.filename else ""
         return _complain(stdout_error(error) or f"{name}{error.strerror or error}")
     except (ValueError, RuntimeError, TypeError) as error:
-        if not _of_the_store(error):
+        if not _is_from_store(error):
             raise
         return _complain(
             f"a chunk of the store cannot be read ({str(error).split('.')[0]}); cubie-results "
-            "verify tells which shards are damaged"
+            "verify lists the damaged shards"
         )
 
 
-def _of_the_store(error: BaseException) -> bool:
-    """Return whether zarr or one of its codecs raised it."""
+def _is_from_store(error: BaseException) -> bool:
+    """Return whether zarr or one of its codecs raised the error."""
     frames = traceback.walk_tb(error.__traceback__)
     homes = {str(frame.f_globals.get("__name__", "")).split(".")[0] for frame, _ in frames}
     return bool(homes & {"zarr", "numcodecs"})

@@ -12,12 +12,12 @@ from typing import Any
 from attrs import frozen
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.storage.folders import ELSEWHERE, SUFFIXES, VERSIONED, found_location
+from cubie_flow.storage.folders import ELSEWHERE, RESULTS, SUFFIXES, VERSIONED, found_location
 from cubie_flow.storage.location import ICECHUNK, Location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
 from cubie_flow.storage.schema import lacks_status
 
-RESULTS, METADATA = "results.zarr", "zarr.json"
+METADATA = "zarr.json"
 #: Attribute of the root that tells a store of several jobs from that of a study.
 MARK = "multirun"
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from cubie_flow.analysis import attributes
 from cubie_flow.analysis.numbering import numbering
-from cubie_flow.analysis.predicates import Column, Predicate, read_predicate
 from cubie_flow.batches.store_names import RUN, STATUS, TIME
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.status import WELL
+from cubie_flow.study.conditions import Column, Condition, read_condition
 
 #: Runs read at a time: 8 MB a column of doubles.
 BLOCK = 1_000_000
@@ -128,7 +128,7 @@ def column(data: xr.Dataset, name: str, part: slice) -> NDArray[Any]:
     return np.asarray(data.variables[name][{RUN: part}].values)
 
 
-def where(data: xr.Dataset, condition: str | Predicate) -> NDArray[np.int64]:
+def where(data: xr.Dataset, condition: str | Condition) -> NDArray[np.int64]:
     """Return the positions of the runs that satisfy a condition, in order.
 
     Raises
@@ -137,8 +137,8 @@ def where(data: xr.Dataset, condition: str | Predicate) -> NDArray[np.int64]:
         If the condition cannot be read, or names something that the runs do not have.
     """
     length(data)
-    if not isinstance(condition, Predicate):
-        condition = read_predicate(condition, columns(data))
+    if not isinstance(condition, Condition):
+        condition = read_condition(condition, columns(data))
     if RUN in condition.names:
         data = numbered(data)
     names = condition.names

@@ -6,16 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cubie_flow.allowed_values import DESIGNS as KINDS
     from cubie_flow.batches.design import Design
     from cubie_flow.batches.designs import make_design
     from cubie_flow.batches.swept import SEED, SEED_LABEL, swept_design
 
-__all__ = ["KINDS", "SEED", "SEED_LABEL", "Design", "make_design", "swept_design"]
+__all__ = ["SEED", "SEED_LABEL", "Design", "make_design", "swept_design"]
 
 _HOMES = {
     "Design": "cubie_flow.batches.design",
-    **dict.fromkeys(("KINDS", "make_design"), "cubie_flow.batches.designs"),
+    "make_design": "cubie_flow.batches.designs",
     **dict.fromkeys(("SEED", "SEED_LABEL", "swept_design"), "cubie_flow.batches.swept"),
 }
 

@@ -23,7 +23,7 @@ class Design(ABC):
     Attributes
     ----------
     kind
-        One of `KINDS`.
+        One of `DESIGNS`.
     names
         The varied quantities, in order.
     labels

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from attrs import frozen
 
-from cubie_flow.allowed_values import DESIGNS as KINDS
+from cubie_flow.allowed_values import DESIGNS
 from cubie_flow.batches.design import Design, essence
 from cubie_flow.batches.sampling import SOBOL_LIMIT, LatinHypercube, Sampled, Sobol
 from cubie_flow.batches.tables import HASH_ROWS, SOME, Rows, open_table
@@ -203,9 +203,10 @@ def make_design(
     >>> design.columns(0, 2)["x"].tolist()
     [-1.0, 0.0]
     """
-    if kind not in KINDS:
+    if kind not in DESIGNS:
         raise FlowError(
-            f"batch.kind '{kind}' is unknown (allowed: {', '.join(KINDS)}){nearest(kind, KINDS)}"
+            f"batch.kind '{kind}' is unknown (allowed: {', '.join(DESIGNS)})"
+            f"{nearest(kind, DESIGNS)}"
         )
     values = dict(values or {})
     _check_integers(size, seed)

@@ -1,4 +1,4 @@
-"""``task=doctor``: what this machine offers and what to install for what is missing."""
+"""``task=doctor``: what this machine offers, and what to install for what it lacks."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from cubie_flow.console.tables import fact_lines
+
 PACKAGES = ("cubie-flow", "hydra-core", "numpy", "numba", "llvmlite", "scipy", "xarray", "zarr")
 CUDA_PACKAGES = ("numba-cuda", "cuda-bindings", "cuda-core", "nvidia-nvjitlink", "nvidia-nvvm")
 
 
-def examination() -> str:
-    """Return the findings, one line each: a name, then plain words."""
-    rows = [*_gpu(), *_cpu(), *_cache(), *_versions()]
-    return "\n".join(f"{name:<9} {text}" for name, text in rows)
+def report() -> str:
+    """Return a line for each fact about GPU, CPU, cache and installed packages."""
+    return fact_lines([*_gpu(), *_cpu(), *_cache(), *_versions()], width=9)
 
 
 def _gpu() -> list[tuple[str, str]]:
     from cubie_flow.kernels.targets.detect import (
         cuda_devices,
-        driver_version,
         install_hint,
+        nvidia_driver_version,
         toolkit_installed,
     )
 
-    devices, driver, toolkit = cuda_devices(), driver_version(), toolkit_installed()
+    devices, driver, toolkit = cuda_devices(), nvidia_driver_version(), toolkit_installed()
     rows = [
         ("GPU", f"{device.name}, {device.arch}, {device.memory / 1e9:.1f} GB") for device in devices
     ] or [("GPU", "none found")]
@@ -34,7 +35,7 @@ def _gpu() -> list[tuple[str, str]]:
     else:
         rows.append(("driver", f"supports CUDA {driver}"))
     if toolkit:
-        rows.append(("toolkit", ", ".join(_found(CUDA_PACKAGES))))
+        rows.append(("toolkit", _package_versions(CUDA_PACKAGES)))
     else:
         rows.append(("toolkit", f"numba-cuda and its wheels are missing: {install_hint()}"))
     if devices and toolkit:
@@ -53,8 +54,8 @@ def _cpu() -> list[tuple[str, str]]:
     bits, threads = vector_bits(), usable_cores()
     return [
         ("CPU", f"{cpu_name()} (LLVM calls it {processor()[0]})"),
-        ("vectors", f"{bits} bits: {bits // 64} float64 or {bits // 32} float32 side by side"),
-        ("threads", f"{threads} may be used (after affinity and cgroup limits)"),
+        ("vectors", f"{bits} bits: {bits // 64} float64 or {bits // 32} float32 per instruction"),
+        ("threads", f"{threads} usable (after affinity and cgroup limits)"),
     ]
 
 
@@ -70,18 +71,18 @@ def _cache() -> list[tuple[str, str]]:
 def _versions() -> list[tuple[str, str]]:
     rows = [
         ("Python", f"{platform.python_version()} at {sys.executable}, {platform.platform()}"),
-        ("versions", ", ".join(_found(PACKAGES))),
+        ("versions", _package_versions(PACKAGES)),
     ]
     if find_spec("pyarrow") is None:
         rows.append(("tables", "CSV only; for Parquet: pip install pyarrow"))
     return rows
 
 
-def _found(packages: tuple[str, ...]) -> list[str]:
-    found = []
+def _package_versions(packages: tuple[str, ...]) -> str:
+    versions = []
     for package in packages:
         try:
-            found.append(f"{package} {version(package)}")
+            versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
-            found.append(f"{package} missing (pip install {package})")
-    return found
+            versions.append(f"{package} missing (pip install {package})")
+    return ", ".join(versions)

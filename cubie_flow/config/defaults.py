@@ -1,4 +1,4 @@
-"""What a study takes where the config leaves it open: the model file, and what to vary."""
+"""Defaults of a study: the model file, and what a batch varies if the config leaves it open."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: Keys that give a quantity of the model one value.
 FIXED = ("system.parameters.", "system.states.")
-#: Runs of a batch that says neither what varies nor how often.
+#: Runs of a batch that gives neither values nor a size.
 RUNS = 10_000
 _AS_DISTRIBUTION = {"linspace": "uniform", "logspace": "loguniform"}
 _AS_LIST = {"uniform": "linspace", "loguniform": "logspace"}
@@ -28,7 +28,7 @@ def load_system(given: Mapping[str, Any], keys: Collection[str] = ()) -> OdeSyst
     given
         The group ``system`` of the config.
     keys
-        What the command line gave a value.
+        Keys that the command line gave a value.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def load_system(given: Mapping[str, Any], keys: Collection[str] = ()) -> OdeSyst
 
     changes = {key: value for key, value in given.items() if value is not None}
     if "file" not in changes:
-        # What a value on the command line replaced is not known any more.
+        # A value on the command line has replaced an expression that is no longer known.
         fixed = [name for name in _fixed(keys) if name != "duration"]
         model = _with_drivers(changes)
         return OdeSystem.from_mapping(allow_unused(model, fixed) if fixed else model)
@@ -67,7 +67,7 @@ def load_system(given: Mapping[str, Any], keys: Collection[str] = ()) -> OdeSyst
 
 
 def _with_drivers(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a composed model in which what is a parameter and a driver is a driver only."""
+    """Return a composed model in which a parameter that is also a driver is a driver only."""
     from cubie_flow.systems.drivers_reader import replace_drivers
 
     drivers, parameters = model.get("drivers"), model.get("parameters")
@@ -83,7 +83,7 @@ def _with_drivers(model: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _replaced(old: Any, new: Any) -> Any:
-    """Return an entry of a model with another value; its unit and meaning stay."""
+    """Return an entry of a model with another value and the same unit and meaning."""
     if isinstance(old, Mapping) and not isinstance(new, Mapping):
         return {**old, "value": new}
     return new
@@ -92,16 +92,16 @@ def _replaced(old: Any, new: Any) -> Any:
 def batch_design(
     batch: Mapping[str, Any], system: OdeSystem, keys: Collection[str]
 ) -> tuple[Design, list[str]]:
-    """Return the design of a batch, and what was decided on the way, one sentence each.
+    """Return the design of a batch, and notes on the defaults it used, one sentence each.
 
     Parameters
     ----------
     batch
         The group ``batch`` of the config.
     system
-        Whose quantities it may name.
+        The system whose quantities the batch may name.
     keys
-        What the command line gave a value.
+        Keys that the command line gave a value.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def batch_design(
 
     notes: list[str] = []
     fixed = _fixed(keys)
-    # What differs from job to job is swept, and has no values here.
+    # A quantity that differs from job to job has no values here.
     axes = [axis for axis in batch["sweep"] if None not in axis.values()]
     _refuse_both(fixed, batch["values"], [name for axis in axes for name in axis], keys)
     drawn, sweep = _drawn(axes)
@@ -129,7 +129,7 @@ def batch_design(
 def _drawn(
     axes: Collection[Mapping[str, Any]],
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
-    """Return the intervals of a sweep, whose values the batch chooses, and the other axes."""
+    """Return the intervals of a sweep, in which the batch draws values, and the other axes."""
     drawn = {
         name: spec for axis in axes for name, spec in axis.items() if _form(spec)[0] in _AS_LIST
     }
@@ -145,7 +145,7 @@ def _values(
     keys: Collection[str],
     notes: list[str],
 ) -> tuple[dict[str, Any], int | None]:
-    """Return what the batch itself varies and its size, for `make_design`."""
+    """Return the values and the size of the batch itself, for `make_design`."""
     from cubie_flow.batches import SEED
 
     kind, values, size = batch["kind"], dict(batch["values"]), batch["size"]
@@ -172,7 +172,7 @@ def _values(
     taken = [*fixed, *swept, *(name for name, spec in values.items() if spec is None)]
     values, size, more = batch_values(kind, values, size, system.with_given(swept), taken)
     if not values and swept:
-        raise FlowError(f"batch.kind {kind} has nothing to draw beside {', '.join(swept)}")
+        raise FlowError(f"batch.kind {kind} has nothing to draw except {', '.join(swept)}")
     notes.extend(more)
     return values, size
 
@@ -184,7 +184,7 @@ def _check_names(
     system: OdeSystem,
     fixed: Mapping[str, str],
 ) -> None:
-    """Refuse what varies and is no quantity of the system, or has one value."""
+    """Refuse a varied name that is not a quantity of the system, or has a fixed value."""
     from cubie_flow.batches.tables import SOME
 
     swept = [name for axis in batch["sweep"] for name in axis]
@@ -198,24 +198,24 @@ def _check_names(
         if name not in known:
             if batch["kind"] == "table" and name not in (*values, *swept):
                 raise FlowError(
-                    f"column '{name}' of '{batch['path']}' is no parameter, state or duration of "
-                    f"the system '{system.name}' ({SOME}){nearest(name, known)}"
+                    f"column '{name}' of '{batch['path']}' is not a parameter, state or duration "
+                    f"of the system '{system.name}' ({SOME}){nearest(name, known)}"
                 )
             what = "the sweep" if name in swept else "batch.values"
             raise FlowError(
-                f"{what} names '{name}', which is no parameter, state or duration of "
+                f"{what} names '{name}', which is not a parameter, state or duration of "
                 f"the system '{system.name}'{nearest(name, known)}"
             )
 
 
 def _fixed(keys: Collection[str]) -> dict[str, str]:
-    """Return the quantities that the command line gives one value, each with the key."""
-    found = {}
+    """Return the quantities that the command line fixes, each with its key."""
+    fixed = {}
     for key in sorted(keys):
         name, _, part = key.removeprefix("system.").partition(".")[2].partition(".")
         if key.startswith(FIXED) and part in ("", "value"):
-            found[name] = key
-    return {**found, **({"duration": "duration"} if "duration" in keys else {})}
+            fixed[name] = key
+    return {**fixed, **({"duration": "duration"} if "duration" in keys else {})}
 
 
 def _refuse_both(
@@ -224,7 +224,7 @@ def _refuse_both(
     swept: Collection[str],
     keys: Collection[str],
 ) -> None:
-    """Refuse a quantity to which the command line gives one value and also several."""
+    """Refuse a quantity that the command line both fixes and varies."""
     for name, key in fixed.items():
         typed = values.get(name) is not None and f"batch.values.{name}" in keys
         if typed or name in swept:
@@ -239,19 +239,30 @@ def batch_values(
     system: OdeSystem,
     taken: Collection[str] = (),
 ) -> tuple[dict[str, Any], int | None, list[str]]:
-    """Return what varies, in the form that a batch of `kind` can use.
+    """Return the values of a batch in the form that its kind can use.
 
     Empty `values` become what the system suggests, or 20 % to either side of each parameter that
-    is a number and reaches something, or of each initial value that is a number. What is `taken` is
-    left out: it has a value, or is swept.
-    A range given as a list is a distribution where runs are sampled and the reverse, so that
-    ``batch=sobol`` works with any study.
+    is a number and has an effect, or of each initial value that is a number. A range given as a
+    list becomes a distribution if runs are sampled, and the reverse, so that ``batch=sobol`` works
+    with any study.
+
+    Parameters
+    ----------
+    kind : str
+        ``batch.kind``.
+    values : mapping
+        ``batch.values``.
+    size : int, optional
+        ``batch.size``.
+    system : OdeSystem
+    taken : collection of str
+        Quantities that are fixed or swept, and so not varied by default.
 
     Returns
     -------
     values : dict
     size : int or None
-        For `make_design`: of a grid or zip the values decide it.
+        Size for `make_design`; None if the values of a grid or zip decide it.
     notes : list of str
     """
     notes: list[str] = []
@@ -273,7 +284,7 @@ def batch_values(
 
 
 def _suggested(system: OdeSystem, taken: Collection[str]) -> tuple[dict[str, Any], str]:
-    """Return what a batch varies of which nobody said so, and why, in words."""
+    """Return what a batch varies by default, and its source in words."""
     reaching = {*system.reaching, "duration"}
     values = {
         name: spec
@@ -296,7 +307,7 @@ def _suggested(system: OdeSystem, taken: Collection[str]) -> tuple[dict[str, Any
 
 
 def _form(value: Any) -> tuple[str, Any]:
-    """Return the one key of a value spec and its arguments, or nothing."""
+    """Return the key and the arguments of a value spec; empty for other values."""
     if isinstance(value, Mapping) and len(value) == 1:
         ((form, arguments),) = value.items()
         if isinstance(arguments, list | tuple):
@@ -305,7 +316,7 @@ def _form(value: Any) -> tuple[str, Any]:
 
 
 def _is_range(value: Any, size: int | None) -> bool:
-    """Whether the values leave it open how many there are, given that a `size` is wanted."""
+    """Return whether a value spec leaves its number of values open, if a `size` is wanted."""
     form, _ = _form(value)
     return form in _AS_LIST or (size is not None and form in _AS_DISTRIBUTION)
 
@@ -318,7 +329,7 @@ def _sampled(value: Any) -> Any:
 
 
 def _count(values: Mapping[str, Any]) -> int | None:
-    """Return the runs that the lists among the values would make, if there are any."""
+    """Return the number of runs that the lists among the values make, if there are any."""
     total = 1
     for value in values.values():
         form, arguments = _form(value)
@@ -330,7 +341,7 @@ def _count(values: Mapping[str, Any]) -> int | None:
 def _resized(
     kind: str, values: Mapping[str, Any], open_names: list[str], size: int
 ) -> dict[str, Any]:
-    """Give the ranges as many points as make `size` runs, or just fewer."""
+    """Return the values with as many points per range as make at most `size` runs."""
     fixed = 1
     if kind == "grid":
         for name, value in values.items():
@@ -339,11 +350,11 @@ def _resized(
     points = max(1, size // fixed)
     if kind == "grid" and len(open_names) > 1:
         points = max(2, int(points ** (1.0 / len(open_names)) + 1e-9))
-    found = dict(values)
+    resized = dict(values)
     for name in open_names:
         form, arguments = _form(values[name])
-        found[name] = {_AS_LIST.get(form, form): [*arguments[:2], points]}
-    return found
+        resized[name] = {_AS_LIST.get(form, form): [*arguments[:2], points]}
+    return resized
 
 
 def _words(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Where Hydra finds configuration beside the files of ``conf/``."""
+"""Where Hydra finds configuration in addition to the files of ``conf/``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ from datetime import datetime
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-# Its public base class would need the reading of a YAML file with its header written anew.
-from hydra._internal.core_plugins.file_config_source import FileConfigSource  # isort: skip
-
+from cubie_flow.config.hydra_private import FileConfigSource, share_config_store
 from cubie_flow.config.schema import shipped
 
 GROUP = "experiment"
 
 
-class StudySource(FileConfigSource):  # type: ignore[misc]
+class ExperimentSource(FileConfigSource):  # type: ignore[misc]
     """Reads ``<folder>/<name>/experiment.yaml`` as the option ``<name>`` of ``experiment``.
 
     ``studies://shipped`` is the folder that comes with the package; any other is given as
@@ -39,24 +36,24 @@ class StudySource(FileConfigSource):  # type: ignore[misc]
         return "studies"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Return the study's config."""
+        """Return the config of an experiment."""
         return super().load_config(self._file(config_path))
 
     def available(self) -> bool:
-        """Return whether the folder is there."""
+        """Return whether the folder exists."""
         return Path(self.path).is_dir()
 
     def is_group(self, config_path: str) -> bool:
-        """Return whether a path is the one group."""
+        """Return whether a path is the group ``experiment``."""
         return config_path.strip("/") in ("", GROUP)
 
     def is_config(self, config_path: str) -> bool:
-        """Return whether a path is a study."""
+        """Return whether a path is an experiment."""
         name = config_path.removesuffix(".yaml")
         return name.startswith(f"{GROUP}/") and super().is_config(self._file(name))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Return the group, or its studies."""
+        """Return the group, or its experiments."""
         if config_path.strip("/") == GROUP:
             names = sorted(p.parent.name for p in Path(self.path).glob("*/experiment.yaml"))
             return [] if results_filter == ObjectType.GROUP else names
@@ -68,19 +65,19 @@ class StudySource(FileConfigSource):  # type: ignore[misc]
         return f"{name}/experiment.yaml"
 
 
-class StudySearchPath(SearchPathPlugin):  # type: ignore[misc]
-    """Adds the studies that come with the package to every search path."""
+class ExperimentSearchPath(SearchPathPlugin):  # type: ignore[misc]
+    """Adds the experiments that come with the package to every search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Add them last, so that a user's own of the same name come first."""
+        """Add them last, so that a user's own experiments of the same name come first."""
         search_path.append("cubie_flow", "studies://shipped")
 
 
 def register() -> None:
-    """Make Hydra know the studies, the open keys and the folder of a multirun."""
-    Plugins.instance().register(StudySource)
-    Plugins.instance().register(StudySearchPath)
-    # Hydra refuses keys that no file has. Where a model or a user gives the names, it must not.
+    """Register the experiments, the open keys and the folder of a multirun with Hydra."""
+    Plugins.instance().register(ExperimentSource)
+    Plugins.instance().register(ExperimentSearchPath)
+    # Hydra refuses keys that no file has. It must accept names that a model or a user gives.
     open_keys = OmegaConf.create(
         {
             "system": {"name": None},
@@ -92,23 +89,21 @@ def register() -> None:
     nodes = (open_keys.system, open_keys.buffers, open_keys.batch["values"])
     for node in (*nodes, open_keys.engine.options):
         OmegaConf.set_struct(node, False)
-    store = ConfigStore.instance()
-    # Hydra copies the one store there is whenever it lists a group, 105 times for --help: 0.2 s.
-    store.__deepcopy__ = lambda _: store
+    store = share_config_store()
     store.store(name="open_keys", node=open_keys)
     store.store(group="system", name="file", node={"file": "???", "name": None})
     OmegaConf.register_new_resolver("flow_folder", _folder, use_cache=True, replace=True)
 
 
 def name_system(config: DictConfig, chosen: str) -> None:
-    """Call the chosen model after its file, if it has no name of its own."""
+    """Name the chosen model after its file, if it has no name of its own."""
     system = config.get("system")
     if isinstance(system, DictConfig) and not system.get("name") and "file" not in system:
         OmegaConf.update(config, "system.name", chosen.rpartition("/")[2], force_add=True)
 
 
 def _folder(root: str, study: str | None, system: str | None) -> str:
-    """Return the new folder of a multirun, made when Hydra first asks for it."""
+    """Return the new folder of a multirun, created when Hydra first asks for it."""
     from cubie_flow.storage.folders import new_run_folder
 
     return str(new_run_folder(root, study or system or "multirun", datetime.now()))

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def import_model(settings: Settings) -> str:
-    """Write the model of a config as YAML and return what is said of it.
+    """Write the model of a config as YAML and return a description of it.
 
     Raises
     ------
     FlowError
-        If the model cannot be read, or the file is there already or cannot be written.
+        If the model cannot be read, or the file already exists or cannot be written.
     """
     system = settings.system()
     path = Path(settings.values["to"] or f"{system.name}.yaml").expanduser()

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from hydra._internal.utils import get_args_parser
 from hydra.errors import (
     CompactHydraException,
     ConfigCompositionException,
@@ -15,6 +14,7 @@ from hydra.errors import (
 )
 from omegaconf.errors import OmegaConfBaseException
 
+from cubie_flow.config.hydra_private import command_line_parser
 from cubie_flow.config.schema import shipped
 from cubie_flow.errors import FlowError, nearest
 
@@ -22,60 +22,58 @@ _RESOLVING = "FlowError raised while resolving interpolation: "
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """Check the options and write out short forms.
+    """Check the options and expand short forms.
 
-    ``system.file=model.yaml`` chooses that file instead of the system of the default study,
-    ``batch.values={...}`` replaces what the study varies, where Hydra would add to it, as
-    ``batch.values.NAME=[...]`` replaces what it says of one quantity, and
-    ``target.arch=sm_80,sm_90`` names several architectures where it is not swept. A table, saved
-    times or an interval between them replace what the default study says of the same.
+    ``system.file=model.yaml`` chooses that file instead of the system of the default experiment.
+    ``batch.values={...}`` replaces all values of the experiment, to which Hydra would add, and
+    ``batch.values.NAME=[...]`` those of one quantity. ``target.arch=sm_80,sm_90`` names several
+    architectures unless it is swept. A table, saved times or an interval between them replace
+    those of the default experiment.
 
     Raises
     ------
     FlowError
         For an option that Hydra does not have.
     """
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    parsed = parser.parse_intermixed_args(given)
+    parsed = command_line_parser(_refuse).parse_intermixed_args(given)
     overrides = parsed.overrides
-    # Hydra wants its options first.
+    # Hydra requires its options first.
     given = [word for word in given if word not in overrides] + overrides
     chosen = [key_of(override) for override in overrides]
     _refuse_no_choices(overrides)
-    found: list[str] = []
+    expanded: list[str] = []
     for argument in given:
         if argument in overrides:
             if argument.startswith("system.file=") and "system" not in chosen:
-                found.append("system=file")
+                expanded.append("system=file")
             if argument.startswith("batch.values={"):
-                # The size of the default study gives way, one that is given does not.
-                found += [] if "batch.size" in chosen else ["batch.size=null"]
-                found += ["~batch.values"]
+                # The size of the default experiment is replaced, one that is given is not.
+                expanded += [] if "batch.size" in chosen else ["batch.size=null"]
+                expanded += ["~batch.values"]
                 argument = f"+{argument}"
             if re.fullmatch(r"\+{0,2}batch\.values\.\w+=(\[[^][]*\]|\{[^{}]*\})", argument):
-                # Hydra would add it to what the study says of the quantity, or stumble over that.
-                found.append(f"{argument.partition('=')[0]}=null")
+                # Hydra would merge it with the value of the experiment, or fail to.
+                expanded.append(f"{argument.partition('=')[0]}=null")
             if re.fullmatch(r"target\.arch=\w+(,\w+)+", argument) and not parsed.multirun:
                 argument = argument.replace("=", "='") + "'"
-        found.append(argument)
-    # What the default study says gives way to what excludes it.
+        expanded.append(argument)
+    # Values of the default experiment that exclude each other are replaced.
     if "batch=table" in overrides and not any(key.startswith("batch.values") for key in chosen):
-        found += ["~batch.values", "+batch.values={}"]
+        expanded += ["~batch.values", "+batch.values={}"]
     for one, other in (("times", "save_every"), ("save_every", "times")):
         if f"output.{one}" in chosen and f"output.{other}" not in chosen:
-            found.append(f"output.{other}=null")
-    return found
+            expanded.append(f"output.{other}=null")
+    return expanded
 
 
 def _refuse_no_choices(overrides: Sequence[str]) -> None:
-    """Refuse a list or a mapping where a file of ``conf/`` is chosen: Hydra stumbles over it."""
+    """Refuse a list or a mapping for a group of ``conf/``: Hydra fails on it."""
     for override in overrides:
         key, _, value = override.partition("=")
         files = shipped("conf") / key.lstrip("+~")
         group = key.lstrip("+~").isidentifier() and files.is_dir()
         if key.lstrip("+~") == "experiment" and not _may_be_a_name(value):
-            raise FlowError(f"{key} is {value}; it must be the name of a study")
+            raise FlowError(f"{key} is {value}; it must be the name of an experiment")
         if group and not _may_be_a_name(value):
             options = sorted(file.stem for file in files.glob("*.yaml"))
             raise FlowError(f"{key} is {value}; it must be one of {', '.join(options)}")
@@ -92,16 +90,24 @@ def _may_be_a_name(value: str) -> bool:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise FlowError(f"the command line is wrong: {message}; --help lists what there is")
+    raise FlowError(f"the command line is wrong: {message}; --help lists the options")
 
 
 def key_of(override: str) -> str:
-    """Return the key that an override speaks of."""
+    """Return the key of an override."""
     return override.split("=", 1)[0].lstrip("+~")
 
 
 def sentence(error: Exception, given: Sequence[str]) -> str:
-    """Return what went wrong in one sentence, with the nearest name where there is one."""
+    """Return an error of Hydra as one sentence, with the nearest name if there is one.
+
+    Parameters
+    ----------
+    error
+        The error.
+    given
+        The command line that caused it.
+    """
     if isinstance(error, OverrideParseException):
         reason = _one_line(error.message.split("See https")[0])
         return (
@@ -129,7 +135,7 @@ def sentence(error: Exception, given: Sequence[str]) -> str:
 
 
 def _not_merged(text: str, cause: str, given: Sequence[str]) -> str:
-    """Say that a value does not fit the key that it is for."""
+    """Return the message for a value that does not fit its key."""
     word = next((word for word in given if word in text), text.removeprefix("Error merging "))
     reason = cause.splitlines()[0]
     if reason.startswith("Cannot merge"):
@@ -146,25 +152,25 @@ def _missing(error: MissingConfigException) -> str:
     options = list(error.options or [])
     if not options:
         return f"there is no config named '{error.missing_cfg_file}'"
-    told = f"{group} is '{name}'; it must be one of {', '.join(options)}{nearest(name, options)}"
+    message = f"{group} is '{name}'; it must be one of {', '.join(options)}{nearest(name, options)}"
     if group == "hydra/launcher":
-        told += '; others come with a package: pip install "cubie-flow[launchers]"'
-    return told
+        message += '; others come with a package: pip install "cubie-flow[launchers]"'
+    return message
 
 
 def _unknown(key: str, given: Sequence[str]) -> str:
-    """Say that a key does not exist, and what exists beside it."""
+    """Return the message for a key that does not exist, with the keys of its group."""
     key = key.split("@")[0]
-    place: Any = _composed(key, given)
+    node: Any = _composed(key, given)
     path = ""
     for part in key.split("."):
-        keys: Iterable[str] = place.keys() if hasattr(place, "keys") else ()
+        keys: Iterable[str] = node.keys() if hasattr(node, "keys") else ()
         if part in keys:
             path = f"{path}.{part}" if path else part
             try:
-                place = place[part]
+                node = node[part]
             except OmegaConfBaseException:
-                break  # it is there, without a value
+                break  # it exists, without a value
             continue
         known = sorted(map(str, keys))
         if not known:
@@ -176,16 +182,16 @@ def _unknown(key: str, given: Sequence[str]) -> str:
 
 
 def _composed(key: str, given: Sequence[str]) -> Any:
-    """Compose the config without the override that was refused."""
+    """Return the config composed without the override that was refused."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
-    parsed = get_args_parser().parse_args(given)
+    parsed = command_line_parser().parse_args(given)
     path = [f"file://{parsed.config_dir}"] if parsed.config_dir else []
-    # Only choices of a file matter here, and a sweep over them has no single answer.
-    kept = [o for o in parsed.overrides if key_of(o) != key and "," not in o and "." not in o]
+    # Only choices of files matter here, and a sweep over them has no single result.
+    others = [o for o in parsed.overrides if key_of(o) != key and "," not in o and "." not in o]
     with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-        for overrides in (kept, []):
+        for overrides in (others, []):
             try:
                 overrides = [*overrides, f"hydra.searchpath=[{','.join(path)}]"]
                 return compose("config", overrides, return_hydra_config=True)
@@ -197,7 +203,7 @@ def _composed(key: str, given: Sequence[str]) -> Any:
 def refuse_unknown_experiment(given: Sequence[str], options: Sequence[str]) -> None:
     """Refuse an ``experiment`` that does not exist.
 
-    The default one belongs to the system and is optional, so Hydra passes over a wrong name.
+    The default one belongs to the system and is optional, so Hydra ignores a wrong name.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The one schema of ``conf/``: which keys there are and what each may hold."""
+"""The schema of ``conf/``: every key and what it may hold, derived from one class per group."""
 
 # ruff: noqa: RUF009 (a setting is a field)
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cubie_flow.credentials import refuse_credentials, remember
 from cubie_flow.engines.clusters import CLUSTERS
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.process.signals import read_limit
+from cubie_flow.registries import CLIENTS, ENGINES
 from cubie_flow.study.checks import (
     AXES,
     FLAG,
@@ -33,12 +34,14 @@ from cubie_flow.study.checks import (
     number,
     optional,
     refusal,
+    registered,
     setting,
     whole,
 )
 from cubie_flow.study.options import ControllerChoice, OutputChoice, TargetChoice
 
 if TYPE_CHECKING:
+    from cubie_flow.batches import Design
     from cubie_flow.study.study import Study
     from cubie_flow.systems import OdeSystem
 
@@ -150,7 +153,7 @@ class BatchChoice:
 class EngineChoice:
     """The group ``engine``."""
 
-    kind: str = setting("engine.kind", choice("local", "dask"))
+    kind: str = setting("engine.kind", registered(ENGINES))
     progress: bool = setting("engine.progress", FLAG)
     time_limit: float | None = setting("engine.time_limit", TIME_LIMIT)
     confirm_runs: int = setting("engine.confirm_runs", whole(1))
@@ -168,7 +171,7 @@ class StorageChoice:
 
     folder: str = setting("storage.folder", TEXT)
     url: str | None = setting("storage.url", ADDRESS)
-    client: str = setting("storage.client", choice("fsspec", "obstore", "icechunk"))
+    client: str = setting("storage.client", registered(CLIENTS))
     options: dict[str, Any] = setting("storage.options", SECRET_OPTIONS)
     lease: float | None = setting("storage.lease", optional(number(above=0.0)))
     overwrite: bool = setting("storage.overwrite", FLAG)
@@ -216,8 +219,17 @@ def _schema() -> Schema:
 SCHEMA: Schema = _schema()
 
 
-def checked(given: Any, schema: Schema = SCHEMA, key: str = "") -> dict[str, Any]:
+def check_config(given: Any, schema: Schema = SCHEMA, key: str = "") -> dict[str, Any]:
     """Return a composed config with every key known and every value checked.
+
+    Parameters
+    ----------
+    given
+        The config, or a group of it, as plain values.
+    schema
+        The checks of its keys.
+    key
+        Name of the group; empty for the whole config.
 
     Raises
     ------
@@ -236,15 +248,15 @@ def checked(given: Any, schema: Schema = SCHEMA, key: str = "") -> dict[str, Any
                 f"'{where}{name}' is not a key of the config (allowed"
                 f"{f' in {key}' if key else ''}: {', '.join(schema)}){nearest(name, schema)}"
             )
-    found = {}
+    values = {}
     for name, rule in schema.items():
         if name not in given:
             raise FlowError(f"the config has no key '{where}{name}'")
         if isinstance(rule, Mapping):
-            found[name] = checked(given[name], rule, where + name)
+            values[name] = check_config(given[name], rule, where + name)
         else:
-            found[name] = rule(where + name, given[name])
-    return found
+            values[name] = rule(where + name, given[name])
+    return values
 
 
 def refuse_targets(config: Any, key: str = "") -> None:
@@ -253,7 +265,7 @@ def refuse_targets(config: Any, key: str = "") -> None:
     Raises
     ------
     FlowError
-        Naming where it is.
+        Naming its key.
     """
     items = dict(config) if isinstance(config, Mapping) else {}
     if isinstance(config, list):
@@ -266,19 +278,19 @@ def refuse_targets(config: Any, key: str = "") -> None:
 
 
 def given_keys(overrides: Sequence[str]) -> frozenset[str]:
-    """Return the keys that a command line gives a value, those inside of mappings too."""
+    """Return the keys that a command line gives a value, including those inside mappings."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    found = set()
+    keys = set()
     for override in overrides:
         key, _, text = override.lstrip("+").partition("=")
         if key.startswith("~"):
             continue
-        found.add(key)
+        keys.add(key)
         if text.lstrip().startswith("{"):
             inside = OverridesParser.create().parse_override(override).value()
-            found.update(f"{key}.{name}" for name in inside if isinstance(inside, Mapping))
-    return frozenset(found)
+            keys.update(f"{key}.{name}" for name in inside if isinstance(inside, Mapping))
+    return frozenset(keys)
 
 
 @frozen(eq=False)
@@ -288,11 +300,11 @@ class Settings:
     Attributes
     ----------
     values
-        Every key of `SCHEMA`, checked.
+        The value of every key of `SCHEMA`, checked.
     keys
-        What the command line gave a value.
+        Keys that the command line gave a value.
     notes
-        What was decided for the user, one sentence each.
+        Notes on defaults and warnings, one sentence each.
     """
 
     values: dict[str, Any]
@@ -313,10 +325,10 @@ class Settings:
         Raises
         ------
         FlowError
-            For the first mistake found.
+            For the first mistake.
         """
         refuse_targets(container)
-        settings = cls(checked(container), given_keys(overrides))
+        settings = cls(check_config(container), given_keys(overrides))
         to = settings.values["to"]
         if to is not None and settings.task != "import":
             raise FlowError(f"to={to} is for task=import, not task={settings.task}")
@@ -355,8 +367,7 @@ class Settings:
         from cubie_flow.config.defaults import batch_design
         from cubie_flow.study.attempts import read_rescue
         from cubie_flow.study.study import Study
-        from cubie_flow.study.warnings import remarks
-        from cubie_flow.systems.sensitivities import with_sensitivities
+        from cubie_flow.study.warnings import study_warnings
 
         v = self.values
         if system is None:
@@ -364,14 +375,6 @@ class Settings:
         keys = self.keys if v["duration"] is not None else self.keys - {"duration"}
         design, notes = batch_design(v["batch"], system, keys)
         self.notes.extend(notes)
-        output = dict(v["output"])
-        output["where"] = output.pop("trajectories")["where"]
-        integrated = system.with_given(design.names)
-        augmented = with_sensitivities(integrated, tuple(output["sensitivities"] or ()))
-        states = [state.name for state in augmented.states]
-        for key in ("variables", "summaries"):
-            if output[key] == ["all"] and "all" not in states:
-                output[key] = states
         study = Study(
             name=v["study"] or system.name,
             system=system,
@@ -383,11 +386,25 @@ class Settings:
             rescue=read_rescue(v["rescue"]),
             precision=v["precision"],
             controller=ControllerChoice(**v["controller"]),
-            output=OutputChoice(**output),
+            output=self._output(system, design),
             target=TargetChoice(**v["target"]),
             locations=v["buffers"]["locations"],
             shard_runs=v["storage"]["shard_runs"],
             order=v["batch"]["order"],
         )
-        self.notes.extend(remarks(study))
+        self.notes.extend(study_warnings(study))
         return study
+
+    def _output(self, system: OdeSystem, design: Design) -> OutputChoice:
+        """Return the choice of outputs, with ``all`` expanded to the names of all states."""
+        from cubie_flow.systems.sensitivities import with_sensitivities
+
+        output = dict(self.values["output"])
+        output["where"] = output.pop("trajectories")["where"]
+        integrated = system.with_given(design.names)
+        augmented = with_sensitivities(integrated, tuple(output["sensitivities"] or ()))
+        states = [state.name for state in augmented.states]
+        for key in ("variables", "summaries"):
+            if output[key] == ["all"] and "all" not in states:
+                output[key] = states
+        return OutputChoice(**output)

@@ -1,4 +1,4 @@
-"""Finishing a study that was interrupted, or making it larger."""
+"""The study of a stored result, to finish it or to make it larger."""
 
 from __future__ import annotations
 
@@ -34,14 +34,21 @@ def folder_of(given: str, word: str = "resume=") -> Path:
     path = Path(given)
     folder = path.parent if path.name in (RESULTS, VERSIONED) else path
     if found_location(folder) is None:
-        raise FlowError(f"{word}{given}: there is no {RESULTS} in it")
+        raise FlowError(f"{word}{given}: it has no {RESULTS}")
     if not (folder / CONFIG).is_file():
         raise FlowError(f"{word}{given}: its {CONFIG} is missing")
     return folder
 
 
 def location_of(folder: Path, overrides: Sequence[str] = ()) -> Location:
-    """Return where the results of a folder are, with the options that open them.
+    """Return the location of a folder's results, with the options that open them.
+
+    Parameters
+    ----------
+    folder
+        The folder of a run.
+    overrides
+        Command line; its ``storage.options`` replace those of the folder's config.
 
     Raises
     ------
@@ -55,14 +62,14 @@ def location_of(folder: Path, overrides: Sequence[str] = ()) -> Location:
         if key.startswith(f"{OPTIONS}."):
             OmegaConf.update(config, key, value, force_add=True)
     options = OmegaConf.to_container(OmegaConf.select(config, OPTIONS), resolve=True)
-    found = found_location(folder, options)  # type: ignore[arg-type]
-    if found is None:
+    location = found_location(folder, options)  # type: ignore[arg-type]
+    if location is None:
         raise FlowError(f"'{folder}' holds no results")
-    return found
+    return location
 
 
 def stored_config(folder: Path) -> Any:
-    """Return the config that a run left in its folder, unresolved."""
+    """Return the config in the folder of a run, unresolved."""
     return OmegaConf.load(folder / CONFIG)
 
 
@@ -78,20 +85,20 @@ def _key_and_value(override: str) -> tuple[str, Any]:
     key, sign, text = override.partition("=")
     key = key.lstrip("+")
     if not sign or not key:
-        raise FlowError(f"'{override}' is no key=value, which is what resume= takes beside it")
+        raise FlowError(f"'{override}' is not of the form key=value, which resume= takes")
     try:
         return key, OmegaConf.from_dotlist([f"value={text}"])["value"]
     except Exception as error:
-        raise FlowError(f"{key} is '{text}', which is no value that YAML knows") from error
+        raise FlowError(f"{key} is '{text}', which YAML cannot read") from error
 
 
 def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, Any]) -> Settings:
-    """Return the config of a run with what the command line may change.
+    """Return the config of a run with the changes of the command line.
 
     Parameters
     ----------
     config
-        Of the run, as OmegaConf has it; it is changed.
+        The config of the run; it is changed.
     overrides
         ``key=value`` of the command line.
     attrs
@@ -105,9 +112,9 @@ def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, A
     _complete(config)
     for override in overrides:
         key, value = _key_and_value(override)
-        # No file of the group is read, but its name says the kind.
+        # No file of the group is read: its name is the kind.
         if (key, value) == ("engine", "local"):
-            # Of workers, which this one has not.
+            # These are for workers, which engine=local does not have.
             OmegaConf.update(config, "engine.options", {}, merge=False)
             for name in ("workers", "scheduler", "cluster"):
                 OmegaConf.update(config, f"engine.{name}", None)
@@ -122,20 +129,30 @@ def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, A
 
 
 def _refuse(config: Any, key: str, value: Any) -> None:
-    """Refuse an override unless it says what the study has anyway."""
+    """Refuse an override unless the study has this value already."""
     stored = OmegaConf.select(config, key)
     if isinstance(stored, Mapping) and "name" in stored and not isinstance(value, Mapping):
         stored = stored["name"]
     if stored != value:
         raise FlowError(
-            f"{key}={value} is another study than the one to resume, which has {key}={stored}; "
+            f"{key}={value} differs from the study to resume, which has {key}={stored}; "
             f"resume takes new values of {', '.join(RESUMABLE)}, and a larger {SIZE} where the "
             "design can grow"
         )
 
 
 def missing_runs(store: ResultStore, study: Study, recheck: bool) -> tuple[int, int]:
-    """Return how many runs, and in how many shards, a resume would solve; nothing is written."""
+    """Return the numbers of runs and of shards that a resume would solve.
+
+    Parameters
+    ----------
+    store
+        The store of the study; nothing is written.
+    study
+        The study, which may have more runs than the store.
+    recheck
+        Whether damaged shards count as missing.
+    """
     complete = store.completed() - set(store.damaged() if recheck else ())
     runs, shard = study.design.size, store.plan.shard_runs
     if runs > store.plan.runs and store.plan.runs % shard:
@@ -145,7 +162,13 @@ def missing_runs(store: ResultStore, study: Study, recheck: bool) -> tuple[int, 
 
 
 def missing(store: ResultStore, study: Study, recheck: bool) -> str:
-    """Return in words what a resume would solve."""
+    """Return a sentence on what a resume would solve.
+
+    Parameters
+    ----------
+    store, study, recheck
+        See `missing_runs`.
+    """
     absent, shards = missing_runs(store, study, recheck)
     return (
         f"{'dry run':<8} {absent:,} of {study.design.size:,} runs of {study.name} are missing in "
@@ -154,12 +177,12 @@ def missing(store: ResultStore, study: Study, recheck: bool) -> str:
 
 
 def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:
-    """Return the study of a store, its model as the store holds it.
+    """Return the study of a store, with the model that the store holds.
 
     Raises
     ------
     FlowError
-        If the batch is no longer what it was, or grows where it cannot.
+        If the batch has changed, other than by growing if its design can.
     """
     from cubie_flow.study.accuracy import as_recorded
     from cubie_flow.systems import OdeSystem
@@ -179,10 +202,10 @@ def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:
 
 
 def _stated(attrs: Mapping[str, Any], name: str) -> str:
-    """Return a text that every store of a study has among its attributes."""
-    if not isinstance(found := attrs.get(name), str):
+    """Return a text attribute that every store of a study has."""
+    if not isinstance(text := attrs.get(name), str):
         raise FlowError(
             f"the store has no attribute '{name}' to resume a study from; it was damaged, "
-            "or is none of cubie_flow's"
+            "or is not a store of cubie_flow"
         )
-    return found
+    return text

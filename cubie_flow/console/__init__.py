@@ -1,1 +1,1 @@
-"""Progress, summaries and logs of a run."""
+"""What a command prints and logs: tables, progress, the log file of a run."""

@@ -1,4 +1,4 @@
-"""What happens in a run, written into its folder."""
+"""The log file of a run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cubie_flow.errors import FlowError
 log = logging.getLogger("cubie_flow")
 
 
-class _Redacting(logging.Formatter):
-    """Writes no credentials, whoever logs them."""
+class _RedactingFormatter(logging.Formatter):
+    """Formats records without credentials."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
@@ -24,11 +24,11 @@ class _Redacting(logging.Formatter):
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Send what is logged, and warnings, to a file."""
-    # A disk that is full is said once, in a sentence, and not by the logger as well.
+    """Write log records and warnings to a file; log the error that ends the block."""
+    # A full disk ends the run with one error; the logger does not report it a second time.
     logging.raiseExceptions = False
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
     loggers: list[Any] = [log, logging.getLogger("py.warnings")]
     logging.captureWarnings(True)
     for logger in loggers:

@@ -1,29 +1,56 @@
-"""How far a study is: a bar on a terminal, lines in a log, or nothing."""
+"""The progress of a study: a bar on a terminal, lines in a log, or nothing."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from attrs import frozen
+
 if TYPE_CHECKING:
     from cubie_flow.engines import Part
-    from cubie_flow.study.run import Progress
 
-Show = Callable[["Progress"], None]
 #: Seconds between two lines where there is no terminal.
 INTERVAL = 5.0
-#: Workers or jobs side by side that have a line of their own.
+#: Workers or jobs that run at the same time and have a line of their own.
 PARTS = 16
 log = logging.getLogger("cubie_flow")
 
 
+@frozen
+class Progress:
+    """How far a study is.
+
+    Attributes
+    ----------
+    done, total, failures : int
+        Finished runs, all runs, and failed runs so far.
+    seconds : float
+        Time since the start.
+    parts : tuple of Part
+        Progress of each worker or job that runs at the same time.
+    detail : str
+        Further text for the line.
+    """
+
+    done: int
+    total: int
+    failures: int
+    seconds: float
+    parts: tuple[Part, ...] = ()
+    detail: str = ""
+
+
+Show = Callable[[Progress], None]
+
+
 @contextmanager
 def progress(name: str, enabled: bool = True) -> Iterator[Show]:
-    """Yield what to call with each `Progress` of the study `name`."""
+    """Yield the function that shows each `Progress` of the study `name`."""
     if not enabled:
         yield lambda _: None
     elif sys.stderr.isatty():
@@ -50,31 +77,27 @@ def _bar(name: str) -> Iterator[Show]:
         *columns,
         console=Console(stderr=True),
         transient=True,
-        # What goes to a file stays out of the terminal.
+        # Output that is redirected to a file does not go through the terminal.
         redirect_stdout=sys.stdout.isatty(),
     ) as bar:
-        task = bar.add_task(f"{name}: compiling", total=None, count="")
-        lines: dict[str, TaskID] = {}
+        study = bar.add_task(f"{name}: compiling", total=None, count="")
+        tasks: dict[str, TaskID] = {}
 
         def show(state: Progress) -> None:
+            count = _study_line(state)
             bar.update(
-                task,
-                description=name,
-                completed=state.done,
-                total=state.total,
-                count=_told(state),
+                study, description=name, completed=state.done, total=state.total, count=count
             )
-            parts = _shown(state.parts)
-            for gone in lines.keys() - {part.name for part in parts}:
-                bar.remove_task(lines.pop(gone))
+            parts = state.parts[:PARTS]
+            for ended in tasks.keys() - {part.name for part in parts}:
+                bar.remove_task(tasks.pop(ended))
             for part in parts:
-                if part.name not in lines:
-                    lines[part.name] = bar.add_task(f"  {part.name}", total=None, count="")
-                # Of a worker nobody knows how much it will do: its bar is a part of all.
-                whole = state.total if part.total is None else part.total
-                bar.update(
-                    lines[part.name], completed=part.runs, total=whole, count=_told_part(part)
-                )
+                if part.name not in tasks:
+                    tasks[part.name] = bar.add_task(f"  {part.name}", total=None, count="")
+                # The share of a worker is not known before the end: its bar shows its part of all.
+                total = state.total if part.total is None else part.total
+                count = _part_line(part)
+                bar.update(tasks[part.name], completed=part.runs, total=total, count=count)
 
         yield show
 
@@ -87,12 +110,12 @@ def _lines(name: str) -> Show:
         if perf_counter() - last < INTERVAL:
             return
         last = perf_counter()
-        left = ""
+        remaining = ""
         if state.done:
             seconds = state.seconds * (state.total - state.done) / state.done
-            left = f", about {seconds:.0f} s to go"
-        lines = [f"{name}: {_told(state)}{left}"]
-        lines += [f"  {part.name}: {_told_part(part)}" for part in _shown(state.parts)]
+            remaining = f", about {seconds:.0f} s to go"
+        lines = [f"{name}: {_study_line(state)}{remaining}"]
+        lines += [f"  {part.name}: {_part_line(part)}" for part in state.parts[:PARTS]]
         if len(state.parts) > PARTS:
             lines.append(f"  and {len(state.parts) - PARTS:,} more")
         for line in lines:
@@ -102,26 +125,22 @@ def _lines(name: str) -> Show:
     return show
 
 
-def _shown(parts: Sequence[Part]) -> Sequence[Part]:
-    return parts[:PARTS]
-
-
-def _told(state: Progress) -> str:
+def _study_line(state: Progress) -> str:
     count = f"{state.done:,} of {state.total:,} runs"
-    told = f"; {state.told}" if state.told else ""
-    return f"{count}{_failed(state.failures)}{_rate(state.done, state.seconds)}{told}"
+    detail = f"; {state.detail}" if state.detail else ""
+    return f"{count}{_failures(state.failures)}{_rate(state.done, state.seconds)}{detail}"
 
 
-def _told_part(part: Part) -> str:
+def _part_line(part: Part) -> str:
     shards = "" if part.shards is None else f"{part.shards:,} shards, "
-    whole = "" if part.total is None else f" of {part.total:,}"
+    total = "" if part.total is None else f" of {part.total:,}"
     rate = _rate(part.runs, part.seconds)
-    return f"{shards}{part.runs:,}{whole} runs{_failed(part.failures)}{rate}"
+    return f"{shards}{part.runs:,}{total} runs{_failures(part.failures)}{rate}"
 
 
 def _rate(runs: int, seconds: float) -> str:
     return f", {runs / seconds:,.0f} runs/s" if runs and seconds else ""
 
 
-def _failed(failures: int) -> str:
+def _failures(failures: int) -> str:
     return f", {failures:,} failed" if failures else ""

@@ -1,23 +1,31 @@
-"""Who solves the shards of a study: this process, or worker processes on any machine.
+"""Engines solve the shards of a study: in this process, or in workers on any machine.
 
-An engine knows no kernel. It is given work that makes a solver for a seat and opens the store,
-and it tells a listener of every shard that is complete.
+An engine does not depend on kernels. It gets work that makes solvers and opens the store, and it
+reports every complete shard to a listener.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from cubie_flow.engines.base import Engine, Listener, Part, Record, Solver, Work, WorkerResources
-from cubie_flow.engines.clusters import check_options
+from cubie_flow.engines.base import (
+    Engine,
+    EngineOptions,
+    Listener,
+    Part,
+    Record,
+    Solver,
+    Work,
+    WorkerResources,
+)
 from cubie_flow.engines.local import LocalEngine
 from cubie_flow.engines.statistics import RunStatistics
 from cubie_flow.engines.worker_resources import pick_devices
-from cubie_flow.errors import FlowError
+from cubie_flow.registries import ENGINES
 
 __all__ = [
     "Engine",
+    "EngineOptions",
     "Listener",
     "LocalEngine",
     "Part",
@@ -31,42 +39,22 @@ __all__ = [
 ]
 
 
-def make_engine(
-    kind: str,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    cluster: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    retries: int = 3,
-) -> Engine:
+def make_engine(kind: str, **options: Any) -> Engine:
     """Return an engine.
 
     Parameters
     ----------
-    kind : {"local", "dask"}
-    workers, scheduler, cluster, options, retries
-        See `cubie_flow.engines.dask.DaskEngine`.
+    kind : str
+        A name of `cubie_flow.registries.ENGINES`.
+    **options
+        Attributes of `EngineOptions`; None stands for the default of ``options``.
 
     Raises
     ------
     FlowError
-        If the settings contradict each other, or Dask is missing.
+        If the kind is unknown, the options contradict each other, or a package is missing.
     """
-    if kind == "local":
-        for key, value in (("workers", workers), ("scheduler", scheduler), ("cluster", cluster)):
-            if value is not None:
-                raise FlowError(
-                    f"engine.{key} is '{value}', which engine=local does not have; use engine=dask"
-                )
-        return LocalEngine()
-    check_options(cluster, options or {}, "engine.options")
-    if scheduler is not None and (cluster is not None or workers is not None):
-        raise FlowError(
-            f"engine.scheduler is '{scheduler}', which has workers of its own; leave "
-            "engine.workers and engine.cluster null"
-        )
-    try:
-        from cubie_flow.engines.dask import DaskEngine
-    except ImportError as error:
-        raise FlowError("engine=dask needs Dask: pip install 'cubie-flow[dask]'") from error
-    return DaskEngine(workers, scheduler, cluster, dict(options or {}), retries)
+    if options.get("options", ()) is None:
+        del options["options"]
+    engine: Engine = ENGINES.get(kind)(EngineOptions(**options))
+    return engine

@@ -1,4 +1,4 @@
-"""What an engine is: something that has the shards of a study solved and written, somewhere."""
+"""The contracts of an engine, of the work that it gets, and of the listener that it informs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,43 @@ if TYPE_CHECKING:
 
 
 @frozen
+class EngineOptions:
+    """Options of an engine, as the config has them; each engine uses some of them.
+
+    Attributes
+    ----------
+    workers : int, optional
+        Worker processes on this machine, or jobs of a batch system. By default one per GPU or
+        core of this machine, or one job.
+    scheduler : str, optional
+        Address of a running scheduler, such as ``tcp://host:8786``.
+    cluster : str, optional
+        Name of a batch system, or ``cuda``, see `cubie_flow.engines.clusters`.
+    options : mapping
+        Keyword arguments of that cluster.
+    retries : int
+        Number of further attempts for a shard that failed or lost its worker.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+    cluster: str | None = None
+    options: Mapping[str, Any] = field(factory=dict)
+    retries: int = 3
+
+
+@frozen
 class WorkerResources:
-    """Where shards are solved, one at a time: some CPU threads, or one GPU.
+    """Resources of one worker, which solves one shard at a time: CPU threads, or a GPU.
 
     Attributes
     ----------
     share : int
-        How many seats divide the cores that the process may use.
+        Number of workers that divide the cores of the process.
     limit : int, optional
-        CPU threads at most.
+        Largest number of CPU threads.
     device : int, optional
-        Number of the GPU; None: the first that the study names.
+        Number of the GPU; None for the first GPU of the study.
     """
 
     share: int = 1
@@ -37,30 +63,30 @@ class WorkerResources:
 
 @frozen
 class Record:
-    """What is told of one shard: a few numbers, whatever the size of the shard.
+    """Summary of a finished shard: a few numbers, whatever the size of the shard.
 
     Attributes
     ----------
     index : int
-        Which shard of the store's plan.
+        Number of the shard in the store's plan.
     runs : int
     statuses : dict
         Runs by status code.
     steps, rejected : int
         Sums over the runs.
     rescued : tuple of int
-        Runs by number of the rescue attempt they come from, from 0 for none.
+        Number of runs that each rescue attempt solved; the first entry counts runs without one.
     seconds : float
-        In the kernel, with transfers.
+        Time in the kernel, transfers included.
     measured : dict
-        Sizes and the like, of which the largest over all shards is kept.
+        Measurements, such as sizes; the largest over all shards is kept.
     row : dict
-        What the store keeps of every shard: seconds by phase.
+        Row of the shard in the store: seconds by phase.
     worker : str
-        Who solved it.
+        Name of the worker that solved it.
     faint : dict
-        States of which some runs keep only values below the absolute tolerance: in how many
-        runs, and the largest such value.
+        By state whose values stay below the absolute tolerance in some runs: the number of these
+        runs, and their largest value.
     """
 
     index: int
@@ -78,18 +104,19 @@ class Record:
 
 @frozen
 class Part:
-    """What one of several that work side by side has done so far: a worker, or a job.
+    """Progress of one worker or job among several.
 
     Attributes
     ----------
     name : str
     runs, failures : int
-        Runs done, and those of them that failed.
+        Finished runs, and those of them that failed.
     seconds : float
-        Spent on them.
+        Time spent on them.
     shards : int, optional
+        Finished shards.
     total : int, optional
-        Runs it will have done in the end, where that is known.
+        Number of runs at the end, if known.
     """
 
     name: str
@@ -101,49 +128,50 @@ class Part:
 
 
 class Solver(Protocol):
-    """Solves shards in one seat."""
+    """Solves shards with the resources of one worker."""
 
     def solve(self, index: int, tick: Callable[[int], None] | None = None) -> tuple[Arrays, Record]:
-        """Return the arrays of a shard and what is told of it.
+        """Return the arrays of a shard and its record.
 
         Parameters
         ----------
         index : int
+            Number of the shard.
         tick : callable, optional
-            Called now and then with the number of the shard's runs begun.
+            Called several times per second with the number of runs started.
         """
         ...
 
 
 class Work(Protocol):
-    """A study to solve; it is pickled where it travels."""
+    """A study to solve; engines that send it to workers pickle it."""
 
     @property
     def token(self) -> str:
-        """What tells it from other work in the same process."""
+        """Identifies the work within a process."""
         ...
 
     @property
     def devices(self) -> tuple[int, ...]:
-        """Numbers of the GPUs of this machine it may use; none on a CPU."""
+        """Numbers of the GPUs of this machine that it may use; empty for a CPU."""
         ...
 
     @property
     def where(self) -> str:
-        """Where the store is."""
+        """Location of the store, for messages."""
         ...
 
     @property
     def alone(self) -> str:
-        """Why no other process may write to the store; empty where others may."""
+        """Why no other process may write to the store; empty if others may."""
         ...
 
-    def solver(self, seat: WorkerResources) -> Solver:
-        """Return a solver with its kernel built."""
+    def solver(self, resources: WorkerResources) -> Solver:
+        """Return a solver for some resources, with its kernel built."""
         ...
 
     def store(self) -> ResultStore:
-        """Return the store to write to, open."""
+        """Return the open store to write to."""
         ...
 
     def runs(self, index: int) -> tuple[int, int]:
@@ -152,40 +180,47 @@ class Work(Protocol):
 
 
 class Listener(Protocol):
-    """Who is told how the work goes; all calls but `finished` come from the calling thread."""
+    """Receives the progress of the work; only `add` may be called from another thread."""
 
-    def ticked(self, index: int | None = None, begun: int = 0) -> None:
-        """Some time has passed, and `begun` runs of a shard in flight are begun."""
+    def tick(self, index: int | None = None, begun: int = 0) -> None:
+        """Note that time has passed, and that `begun` runs of a shard in flight have started."""
         ...
 
-    def finished(self, record: Record) -> None:
-        """Tell that one shard is in the store."""
+    def add(self, record: Record) -> None:
+        """Add the record of a shard that is in the store."""
         ...
 
-    def between(self, seconds: float) -> None:
-        """Tell that a shard took `seconds`, and that others follow; what this raises stops them."""
+    def check(self, seconds: float) -> None:
+        """Raise an exception to stop before the next shard; the last one took `seconds`."""
         ...
 
-    def waited(self, solver: float, writer: float) -> None:
-        """Tell how many seconds the solving and the writing waited for each other."""
+    def note_waits(self, solver: float, writer: float) -> None:
+        """Note the seconds that solving and writing waited for each other."""
         ...
 
 
 class Engine(Protocol):
-    """Has shards solved and written. Executors stay thin: they account and print nothing."""
+    """Solves and writes shards. It neither adds up records nor prints; the listener does."""
 
     def open(self) -> AbstractContextManager[Engine]:
-        """Return an engine for several studies: what is started for one serves the next."""
+        """Return a context whose engine keeps its workers from study to study."""
         ...
 
     def run(self, work: Work, todo: Sequence[int], listener: Listener) -> None:
         """Solve and write the shards `todo`, each of them once.
 
+        Parameters
+        ----------
+        work : Work
+        todo : sequence of int
+            Numbers of the shards.
+        listener : Listener
+
         Raises
         ------
         FlowError
-            Where a shard cannot be solved or written, in one sentence.
+            If a shard cannot be solved or written.
         BaseException
-            What `Listener.between` raised; shards in flight are complete by then.
+            Raised by `Listener.check`; shards in flight are completed first.
         """
         ...

@@ -1,7 +1,7 @@
-"""Clusters that a config may name, and the keywords it may give them.
+"""Clusters that a config may name, and the keyword arguments that it may give them.
 
-Both are lists: a config holds values, and whatever would run code of its own (a prologue of a job
-script, another Python, a module to preload) is not among them.
+Only listed keywords are allowed. Keywords that would run code (a prologue of a job script, another
+Python, a module to preload) are not listed, because a config holds values only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CLASSES = {
 }
 CLUSTERS = tuple(_CLASSES)
 _PACKAGES = {"dask_cuda": "dask-cuda", "dask_jobqueue": "dask-jobqueue"}
-#: Keywords of every batch system, and those that single ones have besides.
+#: Keywords of every batch system, and additional ones of single systems.
 _JOB = (
     "cores", "memory", "processes", "interface", "local_directory", "death_timeout",
     "log_directory", "job_name", "job_extra_directives", "walltime", "queue",
@@ -45,9 +45,9 @@ _CUDA_OPTIONS = (
     "CUDA_VISIBLE_DEVICES", "memory_limit", "device_memory_limit", "local_directory", "interface",
     "protocol",
 )  # fmt: skip
-#: Texts go into job scripts: a line break or a shell's special character has no place in them.
+#: Texts of job scripts must not contain line breaks or special characters of the shell.
 _PLAIN = re.compile(r"[\w@%+=:,./\- ]*")
-#: These become comments of the script, one a line.
+#: Keywords whose items become comment lines of the script.
 _LINES = ("job_extra_directives", "resource_spec")
 
 
@@ -57,12 +57,20 @@ def options_of(cluster: str) -> tuple[str, ...]:
 
 
 def check_options(cluster: str | None, options: Mapping[str, Any], key: str) -> None:
-    """Refuse keywords that a cluster may not be given.
+    """Refuse keywords that a config may not give a cluster.
+
+    Parameters
+    ----------
+    cluster : str, optional
+        One of `CLUSTERS`.
+    options : mapping
+    key : str
+        Config key of the options, for messages.
 
     Raises
     ------
     FlowError
-        Naming the keyword and the nearest that is allowed.
+        Naming the keyword and the nearest allowed one.
     """
     if cluster is None:
         if options:
@@ -75,7 +83,7 @@ def check_options(cluster: str | None, options: Mapping[str, Any], key: str) -> 
     for name, value in options.items():
         if name not in allowed:
             raise FlowError(
-                f"{key}.{name} is no option of engine.cluster={cluster} that a config may give "
+                f"{key}.{name} is not an option of engine.cluster={cluster} that a config may set "
                 f"(allowed: {', '.join(allowed)}){nearest(name, allowed)}"
             )
         for item in value if isinstance(value, list) else [value]:
@@ -95,14 +103,14 @@ def _check_value(key: str, value: Any, line: bool) -> None:
 
 
 def make_cluster(name: str, options: Mapping[str, Any], workers: int | None) -> Any:
-    """Start a cluster of Dask.
+    """Start a Dask cluster.
 
     Parameters
     ----------
     name : str
         One of `CLUSTERS`.
     options : mapping
-        Its keywords, checked by `check_options`.
+        Keyword arguments, checked by `check_options`.
     workers : int, optional
         Jobs to submit, or GPUs to use.
 
@@ -113,14 +121,14 @@ def make_cluster(name: str, options: Mapping[str, Any], workers: int | None) -> 
     """
     module, kind = _CLASSES[name]
     try:
-        made = getattr(importlib.import_module(module), kind)
+        cluster_class = getattr(importlib.import_module(module), kind)
     except ImportError as error:
         raise FlowError(
             f"engine.cluster={name} needs a package: pip install {_PACKAGES[module]}"
         ) from error
-    given = {**options, **({"n_workers": workers} if name == CUDA and workers else {})}
+    count = {"n_workers": workers} if name == CUDA and workers else {}
     try:
-        cluster = made(**given)
+        cluster = cluster_class(**options, **count)
         if name != CUDA:
             cluster.scale(jobs=workers or 1)
     except Exception as error:

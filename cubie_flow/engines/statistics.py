@@ -1,4 +1,4 @@
-"""What a study has come to so far, added up from the records of its shards."""
+"""Statistics of a study so far, added up from the records of its shards."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class RunStatistics:
     Parameters
     ----------
     statuses : mapping
-        Runs by status code that the store had before.
+        Number of runs by status code that the store had before.
     show : callable, optional
-        Called several times a second with runs done and runs failed so far.
+        Called several times per second with the numbers of finished and failed runs.
     check : callable, optional
-        Called between two shards with the seconds the last one took; what it raises stops the
+        Called between two shards with the seconds the last one took; an exception stops the
         study.
     well : collection of int
         Status codes of runs that have not failed.
@@ -28,11 +28,11 @@ class RunStatistics:
     Attributes
     ----------
     statuses : dict
-        Runs in the store by status code.
+        Number of runs in the store by status code.
     records : dict
-        By shard.
+        Record of every finished shard by its number.
     solver_waited, writer_waited : float
-        Seconds.
+        Seconds that solving and writing waited for each other.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class RunStatistics:
         self._parts: dict[str, Part] = {}
         self._show, self._check, self._well = show, check, well
 
-    def ticked(self, index: int | None = None, begun: int = 0) -> None:
-        """Note how far a shard in flight is."""
+    def tick(self, index: int | None = None, begun: int = 0) -> None:
+        """Note the progress of a shard in flight, and show that of the study."""
         if index is not None and index not in self.records:
             self._begun[index] = begun
         if self._show is not None:
             ended = sum(self.statuses.values())
             self._show(ended + sum(list(self._begun.values())), self._failed(self.statuses))
 
-    def finished(self, record: Record) -> None:
-        """Add a shard that is in the store."""
+    def add(self, record: Record) -> None:
+        """Add the record of a shard that is in the store."""
         self.records[record.index] = record
         self._begun.pop(record.index, None)
         for code, count in record.statuses.items():
@@ -76,47 +76,47 @@ class RunStatistics:
     def _failed(self, statuses: Mapping[int, int]) -> int:
         return sum(count for code, count in statuses.items() if code not in self._well)
 
-    def between(self, seconds: float) -> None:
-        """Ask whether to go on."""
+    def check(self, seconds: float) -> None:
+        """Call the check between two shards."""
         if self._check is not None:
             self._check(seconds)
 
-    def waited(self, solver: float, writer: float) -> None:
-        """Note who waited for whom."""
+    def note_waits(self, solver: float, writer: float) -> None:
+        """Note the seconds that solving and writing waited for each other."""
         self.solver_waited, self.writer_waited = solver, writer
 
     def total(self, name: str) -> float:
         """Return the sum of an attribute or of a column of the rows over all records."""
-        found = [getattr(r, name, r.row.get(name, 0.0)) for r in self.records.values()]
-        return float(sum(found))
+        values = [getattr(r, name, r.row.get(name, 0.0)) for r in self.records.values()]
+        return float(sum(values))
 
     def rescued(self, attempts: int) -> list[int]:
-        """Return the runs that each of `attempts` rescue attempts solved."""
-        found = [0] * (attempts + 1)
+        """Return the number of runs that each of `attempts` rescue attempts solved."""
+        solved = [0] * (attempts + 1)
         for record in self.records.values():
             for number, count in enumerate(record.rescued):
-                found[number] += count
-        return found[1:]
+                solved[number] += count
+        return solved[1:]
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What each worker has done, where they are told apart."""
+        """Progress of each worker, if the engine names them."""
         return tuple(self._parts.values())
 
     @property
     def workers(self) -> int:
-        """How many solved the shards."""
+        """Number of workers that solved shards."""
         return max(1, len({record.worker for record in self.records.values()}))
 
     def measured(self) -> dict[str, float]:
-        """Return the largest of everything that was measured."""
-        found: dict[str, float] = {}
+        """Return the largest value of every measurement."""
+        largest: dict[str, float] = {}
         for record in self.records.values():
             for name, value in record.measured.items():
-                found[name] = max(value, found.get(name, 0.0))
-        return found
+                largest[name] = max(value, largest.get(name, 0.0))
+        return largest
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for every shard, in order."""
+        """Return the rows of all shards, in order."""
         records = [self.records[index] for index in sorted(self.records)]
         return [{**r.row, "worker": r.worker} if r.worker else r.row for r in records]

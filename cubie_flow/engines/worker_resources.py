@@ -1,4 +1,4 @@
-"""Who gets what of a machine: GPUs to seats, seats to workers."""
+"""The distribution of a machine's GPUs and cores to workers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def pick_devices(wanted: int | Sequence[int] | None, present: int) -> tuple[int,
     wanted
         ``target.device``: one number, several, or None for all.
     present
-        How many GPUs there are.
+        Number of GPUs of the machine.
 
     Raises
     ------
     FlowError
-        If a GPU is not there or is named twice.
+        If a GPU does not exist or is named twice.
     """
     if wanted is None:
         return tuple(range(present))
@@ -37,16 +37,25 @@ def pick_devices(wanted: int | Sequence[int] | None, present: int) -> tuple[int,
     return numbers
 
 
-def local_seats(devices: Sequence[int]) -> list[WorkerResources]:
-    """Return a seat a GPU, or one for all CPU threads."""
+def local_resources(devices: Sequence[int]) -> list[WorkerResources]:
+    """Return the resources of this process: one entry per GPU, or one with all CPU threads."""
     return [WorkerResources(device=device) for device in devices] or [WorkerResources()]
 
 
-def worker_seat(number: int, workers: int, devices: Sequence[int]) -> WorkerResources:
-    """Return the seat of one of several workers on a machine.
+def worker_resources(number: int, workers: int, devices: Sequence[int]) -> WorkerResources:
+    """Return the resources of one of several workers on a machine.
 
-    GPUs go round: worker 0 has the first, and with more workers than GPUs some share one. CPU
-    threads are divided.
+    Worker 0 gets the first GPU, and so on; with more workers than GPUs some share one. CPU threads
+    are divided.
+
+    Parameters
+    ----------
+    number : int
+        Number of the worker.
+    workers : int
+        Workers on the machine.
+    devices : sequence of int
+        Numbers of the GPUs.
     """
     device = devices[number % len(devices)] if devices else None
     return WorkerResources(share=workers, device=device)

@@ -308,7 +308,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         dense = self.settings.sampling and step.settings.dense
         built: dict[str, Block] = {
             "start": self._start(),
-            "park": self._set_idle(),
+            "set_idle": self._set_idle(),
             "begin": self._begin(step, controller),
             "attempt": Attempt(self, step, controller, dense).build(),
             "finished": _mask("finished", compare("<", counter(CODE), float(RUNNING))),
@@ -464,7 +464,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         """Return the block that marks a lane as one without a run."""
         block = BlockBuilder()
         block.assign([("counters", CODE)], [const(IDLE)])
-        return block.build("park", per_lane=True)
+        return block.build("set_idle", per_lane=True)
 
     def _jumped(self) -> Node | None:
         """Return whether a lane restarts after a jump; None where nothing jumps."""

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk, so that a second process starts solving at once."""
+"""The cache of compiled kernels on disk, so that a second process need not compile."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cache_folder() -> Path:
 
 
 def source_digest() -> str:
-    """Return a hash of the sources that decide what a kernel compiles to."""
+    """Return a hash of the sources on which compiled kernels depend."""
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for folder in (root.parent / "expressions", root / "targets"):
@@ -40,13 +40,14 @@ def source_digest() -> str:
 
 
 class KernelCache:
-    """Files named by key, each a JSON header and binary parts, checked by a hash.
+    """Files named by key; each has a JSON header and binary parts, verified by a hash.
 
     Parameters
     ----------
     folder : Path, optional
+        By default `cache_folder`.
     limit : int
-        Bytes to keep.
+        Largest total size in bytes.
     """
 
     def __init__(self, folder: Path | None = None, limit: int = SIZE_LIMIT) -> None:
@@ -57,7 +58,7 @@ class KernelCache:
         return self.folder / f"{key}.kernel"
 
     def get(self, key: str) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        """Return (header, parts) of a kernel, or None if it is absent, damaged or not ours."""
+        """Return (header, parts) of a kernel; None if it is absent, damaged or of another user."""
         path = self._path(key)
         try:
             status = path.stat()
@@ -80,7 +81,16 @@ class KernelCache:
         return header, parts
 
     def put(self, key: str, header: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
-        """Store a kernel; a cache that cannot be written is not an error."""
+        """Store a kernel; a cache that cannot be written is not an error.
+
+        Parameters
+        ----------
+        key : str
+        header : mapping
+            Values that JSON holds.
+        parts : mapping
+            Binary parts by name.
+        """
         head = json.dumps({**header, "parts": [(n, len(p)) for n, p in parts.items()]}).encode()
         body = struct.pack("<q", len(head)) + head + b"".join(parts.values())
         try:
@@ -94,12 +104,12 @@ class KernelCache:
         self._trim()
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        found = []
+        files = []
         for path in self.folder.glob("*.kernel"):
             with contextlib.suppress(OSError):
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
-        return sorted(found)
+                files.append((status.st_mtime, status.st_size, path))
+        return sorted(files)
 
     def _trim(self) -> None:
         files = self._files()
@@ -111,12 +121,12 @@ class KernelCache:
             excess -= size
 
     def size(self) -> tuple[int, int]:
-        """Return (kernels, bytes) stored."""
+        """Return the number of stored kernels and their total bytes."""
         files = self._files()
         return len(files), sum(size for _, size, _ in files)
 
     def clear(self) -> tuple[int, int]:
-        """Delete every kernel; return (kernels, bytes) deleted.
+        """Delete every kernel; return their number and total bytes.
 
         Raises
         ------

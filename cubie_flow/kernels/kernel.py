@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Callable, Mapping
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import evolve, field, frozen, validators
 
 from cubie_flow.errors import FlowError, between, nearest, one_of
-from cubie_flow.expressions.block import UNROLL_LIMIT, Block, flattened
+from cubie_flow.expressions.block import UNROLL_LIMIT, flattened
 from cubie_flow.expressions.dialect import ARENAS, Dialect, Place
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.cache import KernelCache, source_digest
 from cubie_flow.kernels.launch import BatchResult, Launch
-from cubie_flow.kernels.targets.batch import Program
-from cubie_flow.kernels.targets.detect import (
-    cuda_devices,
-    install_hint,
-    toolkit_installed,
-)
+from cubie_flow.kernels.targets.detect import cuda_devices, toolkit_installed
+from cubie_flow.kernels.targets.target import BuildResult, Target
 from cubie_flow.memory import (
     BlockFit,
     CUDAFactory,
@@ -35,52 +27,42 @@ from cubie_flow.memory import (
     fit_block,
     padded_stride_bytes,
 )
+from cubie_flow.registries import TARGETS
 
 if TYPE_CHECKING:
-    from cubie_flow.kernels.targets.cpu import CpuProgram
-    from cubie_flow.kernels.targets.cuda import CudaCode
+    from cubie_flow.kernels.targets.cuda_code import CudaCode
 
 Array = Any
-TARGETS = ("auto", "cpu", "cuda", "simulator")
-#: Dynamic shared memory a block gets without opting in, on every device.
-SHARED_LIMIT = 48 * 1024
-#: What decides, beside our own source, what a kernel compiles to on CUDA.
-_CUDA_WHEELS = (
-    "numba", "llvmlite", "numba-cuda", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink",
-    "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12",
-)  # fmt: skip
-
-
-def _optional(validator: Any) -> Any:
-    return validators.optional(validator)
+AUTO = "auto"
 
 
 @frozen
 class BatchSolverConfig:
-    """Compile-time choices of the batch kernel; it holds no sizes of memory.
+    """Compile-time settings of the batch kernel; sizes of memory are not among them.
 
     Parameters
     ----------
-    target : {"auto", "cpu", "cuda", "simulator"}
-        ``auto`` is ``cuda`` where there is a usable GPU, else ``cpu``.
+    target : str
+        A name of `cubie_flow.registries.TARGETS`, or ``auto``: ``cuda`` with a usable GPU, else
+        ``cpu``.
     precision : {"float32", "float64"}
     lanes : int, optional
-        Runs side by side on a CPU core, a power of two up to 64; None chooses.
+        Runs that a CPU core integrates together, a power of two up to 64; None chooses.
     math : {"portable", "native"}
-        Elementary functions on CUDA: our polynomials, which give a CPU's bits, or libdevice.
+        Elementary functions on CUDA: our polynomials, which give the bits of the CPU, or libdevice.
     arch : str, optional
         CUDA architecture to compile for, such as ``sm_90``; None asks the device.
     block_size : int
-        Threads a CUDA block before fitting shared memory.
+        Threads per CUDA block, before fitting shared memory.
     device : int
-        Which GPU.
+        Number of the GPU.
     """
 
-    target: str = field(default="auto", validator=one_of(*TARGETS), metadata={"key": "target.kind"})
+    target: str = field(default=AUTO, validator=TARGETS.validator(AUTO))
     precision: str = field(default="float64", validator=one_of("float32", "float64"))
-    lanes: int | None = field(
+    lanes: int | None = field(  # type: ignore[assignment]
         default=None,
-        validator=_optional(one_of(1, 2, 4, 8, 16, 32, 64)),
+        validator=validators.optional(one_of(1, 2, 4, 8, 16, 32, 64)),
         metadata={"key": "target.lanes"},
     )
     math: str = field(
@@ -102,45 +84,28 @@ class BatchSolverConfig:
 
     def resolved_target(self) -> str:
         """Return the target that ``auto`` stands for on this machine."""
-        if self.target != "auto":
+        if self.target != AUTO:
             return self.target
         return "cuda" if cuda_devices() and toolkit_installed() else "cpu"
-
-
-@frozen(eq=False)
-class BuildResult:
-    """A built kernel and how it came about.
-
-    Attributes
-    ----------
-    program : Program
-    seconds : float
-        Time to build it.
-    cached : bool
-        Whether it came from the cache.
-    figures : dict
-        Bytes of machine code and constants, on CUDA also registers, stack and spills; empty in
-        the simulator.
-    """
-
-    program: Program
-    seconds: float
-    cached: bool
-    figures: dict[str, int]
 
 
 class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
     """Builds and launches the kernel of one `SingleIntegratorRun`.
 
-    Sizes of memory come from the registry at each access.
+    Sizes of memory are read from the buffer registry at each access.
 
     Parameters
     ----------
     run : RunSettings
-    config : BatchSolverConfig
+    config : BatchSolverConfig, optional
     locations : mapping, optional
         ``{buffer: location}``.
     cache : KernelCache, optional
+
+    Raises
+    ------
+    FlowError
+        If a location is given for an unknown buffer, or is not possible.
     """
 
     def __init__(
@@ -151,8 +116,9 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         cache: KernelCache | None = None,
     ) -> None:
         config = evolve(config or BatchSolverConfig(), precision=run.precision)
-        self._cache = cache or KernelCache()
-        #: Hash of the settings whose locations were found in order.
+        #: Compiled kernels on disk; targets read and write it.
+        self.cache = cache or KernelCache()
+        #: Hash of the settings whose locations passed `check_locations`.
         self._checked = ""
         super().__init__(config)
         self.adopt("run", SingleIntegratorRun(run))
@@ -161,14 +127,14 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             for name in locations:
                 if name not in known:
                     raise FlowError(
-                        f"buffers.{name} is no buffer of this kernel (there are "
+                        f"buffers.{name} is not a buffer of this kernel (it has "
                         f"{', '.join(known)}){nearest(name, known)}"
                     )
-            self.update(**{f"{name}_location": place for name, place in locations.items()})
+            self.update(**{f"{name}_location": location for name, location in locations.items()})
 
     @property
     def run(self) -> SingleIntegratorRun:
-        """The run this kernel is made of."""
+        """The run that this kernel integrates."""
         return self.children["run"]  # type: ignore[return-value]
 
     @property
@@ -180,7 +146,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
 
     @property
     def layout(self) -> Layout:
-        """Every buffer of the tree with its place."""
+        """Every buffer of the tree with its address."""
         return buffer_registry.layout(self)
 
     def _region(self, arena: str) -> Any:
@@ -216,7 +182,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
 
     @property
     def places(self) -> dict[str, Place]:
-        """Place of every buffer that lives in memory, by name."""
+        """Place of every buffer that is in memory, by name."""
         return {
             entry.name: Place(entry.arena, entry.offset, entry.dtype.name, entry.elements)  # type: ignore[arg-type]
             for entry in self.layout.entries
@@ -224,19 +190,20 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         }
 
     def fit_block(self, limit: int | None = None) -> BlockFit:
-        """Return the block size that fits shared memory.
+        """Return the largest block, up to the configured size, that fits shared memory.
 
         Parameters
         ----------
         limit : int, optional
-            Bytes a block may have; None asks the device.
+            Bytes that a block may use; None asks the target.
+
+        Raises
+        ------
+        FlowError
+            If one run does not fit.
         """
         if limit is None:
-            limit = SHARED_LIMIT
-            if self.target == "cuda" and cuda_devices():
-                from cubie_flow.kernels.targets.cuda import shared_memory_limit
-
-                limit = shared_memory_limit(self.settings.device)
+            limit = self._target.shared_memory_limit(self)
         return fit_block(
             self.settings.block_size, self.shared_memory_bytes, limit, layout=self.layout
         )
@@ -246,37 +213,17 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
     @property
     def dialect(self) -> Dialect:
         """How blocks are emitted for the target."""
-        s, target = self.settings, self.target
-        if target == "cpu":
-            from cubie_flow.kernels.targets.cpu import vector_layout
+        return self._target.dialect(self)
 
-            run = self.run
-            states = len(run.settings.system.states)
-            leaping, short = (
-                run.loop.batches_steps(run.step, run.controller),
-                run.step.evaluations[0] <= 4,
-            )
-            lanes, width = vector_layout(s.precision, states, run.step.light, leaping, short)
-            return Dialect(s.precision, s.lanes or lanes, vector=width)
-        return Dialect(s.precision, 1, shared_space=3, portable=s.math == "portable")
+    @property
+    def _target(self) -> Target:
+        target: Target = TARGETS.get(self.target)()
+        return target
 
     def build(self) -> BuildResult:
-        started = perf_counter()
-        blocks = self.run.product
-        dialect, places, sizes = self.dialect, self.places, self.arena_bytes
+        """Build the program of the target, or load it from the cache."""
         self.check_locations()
-        if self.target == "cpu":
-            loaded, cached = self._build_cpu(blocks, dialect, places, sizes)
-            return BuildResult(loaded, perf_counter() - started, cached, loaded.code.figures())
-        if self.target == "simulator":
-            _require_toolkit("target.kind=simulator")
-            from cubie_flow.kernels.targets.simulator import SimulatorProgram
-
-            program = SimulatorProgram(
-                blocks, dialect, places, sizes, self.shared_memory_bytes, self.settings.block_size
-            )
-            return BuildResult(program, perf_counter() - started, False, {})
-        return self._build_cuda(started)
+        return self._target.build(self)
 
     def check_locations(self) -> None:
         """Refuse ``register`` for a buffer that must outlive a block.
@@ -303,7 +250,15 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
                 written |= writes
         self._checked = self.config_hash
 
-    def _key(self, dialect: Dialect, **more: Any) -> str:
+    def cache_key(self, dialect: Dialect, **more: Any) -> str:
+        """Return the key of the compiled kernel in the cache.
+
+        Parameters
+        ----------
+        dialect : Dialect
+        **more
+            What else the target's compiler depends on, as values that JSON holds.
+        """
         parts = {
             "blocks": {name: block.digest for name, block in self.run.product.items()},
             "dialect": repr(
@@ -316,29 +271,8 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _build_cpu(
-        self,
-        blocks: Mapping[str, Block],
-        dialect: Dialect,
-        places: Mapping[str, Place],
-        sizes: tuple[int, int, int],
-    ) -> tuple[CpuProgram, bool]:
-        from cubie_flow.kernels.targets import cpu
-
-        key = self._key(
-            dialect, processor=cpu.processor(), compilers=_versions("numba", "llvmlite", "numpy")
-        )
-        found = self._cache.get(key)
-        if found is not None:
-            header, parts = found
-            code = cpu.CpuCode(parts["object"], header["entry"])
-        else:
-            code = cpu.compile_code(blocks, dialect, places)
-            self._cache.put(key, {"entry": code.entry, "target": "cpu"}, {"object": code.code})
-        return cpu.CpuProgram(code, dialect, sizes), found is not None
-
     def compile_cuda(self, arch: str) -> CudaCode:
-        """Compile for a CUDA architecture, or take it from the cache; no GPU needed.
+        """Compile for a CUDA architecture, or load the code from the cache; no GPU is needed.
 
         Parameters
         ----------
@@ -348,94 +282,21 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         Returns
         -------
         CudaCode
-            PTX, cubin and the compiler's figures.
+            PTX, cubin and the compiler's statistics.
 
         Raises
         ------
         FlowError
             If the compiler is not installed or does not know `arch`.
         """
-        return self._cuda_code(arch)[0]
+        from cubie_flow.kernels.targets.cuda import cuda_code
 
-    def _cuda_code(self, arch: str) -> tuple[CudaCode, bool]:
-        """Return the code for an architecture, and whether it came from the cache."""
-        _require_toolkit("compiling for CUDA")
-        dialect = evolve(
-            self.dialect, lanes=1, shared_space=3, portable=self.settings.math == "portable"
-        )
-        key = self._key(
-            dialect, arch=arch, stride=self.shared_memory_bytes, compilers=_versions(*_CUDA_WHEELS)
-        )
-
-        def compile_it() -> CudaCode:
-            from cubie_flow.kernels.targets import cuda_compile as compiler
-
-            return compiler.compile_kernel(
-                self.run.product,
-                evolve(dialect, library=compiler.libdevice, intrinsics=compiler.rounding),
-                self.places,
-                self.arena_bytes,
-                self.shared_memory_bytes,
-                arch,
-            )
-
-        return self._cached_cuda(key, arch, compile_it)
-
-    def _turner(self, arch: str) -> CudaCode | None:
-        """Return the code that turns samples, if there are any."""
-        if not self.run.loop.settings.sampling:
-            return None
-        bits = self.dialect.bits
-        parts = ("transpose", bits, arch, source_digest(), _versions(*_CUDA_WHEELS))
-
-        def compile_it() -> CudaCode:
-            from cubie_flow.kernels.targets.cuda_compile import compile_turner
-
-            return compile_turner(bits, arch)
-
-        key = hashlib.sha256(repr(parts).encode()).hexdigest()
-        return self._cached_cuda(key, arch, compile_it)[0]
-
-    def _cached_cuda(
-        self, key: str, arch: str, compile_it: Callable[[], CudaCode]
-    ) -> tuple[CudaCode, bool]:
-        from cubie_flow.kernels.targets.cuda import CompilerFigures, CudaCode
-
-        found = self._cache.get(key)
-        if found is not None:
-            header, parts = found
-            ptx = zlib.decompress(parts["ptx"]).decode()
-            figures = CompilerFigures(**header["figures"])
-            return CudaCode(ptx, parts["cubin"], header["entry"], arch, figures), True
-        code = compile_it()
-        header = {"entry": code.entry, "target": "cuda", "figures": code.figures.as_dict()}
-        # PTX is text, ten times as large as it need be.
-        packed = zlib.compress(code.ptx.encode(), 1)
-        self._cache.put(key, header, {"cubin": code.cubin, "ptx": packed})
-        return code, False
-
-    def _build_cuda(self, started: float) -> BuildResult:
-        _require_toolkit("target.kind=cuda")
-        devices = cuda_devices()
-        if len(devices) <= self.settings.device:
-            raise FlowError(
-                f"target.device is {self.settings.device}, but the driver offers {len(devices)} "
-                "GPU(s); use target.kind=cpu, or task=doctor to see what is missing"
-            )
-        from cubie_flow.kernels.targets.cuda import CudaProgram
-
-        arch = self.settings.arch or devices[self.settings.device].arch
-        fit = self.fit_block()
-        code, cached = self._cuda_code(arch)
-        program = CudaProgram(
-            code, fit.block_size, fit.shared_bytes, self.settings.device, self._turner(arch)
-        )
-        return BuildResult(program, perf_counter() - started, cached, code.figures.as_dict())
+        return cuda_code(self, arch)[0]
 
     # running
 
     def run_time_settings(self, tolerances: Tolerances) -> Array:
-        """Return the settings of every run as blocks read them.
+        """Return the tolerances and step bounds as the blocks read them.
 
         Raises
         ------
@@ -471,13 +332,14 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         columns : mapping
             For every varied quantity its values, shape (count,).
         count : int
+            Number of runs.
         tolerances : Tolerances
         times : ndarray, optional
             Times to sample at, relative to the start, increasing; needed when the run samples.
         threads : int
             CPU threads.
         tick : callable, optional
-            Called now and then with the number of runs started.
+            Called several times per second with the number of runs started.
 
         Raises
         ------
@@ -489,7 +351,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
     def launch(
         self, tolerances: Tolerances, times: Array | None = None, threads: int = 1
     ) -> Launch:
-        """Return what solves batches of any size with these settings, built if need be.
+        """Return a launcher for batches of any size with these settings; builds the kernel.
 
         Parameters
         ----------
@@ -506,19 +368,3 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         """
         settings = self.run_time_settings(tolerances)
         return Launch(self.product.program, self.run, settings, times, threads)
-
-
-def _require_toolkit(what: str) -> None:
-    if not toolkit_installed():
-        raise FlowError(f"{what} needs numba-cuda and its toolkit wheels: {install_hint()}")
-
-
-@cache
-def _versions(*packages: str) -> tuple[str, ...]:
-    found = []
-    for package in ("cubie-flow", *packages):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(package)
-    return tuple(found)

@@ -19,21 +19,21 @@ from cubie_flow.kernels.targets.batch import Batch, Program
 Array = Any
 
 
-#: Key of the metadata of a field: the axis of runs of its array, None if it has none.
+#: Metadata key of a field: the run axis of its array, None if it has none.
 _AXIS = "run_axis"
 
 
 def _axis(number: int | None) -> dict[str, int | None]:
-    """Return the metadata of a field whose array counts the runs along an axis, or along none."""
+    """Return field metadata for an array whose axis `number` counts the runs; None: no axis."""
     return {_AXIS: number}
 
 
 @frozen(eq=False)
 class BatchResult:
-    """What a batch of runs gives.
+    """Results of a batch of runs.
 
-    Every field says which axis of its array counts the runs; `RUN_AXES` is made from that, and
-    whatever moves, selects or replaces runs uses it.
+    Every field states which axis of its array counts the runs. `RUN_AXES` collects these axes, and
+    all code that moves, selects or replaces runs uses it.
 
     Attributes
     ----------
@@ -44,17 +44,17 @@ class BatchResult:
         Sums of squared differences to data, see `cubie_flow.integrators.comparison`.
     event_counts : ndarray, shape (recorded events, runs)
     event_times : ndarray, shape (recorded events, times kept, runs)
-        NaN where there are no more.
+        NaN after the last event.
     status : ndarray of uint8, shape (runs,)
     steps, rejected : ndarray of int32, shape (runs,)
     evaluations : ndarray of int32, shape (runs,)
         Right-hand sides evaluated in attempted steps.
     seconds : float
-        Time in the kernel, with transfers.
+        Time in the kernel, transfers included.
     measured : dict
-        What the target measured, see `Batch`.
+        Measurements of the target, see `Batch`.
     attempts : ndarray of uint8, shape (runs,), optional
-        Which attempt of a rescue a run comes from, 0 for none.
+        Number of the rescue attempt that solved a run, 0 for none.
     """
 
     samples: Array = field(metadata=_axis(1))
@@ -72,33 +72,34 @@ class BatchResult:
     attempts: Array | None = field(metadata=_axis(0), default=None)
 
     def put_back(self, order: Array) -> BatchResult:
-        """Return the result with run ``i`` of it as run ``order[i]``, as it was before."""
+        """Undo a permutation: return the result whose run ``order[i]`` is run ``i`` of this one."""
 
         def moved(array: Array, axis: int) -> Array:
-            found = np.empty_like(array)
-            _runs_first(found, axis)[order] = _runs_first(array, axis)
-            return found
+            target = np.empty_like(array)
+            _runs_first(target, axis)[order] = _runs_first(array, axis)
+            return target
 
         return evolve(self, **{name: moved(array, axis) for name, array, axis in self._arrays()})
 
     def replace_runs(self, runs: Array, other: BatchResult, chosen: Array) -> None:
-        """Write the runs of `other` that are `chosen` over the runs numbered `runs`, in place.
+        """Overwrite the runs `runs` with the runs `chosen` of another result, in place.
 
         Parameters
         ----------
         runs : ndarray of int, shape (n,)
+            Numbers of the runs to overwrite.
         other : BatchResult
-            With the same arrays, of any precision.
+            A result with the same arrays, of any precision.
         chosen : ndarray
-            Index of n runs of `other`.
+            Index that selects n runs of `other`.
         """
         for name, array, axis in self._arrays():
-            # A float64 result may hold numbers that float32 has not.
+            # A float64 result may hold numbers out of the range of float32.
             with np.errstate(over="ignore"):
                 _runs_first(array, axis)[runs] = _runs_first(getattr(other, name), axis)[chosen]
 
     def _arrays(self) -> Iterator[tuple[str, Array, int]]:
-        """Yield the name of every array that is there, the array, and its axis of runs."""
+        """Yield (name, array, run axis) of every array that is present."""
         for name, axis in RUN_AXES.items():
             array = getattr(self, name)
             if array is not None:
@@ -106,40 +107,40 @@ class BatchResult:
 
 
 def run_axes(result: type) -> dict[str, int]:
-    """Return the axis of runs of every array of a result class, by name.
+    """Return the run axis of every array of a result class, by name.
 
     Raises
     ------
     TypeError
-        Naming a field that does not say whether it has one.
+        Naming a field that does not state its axis.
     """
-    found = {}
+    axes = {}
     for one in fields(result):
         if _AXIS not in one.metadata:
             raise TypeError(f"{result.__name__}.{one.name} does not say which axis counts the runs")
         if one.metadata[_AXIS] is not None:
-            found[one.name] = one.metadata[_AXIS]
-    return found
+            axes[one.name] = one.metadata[_AXIS]
+    return axes
 
 
 def _runs_first(array: Array, axis: int) -> Array:
     return np.moveaxis(array, axis, 0)
 
 
-#: Arrays of a result and their axis of runs.
+#: Run axis of every array of a result.
 RUN_AXES = run_axes(BatchResult)
 
 
 class Launch:
-    """Solves batches; all that does not differ between them is made once.
+    """Solves batches of one kernel; what they share is prepared once.
 
     Parameters
     ----------
     program : Program
     run : SingleIntegratorRun
-        What the program integrates.
+        The run that the program integrates.
     settings : ndarray
-        Its run-time settings, see `BatchSolverKernel.run_time_settings`.
+        Run-time settings, see `BatchSolverKernel.run_time_settings`.
     times : ndarray, optional
         Times to sample at, relative to the start, increasing; needed when the run samples.
     threads : int
@@ -158,13 +159,13 @@ class Launch:
         self._memory = program.memory()
         self._dtype = dtype = np.dtype(run.settings.precision)
         self._rows = run.rows
-        given = np.asarray([] if times is None else times, np.float64)
-        self._time_count = len(given)
-        self._times = np.concatenate([given, [np.inf]]).astype(dtype)
+        sampled = np.asarray([] if times is None else times, np.float64)
+        self._time_count = len(sampled)
+        self._times = np.concatenate([sampled, [np.inf]]).astype(dtype)
         states, self._drivers = run.settings.system.states, run.settings.system.drivers
         parts = [[state.value for state in states], tables(self._drivers, len(states))]
         if run.settings.measured is not None:
-            parts.append(table(run.settings.measured, given + run.settings.t_start))
+            parts.append(table(run.settings.measured, sampled + run.settings.t_start))
         self._initial = np.concatenate(parts).astype(dtype)
         loop = run.loop.settings
         self._sampling, self._saved = loop.sampling, len(loop.saved_numbers)
@@ -174,8 +175,8 @@ class Launch:
         self._recorded = len(events.recorded) if events is not None else 0
         self._times_kept = events.times_kept if events is not None else 0
         # Rows of the final values: states, metrics, misfits, events.
-        self._kept = self._states + len(METRICS) * self._summarised
-        self._first_event = self._kept + SUMS * self._compared
+        self._first_misfit = self._states + len(METRICS) * self._summarised
+        self._first_event = self._first_misfit + SUMS * self._compared
         self._finals = self._first_event + (events.rows if events is not None else 0)
 
     def solve(
@@ -191,13 +192,14 @@ class Launch:
         columns : mapping
             For every varied quantity its values, shape (count,).
         count : int
+            Number of runs.
         tick : callable, optional
-            Called now and then with the number of runs started.
+            Called several times per second with the number of runs started.
 
         Raises
         ------
         FlowError
-            If a run chooses a series of a driver that is not there.
+            If a run chooses a series that its driver does not have.
         """
         dtype, program, times = self._dtype, self._program, self._time_count
         inputs = np.empty((len(self._rows), count), dtype)
@@ -224,16 +226,20 @@ class Launch:
         )
         started = perf_counter()
         program.run(batch)
-        seconds = perf_counter() - started
-        states, kept, first = self._states, self._kept, self._first_event
-        first_time = first + self._recorded
+        return self._result(batch, perf_counter() - started)
+
+    def _result(self, batch: Batch, seconds: float) -> BatchResult:
+        """Return the arrays of a solved batch, divided into results."""
+        finals, counts, runs = batch.finals, batch.counts, batch.count
+        metrics, misfits, events = self._states, self._first_misfit, self._first_event
+        times = events + self._recorded
         return BatchResult(
-            samples=samples if self._sampling else np.empty((0, count, 0), dtype),
-            finals=finals[:states],
-            metrics=finals[states:kept].reshape(self._summarised, len(METRICS), count),
-            misfits=finals[kept:first].reshape(self._compared, SUMS, count),
-            event_counts=finals[first:first_time],
-            event_times=finals[first_time:].reshape(self._recorded, self._times_kept, count),
+            samples=batch.samples if self._sampling else np.empty((0, runs, 0), self._dtype),
+            finals=finals[:metrics],
+            metrics=finals[metrics:misfits].reshape(self._summarised, len(METRICS), runs),
+            misfits=finals[misfits:events].reshape(self._compared, SUMS, runs),
+            event_counts=finals[events:times],
+            event_times=finals[times:].reshape(self._recorded, self._times_kept, runs),
             status=counts[0].astype(np.uint8),
             steps=counts[1],
             rejected=counts[2],

@@ -14,28 +14,29 @@ from cubie_flow.memory import BlockFit, LayoutEntry
 from cubie_flow.memory.occupancy import Occupancy, limits, occupancy
 from cubie_flow.memory.sizing import BANK_BYTES, bank_conflicts
 
-#: Planned for where neither the config nor a GPU names an architecture.
+#: Architecture of the plan where neither the config nor a GPU names one.
 ARCH = "sm_90"
 
 
 @frozen
 class ArchPlan:
-    """What the kernel comes to on one CUDA architecture.
+    """The plan of a kernel on one CUDA architecture.
 
     Attributes
     ----------
     arch : str
     shared_limit : int
-        Bytes of shared memory a block may opt in to.
+        Bytes of shared memory that a block may opt in to.
     fit : BlockFit, optional
-        None where one run does not fit; then `problem` says so.
+        None if one run does not fit; then `problem` states why.
     figures : dict
-        What the compiler reports of the kernel; empty where it could not be asked.
+        Statistics of the compiler; empty if it could not run.
     occupancy : Occupancy, optional
-        Predicted, from registers, block and shared memory.
+        Predicted from registers, block size and shared memory.
     missing : str
-        Why there are no figures, and what to install.
+        Why there are no statistics, and what to install.
     problem : str
+        Why the kernel cannot run.
     """
 
     arch: str
@@ -49,24 +50,25 @@ class ArchPlan:
 
 @frozen
 class KernelPlan:
-    """Memory of one kernel.
+    """The memory of one kernel.
 
     Attributes
     ----------
     target : str
     precision : str
     lanes : int
-        Runs side by side on a CPU core; 1 on a GPU.
+        Runs that a CPU core integrates together; 1 on a GPU.
     buffers : tuple of LayoutEntry
     shared_elements, shared_bytes : int
-        Of one run, without padding; elements of the working precision.
+        Shared memory of one run without padding, in elements of the working precision and bytes.
     stride : int
         Bytes from one run's shared memory to the next.
     stride_reason : str
+        Why the stride has this length.
     arena_bytes : tuple of int
-        Of one run: shared, local, persistent.
+        Bytes of one run: shared, local, persistent.
     block_size : int
-        As wished.
+        Configured threads per block.
     architectures : tuple of ArchPlan
     """
 
@@ -84,23 +86,23 @@ class KernelPlan:
 
     @property
     def thread_bytes(self) -> int:
-        """Bytes of memory that the buffers of one CPU thread (or one run on a GPU) take."""
+        """Bytes of the buffers of one CPU thread, or of one run on a GPU."""
         return sum(-(-size * self.lanes // 64) * 64 for size in self.arena_bytes)
 
 
 def plan_kernel(kernel: BatchSolverKernel, compiling: bool = True) -> KernelPlan:
-    """Return the plan of a kernel without running or, unless asked for, compiling it.
+    """Return the plan of a kernel without running it.
 
     Parameters
     ----------
     kernel : BatchSolverKernel
     compiling : bool
-        Ask the CUDA compiler for the figures of every architecture; needs no GPU.
+        Whether to compile for every CUDA architecture, for its statistics; needs no GPU.
 
     Raises
     ------
     FlowError
-        If an architecture is not known, or a buffer lies where it cannot.
+        If an architecture is unknown, or a buffer has an impossible location.
     """
     kernel.check_locations()
     layout = kernel.layout

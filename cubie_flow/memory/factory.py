@@ -9,28 +9,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from enum import Enum
-from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import attrs
-import numpy as np
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.memory.registry import LOCATION_SUFFIX, buffer_registry, label_of
+from cubie_flow.memory.arenas import LOCATION_SUFFIX, label_of
+from cubie_flow.memory.hashing import qualified_name, stable_hash
+from cubie_flow.memory.registry import buffer_registry
 
 Settings = TypeVar("Settings", bound=attrs.AttrsInstance)
 
-# True while an update or an adoption runs in this thread: what it calls joins it.
+# True while an update or adoption runs in this context; nested changes belong to it.
 _changing: ContextVar[bool] = ContextVar("cubie_flow_changing", default=False)
 
 
 class CUDAFactory(ABC, Generic[Settings]):
     """A component with frozen settings, buffers, children and one lazily built product.
 
-    Subclasses write `build`, and where needed `register_buffers` (declare the buffers with
-    ``buffer_registry``) and `arrange_children` (adopt the children that the settings ask for).
+    Subclasses implement `build`. If needed, they implement `register_buffers`, which declares
+    buffers with ``buffer_registry``, and `arrange_children`, which adopts children.
 
     Parameters
     ----------
@@ -41,7 +40,7 @@ class CUDAFactory(ABC, Generic[Settings]):
     Raises
     ------
     FlowError
-        If the settings are not frozen attrs, or hold a value with no stable content.
+        If the settings are not a frozen attrs instance, or a value has no stable content.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,27 +57,27 @@ class CUDAFactory(ABC, Generic[Settings]):
             self._arrange()
             self._refresh()
 
-    # ------------------------------------------------------------------ what subclasses write
+    # ------------------------------------------------------------------ implemented by subclasses
 
     @abstractmethod
     def build(self) -> Any:
         """Build the product from the settings, the children and the registry."""
 
     def register_buffers(self) -> None:
-        """Declare every buffer that the settings and children ask for.
+        """Declare every buffer that the settings and children need.
 
-        Called at the start and after any change of the settings or below; what is not declared
-        again is gone.
+        Called at first and after any change here or below; a buffer that is not declared again is
+        removed.
         """
 
     def arrange_children(self) -> None:
-        """Adopt or release children as the settings ask.
+        """Adopt or release children according to the settings.
 
-        Called at the start and after a change of the own settings, before the children see the
-        same update; keep a child that still serves.
+        Called at first and after a change of the component's own settings, before the children get
+        the same update. A child that is still suitable should be kept.
         """
 
-    # ------------------------------------------------------------------ what others read
+    # ------------------------------------------------------------------ read by others
 
     @property
     def settings(self) -> Settings:
@@ -92,11 +91,11 @@ class CUDAFactory(ABC, Generic[Settings]):
 
     @property
     def config_hash(self) -> str:
-        """SHA-256 (hex) of everything compiled in, equal in every process.
+        """SHA-256 (hex) of everything that is compiled in, equal in every process.
 
-        It covers the class, the settings, the children's hashes and the layout of all buffers.
+        It covers the class, the settings, the hashes of the children and the layout of all buffers.
         """
-        # A layout is the same object until something in it changes, so this is quick to compare.
+        # An unchanged layout is the same object, so the comparison is fast.
         state = tuple(
             (
                 type(factory),
@@ -116,12 +115,12 @@ class CUDAFactory(ABC, Generic[Settings]):
             for e in buffer_registry.layout(self).entries
         ]
         children = [[name, child.config_hash] for name, child in self._children.items()]
-        content = [_qualified(type(self)), self._settings_hash, children, buffers]
+        content = [qualified_name(type(self)), self._settings_hash, children, buffers]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
     def product(self) -> Any:
-        """What `build` made: the same object until something compiled in changes."""
+        """The result of `build`: the same object until something that is compiled in changes."""
         key = (self.config_hash, *(type(factory) for factory in self._subtree()))
         if self._built is None or self._built[0] != key:
             self._built = (key, self.build())
@@ -130,7 +129,7 @@ class CUDAFactory(ABC, Generic[Settings]):
     # ------------------------------------------------------------------ changes
 
     def update(self, **settings: Any) -> set[str]:
-        """Change settings here and below, and move buffers, all or nothing.
+        """Change settings and locations of buffers here and below, all or none.
 
         Parameters
         ----------
@@ -146,8 +145,8 @@ class CUDAFactory(ABC, Generic[Settings]):
         Raises
         ------
         FlowError
-            If a value is refused or a key is known to nobody; nothing has changed then. Inside
-            another update, keys known to nobody are left to the outermost one.
+            If a value is refused or a key is unknown; nothing has changed then. Within another
+            update, unknown keys are left to the outermost update.
         """
         outermost = not _changing.get()
         with _transaction(self):
@@ -158,7 +157,7 @@ class CUDAFactory(ABC, Generic[Settings]):
             locations = {key: settings[key] for key in buffer_registry.update(self, settings)}
             if locations:
                 self._remember(locations)
-                # Sizes of a parent may follow where its child's buffers are.
+                # The sizes of a parent may depend on the locations of its children's buffers.
                 for factory in reversed(list(self._subtree())):
                     factory._refresh()
                 self._refresh_ancestors()
@@ -168,21 +167,21 @@ class CUDAFactory(ABC, Generic[Settings]):
                     if key not in recognised:
                         known = self._known_keys()
                         raise FlowError(
-                            f"{key}={settings[key]!r} is no setting of {label_of(self)} or its"
+                            f"{key}={settings[key]!r} is not a setting of {label_of(self)} or its"
                             f" parts{nearest(key, known) or '; known: ' + ', '.join(known)}"
                         )
         return recognised
 
     def adopt(self, name: str, child: CUDAFactory[Any]) -> None:
-        """Make ``child`` the child ``name``; the child it replaces leaves nothing here.
+        """Make ``child`` the child ``name``, in place of an earlier child of that name.
 
-        Locations set on this component hold for the new child too. Adopting the child that is
-        already there changes nothing.
+        Locations set on this component hold for the new child too. Adopting the present child again
+        changes nothing.
 
         Raises
         ------
         FlowError
-            If ``child`` is no factory, or already holds this one.
+            If ``child`` is not a factory, or this component is below it.
         """
         if not isinstance(child, CUDAFactory):
             raise FlowError(
@@ -201,7 +200,7 @@ class CUDAFactory(ABC, Generic[Settings]):
             self._changed_below()
 
     def release(self, name: str) -> None:
-        """Take the child ``name`` away; without such a child nothing happens."""
+        """Remove the child ``name``, if there is one."""
         if name in self._children:
             with _transaction(self):
                 del self._children[name]
@@ -243,7 +242,7 @@ class CUDAFactory(ABC, Generic[Settings]):
             parent._refresh_ancestors()
 
     def _changed_below(self) -> None:
-        # While children are being arranged, whoever asked for it refreshes once they are all there.
+        # While children are arranged, the caller of `_arrange` refreshes once afterwards.
         if not self._arranging:
             self._refresh()
             self._refresh_ancestors()
@@ -306,7 +305,7 @@ class CUDAFactory(ABC, Generic[Settings]):
 
 @contextmanager
 def _transaction(*factories: CUDAFactory[Any]) -> Iterator[None]:
-    """Put everything back, from the roots down, if what happens inside is refused."""
+    """Restore the whole trees of the factories if an exception leaves the block."""
     roots = [root for factory in factories for root in factory._roots()]
     restores = [root._snapshot() for root in roots]
     token = _changing.set(True)
@@ -321,7 +320,7 @@ def _transaction(*factories: CUDAFactory[Any]) -> Iterator[None]:
 
 
 def _evolved(settings: Any, changes: Mapping[str, Any]) -> Any:
-    """Return the settings with ``changes``, refusals as one sentence naming the key."""
+    """Return the settings with ``changes``; the error for a refused value names the key."""
     try:
         return attrs.evolve(settings, **changes)
     except (TypeError, ValueError) as error:
@@ -339,7 +338,7 @@ def _refusal(settings: Any, changes: Mapping[str, Any], error: Exception) -> Flo
 
 
 def _reason(error: Exception) -> str:
-    # attrs puts the attribute, the type and the value behind the sentence.
+    # The other arguments of an attrs error are the attribute, the type and the value.
     return str(error.args[0]) if error.args else type(error).__name__
 
 
@@ -352,75 +351,3 @@ def _check_frozen(settings: Any) -> None:
         except attrs.exceptions.FrozenInstanceError:
             continue
         raise FlowError(f"settings of {type(settings).__name__} are not frozen")
-
-
-# ---------------------------------------------------------------------- stable hashes
-
-
-def stable_hash(value: Any) -> str:
-    """Return the SHA-256 (hex) of a value's content, equal in every process.
-
-    Parameters
-    ----------
-    value : object
-        Plain values, enums, paths, NumPy scalars, dtypes and arrays, classes, containers, attrs
-        instances, and anything with a ``content_hash`` or ``config_hash``.
-
-    Raises
-    ------
-    FlowError
-        If some part has no content that another process would find again, such as a function.
-    """
-    return hashlib.sha256(json.dumps(_stable(value)).encode()).hexdigest()
-
-
-def _stable(value: Any) -> Any:
-    """Return nested lists of strings, each tagged by type so that 1, 1.0, True and '1' differ."""
-    match value:
-        case type():
-            return ["class", _qualified(value)]
-        case Enum():
-            return ["enum", _qualified(type(value)), value.name]
-        case np.dtype():
-            return ["dtype", value.descr if value.names else value.str]
-        case np.ndarray() if not value.dtype.hasobject:
-            digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-            return ["array", value.dtype.str, list(value.shape), digest]
-        case np.generic():
-            return ["scalar", value.dtype.str, value.tobytes().hex()]
-        case None | bool() | int() | str():
-            return [type(value).__name__, str(value)]
-        case float():
-            return ["float", value.hex()]
-        case complex():
-            return ["complex", value.real.hex(), value.imag.hex()]
-        case bytes():
-            return ["bytes", value.hex()]
-        case PurePath():
-            return ["path", value.as_posix()]
-        case tuple() | list():
-            return ["sequence", [_stable(item) for item in value]]
-        case set() | frozenset():
-            return ["set", sorted(json.dumps(_stable(item)) for item in value)]
-        case Mapping():
-            pairs = [[_stable(key), _stable(item)] for key, item in value.items()]
-            return ["mapping", sorted(pairs, key=json.dumps)]
-    for name in ("content_hash", "config_hash"):
-        found = getattr(value, name, None)
-        if found is not None:
-            return ["content", _qualified(type(value)), found() if callable(found) else found]
-    if attrs.has(type(value)):
-        kept = [
-            [one.name, _stable(getattr(value, one.name))]
-            for one in attrs.fields(type(value))
-            if one.metadata.get("hash", True) and not one.metadata.get("runtime", False)
-        ]
-        return ["attrs", _qualified(type(value)), kept]
-    raise FlowError(
-        f"{value!r} has no stable content to hash; give it a content_hash or mark its field"
-        ' with metadata={"hash": False}'
-    )
-
-
-def _qualified(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,10 +1,10 @@
-"""How many runs a multiprocessor holds at once, from NVIDIA's published limits.
+"""Occupancy: the number of warps that a multiprocessor holds, from NVIDIA's published limits.
 
 Sources: "Technical Specifications per Compute Capability" of the CUDA C++ Programming Guide
 (warps, blocks, registers and shared memory) and the rules of ``cuda_occupancy.h``, which the
-toolkit ships as the occupancy calculator: registers are given to a warp in units of 256 and to
-the four parts of a multiprocessor separately; shared memory is given to a block in units, with
-1 KiB more for the driver from compute capability 8.0 on. No GPU and no toolkit is needed.
+toolkit ships as the occupancy calculator: a warp gets registers in units of 256, from each
+of the four parts of a multiprocessor separately; a block gets shared memory in units, with 1 KiB
+more for the driver from compute capability 8.0 on. Neither a GPU nor the toolkit is needed.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ KIB = 1024
 
 @frozen
 class Limits:
-    """What one multiprocessor of a compute capability offers.
+    """Limits of one multiprocessor of a compute capability.
 
     Attributes
     ----------
     warps, blocks : int
-        Resident at once.
+        Largest number of resident warps and blocks.
     shared : int
         Bytes of shared memory of the multiprocessor.
     shared_block : int
-        Bytes a block may opt in to.
+        Bytes that a block may opt in to.
     reserved : int
-        Bytes of every block that the driver keeps.
+        Bytes that the driver reserves of every block.
     shared_unit : int
-        Bytes by which shared memory is given.
+        Allocation unit of shared memory in bytes.
     registers : int
-        Of the multiprocessor, and the most a block may have.
+        Registers of the multiprocessor, which a single block may use.
     registers_thread : int
-        The most a thread may have.
+        Largest number of registers per thread.
     threads_block : int
-        The most a block may have.
+        Largest number of threads per block.
     """
 
     warps: int
@@ -64,7 +64,7 @@ def _since_ampere(warps: int, blocks: int, shared: int) -> Limits:
     return Limits(warps, blocks, shared * KIB, (shared - 1) * KIB)
 
 
-#: By compute capability.
+#: Limits by compute capability.
 LIMITS: dict[tuple[int, int], Limits] = {
     (7, 0): _before_ampere(64, 32, 96),
     (7, 2): _before_ampere(64, 32, 96),
@@ -90,7 +90,7 @@ def capability(arch: str) -> tuple[int, int]:
     Raises
     ------
     FlowError
-        If it does not look like one.
+        If the name has another form.
     """
     match = re.fullmatch(r"sm_(\d+)(\d)[a-f]?", arch)
     if not match:
@@ -99,35 +99,35 @@ def capability(arch: str) -> tuple[int, int]:
 
 
 def limits(arch: str) -> Limits:
-    """Return what one multiprocessor of `arch` offers.
+    """Return the limits of one multiprocessor of `arch`.
 
     Raises
     ------
     FlowError
         If the compute capability is not known.
     """
-    found = LIMITS.get(capability(arch))
-    if found is None:
+    known_limits = LIMITS.get(capability(arch))
+    if known_limits is None:
         known = ", ".join(f"sm_{major}{minor}" for major, minor in LIMITS)
         raise FlowError(
             f"target.arch is '{arch}', whose limits are not known (known: {known})"
             f"{nearest(arch, known.split(', '))}"
         )
-    return found
+    return known_limits
 
 
 @frozen
 class Occupancy:
-    """How full a multiprocessor is.
+    """Occupancy of a multiprocessor by one kernel.
 
     Attributes
     ----------
     active_blocks, active_warps : int
-        Resident at once; 0 where not even one block fits.
+        Resident blocks and warps; 0 if not even one block fits.
     fraction : float
-        Active warps by the warps there is room for.
+        Active warps divided by the largest number of warps.
     limiter : str
-        What keeps further blocks out: ``warps``, ``blocks``, ``registers`` or ``shared memory``,
+        What prevents further blocks: ``warps``, ``blocks``, ``registers`` or ``shared memory``,
         several joined by " and ".
     """
 
@@ -145,11 +145,11 @@ def occupancy(arch: str, registers: int, shared_bytes: int, block_size: int) -> 
     arch : str
         Such as ``sm_90``.
     registers : int
-        Of a thread.
+        Registers per thread.
     shared_bytes : int
-        Of a block, static and dynamic, without what the driver keeps.
+        Static and dynamic shared memory per block, without the driver's part.
     block_size : int
-        Threads a block.
+        Threads per block.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def occupancy(arch: str, registers: int, shared_bytes: int, block_size: int) -> 
         "shared memory": _by_shared(offered, shared_bytes),
     }
     if not shared_bytes and room["shared memory"] >= offered.blocks:
-        del room["shared memory"]  # it holds nobody back that asks for none
+        del room["shared memory"]  # not a limit for blocks without shared memory
     blocks = min(room.values())
     limiter = " and ".join(name for name, value in room.items() if value == blocks)
     return Occupancy(blocks, blocks * warps, blocks * warps / offered.warps, limiter)
@@ -182,7 +182,7 @@ def _by_registers(offered: Limits, registers: int, warps: int) -> int:
     if registers > offered.registers_thread:
         return 0
     of_warp = -(-registers * WARP // WARP_REGISTERS) * WARP_REGISTERS
-    # A launch is checked as if every part of the multiprocessor gave the same number of warps.
+    # A launch is checked as if the parts of the multiprocessor held equal numbers of warps.
     if of_warp * -(-warps // PARTITIONS) * PARTITIONS > offered.registers:
         return 0
     return offered.registers // PARTITIONS // of_warp * PARTITIONS // warps

@@ -1,4 +1,4 @@
-"""How runs share a block's memory: the padded stride of a run and the block that fits."""
+"""The shared memory of a block: the padded stride of a run and the block size that fits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from attrs import frozen
 
 from cubie_flow.errors import FlowError
-from cubie_flow.memory.registry import Layout, LayoutEntry
+from cubie_flow.memory.layout import Layout, LayoutEntry
 
 BANKS = 32
 BANK_BYTES = 4
@@ -16,16 +16,16 @@ BANK_BYTES = 4
 def padded_stride_bytes(bytes_per_run: int, widest_itemsize: int) -> int:
     """Return the bytes from one run's shared memory to the next.
 
-    The one source of both the host's dynamic shared bytes and the kernel's stride. An odd number
-    of the widest items spreads equal offsets of neighbouring runs over all banks, and keeps every
-    run's 8-byte views aligned where 8 bytes are the widest.
+    Both the dynamic shared memory of a launch and the stride of the kernel come from here. A
+    stride of an odd number of the widest items spreads equal offsets of neighbouring runs over all
+    banks, and keeps 8-byte items aligned.
 
     Parameters
     ----------
     bytes_per_run : int
-        Shared bytes of one run; none stay none.
+        Shared bytes of one run; 0 stays 0.
     widest_itemsize : int
-        Bytes of the widest dtype in shared memory; narrower than a bank counts as 4.
+        Bytes of the widest dtype in shared memory; less than 4 counts as 4.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def padded_stride_bytes(bytes_per_run: int, widest_itemsize: int) -> int:
         If the item size is not 1, 2, 4 or 8 or the bytes are negative.
     """
     if widest_itemsize not in (1, 2, 4, 8):
-        raise FlowError(f"widest_itemsize={widest_itemsize} is none of 1, 2, 4, 8")
+        raise FlowError(f"widest_itemsize={widest_itemsize} is not one of 1, 2, 4, 8")
     if bytes_per_run < 0:
         raise FlowError(f"bytes_per_run={bytes_per_run} is negative")
     if bytes_per_run == 0:
@@ -48,19 +48,19 @@ def padded_stride_bytes(bytes_per_run: int, widest_itemsize: int) -> int:
 
 
 def bank_conflicts(stride_bytes: int, itemsize: int, lanes: int = 32) -> int:
-    """Return the worst number of turns one bank takes when every lane reads the same offset.
+    """Return the largest number of reads of one bank when every lane reads the same offset.
 
     Simulates 32 banks of 4 bytes. Lanes are served 128 bytes at a time (a half warp for 8-byte
-    items), and lanes that read the same word share one turn; 1 means no conflict.
+    items), and lanes that read the same word share one read; 1 means no conflict.
 
     Parameters
     ----------
     stride_bytes : int
-        Bytes between neighbouring lanes' data.
+        Bytes between the data of neighbouring lanes.
     itemsize : int
         Bytes each lane reads.
     lanes : int
-        Lanes that read together.
+        Number of lanes that read together.
     """
     served = BANKS * BANK_BYTES // max(itemsize, BANK_BYTES)
     worst = 0
@@ -76,14 +76,14 @@ def bank_conflicts(stride_bytes: int, itemsize: int, lanes: int = 32) -> int:
 
 @frozen
 class BlockFit:
-    """A block that fits.
+    """A block size that fits.
 
     Attributes
     ----------
     block_size : int
-        Runs a block.
+        Runs per block.
     halvings : int
-        How often the wish was halved; 0 when it was granted.
+        Number of times the wanted size was halved.
     shared_bytes : int
         Dynamic shared memory of the block.
     """
@@ -100,20 +100,20 @@ def fit_block(
     warp: int = 32,
     layout: Layout | None = None,
 ) -> BlockFit:
-    """Halve the block until its dynamic shared memory fits, down to a single run.
+    """Halve the block size until its dynamic shared memory fits, down to a single run.
 
     Parameters
     ----------
     block_size : int
-        Runs a block, as wished.
+        Wanted runs per block.
     stride_bytes : int
-        Shared bytes a run, from `padded_stride_bytes`.
+        Shared bytes per run, from `padded_stride_bytes`.
     limit_bytes : int
-        The device's limit a block.
+        Limit of the device per block.
     warp : int
-        Lanes that run together: a halved block of a warp or more is cut to whole warps.
+        Threads per warp: a halved block of more than a warp is rounded down to whole warps.
     layout : Layout, optional
-        Where the bytes come from; lets the error name buffers and remedies.
+        The layout of the run; lets the error name buffers and remedies.
 
     Raises
     ------
@@ -145,11 +145,11 @@ def _too_large(stride_bytes: int, limit_bytes: int, layout: Layout | None) -> st
 
 
 def _moves(layout: Layout, shared: list[LayoutEntry], limit_bytes: int) -> str:
-    """Say which moves to local memory would make one run fit.
+    """Return the moves to local memory that would make one run fit, for a message.
 
-    Taking a buffer of b bytes out of a packed arena frees at least b rounded down to the widest
-    item, so what is suggested is sure to fit. Keys move every buffer of a name, aliases included:
-    left behind, an alias would need its own space.
+    Removing a buffer of b bytes from a packed arena frees at least b rounded down to the widest
+    item, so the suggestion always fits. The keys move every buffer of a name and its aliases,
+    because an alias that stays would need its own memory.
     """
     widest = layout.widest_dtype("shared")
     itemsize = widest.itemsize if widest is not None else BANK_BYTES
@@ -164,7 +164,7 @@ def _moves(layout: Layout, shared: list[LayoutEntry], limit_bytes: int) -> str:
 
     def fits(names: list[str]) -> bool:
         left = layout.bytes("shared") - sum(freed[name] for name in names)
-        # Both units: the widest item may be among the moved, and either may pad more.
+        # Both units, since the widest item may be moved, and either unit may pad more.
         strides = (padded_stride_bytes(max(left, 0), unit) for unit in (BANK_BYTES, itemsize))
         return max(strides) <= limit_bytes
 

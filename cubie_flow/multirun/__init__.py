@@ -1,1 +1,1 @@
-"""Several jobs of one command line, in one store."""
+"""Multiruns: several jobs of one command line, in one store."""

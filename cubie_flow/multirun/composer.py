@@ -1,8 +1,8 @@
-"""The configs of many jobs, composed without reading each file for each job.
+"""The configs of many jobs.
 
-Hydra composes a job in 0.1 to 0.3 s, most of it spent on reading and merging the files that the
-chosen groups name. Jobs that choose the same files share that part here; what is left of a job
-are its values, put in by Hydra's own function.
+Hydra composes a job in 0.1 to 0.3 s and spends most of it on reading and merging the files of the
+chosen config groups. Jobs that choose the same files share that work here. Hydra's own function
+then puts the values of each job into its config.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from cubie_flow.credentials import as_given
 from cubie_flow.config.hydra_plugins import name_system
+from cubie_flow.credentials import as_given
+from cubie_flow.multirun.hydra_private import apply_overrides, caching_loader
 
 
 class Composer:
@@ -28,19 +27,17 @@ class Composer:
     Parameters
     ----------
     loader
-        Hydra's.
-    master
-        The composed config of the multirun: its ``hydra`` overrides hold for every job.
+        Hydra's config loader.
+    multirun
+        The composed config of the multirun. Its ``hydra`` overrides apply to every job.
     common
         Overrides of every job.
     """
 
-    def __init__(self, loader: ConfigLoaderImpl, master: DictConfig, common: Sequence[str]) -> None:
-        # A loader of its own, whose files stay read from job to job.
-        self._loader = copy.copy(loader)
-        self._loader.repository = CachingConfigRepository(loader.repository)
-        self._name = master.hydra.job.config_name
-        self._common = [*as_given(master.hydra.overrides.hydra), *common]
+    def __init__(self, loader: Any, multirun: DictConfig, common: Sequence[str]) -> None:
+        self._loader = caching_loader(loader)
+        self._name = multirun.hydra.job.config_name
+        self._common = [*as_given(multirun.hydra.overrides.hydra), *common]
         self._parser = OverridesParser.create()
         self._bases: dict[tuple[str, ...], DictConfig] = {}
 
@@ -50,12 +47,12 @@ class Composer:
         Parameters
         ----------
         overrides
-            Of this job, besides the common ones.
+            Overrides of this job, in addition to the common ones.
 
         Raises
         ------
         hydra.errors.HydraException
-            As Hydra raises it.
+            If Hydra cannot compose the job.
         """
         files: list[str] = []
         values: list[Override] = []
@@ -65,11 +62,11 @@ class Composer:
             else:
                 values.append(override)
         config = copy.deepcopy(self._base(tuple(files)))
-        self._loader._apply_overrides_to_config(values, config)
+        apply_overrides(self._loader, values, config)
         return config
 
     def _base(self, files: tuple[str, ...]) -> DictConfig:
-        """Return what jobs that choose the same files have in common."""
+        """Return the common part of jobs that choose the same files."""
         if files not in self._bases:
             config: Any = self._loader.load_configuration(
                 self._name, [*self._common, *files], RunMode.RUN

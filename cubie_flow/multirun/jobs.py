@@ -1,4 +1,4 @@
-"""The jobs of a multirun: each a study of its own, written into a group of one store."""
+"""The jobs of a multirun: each is a study of its own, written into a group of one store."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from contextlib import nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from attrs import evolve, frozen
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
 from cubie_flow import credentials
 from cubie_flow.config import overrides
 from cubie_flow.config.schema import Settings
 from cubie_flow.errors import FlowError
-from cubie_flow.storage import index
+from cubie_flow.multirun.hydra_private import config_yaml
+from cubie_flow.storage import Location, index, leased, locked
 
 if TYPE_CHECKING:
+    from cubie_flow.console.progress import Show
     from cubie_flow.engines import Engine
     from cubie_flow.study.plan_text import Amount
-    from cubie_flow.storage.location import Location
+    from cubie_flow.study.run import RunReport, Start
     from cubie_flow.study.study import Study
-    from cubie_flow.study.run import Progress, RunReport, Start
     from cubie_flow.systems import OdeSystem
 
 log = logging.getLogger("cubie_flow")
-#: Attribute of a multirun's root: the overrides of every job.
+#: Attribute of the root of a multirun's store: the overrides of every job.
 COMMON = "common"
-#: Phases of a job whose seconds its row tells.
+#: Phases whose seconds are columns of a job's row.
 PHASES = ("total", "build", "kernel", "write")
-#: What ends a job and not the multirun.
-MISTAKES = (FlowError, OmegaConfBaseException, OSError, ValueError, ArithmeticError, MemoryError)
+#: Errors that end one job and not the multirun.
+JOB_ERRORS = (FlowError, OmegaConfBaseException, OSError, ValueError, ArithmeticError, MemoryError)
 
 
 @frozen(eq=False)
@@ -45,17 +44,17 @@ class Job:
     Attributes
     ----------
     number
-        Its place in the multirun.
+        Its position in the multirun, from 0.
     own
-        The overrides that tell it from the others.
+        The overrides in which it differs from the other jobs.
     overrides
-        All of them.
+        All its overrides.
     config
         Its config as YAML, interpolations unresolved.
     settings, study
-        What it says; None where that cannot be.
+        The checked config and its study; None if the config is wrong.
     error
-        Why not.
+        What is wrong with the config.
     """
 
     number: int
@@ -67,50 +66,70 @@ class Job:
     error: str = ""
 
     @property
+    def name(self) -> str:
+        """The overrides in which it differs from the other jobs, as a text."""
+        return " ".join(self.own)
+
+    @property
     def group(self) -> str:
         """Its group in the store."""
         return index.group_name(self.number)
 
+    @property
+    def size(self) -> int:
+        """Its runs; 0 if it cannot run."""
+        return self.study.design.size if self.study else 0
+
     @cached_property
     def amount(self) -> Amount | None:
-        """What it comes to, if it can run."""
+        """Its runs, shards and bytes; None if it cannot run."""
         from cubie_flow.study.plan import amount_of
 
         return None if self.study is None else amount_of(self.study)
 
     def row(self, swept: Sequence[str]) -> index.Row:
-        """Return its row before it has run."""
+        """Return its row before it has run; `swept` are the keys in which jobs differ."""
         values = dict(override.lstrip("+").split("=", 1) for override in self.own)
         return {
-            "overrides": " ".join(self.own),
+            "overrides": self.name,
             "group": self.group,
             "job_status": index.PENDING,
             "config": self.config,
-            "runs": self.study.design.size if self.study else 0,
+            "runs": self.size,
             **{key: values.get(key, "") for key in swept},
         }
 
 
-class Reader:
-    """Reads the configs of jobs; a model that several share is built once."""
+class JobReader:
+    """Reads the configs of jobs; a model that several jobs share is built once."""
 
     def __init__(self) -> None:
         self._systems: dict[str, OdeSystem] = {}
 
-    def job(
+    def read(
         self, number: int, own: Sequence[str], overrides: Sequence[str], config: DictConfig
     ) -> Job:
-        """Return a job; what is wrong with it is kept in it."""
+        """Return a job; an error in its config becomes its `Job.error`.
+
+        Parameters
+        ----------
+        number
+            Its position in the multirun, from 0.
+        own
+            The overrides in which it differs from the other jobs.
+        overrides
+            All its overrides.
+        config
+            Its composed config; credentials in it are hidden.
+        """
         credentials.hide(config)
         job = Job(number, tuple(own), tuple(overrides), config_yaml(config))
         try:
             container = OmegaConf.to_container(config, resolve=True)
             settings = Settings.from_container(container, job.overrides)
-            read = evolve(job, settings=settings, study=self._study(settings))
-            _ = read.amount  # what is wrong with its output is said of the job too
-            return read
-        except MISTAKES as error:
-            return evolve(job, error=said(error))
+            return checked(evolve(job, settings=settings, study=self._study(settings)))
+        except JOB_ERRORS as error:
+            return evolve(job, error=error_sentence(error))
 
     def _study(self, settings: Settings) -> Study:
         key = json.dumps(settings.values["system"], default=str)
@@ -119,33 +138,31 @@ class Reader:
         return settings.study(self._systems[key])
 
 
-def config_yaml(config: DictConfig) -> str:
-    """Return a config as YAML, interpolations unresolved, as `OmegaConf.to_yaml` writes it.
+def checked(job: Job) -> Job:
+    """Return a job once its output is known to be possible.
 
-    By libyaml where PyYAML has it: that one takes a tenth of the 20 to 40 ms.
+    Raises
+    ------
+    FlowError
+        If its output is not possible.
     """
-    dumper = _dumper()
-    text = yaml.dump(
-        OmegaConf.to_container(config),
-        Dumper=dumper,
-        default_flow_style=False,
-        allow_unicode=True,
-        sort_keys=False,
-    )
-    return str(text)
+    _ = job.amount
+    return job
 
 
-def _dumper() -> Any:
-    slow = get_omega_conf_dumper()
-    fast = getattr(yaml, "CDumper", None)
-    if fast is None:
-        return slow
-    # The representers of OmegaConf quote what would be read back as another type.
-    return type("Dumper", (fast,), {"yaml_representers": slow.yaml_representers})
+def shared_settings(jobs: Sequence[Job]) -> Settings | None:
+    """Return the config of the first job that can run, for keys that all jobs share."""
+    return next((job.settings for job in jobs if job.settings is not None), None)
 
 
-def said(error: BaseException) -> str:
-    """Return an error in one sentence."""
+def engine_settings(jobs: Sequence[Job]) -> Mapping[str, Any]:
+    """Return the settings of ``engine`` that jobs share; defaults if none of them can run."""
+    settings = shared_settings(jobs)
+    return settings.values["engine"] if settings else {"time_limit": None, "progress": False}
+
+
+def error_sentence(error: BaseException) -> str:
+    """Return an error as one sentence without credentials."""
     text = str(error)
     if isinstance(error, ArithmeticError | MemoryError):
         text = f"{type(error).__name__}: {text}"
@@ -154,114 +171,75 @@ def said(error: BaseException) -> str:
     return credentials.redacted(text)
 
 
-def size(jobs: Sequence[Job]) -> str:
-    """Return how large a multirun is: ``3 kernels x 10 shards, 1,000,000 runs``."""
-    amounts = [amount for job in jobs if (amount := job.amount) is not None]
-    different = len({*kernels(jobs).values()})
-    told = counted(different, "kernel")
-    if different != len(jobs):
-        told = f"{counted(len(jobs), 'job')} of {told}"
-    shards = [amount.shards for amount in amounts]
-    low, high = min(shards, default=0), max(shards, default=0)
-    each = counted(high, "shard") if low == high else f"{low:,} to {high:,} shards"
-    return f"{told} x {each}, {counted(sum(amount.runs for amount in amounts), 'run')}"
-
-
-def kernels(jobs: Sequence[Job]) -> dict[int, int]:
-    """Return the number of the kernel of each job that can run; several jobs may share one."""
-    from cubie_flow.study.kernel import compiled_in
-
-    found: list[Any] = []
-    numbers = {}
-    for job in jobs:
-        if job.study is not None:
-            compiled = (*compiled_in(job.study), dict(job.study.locations))
-            if compiled not in found:
-                found.append(compiled)
-            numbers[job.number] = found.index(compiled)
-    return numbers
-
-
-def total(jobs: Sequence[Job]) -> Amount:
-    """Return what the jobs that can run come to together."""
-    from cubie_flow.study.plan_text import Amount
-
-    return sum((job.amount for job in jobs if job.amount is not None), Amount())
-
-
-def engine_settings(jobs: Sequence[Job]) -> Mapping[str, Any]:
-    """Return the settings of ``engine`` that jobs share, some default if none of them can run."""
-    given = [job.settings.values["engine"] for job in jobs if job.settings is not None]
-    return given[0] if given else {"time_limit": None, "progress": False}
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number of things in words."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def run_job(
     job: Job,
     root: Location,
     *,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Show | None = None,
     between_shards: Callable[[float], None] | None = None,
     engine: Callable[[Settings], Engine] | None = None,
     start: Start = "new",
 ) -> index.Row:
-    """Run one job into its group and return what its row says then; it raises no mistake.
+    """Run one job into its group and return its row; an error of the job is part of the row.
 
     Parameters
     ----------
     job
+        The job to run.
     root
         The store of the multirun.
     on_progress, between_shards, start
-        See `cubie_flow.study.run.run_study`.
+        As `cubie_flow.study.run.run_study` takes them.
+    engine
+        Returns the engine for the config of a job; None for an engine of its own.
 
     Raises
     ------
     Stopped, KeyboardInterrupt
-        What stops the whole multirun.
+        If the whole multirun is stopped.
     """
-    from cubie_flow.storage import leased, locked
-    from cubie_flow.study.run import run_study
     from cubie_flow.placement.resolve import engine_of, resolve_placement
+    from cubie_flow.study.run import run_study
 
     if job.settings is None or job.study is None:
-        return {"job_status": index.FAILED, "error": job.error}
-    place = root.child(job.group)
-    folder = None if place.folder is None else place.folder / place.group
+        return failed_row(job.error)
+    location = root.child(job.group)
+    folder = None if location.folder is None else location.folder / location.group
     try:
         study = resolve_placement(job.settings, job.study) if start == "new" else job.study
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        # Jobs of a launcher may live longer than the process that waits for them.
+        # Jobs of a launcher may outlive the process that waits for them: each holds its group.
         with (
             nullcontext() if folder is None else locked(folder),
-            leased(place, job.settings.values["storage"]["lease"]) as lock,
+            leased(location, job.settings.values["storage"]["lease"]) as lease,
         ):
             report = run_study(
                 study,
-                place,
+                location,
                 config_yaml=job.config,
                 overrides=job.overrides,
                 on_progress=on_progress,
-                between_shards=lock.between(between_shards),
+                between_shards=lease.between(between_shards),
                 engine=(engine or engine_of)(job.settings),
                 start=start,
             )
-    except MISTAKES as error:
+    except JOB_ERRORS as error:
         if not isinstance(error, FlowError):
             log.exception("job %d", job.number)
         if folder is not None:
             with suppress(OSError):
-                folder.rmdir()  # of a job that never came to have a store
-        return {"job_status": index.FAILED, "error": said(error)}
-    return _row(report)
+                folder.rmdir()  # it is empty if the job has no store
+        return failed_row(error_sentence(error))
+    return _successful_row(report)
 
 
-def _row(report: RunReport) -> index.Row:
+def failed_row(error: str) -> index.Row:
+    """Return the columns of a job that failed."""
+    return {"job_status": index.FAILED, "error": error}
+
+
+def _successful_row(report: RunReport) -> index.Row:
     return {
         "job_status": index.SUCCESS,
         "error": "",

@@ -1,65 +1,77 @@
-"""``dry_run=true`` and ``task=plan`` of a multirun: what every job would take, in one table."""
+"""``dry_run=true`` and ``task=plan`` of a multirun: the plans of all jobs in one table."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
+from cubie_flow.config.schema import Settings
+from cubie_flow.console.tables import fact_lines
 from cubie_flow.errors import FlowError
-from cubie_flow.study.plan_text import refuse_disk, table
-from cubie_flow.storage import Location
+from cubie_flow.multirun.jobs import JOB_ERRORS, Job, error_sentence, shared_settings
+from cubie_flow.multirun.size import kernel_numbers, limits_text, size_text, total_amount
 from cubie_flow.placement.resolve import resolve_placement
-from cubie_flow.multirun.jobs import MISTAKES, Job, kernels, said, size, total
-from cubie_flow.multirun.run import above
+from cubie_flow.storage import Location
+from cubie_flow.study.plan import Plan, plan_study, refuse_disk
+from cubie_flow.study.plan_text import table
 
 
 def plan_jobs(jobs: Sequence[Job], compiling: bool) -> None:
-    """Print the plan of every job, and what all come to; nothing is solved or written.
+    """Print the plan of every job and their total; nothing is solved or written.
 
     Parameters
     ----------
     jobs
+        The jobs of the multirun.
     compiling
-        Ask the CUDA compiler for its figures.
+        Whether to ask the CUDA compiler for its figures.
 
     Raises
     ------
     FlowError
-        If a job cannot run, once all are told.
+        If a job cannot run, after all plans are printed.
     """
-    from cubie_flow.study.plan import plan_study
-
     plans, problems = [], []
-    numbers = kernels(jobs)
+    settings = shared_settings(jobs)
+    kernels = kernel_numbers(jobs)
     for job in jobs:
         error = job.error
-        if job.settings is not None and job.study is not None:
-            storage = job.settings.values["storage"]
-            place = storage["url"] or storage["folder"]
+        if job.study is not None:
             try:
-                study = resolve_placement(job.settings, job.study)
-                plan = plan_study(study, place, compiling=compiling)
-            except MISTAKES as mistake:
-                error = said(mistake)
+                plan = _plan(job, compiling)
+            except JOB_ERRORS as mistake:
+                error = error_sentence(mistake)
             else:
-                told = {"job": f"{job.number + 1}", "kernel": f"{numbers[job.number] + 1}"}
-                plans.append(({**told, "overrides": " ".join(job.own)}, plan))
+                columns = {"job": f"{job.number + 1}", "kernel": f"{kernels[job.number] + 1}"}
+                plans.append(({**columns, "overrides": job.name}, plan))
                 error = "; and ".join(plan.problems)
         if error:
-            problems.append(f"job {job.number + 1}/{len(jobs)} {' '.join(job.own)}: {error}")
-    print(f"{'sweep':<8} {size(jobs)}")
-    if plans:
+            problems.append(f"job {job.number + 1}/{len(jobs)} {job.name}: {error}")
+    print(fact_lines([("sweep", size_text(jobs))]))
+    if plans and settings is not None:
         print(table(plans))
-        print(f"{'total':<8} {total(jobs)}")
-        settings = next(job.settings for job in jobs if job.settings is not None)
-        storage = settings.values["storage"]
-        if not settings.values["confirm"] and (words := above(jobs, settings)):
-            print(f"{'note':<8} {words}; it starts with confirm=true")
-        if not compiling:
-            print(f"{'dry run':<8} nothing was solved or written")
+        _print_total(jobs, settings, compiling)
         if not problems:
-            refuse_disk(total(jobs).store_bytes, Location.of(storage["url"] or storage["folder"]))
+            storage = settings.values["storage"]
+            location = Location.of(storage["url"] or storage["folder"])
+            refuse_disk(total_amount(jobs).store_bytes, location)
     for problem in problems:
         print(f"cubie-flow: {problem}", file=sys.stderr)
     if problems:
         raise FlowError(f"{len(problems):,} of {len(jobs):,} jobs cannot run")
+
+
+def _plan(job: Job, compiling: bool) -> Plan:
+    assert job.settings is not None
+    storage = job.settings.values["storage"]
+    study = resolve_placement(job.settings, job.study)
+    return plan_study(study, storage["url"] or storage["folder"], compiling=compiling)
+
+
+def _print_total(jobs: Sequence[Job], settings: Settings, compiling: bool) -> None:
+    facts = [("total", str(total_amount(jobs)))]
+    if not settings.values["confirm"] and (text := limits_text(jobs, settings)):
+        facts.append(("note", f"{text}; it starts with confirm=true"))
+    if not compiling:
+        facts.append(("dry run", "nothing was solved or written"))
+    print(fact_lines(facts))

@@ -1,4 +1,4 @@
-"""Running the jobs of a multirun into one store, here or through a launcher."""
+"""Running the jobs of a multirun into one store."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from attrs import evolve
 from omegaconf import DictConfig, OmegaConf
 
 from cubie_flow import credentials
+from cubie_flow.console.paths import location_text, short_path
+from cubie_flow.console.progress import Progress, Show, progress
+from cubie_flow.console.session import open_session, print_and_log
+from cubie_flow.console.tables import fact_lines
 from cubie_flow.errors import FlowError
-from cubie_flow.console.logs import logged
-from cubie_flow.study.plan_text import refuse_disk
-from cubie_flow.console.summary import shown
-from cubie_flow.process.startup import keep_dask_out
-from cubie_flow.process.signals import Stopped, StopGuard
-from cubie_flow.storage import Location, index, leased, locked, new_location, note_location
-from cubie_flow.storage.folders import CONFIG, LOG
-from cubie_flow.storage.provenance import provenance
-from cubie_flow.multirun import jobs as running
 from cubie_flow.multirun.axes import Axes
+from cubie_flow.multirun.hydra_private import config_yaml
+from cubie_flow.multirun.job_task import JobTask
+from cubie_flow.multirun.jobs import COMMON, Job, engine_settings, run_job, shared_settings
+from cubie_flow.multirun.launcher import Launcher
+from cubie_flow.multirun.launching import launch
+from cubie_flow.multirun.size import confirm, count_text, size_text, total_amount
+from cubie_flow.multirun.table import Table
 from cubie_flow.placement.resolve import engine_of
-from cubie_flow.multirun.jobs import COMMON, Job, config_yaml, run_job
-from cubie_flow.multirun.launching import Launcher, Task, launch
-from cubie_flow.multirun.table import Table, place_of
+from cubie_flow.process.signals import StopGuard, Stopped
+from cubie_flow.process.startup import keep_dask_out
+from cubie_flow.storage import Location, index, new_location, note_location
+from cubie_flow.storage.folders import CONFIG
+from cubie_flow.storage.provenance import provenance
+from cubie_flow.study.plan import refuse_disk
 
 if TYPE_CHECKING:
     from cubie_flow.config.schema import Settings
     from cubie_flow.engines import Engine
-    from cubie_flow.console.progress import Show
     from cubie_flow.storage.lease import Lease
-    from cubie_flow.study.run import Progress
 
-#: Pictures of so many jobs are drawn, one each.
+#: The largest number of jobs of which pictures are drawn, one per job.
 PICTURES = 12
 log = logging.getLogger("cubie_flow")
 
@@ -49,12 +52,13 @@ def run_multirun(
     Parameters
     ----------
     jobs
+        The jobs.
     axes
-        What is swept.
+        The axes of the multirun.
     config
         Hydra's config of the multirun.
     launcher
-        What runs the jobs in other processes; None: this process does.
+        Runs the jobs in other processes; None to run them in this one.
 
     Raises
     ------
@@ -63,46 +67,45 @@ def run_multirun(
     Stopped, KeyboardInterrupt
         If the multirun was stopped; it can be resumed.
     """
-    if all(job.study is None for job in jobs):
+    settings = shared_settings(jobs)
+    if settings is None or all(job.study is None for job in jobs):
         raise FlowError(jobs[0].error)
-    print(f"{'sweep':<8} {running.size(jobs)}", flush=True)
-    settings = next(job.settings for job in jobs if job.settings is not None)
+    print(fact_lines([("sweep", size_text(jobs))]), flush=True)
     storage = settings.values["storage"]
-    refuse_disk(running.total(jobs).store_bytes, Location.of(storage["url"] or storage["folder"]))
+    parent = Location.of(storage["url"] or storage["folder"])
+    refuse_disk(total_amount(jobs).store_bytes, parent)
     confirm(jobs, settings)
     if launcher is not None:
-        launcher.refuse_engine(settings)
+        launcher.require_shared_machine(settings)
     keep_dask_out()
-    folder = _folder(config, jobs)
-    swept = [key for axis in axes.axes if axis.jobs for key in axis.keys]
+    folder = _new_folder(config, jobs)
     root = new_location(storage, folder)
     if launcher is not None:
-        launcher.refuse_store(root)
+        launcher.require_shared_store(root)
     overrides = credentials.as_given(config.hydra.overrides.task)
-    # A job that is resumed before it began is read again with what the command line gave it.
+    # Resuming a job that has not begun needs all its overrides: the common ones are stored too.
     common = [credentials.redacted(word) for word in axes.common]
     attrs = {**provenance(overrides), "sweep": axes.lines(), COMMON: common}
-    with locked(folder), leased(root, storage["lease"]) as lock, logged(folder / LOG):
+    table = Table(root, [job.row(axes.job_keys) for job in jobs], attrs, axes.job_keys)
+    with open_session(folder) as session:
+        session.begin_writing(root, storage["lease"])
         if storage["overwrite"]:
             root.delete()
-        root.refuse_what_is_there()
-        credentials.hide(config)
-        shared = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        (folder / CONFIG).write_text(config_yaml(shared), encoding="utf-8")
+        root.require_empty()
+        (folder / CONFIG).write_text(_shared_yaml(config), encoding="utf-8")
         log.info("%s", " ".join(overrides))
-        table = Table(root, [job.row(swept) for job in jobs], attrs, swept)
         table.write()
         note_location(folder, root)
-        with table.finally_written(folder):
+        with session.resumable(), table.written_at_end():
             if launcher is None:
-                run_here(jobs, table, lock)
+                run_here(jobs, table, session.lease)
             else:
-                launch(jobs, table, launcher, Task(folder))
+                launch(jobs, table, launcher, JobTask(folder))
         report(table, folder, jobs)
 
 
-def _folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
-    """Return the new folder of the multirun, called after its study if there is only one."""
+def _new_folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
+    """Return the folder of a new multirun, named after the study if all jobs have the same."""
     names = {job.study.name for job in jobs if job.study is not None}
     OmegaConf.update(config, "study", names.pop() if len(names) == 1 else "multirun")
     folder = Path(str(config.hydra.sweep.dir)).absolute()
@@ -110,146 +113,159 @@ def _folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
     return folder
 
 
-def above(jobs: Sequence[Job], settings: Settings) -> str:
-    """Return in words that the jobs together are above the limits of ``engine``, or nothing."""
-    amount = running.total(jobs)
-    limits = amount.above(settings.values["engine"])
-    return f"the {len(jobs):,} jobs are {amount}, above {limits}" if limits else ""
-
-
-def confirm(jobs: Sequence[Job], settings: Settings) -> None:
-    """Refuse a multirun that is larger than one starts by mistake, unless it is confirmed.
-
-    Raises
-    ------
-    FlowError
-        Naming the limits.
-    """
-    if not settings.values["confirm"] and (words := above(jobs, settings)):
-        raise FlowError(f"{words}; confirm=true starts them")
+def _shared_yaml(config: DictConfig) -> str:
+    """Return the config of the multirun as YAML, without Hydra's own part and credentials."""
+    credentials.hide(config)
+    return config_yaml(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
 
 
 def run_here(
-    jobs: Sequence[Job],
-    table: Table,
-    lock: Lease,
-    run: Callable[..., index.Row] = run_job,
+    jobs: Sequence[Job], table: Table, lease: Lease, run: Callable[..., index.Row] = run_job
 ) -> None:
-    """Run the jobs one after the other in this process.
+    """Run jobs one after the other in this process.
+
+    Parameters
+    ----------
+    jobs
+        The jobs to run.
+    table
+        The rows of all jobs, updated as jobs end.
+    lease
+        The right to write the store, checked between two shards.
+    run
+        Runs one job, as `cubie_flow.multirun.jobs.run_job` does.
 
     Raises
     ------
     Stopped, KeyboardInterrupt
-        What stops the whole multirun.
+        If the whole multirun is stopped.
     """
-    from cubie_flow.console.progress import progress
-
-    engine = running.engine_settings(jobs)
-    watch = StopGuard(engine["time_limit"])
-    check = lock.between(watch.check)
-    whole = _OverallProgress(jobs)
-    name = running.counted(len(jobs), "job")
+    engine = engine_settings(jobs)
+    guard = StopGuard(engine["time_limit"])
+    check = lease.between(guard.check)
     with (
-        progress(name, engine["progress"]) as show,
-        watch.listening(),
-        _engines() as engine_for,
+        progress(count_text(len(jobs), "job"), engine["progress"]) as show,
+        guard.listening(),
+        _shared_engines() as engine_for,
     ):
-        for place, job in enumerate(jobs):
-            how = {"on_progress": whole.shown(place, show), "between_shards": check}
+        overall = _OverallProgress(jobs, show)
+        options = {"engine": engine_for, "on_progress": overall.show, "between_shards": check}
+        for job in jobs:
+            if job is not jobs[0]:
+                check(0.0)
             try:
-                row = run(job, table.root, engine=engine_for, **how)
+                row = run(job, table.root, **options)
             except (KeyboardInterrupt, Stopped) as error:
                 table.rows[job.number].update(job_status=index.STOPPED, error=str(error))
                 raise
             table.update(job.number, row)
-            whole.ended(job, table.rows[job.number])
-            if place + 1 < len(jobs):
-                check(0.0)
+            overall.end_job(job, table.rows[job.number])
 
 
 @contextmanager
-def _engines() -> Iterator[Callable[[Settings], Engine]]:
-    """Yield what returns who solves a job; jobs that ask for the same workers share them."""
-    with ExitStack() as held:
+def _shared_engines() -> Iterator[Callable[[Settings], Engine]]:
+    """Yield what returns the engine of a job; jobs that ask for the same workers share them."""
+    with ExitStack() as stack:
         opened: dict[str, Engine] = {}
 
         def engine_for(settings: Settings) -> Engine:
-            made = engine_of(settings)
-            if repr(made) not in opened:
-                opened[repr(made)] = held.enter_context(made.open())
-            return opened[repr(made)]
+            engine = engine_of(settings)
+            if repr(engine) not in opened:
+                opened[repr(engine)] = stack.enter_context(engine.open())
+            return opened[repr(engine)]
 
         yield engine_for
 
 
 class _OverallProgress:
-    """Shows the progress of one job after the other as that of all."""
+    """Adds the progress of the current job to that of the jobs before it.
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._jobs = len(jobs)
-        self._total = sum(job.study.design.size for job in jobs if job.study is not None)
-        self._done = self._failures = self._failed_jobs = 0
+    Parameters
+    ----------
+    jobs
+        All jobs, in order.
+    show
+        Shows the progress of all jobs.
+    """
+
+    def __init__(self, jobs: Sequence[Job], show: Show) -> None:
+        self._jobs, self._show = len(jobs), show
+        self._total = sum(job.size for job in jobs)
+        self._done = self._failures = self._ended = self._failed_jobs = 0
         self._began = perf_counter()
 
-    def ended(self, job: Job, row: index.Row) -> None:
-        """Note that a job has ended."""
-        self._done += job.study.design.size if job.study else 0
+    def show(self, state: Progress) -> None:
+        """Show the progress of all jobs, given that of the current one."""
+        failed = f", {self._failed_jobs:,} failed" if self._failed_jobs else ""
+        self._show(
+            evolve(
+                state,
+                done=self._done + state.done,
+                total=self._total,
+                failures=self._failures + state.failures,
+                seconds=perf_counter() - self._began,
+                detail=f"job {self._ended + 1:,} of {self._jobs:,}{failed}",
+            )
+        )
+
+    def end_job(self, job: Job, row: index.Row) -> None:
+        """Count a job that has ended."""
+        self._ended += 1
+        self._done += job.size
         self._failures += row.get("runs_failed") or 0
         self._failed_jobs += row["job_status"] == index.FAILED
 
-    def shown(self, place: int, show: Show) -> Show:
-        """Return what shows the progress of the job at this place."""
-        told = f"job {place + 1:,} of {self._jobs:,}"
-        if self._failed_jobs:
-            told += f", {self._failed_jobs:,} failed"
-
-        def one(state: Progress) -> None:
-            show(
-                evolve(
-                    state,
-                    done=self._done + state.done,
-                    total=self._total,
-                    failures=self._failures + state.failures,
-                    seconds=perf_counter() - self._began,
-                    told=told,
-                )
-            )
-
-        return one
-
 
 def report(table: Table, folder: Path, jobs: Sequence[Job]) -> None:
-    """Say what came of the jobs and draw their pictures.
+    """Print the summary of a multirun and draw the pictures of its jobs.
+
+    Parameters
+    ----------
+    table
+        The rows of all jobs.
+    folder
+        The folder of the multirun.
+    jobs
+        All jobs.
 
     Raises
     ------
     FlowError
         If a job did not end well.
     """
-    well = table.count(index.SUCCESS)
-    rows = [("jobs", f"{well:,} of {len(table.rows):,} ended well")]
-    rows.append(("result", place_of(table.root)))
-    wanted = [job for job in jobs if job.settings and job.settings.values["storage"]["picture"]]
-    done = {row["group"] for row in table.rows if row["job_status"] == index.SUCCESS}
-    drawn = [job for job in wanted if job.group in done]
-    if len(drawn) > PICTURES:
-        rows.append(("note", f"no pictures: they are drawn of at most {PICTURES} jobs"))
-    elif drawn:
-        from cubie_flow.analysis.pictures.overview import tried
-
-        root = table.root
-        source = root.store(read_only=True) if root.folder is None else root.folder
-        tries = [tried(source, folder / f"{job.group}.png", job.group) for job in drawn]
-        if any(picture for picture, _ in tries):
-            rows.append(("pictures", shown(folder / "job_*.png")))
-        rows += [("note", why) for _, why in tries if why]
+    total, successful = len(table.rows), table.count(index.SUCCESS)
     notes = dict.fromkeys(note for job in jobs if job.settings for note in job.settings.notes)
-    rows += [("note", note) for note in notes]
-    text = "\n".join(f"{name:<8} {told}" for name, told in rows)
-    log.info("finished\n%s", text)
-    print(text, flush=True)
-    if bad := len(table.rows) - well:
+    facts = [
+        ("jobs", f"{successful:,} of {total:,} ended well"),
+        ("result", location_text(table.root)),
+        *_draw_pictures(table, folder, jobs),
+        *(("note", note) for note in notes),
+    ]
+    print_and_log(fact_lines(facts))
+    if unsuccessful := total - successful:
         raise FlowError(
-            f"{bad:,} of {len(table.rows):,} jobs did not end well; "
-            f"python -m cubie_flow resume={shown(folder)} tries them again"
+            f"{unsuccessful:,} of {total:,} jobs did not end well; "
+            f"python -m cubie_flow resume={short_path(folder)} tries them again"
         )
+
+
+def _draw_pictures(table: Table, folder: Path, jobs: Sequence[Job]) -> list[tuple[str, str]]:
+    """Draw the pictures that jobs ask for, and return what to report about them."""
+    successful = {row["group"] for row in table.rows if row["job_status"] == index.SUCCESS}
+    drawn = [
+        job for job in jobs
+        if job.settings and job.settings.values["storage"]["picture"] and job.group in successful
+    ]  # fmt: skip
+    if not drawn:
+        return []
+    if len(drawn) > PICTURES:
+        return [("note", f"no pictures: they are drawn for at most {PICTURES} jobs")]
+    from cubie_flow.analysis.pictures.overview import tried
+
+    root = table.root
+    store = root.store(read_only=True) if root.folder is None else root.folder
+    tries = [tried(store, folder / f"{job.group}.png", job.group) for job in drawn]
+    facts = [("note", why) for _, why in tries if why]
+    if any(picture for picture, _ in tries):
+        facts.insert(0, ("pictures", short_path(folder / "job_*.png")))
+    return facts

@@ -1,43 +1,43 @@
-"""How the jobs of a launcher share the processors of a machine."""
+"""The division of a machine's cores among the jobs of a launcher."""
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Jobs at once that no one bounds.
-ALL = 1 << 30
+#: A number of concurrent jobs so large that it does not limit them.
+UNLIMITED = 1 << 30
 
 
-def threads_of(hydra: Any, jobs: int) -> tuple[int | None, int]:
-    """Return the threads of each job, and how many jobs are handed over at once.
+def divide_threads(hydra: Any, jobs: int) -> tuple[int | None, int]:
+    """Return the threads of each job, and how many jobs the launcher gets at once.
 
     Parameters
     ----------
     hydra
         The node ``hydra`` of the composed config.
     jobs
-        How many there are.
+        Number of jobs.
 
     Returns
     -------
     threads : int or None
-        None leaves it to the process of the job, which counts the processors it may use: what a
-        cluster's scheduler gave it.
+        None if the process of the job counts its usable cores itself: the scheduler of a cluster
+        decides them.
     at_once : int
     """
     from cubie_flow.process.machine import usable_cores
 
-    chosen = str(hydra.runtime.choices["hydra/launcher"])
+    launcher = str(hydra.runtime.choices["hydra/launcher"])
     usable = usable_cores(None)
-    if chosen == "joblib":
-        wanted = int(hydra.launcher.n_jobs or 1)
-        # As joblib counts: -1 is all processors, -2 all but one.
-        workers = wanted if wanted > 0 else max(1, usable + 1 + wanted)
-        return max(1, usable // min(workers, jobs)), ALL
-    if chosen == "submitit_local":
-        # It starts all it is given, so it is given no more than there is room for.
+    if launcher == "joblib":
+        n_jobs = int(hydra.launcher.n_jobs or 1)
+        # As joblib counts: -1 is all cores, -2 all but one.
+        workers = n_jobs if n_jobs > 0 else max(1, usable + 1 + n_jobs)
+        return max(1, usable // min(workers, jobs)), UNLIMITED
+    if launcher == "submitit_local":
+        # It starts all jobs that it gets, so it gets as many as there are cores for.
         threads = int(hydra.launcher.cpus_per_task or max(1, usable // jobs))
         return threads, max(1, usable // threads)
-    if chosen == "submitit_slurm" and hydra.launcher.cpus_per_task:
-        return int(hydra.launcher.cpus_per_task), ALL
-    return None, ALL
+    if launcher == "submitit_slurm" and hydra.launcher.cpus_per_task:
+        return int(hydra.launcher.cpus_per_task), UNLIMITED
+    return None, UNLIMITED

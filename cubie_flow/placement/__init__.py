@@ -1,1 +1,1 @@
-"""Where buffers lie: comparing placements and choosing one."""
+"""Placements of buffers: comparing them and choosing one."""

@@ -13,7 +13,8 @@ from attrs import evolve, frozen
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.run import DURATION
 from cubie_flow.integrators.status import ended_well
-from cubie_flow.kernels.targets.cpu import CpuProgram, vector_lanes
+from cubie_flow.kernels.targets.cpu import vector_lanes
+from cubie_flow.kernels.targets.cpu_program import CpuProgram
 from cubie_flow.study.kernel import build_kernel, tolerances
 from cubie_flow.study.store_schema import shard_arrays, variables
 from cubie_flow.study.study import Study
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cubie_flow.kernels.launch import BatchResult
 
 Array = Any
-#: Verdicts of the gate; a placement that differs has none, because it raises.
+#: Verdicts of the gate; a placement that differs raises an error instead.
 BASELINE, EQUAL, SAME_CODE = "baseline", "equal", "no_difference_possible"
 NOT_COMPARED = "not_compared"
 VERDICTS = (BASELINE, EQUAL, SAME_CODE, NOT_COMPARED)
@@ -32,13 +33,13 @@ VERDICTS = (BASELINE, EQUAL, SAME_CODE, NOT_COMPARED)
 RUNS = {"simulator": 2, "cpu": 32, "cuda": 4096}
 SIMULATED_STEPS, SIMULATED_STATES = 12, 20
 FEWEST_STEPS = 3
-#: Where `brief` misjudges how many steps a time takes, the simulator still ends.
+#: Where `short_duration` misjudges how many steps a time takes, the simulator still ends.
 PATIENCE = 10
 
 
 @frozen(eq=False)
 class Trajectories:
-    """What one placement computed on one target.
+    """Results of one placement on one target.
 
     Attributes
     ----------
@@ -52,7 +53,7 @@ class Trajectories:
     arrays : dict
         By variable, shape (runs,) or (runs, times).
     finite : int
-        How many numbers a difference could show in; runs that fail hold NaN.
+        Number of finite values, in which a difference can show; failed runs hold NaN.
     """
 
     target: str
@@ -75,7 +76,8 @@ def integrate(
         On a CPU one vector of lanes runs at a time, which compiles in less than half the time of
         several; the bits do not depend on it.
     span : float, optional
-        Integrate only so far, with a few saved times, see `brief`; None takes the whole duration.
+        Integrate only so far, with a few saved times, see `short_duration`; None: the whole
+        duration.
     code : str, optional
         Hash of the code, needed for ``cuda`` alone.
     """
@@ -110,11 +112,11 @@ def _some_runs(
     return runs, kernel.solve(columns, len(runs), limits, study.sampled), columns
 
 
-def brief(study: Study) -> float:
-    """Return a duration after which the runs that the simulator takes have made a few steps.
+def short_duration(study: Study) -> float:
+    """Return a duration in which the runs of the simulator make a few steps.
 
-    They must come to their end: a run that is cut off by a step limit keeps no final state, and
-    there would be nothing to compare. How many steps the whole duration takes, the CPU says.
+    The runs must reach their end: a run that a step limit ends has no final state to compare. The
+    number of steps in the whole duration is measured on the CPU.
     """
     lanes = study.target.lanes or vector_lanes(study.precision)
     study = evolve(study, target=evolve(study.target, kind="cpu", lanes=lanes))
@@ -131,14 +133,14 @@ def brief(study: Study) -> float:
 def code_hash(kernel: BatchSolverKernel) -> str:
     """Return a hash of what the simulator or the CPU executes for a kernel.
 
-    The simulator interprets blocks at places; a CPU executes an object file, of which names of
-    symbols, which numba counts up, are left out.
+    The simulator interprets blocks of operations, a CPU executes an object file. Names of symbols
+    are left out, because numba numbers them.
     """
     if kernel.target == "simulator":
         blocks = {name: block.digest for name, block in kernel.run.product.items()}
-        places = sorted((name, repr(place)) for name, place in kernel.places.items())
-        said = repr((blocks, places, kernel.arena_bytes, kernel.shared_memory_bytes))
-        return hashlib.sha256(said.encode()).hexdigest()
+        regions = sorted((name, repr(region)) for name, region in kernel.places.items())
+        text = repr((blocks, regions, kernel.arena_bytes, kernel.shared_memory_bytes))
+        return hashlib.sha256(text.encode()).hexdigest()
     program = kernel.product.program
     assert isinstance(program, CpuProgram)
     digest = hashlib.sha256(repr(kernel.arena_bytes).encode())
@@ -152,11 +154,18 @@ def code_hash(kernel: BatchSolverKernel) -> str:
 def compare(baseline: Trajectories, moved: Trajectories, placement: str) -> str:
     """Return the verdict on a placement against the baseline on the same target.
 
+    Parameters
+    ----------
+    baseline, moved : Trajectories
+        Results of the study's own placement and of the other one.
+    placement : str
+        Name of the other one, for messages.
+
     Returns
     -------
     str
-        `SAME_CODE` where both execute the same code, and `NOT_COMPARED` where no run came to a
-        number, so that equality proves nothing; else `EQUAL`.
+        `SAME_CODE` where both execute the same code, and `NOT_COMPARED` where no run has a
+        finite result, so that equality proves nothing; else `EQUAL`.
 
     Raises
     ------
@@ -166,8 +175,8 @@ def compare(baseline: Trajectories, moved: Trajectories, placement: str) -> str:
     difference = first_difference(baseline, moved)
     if difference is not None:
         raise FlowError(
-            f"placement {placement} changes results on target {moved.target}, which no placement "
-            f"may: {difference}"
+            f"placement {placement} changes results on target {moved.target}, but no placement "
+            f"may do so: {difference}"
         )
     if baseline.code == moved.code:
         return SAME_CODE
@@ -175,23 +184,23 @@ def compare(baseline: Trajectories, moved: Trajectories, placement: str) -> str:
 
 
 def first_difference(one: Trajectories, other: Trajectories) -> str | None:
-    """Say which run, variable and time differs first (run by run), or return None."""
+    """Return which run, variable and time differs first (run by run); None if none does."""
     if set(one.arrays) != set(other.arrays):
         unlike = ", ".join(sorted(set(one.arrays) ^ set(other.arrays)))
-        return f"the variables {unlike} are there in one only"
-    found: list[tuple[int, float, str, Array, Array]] = []
+        return f"the variables {unlike} exist in one only"
+    differences: list[tuple[int, float, str, Array, Array]] = []
     for name, before in one.arrays.items():
         after = other.arrays[name]
         if before.shape != after.shape or before.dtype != after.dtype:
             return f"'{name}' has another shape or type"
-        places = np.argwhere(_bits(before) != _bits(after))
-        if places.size:
-            first = tuple(int(i) for i in places[0])
+        positions = np.argwhere(_bits(before) != _bits(after))
+        if positions.size:
+            first = tuple(int(i) for i in positions[0])
             time = float(one.times[first[1]]) if len(first) == 2 else np.inf
-            found.append((first[0], time, name, before[first], after[first]))
-    if not found:
+            differences.append((first[0], time, name, before[first], after[first]))
+    if not differences:
         return None
-    row, time, name, before, after = min(found, key=lambda item: item[:2])
+    row, time, name, before, after = min(differences, key=lambda item: item[:2])
     when = "at the end" if np.isinf(time) else f"at time {time:g}"
     return f"run {int(one.runs[row])}, variable '{name}', {when}: {before!r} became {after!r}"
 

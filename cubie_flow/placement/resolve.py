@@ -1,4 +1,4 @@
-"""The study of a config, with what it leaves open decided, and who solves it."""
+"""The study of a config with its automatic choices resolved, and the engine that solves it."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ if TYPE_CHECKING:
 
 
 def resolve_algorithm(settings: Settings, study: Study | None = None) -> Study:
-    """Return the study, its method chosen where ``algorithm=auto`` asks for it.
+    """Return the study with its method chosen if ``algorithm=auto`` requests it.
 
     Parameters
     ----------
     settings
-        Its notes tell what was chosen.
+        A note on the choice is added to it.
     study
-        That of `settings`, where it is made already.
+        The study of `settings`, if it exists already.
     """
-    from cubie_flow.study.auto_method import resolve_algorithm as decide
+    from cubie_flow.study.auto_method import resolve_algorithm as choose_method
 
-    chosen, reason = decide(settings.study() if study is None else study)
+    chosen, reason = choose_method(settings.study() if study is None else study)
     if reason:
         settings.notes.append(reason)
     return chosen
 
 
 def resolve_placement(settings: Settings, study: Study | None = None) -> Study:
-    """Return the study, with buffers placed where ``buffers=auto`` asks for it."""
+    """Return the study with its buffers placed if ``buffers=auto`` requests it."""
     study = resolve_algorithm(settings, study)
     if settings.values["buffers"]["auto"]:
-        from cubie_flow.placement.study import automatic
+        from cubie_flow.placement.study import choose_placement
 
-        study, note = automatic(study)
+        study, note = choose_placement(study)
         settings.notes.append(note)
     return study
 
 
 def engine_of(settings: Settings) -> Engine:
-    """Return who solves the shards."""
+    """Return the engine that solves the shards."""
     from cubie_flow.engines import make_engine
 
     keys = ("kind", "workers", "scheduler", "cluster", "options", "retries")

@@ -1,4 +1,4 @@
-"""Which placements of buffers there are, and which of them to look at."""
+"""The possible placements of buffers, and which of them are compared."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 Placement = dict[str, str]
 Space = Mapping[str, tuple[str, ...]]
-#: How many buffers are moved where none are named.
+#: Number of buffers that are moved if none are named.
 LARGEST = 3
 HINT = 'pip install "cubie-flow[placement]"'
 
 
 def label(placement: Mapping[str, str]) -> str:
     """Return a placement in words."""
-    return " ".join(f"{name}={place}" for name, place in placement.items())
+    return " ".join(f"{name}={location}" for name, location in placement.items())
 
 
 def largest_buffers(kernel: BatchSolverKernel, count: int = LARGEST) -> list[str]:
@@ -32,9 +32,9 @@ def largest_buffers(kernel: BatchSolverKernel, count: int = LARGEST) -> list[str
 
 
 def search_space(kernel: BatchSolverKernel, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the locations each buffer may have, the one it has first.
+    """Return the locations that each buffer may have, its present one first.
 
-    ``register`` is left out where the values of a buffer outlive a block.
+    ``register`` is left out if the values of a buffer outlive a block.
 
     Raises
     ------
@@ -46,18 +46,19 @@ def search_space(kernel: BatchSolverKernel, names: Sequence[str]) -> dict[str, t
     for name in names:
         if name not in present:
             raise FlowError(
-                f"buffers.sweep names '{name}', which is no buffer of this kernel (there are "
+                f"buffers.sweep names '{name}', which is not a buffer of this kernel (it has "
                 f"{', '.join(present)}){nearest(name, present)}"
             )
-        others = [place for place in LOCATIONS if place != present[name]]
-        allowed = [present[name], *(place for place in others if _allows(kernel, name, place))]
+        others = [one for one in LOCATIONS if one != present[name]]
+        allowed = [present[name], *(one for one in others if _allows(kernel, name, one))]
         kernel.update(**{f"{name}_location": present[name]})
         space[name] = tuple(allowed)
     return space
 
 
-def _allows(kernel: BatchSolverKernel, name: str, place: str) -> bool:
-    kernel.update(**{f"{name}_location": place})
+def _allows(kernel: BatchSolverKernel, name: str, location: str) -> bool:
+    """Return whether a buffer may be in a location; the kernel is changed."""
+    kernel.update(**{f"{name}_location": location})
     try:
         kernel.check_locations()
     except FlowError:
@@ -67,28 +68,36 @@ def _allows(kernel: BatchSolverKernel, name: str, place: str) -> bool:
 
 def combinations(space: Space) -> Iterator[Placement]:
     """Yield every placement, the present one first."""
-    for places in product(*space.values()):
-        yield dict(zip(space, places, strict=True))
+    for locations in product(*space.values()):
+        yield dict(zip(space, locations, strict=True))
 
 
 def one_at_a_time(space: Space) -> Iterator[Placement]:
     """Yield the present placement, then those that move one buffer."""
-    present = {name: places[0] for name, places in space.items()}
+    present = {name: locations[0] for name, locations in space.items()}
     yield present
-    for name, places in space.items():
-        for place in places[1:]:
-            yield {**present, name: place}
+    for name, locations in space.items():
+        for location in locations[1:]:
+            yield {**present, name: location}
 
 
 def candidates(space: Space, search: str, limit: int) -> list[Placement] | None:
-    """Return the placements to look at, the present one first; None asks for a Pareto search.
+    """Return the placements to compare, the present one first; None requests a Pareto search.
+
+    Parameters
+    ----------
+    space : mapping
+        Locations by buffer.
+    search : {"all", "one_at_a_time", "pareto"}
+    limit : int
+        Largest number of placements.
 
     Raises
     ------
     FlowError
-        If there are more than `limit` and nothing that would choose among them is installed.
+        If there are more than `limit` and Optuna, which would choose among them, is not installed.
     """
-    size = prod(len(places) for places in space.values())
+    size = prod(len(locations) for locations in space.values())
     if search == "one_at_a_time":
         return list(islice(one_at_a_time(space), limit))
     if search == "all" and size <= limit:
@@ -123,18 +132,18 @@ def pareto(
     at_once : int
         Placements measured together.
     measure : callable
-        Returns the figures to be made small, of placements never seen before.
+        Returns the values to minimise for placements that were not measured before.
     objectives : int
-        How many figures there are.
+        Number of these values.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=0, constant_liar=True)
     study = optuna.create_study(directions=["minimize"] * objectives, sampler=sampler)
-    study.enqueue_trial({name: places[0] for name, places in space.items()})
+    study.enqueue_trial({name: locations[0] for name, locations in space.items()})
     known: dict[str, tuple[float, ...]] = {}
-    limit = min(limit, prod(len(places) for places in space.values()))
+    limit = min(limit, prod(len(locations) for locations in space.values()))
     for _ in range(10 * limit):
         if len(known) >= limit:
             break

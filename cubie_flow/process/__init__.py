@@ -1,1 +1,1 @@
-"""The operating system: streams, signals, start-up and profile of the process."""
+"""The process and the operating system: machine, streams, signals, start-up and profile."""

@@ -1,4 +1,4 @@
-"""What the machine offers this process: the only reader of ``/proc`` and of control groups."""
+"""The resources of the machine for this process; the only reader of ``/proc`` and of cgroups."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def usable_cores(limit: int | None = None) -> int:
 
 
 def installed_cores() -> int:
-    """Return the number of cores of the machine, whoever may use them."""
+    """Return the number of cores of the machine."""
     return os.cpu_count() or 1
 
 
 @cache
 def cpu_quota() -> int | None:
-    """Return the whole cores that the control group allows, None if it sets no limit."""
+    """Return the whole cores that the control groups allow, None without a limit."""
     quotas = [quota for folder in _control_groups("cpu") if (quota := _quota_of(folder))]
     return max(1, int(min(quotas))) if quotas else None
 
@@ -64,7 +64,7 @@ def _quota_of(folder: Path) -> float | None:
 
 @cache
 def cpu_name() -> str:
-    """Return the name of the processor, or its architecture if the system does not tell."""
+    """Return the name of the processor, or its architecture if the system has no name."""
     for line in _text(PROC / "cpuinfo").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -75,7 +75,7 @@ def cpu_name() -> str:
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that this process may use, those it has included."""
+    """Return the bytes of memory that this process may use, including those it uses now."""
     available = _free_memory() + process_memory()
     for folder in _control_groups("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -93,14 +93,14 @@ def _free_memory() -> int:
 
 
 def process_memory() -> int:
-    """Return the bytes of memory this process holds."""
+    """Return the resident memory of this process in bytes."""
     words = _text(PROC / "self/statm").split()
     return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if len(words) > 1 else TYPICAL_MEMORY
 
 
 def peak_memory() -> int:
-    """Return the largest resident memory this process has had, in bytes (0 if unknown)."""
-    # Linux counts into ru_maxrss what the parent had when it forked; this line does not.
+    """Return the largest resident memory of this process so far in bytes, 0 if unknown."""
+    # On Linux ru_maxrss includes the memory of the parent at the fork; this line does not.
     for line in _text(PROC / "self/status").splitlines():
         if line.startswith("VmHWM:"):
             return 1024 * int(line.split()[1])
@@ -113,7 +113,7 @@ def peak_memory() -> int:
 
 
 def free_disk(folder: Path) -> int:
-    """Return the free bytes of the disk on which a folder is or will be."""
+    """Return the free bytes of the disk of a folder, which need not exist yet."""
     existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -124,18 +124,18 @@ def free_disk(folder: Path) -> int:
 
 
 def process_age() -> float:
-    """Return the seconds since this process began, 0 if the system does not tell."""
-    began = process_start(os.getpid())
+    """Return the seconds since the start of this process, 0 if unknown."""
+    started = process_start(os.getpid())
     try:
         ticks = os.sysconf("SC_CLK_TCK")
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - (began or math.inf) / ticks)
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - (started or math.inf) / ticks)
     except (AttributeError, OSError):
         return 0.0
 
 
 def process_start(pid: int) -> int | None:
-    """Return when a process began, in clock ticks after the boot; None if it is not running."""
-    # Fields count from the closing bracket of the name, which may hold spaces.
+    """Return the start of a process in clock ticks after the boot, None if it is not running."""
+    # Fields are counted from the closing bracket of the name, which may contain spaces.
     fields = _text(PROC / f"{pid}/stat").rpartition(")")[2].split()
     try:
         return None if fields[0] in "ZX" else int(fields[19])
@@ -144,10 +144,10 @@ def process_start(pid: int) -> int | None:
 
 
 def machine_id() -> str | None:
-    """Return an identity of this machine, its boot and its space of process numbers.
+    """Return the identity of this machine, its boot and its process namespace.
 
-    Processes with the same identity can see each other by number. It is None where the system
-    has none.
+    Processes of the same identity can find each other by process number. None if the system has
+    no such identity.
     """
     boot = _text(PROC / "sys/kernel/random/boot_id")
     try:
@@ -160,7 +160,7 @@ def machine_id() -> str | None:
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file of the system, empty if it cannot be read."""
+    """Return the text of a system file, empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -168,7 +168,7 @@ def _text(path: Path) -> str:
 
 
 def _control_groups(controller: str) -> Iterator[Path]:
-    """Yield the folders of the control groups that bound this process, the innermost first."""
+    """Yield the folders of the control groups of this process, the innermost first."""
     for line in _text(PROC / "self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")

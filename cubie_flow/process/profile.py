@@ -1,7 +1,7 @@
-"""Where the time of a command goes: phases that add up to its wall time.
+"""The profile of a command: phases that add up to its wall time.
 
-Phases are those of the thread that runs the command; what other threads do meanwhile, such as
-encoding and writing, is shown beside them and not added.
+Phases are those of the thread that runs the command. The work of other threads in the meantime,
+such as encoding and writing, is shown in a second column and not added.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-#: Phases in the order in which they are shown; what is in none of them is the rest.
+#: Phases in the order of the table; all time outside of them is the rest.
 PHASES = (
     "start-up", "configure", "plan", "compile", "solve", "transfer", "encode", "write", "picture",
     "rest",
@@ -19,7 +19,15 @@ PHASES = (
 
 
 class Stopwatch:
-    """Charges every moment to one phase; it does nothing before `start`."""
+    """Charges every moment to one phase, from `start` to `stop`.
+
+    Attributes
+    ----------
+    seconds : dict
+        Wall time by phase.
+    meanwhile : dict
+        Time of other threads by phase.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -29,7 +37,7 @@ class Stopwatch:
         self._thread: int | None = None
 
     def start(self, elapsed: float = 0.0) -> None:
-        """Begin anew; `elapsed` seconds before now were the start-up."""
+        """Start from zero; the last `elapsed` seconds count as start-up."""
         self.seconds = dict.fromkeys(PHASES, 0.0) | {"start-up": elapsed}
         self.meanwhile = {}
         self._phases, self._since = ["rest"], perf_counter()
@@ -37,7 +45,7 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge what happens inside to a phase, except what inner phases take."""
+        """Charge the time inside to a phase, except the time of inner phases."""
         if self._thread != threading.get_ident():
             yield
             return
@@ -50,26 +58,33 @@ class Stopwatch:
             self._phases.pop()
 
     def move(self, source: str, target: str, seconds: float) -> None:
-        """Charge to `target` what was charged to `source`, as far as there is so much."""
+        """Move seconds from one phase to another, at most those that `source` has.
+
+        Parameters
+        ----------
+        source, target : str
+            Names of phases.
+        seconds : float
+        """
         if self._thread == threading.get_ident():
             seconds = min(seconds, self.seconds[source])
             self.seconds[source] -= seconds
             self.seconds[target] += seconds
 
     def beside(self, name: str, seconds: float) -> None:
-        """Note what another thread did meanwhile."""
+        """Add time that another thread spent in a phase meanwhile."""
         if self._thread == threading.get_ident():
             self.meanwhile[name] = self.meanwhile.get(name, 0.0) + seconds
 
     def stop(self) -> str:
-        """End, and return the table."""
+        """Stop, and return the table of all phases."""
         self._charge()
         self._thread = None
         lines = [f"{'phase':<12}{'wall s':>9}{'meanwhile s':>14}"]
         for name, seconds in self.seconds.items():
-            beside = self.meanwhile.get(name)
-            if seconds or beside:
-                note = "" if beside is None else f"{beside:>14.3f}"
+            parallel = self.meanwhile.get(name)
+            if seconds or parallel:
+                note = "" if parallel is None else f"{parallel:>14.3f}"
                 lines.append(f"{name:<12}{seconds:>9.3f}{note}")
         lines.append(f"{'total':<12}{sum(self.seconds.values()):>9.3f}")
         return "\n".join(lines)
@@ -80,5 +95,5 @@ class Stopwatch:
         self._since = now
 
 
-#: The one of this process.
+#: The stopwatch of this process.
 stopwatch = Stopwatch()

@@ -1,4 +1,4 @@
-"""Stopping a study between two shards: Ctrl-C, a scheduler's warning, a limit of time."""
+"""Signals and time limits that stop a study between two shards."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from time import monotonic
 from types import FrameType
 
 from cubie_flow.errors import FlowError
+from cubie_flow.process.startup import process
 
-#: Exit status after a limit of time, as timeout(1) has it.
+#: Exit status after a time limit, that of timeout(1).
 TIMED_OUT = 124
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Stopped(Exception):
-    """A study stopped between two shards; what it has is complete and can be resumed.
+    """A study was stopped between two shards; it can be resumed.
 
     Parameters
     ----------
     reason : str
-        In words.
+        Why it was stopped.
     code : int
         Exit status.
     """
@@ -36,24 +37,30 @@ class Stopped(Exception):
 
 
 def read_limit(key: str, value: object) -> float | None:
-    """Return a limit of time in seconds: a number, or a text such as ``90s``, ``30m``, ``3h``.
+    """Return a time limit in seconds: a number, or a text such as ``90s``, ``30m``, ``3h``.
+
+    Parameters
+    ----------
+    key : str
+        Config key, named in errors.
+    value : object
 
     Raises
     ------
     FlowError
-        Naming the key.
+        If the value is not a positive time.
     """
     if value is None:
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([smhd]?)\s*", str(value))
-    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([smhd]?)\s*", str(value))
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if isinstance(value, bool) or not seconds > 0.0:
         raise FlowError(f"{key} is {value!r}; it must be seconds, or such as 90s, 30m, 3h, or null")
     return seconds
 
 
 class StopGuard:
-    """Says between two shards whether to go on.
+    """Decides between two shards whether to go on.
 
     Parameters
     ----------
@@ -68,17 +75,17 @@ class StopGuard:
         self._longest = 0.0
 
     def check(self, took: float = 0.0) -> None:
-        """Note that a shard is done.
+        """Note that a shard is complete, and stop if it must be the last one.
 
         Parameters
         ----------
         took : float
-            Seconds the shard took, where it was not the only one since the last call.
+            Seconds that the shard took, if others ended since the last call as well.
 
         Raises
         ------
         Stopped
-            If a signal came, or the next shard might end after the limit.
+            If a signal arrived, or the next shard might exceed the limit.
         """
         now = monotonic()
         self._longest, self._last = max(self._longest, now - self._last, took), now
@@ -93,28 +100,30 @@ class StopGuard:
             )
 
     @contextmanager
-    def listening(self, told: bool = True) -> Iterator[None]:
-        """Take the first SIGINT, SIGTERM or SIGUSR1 as a wish to stop soon, the second as now.
+    def listening(self, verbose: bool = True) -> Iterator[None]:
+        """Handle SIGINT, SIGTERM and SIGUSR1: the first stops soon, the second at once.
 
         Parameters
         ----------
-        told : bool
-            Whether the first one is answered; of many processes one is enough.
+        verbose : bool
+            Whether to print an answer to the first signal; of many processes one should.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        heard = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
+        numbers = [
+            getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)
+        ]
 
-        def hear(number: int, frame: FrameType | None) -> None:
+        def handle(number: int, frame: FrameType | None) -> None:
             if self.signal is not None:
                 raise KeyboardInterrupt
             self.signal = number
-            if told:
+            if verbose:
                 text = "finishing the shard in flight; once more stops now"
                 print(f"cubie-flow: {text}", file=sys.stderr, flush=True)
 
-        before = {number: signal.signal(number, hear) for number in heard}
+        before = {number: signal.signal(number, handle) for number in numbers}
         try:
             yield
         finally:
@@ -124,18 +133,24 @@ class StopGuard:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block signals while threads and processes are started, which then never hear them.
+    """Block signals while threads and processes are started, which inherit the block.
 
-    A terminal sends Ctrl-C to every process of the group, and a batch system its warning; the
-    command alone is to answer.
+    A terminal sends Ctrl-C to every process of the group, and so does a batch system with its
+    warning. Only the command itself must answer.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # It would unblock them in the thread that starts it, so it must be there before.
+    # The tracker unblocks signals in the thread that starts it, so it is started first.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_interrupts() -> None:
+    """Ignore further Ctrl-C while the process only reports why it ends."""
+    if process.owned and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

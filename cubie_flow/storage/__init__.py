@@ -1,4 +1,4 @@
-"""The Zarr store of a study: its layout, its writer and where it came from."""
+"""The Zarr store of a study: its location, layout, writer, lock and provenance."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the two names that need zarr only when they are used, so that planning does not."""
+    """Import the two names that need zarr on first use, so that planning does without it."""
     if name == "ResultStore":
         from cubie_flow.storage.store import ResultStore
 

@@ -1,10 +1,10 @@
-"""A shard's arrays as the bytes that Zarr keeps, made in one go.
+"""The encoding of a shard: the bytes of its arrays, made at once.
 
-A shard has one writer and is written whole, so nothing of what zarr does for any selection is
-needed: no shard is read before it is written, nothing is copied chunk by chunk, and no task is
-made of a chunk. That is more than half of the processor time of writing (docs/performance.md).
-What is written is what the specification says (https://zarr-specs.readthedocs.io, "Sharding
-codec", version 1.0), and any reader of Zarr reads it.
+Zarr writes any selection of an array, so it reads a shard before it writes it, copies chunk by
+chunk and starts a task per chunk. A shard here has one writer and is written whole, which saves
+more than half of the processor time of writing (docs/performance.md). The bytes follow the
+specification (https://zarr-specs.readthedocs.io, "Sharding codec", version 1.0), so any reader of
+Zarr reads them.
 """
 
 from __future__ import annotations
@@ -21,36 +21,37 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
 
 from cubie_flow.errors import FlowError
+from cubie_flow.storage.zarr_adapter import shard_runs
 
-#: Offset and length of a chunk that holds nothing but the fill value, and is not stored.
+#: Offset and length of a chunk that holds only the fill value and is not stored.
 MISSING = (2**64 - 1, 2**64 - 1)
-#: Of the codecs as zarr names them, by numcodecs' numbers.
+#: Numbers of numcodecs for the shuffles that zarr names.
 _SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
 
 def codecs() -> tuple[BloscCodec, Crc32cCodec]:
     """Return the compressors of every array along ``run``.
 
-    The checksum makes every reader notice a chunk that was cut short: blosc would read on into
-    whatever memory follows it.
+    The checksum lets every reader notice a truncated chunk, at whose end blosc would read on into
+    unrelated memory.
     """
     return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()
 
 
 @frozen(eq=False)
 class Encoder:
-    """Makes the bytes of a shard of one array.
+    """Encodes the shards of one array.
 
     Attributes
     ----------
     chunk_shape
-        Of an inner chunk; only the runs are cut.
+        Shape of an inner chunk; only the axis of runs is divided.
     shard_runs
-        Runs of a whole shard: the last one is filled up with the fill value.
+        Runs of a full shard; the last shard is padded with the fill value.
     sharded
-        Whether the bytes are chunks with an index, or one chunk.
+        Whether the bytes are chunks with an index; else they are one chunk.
     dtype, fill
-        As stored.
+        Type and fill value as stored.
     """
 
     chunk_shape: tuple[int, ...]
@@ -67,7 +68,7 @@ class Encoder:
         Raises
         ------
         FlowError
-            Where the array is laid out as no version of this package does it.
+            If this package has not made the layout of the array.
         """
         pipeline = array.metadata.codecs
         sharded = isinstance(pipeline[0], ShardingCodec)
@@ -77,13 +78,13 @@ class Encoder:
         at_end = not sharded or word(pipeline[0].index_location) == "end"
         if not (known and at_end and chunk[1:] == array.shape[1:]):
             raise FlowError(
-                f"the array '{array.basename}' has another layout than cubie_flow gives it, so "
-                "it can be read but not written; copy the store as it was made to resume it"
+                f"the array '{array.basename}' has a layout that cubie_flow did not make, so "
+                "it can be read but not written; to resume, copy the store without changing it"
             )
         blosc = inner[1]
         return cls(
             chunk_shape=chunk,
-            shard_runs=int((array.shards or array.chunks)[0]),
+            shard_runs=shard_runs(array),
             sharded=sharded,
             dtype=array.dtype.newbyteorder("<"),
             fill=array.metadata.fill_value,
@@ -93,7 +94,7 @@ class Encoder:
         )
 
     def encode(self, values: NDArray[Any]) -> bytes | None:
-        """Return the bytes of a shard, or None where they hold nothing but the fill value.
+        """Return the bytes of a shard, None if all values are the fill value.
 
         Parameters
         ----------
@@ -101,19 +102,19 @@ class Encoder:
             Shape ``(runs, ...)`` with at most ``shard_runs`` runs.
         """
         if not self.sharded:
-            found = self._chunk(values)
-            return None if found is None else b"".join(found)
+            chunk = self._chunk(values)
+            return None if chunk is None else b"".join(chunk)
         parts: list[bytes] = []
         index: list[tuple[int, int]] = []
         offset = 0
         for start in range(0, self.shard_runs, self.chunk_shape[0]):
-            found = self._chunk(values[start : start + self.chunk_shape[0]])
-            if found is None:
+            chunk = self._chunk(values[start : start + self.chunk_shape[0]])
+            if chunk is None:
                 index.append(MISSING)
                 continue
-            length = sum(len(part) for part in found)
+            length = sum(len(part) for part in chunk)
             index.append((offset, length))
-            parts += found
+            parts += chunk
             offset += length
         if not parts:
             return None
@@ -121,7 +122,7 @@ class Encoder:
         return b"".join([*parts, table, _checksum(table)])
 
     def _chunk(self, values: NDArray[Any]) -> tuple[bytes, bytes] | None:
-        """Return a compressed chunk and its checksum, or None where it need not be stored."""
+        """Return a compressed chunk and its checksum, None if all values are the fill value."""
         if _only(self.fill, values):
             return None
         if len(values) < self.chunk_shape[0]:
@@ -133,19 +134,19 @@ class Encoder:
 
 
 def word(given: Any) -> str:
-    """Return a setting of a codec: a member of an enumeration, and from zarr 3.2 on its text."""
+    """Return a setting of a codec as text: zarr before 3.2 has enumerations."""
     return str(getattr(given, "value", given))
 
 
 def _only(fill: Any, values: NDArray[Any]) -> bool:
-    """Return whether all values are the fill value; NaN is NaN."""
+    """Return whether all values are the fill value; NaN equals NaN here."""
     if not len(values):
         return True
 
     def missing(some: Any) -> Any:
         return np.isnan(some) if fill != fill else some == fill
 
-    # Most chunks are told by their first value.
+    # In most chunks the first value decides.
     return bool(missing(values.flat[0])) and bool(np.all(missing(values)))
 
 

@@ -1,4 +1,4 @@
-"""Where a run puts its outputs."""
+"""The folder of a run: its name, and the names of the files in it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,31 @@ from cubie_flow.errors import FlowError
 from cubie_flow.storage.location import ICECHUNK, Location
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
-#: The store of a run by its client, where that is not `RESULTS`.
+#: The store of a run that is an Icechunk repository.
 VERSIONED = "results.icechunk"
-#: Addresses that are a store itself end so.
+#: Endings of addresses that are a store, and not a folder of stores.
 SUFFIXES = (".zarr", ".icechunk")
-#: Where the results of a folder are, if not in it.
+#: File that states where the results are, if they are not in the folder.
 ELSEWHERE = "location.json"
 
 
 def new_run_folder(root: str | Path, study: str, now: datetime) -> Path:
-    """Make and return ``<root>/<study>/<date>/<time>``, a folder nobody else has.
+    """Create ``<root>/<study>/<date>/<time>`` for one run alone, and return it.
 
-    Two runs in the same second get two folders (``_2``, ``_3``, ... is appended): making a folder
-    is atomic, so the second of two processes fails and tries the next name.
+    Runs of the same second get ``_2``, ``_3``, ... appended. Creating a folder is atomic, so the
+    second of two processes fails and tries the next name.
+
+    Parameters
+    ----------
+    root : path
+    study : str
+        Name of the study.
+    now : datetime
 
     Raises
     ------
     FlowError
-        Where the folder cannot be made, naming it.
+        If the folder cannot be created.
     """
     if not study or study in (".", "..") or "/" in study or "\\" in study:
         raise FlowError(f"'{study}' cannot be the name of a study: it becomes the name of a folder")
@@ -56,17 +63,17 @@ def new_run_folder(root: str | Path, study: str, now: datetime) -> Path:
 
 
 def new_location(storage: Mapping[str, Any], folder: Path) -> Location:
-    """Return where the store of a new run goes.
+    """Return the location of the store of a new run.
 
     Parameters
     ----------
     storage
-        Of the config. A ``url`` that ends in ``.zarr`` or ``.icechunk`` is the store itself; any
-        other is for object stores what ``folder`` is on a disk.
+        Group ``storage`` of the config. A ``url`` that ends in ``.zarr`` or ``.icechunk`` is the
+        store itself; any other corresponds to ``folder`` on a disk.
     folder
-        Of the run.
+        Folder of the run.
     """
-    how = {name: storage[name] for name in ("client", "options")}
+    kwargs = {name: storage[name] for name in ("client", "options")}
     url, name = storage["url"], VERSIONED if storage["client"] == ICECHUNK else RESULTS
     if url is None:
         return Location(folder / name, client=storage["client"])
@@ -75,46 +82,46 @@ def new_location(storage: Mapping[str, Any], folder: Path) -> Location:
         inside = folder.absolute()
         parts = inside.relative_to(root).parts if inside.is_relative_to(root) else (inside.name,)
         url = "/".join((url.rstrip("/"), *parts, name))
-    return Location(url, **how)
+    return Location(url, **kwargs)
 
 
 def note_location(folder: Path, location: Location) -> None:
-    """Leave in the folder of a run where its results are; options are not kept."""
+    """Write into the folder of a run where its results are; options are left out."""
     if location.path not in (folder / RESULTS, folder / VERSIONED):
-        told = {name: getattr(location, name) for name in ("address", "client")}
-        (folder / ELSEWHERE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        noted = {name: getattr(location, name) for name in ("address", "client")}
+        (folder / ELSEWHERE).write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
 
 
 def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Location | None:
-    """Return where the results of a folder are, or None if it holds none.
+    """Return the location of the results of a folder, None if it has none.
 
     Parameters
     ----------
     folder : Path
     options : mapping, optional
-        Of a URL's client; by default those of the folder's config.
+        Options of the client of a URL; by default those of the folder's config.
 
     Raises
     ------
     FlowError
-        If what the folder says of it cannot be read.
+        If the files of the folder cannot be read.
     """
     if (folder / RESULTS).is_dir():
         return Location(folder / RESULTS)
     if (folder / VERSIONED).is_dir():
         return Location(folder / VERSIONED, client=ICECHUNK)
     try:
-        told = json.loads((folder / ELSEWHERE).read_text(encoding="utf-8"))
+        noted = json.loads((folder / ELSEWHERE).read_text(encoding="utf-8"))
         if options is None and (folder / CONFIG).exists():
             stored = OmegaConf.select(OmegaConf.load(folder / CONFIG), OPTIONS, default={})
-            found: Any = OmegaConf.to_container(stored, resolve=True)
-            options = {name: value for name, value in found.items() if value != HIDDEN}
+            given: Any = OmegaConf.to_container(stored, resolve=True)
+            options = {name: value for name, value in given.items() if value != HIDDEN}
             remember(options)
-        return Location(**{**told, "address": str(told["address"])}, options=dict(options or {}))
+        return Location(**{**noted, "address": str(noted["address"])}, options=dict(options or {}))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FlowError(f"'{folder / ELSEWHERE}' cannot be read: {error}") from error
     except OmegaConfBaseException as error:
-        told = str(error).splitlines()[0]
-        raise FlowError(f"{OPTIONS} in '{folder / CONFIG}' cannot be read: {told}") from error
+        reason = str(error).splitlines()[0]
+        raise FlowError(f"{OPTIONS} in '{folder / CONFIG}' cannot be read: {reason}") from error

@@ -1,8 +1,7 @@
-"""The store of a multirun: one group a job, and a table of the jobs at the root."""
+"""The store of a multirun: one group per job, and a table of the jobs at the root."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,25 +9,26 @@ import numpy as np
 import zarr
 
 from cubie_flow.errors import FlowError
+from cubie_flow.storage.groups import consolidate, open_group, reported, transaction
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.schema import plain
 
 JOB = "job"
-#: Attribute of the root that tells the store of a multirun from that of a study.
+#: Attribute of the root that marks the store of a multirun.
 MARK = "multirun"
-#: How a job ended, by the number its row holds.
+#: Values of ``job_status``: how a job ended.
 SUCCESS, FAILED, STOPPED, PENDING = 0, 1, 2, 255
 STATES = {SUCCESS: "success", FAILED: "failed", STOPPED: "stopped", PENDING: "not_done"}
 #: Columns of the table: dtype ("text" is a string), units and meaning.
 COLUMNS: dict[str, tuple[str, str, str]] = {
-    "overrides": ("text", "", "what tells the job from the others"),
+    "overrides": ("text", "", "overrides that differ between the jobs"),
     "group": ("text", "", "group of the store that holds the job's results"),
     "job_status": ("uint8", "", "how the job ended"),
     "error": ("text", "", "why it failed"),
     "runs": ("int64", "1", "runs of the job"),
     "runs_failed": ("int64", "1", "runs that did not end well"),
-    "mean_steps": ("float64", "1", "accepted steps a run"),
-    "mean_rejected": ("float64", "1", "rejected steps a run"),
+    "mean_steps": ("float64", "1", "mean accepted steps of the runs"),
+    "mean_rejected": ("float64", "1", "mean rejected steps of the runs"),
     "runs_per_second": ("float64", "s-1", "runs by the seconds of the kernel"),
     "seconds_total": ("float64", "s", "the whole job"),
     "seconds_build": ("float64", "s", "compiling or loading the kernel"),
@@ -60,19 +60,19 @@ def write_index(
     location
         The root.
     rows
-        One a job, in order: `COLUMNS`, and a text for each of `swept`. A number that is missing
-        is NaN, or 0 where it is whole.
+        One row per job, in order: `COLUMNS`, and a text for each of `swept`. A missing number is
+        NaN, or 0 in a column of integers.
     attrs
         Attributes of the root.
     swept
-        Keys that tell the jobs apart; each is a coordinate along ``job``.
+        Keys that differ between the jobs; each is a coordinate along ``job``.
     finished
-        Whether nobody writes to the store any more: then all metadata is gathered in one file.
+        Whether no writer is left; then the metadata is consolidated.
 
     Raises
     ------
     FlowError
-        Where the store cannot be written.
+        If the store cannot be written.
     """
     import xarray as xr
 
@@ -88,31 +88,20 @@ def write_index(
     coordinates = {key: ((JOB,), _column(rows, key, "text")) for key in swept}
     coordinates[JOB] = ((JOB,), np.arange(len(rows)))
     table = xr.Dataset(data, coordinates, {**plain(attrs), MARK: len(rows), "swept": list(swept)})
-    try:
+    with reported(location):
         store = location.store(create=True)
-        store.begin()
+    with transaction(location, store, "table of the jobs"):
         table.to_zarr(
             store,
             group=location.group or None,
             mode="a",
             zarr_format=3,
             consolidated=False,
-            # Without it a status of 255 would be read as missing.
+            # With xarray's fill value a status of 255 would be read as missing.
             encoding={} if _exists(location) else {"job_status": {"fill_value": PENDING}},
         )
-        if finished and store.supports_consolidated_metadata:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Consolidated metadata")
-                zarr.consolidate_metadata(store, path=location.group or None, zarr_format=3)
-        store.commit("table of the jobs")
-    except FlowError:
-        raise
-    except OSError as error:
-        raise location.error(error) from error
-    except Exception as error:
-        if location.folder is not None:
-            raise
-        raise location.error(error) from None
+        if finished:
+            consolidate(store, location.group)
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str, dtype: str) -> np.ndarray[Any, Any]:
@@ -124,42 +113,35 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str, dtype: str) -> np.ndar
 
 
 def _exists(location: Location) -> bool:
-    return _root(location) is not None and "job_status" in (_root(location) or {})
+    return "job_status" in (_root(location) or {})
 
 
 def _root(location: Location) -> zarr.Group | None:
-    """Return the root of a store, or None where there is none."""
-    try:
-        if location.folder is None or location.folder.is_dir():
-            return zarr.open_group(
-                location.store(), path=location.group, mode="r", use_consolidated=False,
-                zarr_format=3,
-            )  # fmt: skip
-    except (FileNotFoundError, ValueError, NotADirectoryError):
-        pass
-    except FlowError:
-        raise
-    except Exception as error:
-        # Clients of object stores have errors of their own, and what they say may hold secrets.
-        if location.folder is not None:
+    """Return the root of a store, None if there is none."""
+    with reported(location, "opened"):
+        try:
+            if location.folder is None or location.folder.is_dir():
+                return open_group(location.store(), location.group, "r")
+        except FlowError:
             raise
-        raise location.error(error, "opened") from None
+        except (FileNotFoundError, ValueError, NotADirectoryError):
+            pass
     return None
 
 
 def is_multirun(location: Location) -> bool:
-    """Return whether there is the store of a multirun."""
+    """Return whether a location holds the store of a multirun."""
     root = _root(location)
     return root is not None and MARK in root.attrs
 
 
 def read_index(location: Location) -> tuple[list[Row], dict[str, Any]]:
-    """Return the table of the jobs, one row each, and the attributes of the root.
+    """Return the table of the jobs, one row per job, and the attributes of the root.
 
     Raises
     ------
     FlowError
-        Where there is no such table.
+        If there is no such table.
     """
     root = _root(location)
     if root is None or MARK not in root.attrs:

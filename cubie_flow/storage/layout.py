@@ -1,9 +1,9 @@
-"""How a store is cut into shards and chunks: arithmetic only.
+"""The division of a store into shards and chunks.
 
-A shard is the unit of work, of commit and of resume; no shard is ever shared by two writers.
-Measured on 10^6 runs x 100 times x 10 variables: chunks of about 2 MB inside shards of about
-40 MB, one array a variable, were the best of the layouts tried for writing and for both common
-reads (one run, one variable of all runs).
+A shard is the unit of work, commit and resume, and has one writer. Of the layouts measured on
+10^6 runs x 100 times x 10 variables, chunks of about 2 MB in shards of about 40 MB, with one array
+per variable, were the fastest to write and for both common reads (one run, or one variable of all
+runs).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from cubie_flow.errors import FlowError
 CHUNK_BYTES = 2_000_000
 SHARD_BYTES = 40_000_000
 MINIMUM_SHARDS = 8
-#: Arrays of a shard that are encoded and written at once; the encoded bytes of so many are held.
+#: Arrays of a shard that are encoded and written concurrently; memory holds their encoded bytes.
 AT_ONCE = 4
 
 
 @frozen
 class ShardPlan:
-    """The cut of a study's runs.
+    """The division of a study's runs into shards.
 
     Attributes
     ----------
@@ -29,9 +29,9 @@ class ShardPlan:
         Runs of the study.
     chunk_runs
         Runs in one inner chunk of the largest variable; chunks of narrower variables hold a
-        whole multiple of it.
+        multiple of it.
     shard_runs
-        Runs in one shard, a whole multiple of `chunk_runs`; the last shard may hold fewer.
+        Runs in one shard, a multiple of `chunk_runs`; the last shard may hold fewer.
     """
 
     runs: int
@@ -52,7 +52,7 @@ class ShardPlan:
 
     @property
     def count(self) -> int:
-        """Number of shards; a study that is only planned may have too many to list."""
+        """Number of shards, for plans with too many shards to list."""
         return -(-self.runs // self.shard_runs)
 
     @property
@@ -67,7 +67,7 @@ class ShardPlan:
         """Return the runs in one inner chunk of a variable of `bytes_per_run`.
 
         The largest whole multiple of `chunk_runs` that divides the shard and stays within
-        `chunk_bytes`, so that narrow per-run arrays are not cut into tiny chunks.
+        `chunk_bytes`, so that narrow arrays do not get tiny chunks.
         """
         pieces = self.shard_runs // self.chunk_runs
         fitting = [
@@ -87,12 +87,12 @@ def plan_shards(
     shard_bytes: int = SHARD_BYTES,
     minimum_shards: int = MINIMUM_SHARDS,
 ) -> ShardPlan:
-    """Cut a study into shards.
+    """Divide a study into shards.
 
-    Chunks hold about `chunk_bytes` of the largest variable; a shard is whole chunks, at most
-    `shard_bytes`, and there are at least `minimum_shards` of them once there are that many chunks.
-    A study smaller than that has one chunk a shard: cutting finer would cost more in files than
-    the solve of so few runs.
+    Chunks hold about `chunk_bytes` of the largest variable. A shard consists of whole chunks and
+    at most `shard_bytes`. There are at least `minimum_shards` shards once there are that many
+    chunks. A smaller study has one chunk per shard: for so few runs, more files would cost more
+    than solving.
 
     Parameters
     ----------
@@ -101,15 +101,15 @@ def plan_shards(
     bytes_per_run_largest_variable
         Bytes one run adds to the largest variable (saved times x item size).
     shard_runs
-        Runs a shard, where the caller knows better (few, expensive runs). A shard over
+        Runs per shard, if the caller chooses it (for few, expensive runs). A shard larger than
         `chunk_bytes` is rounded up to whole chunks.
     chunk_bytes, shard_bytes, minimum_shards
-        The rule's three numbers.
+        Targets and lower bound, as described above.
 
     Raises
     ------
     FlowError
-        Where a number is not positive.
+        If a number is not positive.
     """
     for key, value in (
         ("runs", runs),

@@ -1,8 +1,8 @@
-"""One writer at a time at a URL, where there is no lock of the system's.
+"""A lock for a store at a URL, where the operating system offers none.
 
-Beside the store lies an object, ``<store>.lock``, that says who writes and that is written anew
-every few seconds. It is made on the condition that there is none, and taken from a writer that has
-stopped writing it on the condition that it is still that writer's.
+The lock is an object next to the store, ``<store>.lock``, that names the writer. The writer renews
+it every few seconds. It is created on the condition that it does not exist. Once a writer has
+stopped renewing, another one takes over, on the condition that the object has not changed.
 """
 
 from __future__ import annotations
@@ -20,24 +20,32 @@ from uuid import uuid4
 
 from cubie_flow.errors import FlowError
 from cubie_flow.process.machine import machine_id, process_start
-from cubie_flow.storage.location import ICECHUNK, Location
+from cubie_flow.storage.location import Location
 from cubie_flow.storage.lock import locked
 from cubie_flow.storage.objects import Changed, SmallObject, Tag, small_object
 
-#: Seconds without renewal after which a lock no longer holds.
+#: Seconds without renewal after which a lock expires.
 LEASE = 60.0
-#: It is renewed so many times in that time.
+#: Renewals in that time.
 RENEWALS = 4
 log = logging.getLogger("cubie_flow")
 
 
 class Lease:
-    """The right to write a store; of a folder, whose lock is the system's, it says nothing."""
+    """The right to write a store.
+
+    This base class is for a folder, which the operating system locks; it is never lost.
+
+    Attributes
+    ----------
+    lost : str
+        Why the right was lost; empty while it holds.
+    """
 
     lost = ""
 
     def check(self) -> None:
-        """Refuse to go on once another process has the lock.
+        """Raise an error once another process has the lock.
 
         Raises
         ------
@@ -48,7 +56,7 @@ class Lease:
             raise FlowError(self.lost)
 
     def between(self, check: Callable[[float], None] | None) -> Callable[[float], None]:
-        """Return what is called between two shards: whether the lock holds, then `check`."""
+        """Return the check between two shards: that the lock still holds, then `check`."""
 
         def both(seconds: float) -> None:
             self.check()
@@ -59,58 +67,55 @@ class Lease:
 
 
 @contextmanager
-def leased(place: Location, seconds: float | None = LEASE) -> Iterator[Lease]:
-    """Hold a place at a URL; nobody else writes into it meanwhile.
+def leased(location: Location, seconds: float | None = LEASE) -> Iterator[Lease]:
+    """Hold the lock of a location, so that no other process writes to it.
 
     Parameters
     ----------
-    place : Location
-        A folder has the lock of its run, `cubie_flow.storage.lock.locked`, and gets none here.
+    location : Location
+        A folder is locked with its run, see `cubie_flow.storage.lock.locked`, and not here.
     seconds : float, optional
-        Without renewal, after which others may take the lock over; None: no lock.
+        Time without renewal after which others may take the lock over; None takes no lock.
 
     Raises
     ------
     FlowError
-        If another process holds it, or there can be none.
+        If another process holds the lock, or the server cannot lock.
     """
-    if place.client == ICECHUNK and place.path is not None and not place.group:
-        # It may be elsewhere than in the folder of the run, which is locked.
-        place.path.mkdir(parents=True, exist_ok=True)
-        with locked(place.path):
+    if location.path is not None and location.folder is None and not location.group:
+        # A repository may be outside the folder of the run, which is locked.
+        location.path.mkdir(parents=True, exist_ok=True)
+        with locked(location.path):
             yield Lease()
         return
-    if place.path is not None or seconds is None or not _lockable(place):
+    if location.path is not None or seconds is None or not location.lockable:
         yield Lease()
         return
-    held = _Held(place, seconds)
-    held.acquire()
-    enough = threading.Event()
+    lease = _RemoteLease(location, seconds)
+    lease.acquire()
+    finished = threading.Event()
 
     def renew() -> None:
-        while not enough.wait(seconds / RENEWALS) and not held.lost:
-            held.renew()
+        while not finished.wait(seconds / RENEWALS) and not lease.lost:
+            lease.renew()
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
     try:
-        yield held
+        yield lease
     finally:
-        enough.set()
+        finished.set()
         thread.join()
-        held.release()
+        lease.release()
 
 
-def _lockable(place: Location) -> bool:
-    """Whether there is somebody to write a lock: beside a repository of Icechunk only in S3."""
-    return place.client != ICECHUNK or place.address.startswith("s3://")
+class _RemoteLease(Lease):
+    """A lock object and its renewal."""
 
-
-class _Held(Lease):
-    def __init__(self, place: Location, seconds: float) -> None:
-        self._place = place
-        group = f".{place.group.replace('/', '.')}" if place.group else ""
-        self._address = f"{place.address}{group}.lock"
+    def __init__(self, location: Location, seconds: float) -> None:
+        self._location = location
+        group = f".{location.group.replace('/', '.')}" if location.group else ""
+        self._address = f"{location.address}{group}.lock"
         self._seconds = seconds
         self._token = uuid4().hex
         self._owner: dict[str, Any] = {
@@ -128,9 +133,10 @@ class _Held(Lease):
         return json.dumps({**self._owner, "renewed": time()}).encode()
 
     def acquire(self) -> None:
-        place = self._place
+        """Create the lock, or take over an expired one."""
+        location = self._location
         try:
-            self._object = small_object(self._address, place.client, place.options)
+            self._object = small_object(self._address, location.client, location.options)
             for _ in range(3):
                 with suppress(FileExistsError, Changed):
                     self._tag = self._object.create(self._content())
@@ -138,27 +144,27 @@ class _Held(Lease):
                 with suppress(FileNotFoundError, Changed):
                     data, tag = self._object.read()
                     if self._token.encode() in data:
-                        self._tag = tag  # only the answer to its making was lost
+                        self._tag = tag  # it was created, but the answer was lost
                         return
-                    self._refuse(data)
+                    self._refuse_active(data)
                     self._tag = self._object.replace(self._content(), tag)
-                    log.info("took over the lock of '%s'", place.name)
+                    log.info("took over the lock of '%s'", location.name)
                     return
         except FlowError:
             raise
         except Exception as error:
-            refused = place.error(error)
+            refused = location.error(error)
             if "implement" in str(error).lower():
                 refused = FlowError(
-                    f"'{place.name}' cannot be locked: its server does not write on a condition; "
-                    "storage.lease=null writes without a lock, and then it is for you to see that "
-                    "nobody else writes there"
+                    f"'{location.name}' cannot be locked: its server does not write on a "
+                    "condition; storage.lease=null writes without a lock, so make sure yourself "
+                    "that no other process writes there"
                 )
             raise refused from None
-        raise FlowError(f"'{place.name}' is being taken by another process at this moment")
+        raise FlowError(f"'{location.name}' is being locked by another process at this moment")
 
-    def _refuse(self, data: bytes) -> None:
-        """Refuse a lock that holds."""
+    def _refuse_active(self, data: bytes) -> None:
+        """Raise an error if the owner of the lock is still active."""
         try:
             owner = json.loads(data)
             pid, seconds, renewed = (owner[name] for name in ("pid", "seconds", "renewed"))
@@ -166,24 +172,25 @@ class _Held(Lease):
             stale = age > float(seconds) or _ended(owner)
         except (ValueError, KeyError, TypeError):
             raise FlowError(
-                f"'{self._address}' is no lock of cubie_flow's; delete it if nobody writes "
-                f"'{self._place.name}'"
+                f"'{self._address}' is not a cubie_flow lock file; delete it if no process writes "
+                f"'{self._location.name}'"
             ) from None
         if not stale:
             raise FlowError(
-                f"'{self._place.name}' is being written by another process, {pid} on "
-                f"{owner.get('host')}, which said so {max(age, 0.0):.0f} s ago; wait for it or "
-                f"stop it first (once silent for {seconds:g} s its lock no longer holds)"
+                f"'{self._location.name}' is being written by another process, {pid} on "
+                f"{owner.get('host')}, which renewed its lock {max(age, 0.0):.0f} s ago; wait for "
+                f"it or stop it first (its lock expires after {seconds:g} s without renewal)"
             )
 
     def renew(self) -> None:
+        """Renew the lock, or note that it was lost."""
         try:
             self._tag = self._object.replace(self._content(), self._tag)
         except Changed:
             self._lose()
         except Exception as error:
-            # The next time may be in time; if not, somebody else has the lock by then.
-            log.warning("%s", self._place.error(error, "locked"))
+            # The next renewal may succeed in time; if not, the lock will turn out to be lost.
+            log.warning("%s", self._location.error(error, "locked"))
 
     def _lose(self) -> None:
         who = "another process"
@@ -191,23 +198,24 @@ class _Held(Lease):
             data, self._tag = self._object.read()
             owner = json.loads(data)
             if owner["token"] == self._token:
-                return  # the answer to the last renewal was lost, and not the lock
+                return  # the lock was renewed, but the answer was lost
             who = f"process {owner['pid']} on {owner['host']}"
         self.lost = (
-            f"'{self._place.name}' was taken over by {who}, because this one had not renewed its "
-            f"lock for {self._seconds:g} s; what is complete is kept"
+            f"'{self._location.name}' was taken over by {who}, because this process had not "
+            f"renewed its lock for {self._seconds:g} s; complete shards are kept"
         )
 
     def release(self) -> None:
+        """Delete the lock, unless another process has it."""
         if self.lost:
             return
-        # A lock that stays behind ends by itself.
+        # A lock that cannot be deleted expires.
         with suppress(Exception):
             if json.loads(self._object.read()[0])["token"] == self._token:
                 self._object.delete()
 
 
 def _ended(owner: Mapping[str, Any]) -> bool:
-    """Whether a process was on this machine and is no more."""
+    """Return whether a process of this machine has ended."""
     here = owner["machine"] is not None and owner["machine"] == machine_id()
     return here and owner["started"] != process_start(owner["pid"])

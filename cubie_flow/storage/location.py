@@ -1,4 +1,4 @@
-"""Where a store is: a folder, a URL, or a group of either; small enough to be sent to a worker."""
+"""The location of a store: a folder, a URL, or a group of either; small enough for a worker."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from attrs import evolve, field, frozen
 
 from cubie_flow.credentials import redacted, refuse_credentials, remember
 from cubie_flow.errors import FlowError
+from cubie_flow.registries import CLIENTS
+
+if TYPE_CHECKING:
+    from cubie_flow.storage.client import StorageClient
 
 ICECHUNK = "icechunk"
-NEEDS = "what s3:// needs"
-
-
+#: Where the part of a client's message begins that is meant for its developers.
 _FOR_DEVELOPERS = re.compile(r"\s*Debug source:|[\s|]*\bcontext:")
 
 
@@ -36,18 +38,18 @@ def _group_path(text: str) -> str:
 
 @frozen
 class Location:
-    """Where a store is.
+    """The location of a store.
 
     Attributes
     ----------
     address
         A path, or a URL that fsspec or obstore knows; ``file://`` is a path.
     group
-        Path of the group inside the Zarr hierarchy; empty for the root.
+        Path of the group in the Zarr hierarchy; empty for the root.
     client
-        Of a URL: ``fsspec`` or ``obstore``; ``icechunk`` is that of a path as well.
+        Storage client of a URL; ``icechunk`` serves paths as well.
     options
-        Of the client; they may hold credentials and are never shown.
+        Options of the client; they may hold credentials and are never shown.
     """
 
     address: str = field(converter=_address)
@@ -60,31 +62,37 @@ class Location:
 
     @classmethod
     def of(cls, given: str | Path | Location) -> Location:
-        """Return a location: itself, or that of a path or URL."""
+        """Return the location of a path or URL; a location is returned as it is."""
         return given if isinstance(given, Location) else cls(given)
 
     @property
     def folder(self) -> Path | None:
-        """The folder of Zarr files, if it is one on this machine."""
-        return None if self.client == ICECHUNK else self.path
+        """The folder of Zarr files; None for a URL or a repository."""
+        return None if self._client.repository else self.path
 
     @property
     def path(self) -> Path | None:
-        """Where it is on this machine, if it is there."""
+        """The path on this machine; None for a URL."""
         return None if "://" in self.address else Path(self.address)
 
     @property
     def alone(self) -> str:
-        """Why no other process may write here beside this one; empty where others may."""
-        if self.address.startswith("memory:"):
-            return "is in the memory of this process"
-        if self.client == ICECHUNK and self.path is not None:
-            return "is an Icechunk repository on a disk, which one process at a time may write"
-        return ""
+        """Why no second process may write here; empty if others may."""
+        return self._client.alone(self)
+
+    @property
+    def lockable(self) -> bool:
+        """Whether a lock can be written next to the store."""
+        return self._client.lockable(self)
+
+    @property
+    def _client(self) -> StorageClient:
+        client: StorageClient = CLIENTS.get(self.client)()
+        return client
 
     @property
     def name(self) -> str:
-        """Folder or URL with the group, to be read."""
+        """Folder or URL with the group, for messages."""
         return redacted(f"{self.address}/{self.group}" if self.group else self.address)
 
     def child(self, group: str) -> Location:
@@ -92,37 +100,32 @@ class Location:
         return evolve(self, group=f"{self.group}/{group}" if self.group else group)
 
     def store(self, *, read_only: bool = False, create: bool = False) -> Any:
-        """Return a zarr store for any reader of zarr; what is here is its group `group`.
+        """Return the zarr store at `address`, of which this location is the group `group`.
 
         Parameters
         ----------
         read_only : bool
         create : bool
-            Whether to make what Icechunk needs to be there; files and objects need nothing.
+            Whether to create a repository that does not exist; files and objects need no creation.
 
         Raises
         ------
         FlowError
-            If the URL's package is missing, or the URL is none that the client knows.
+            If the client's package is missing, or the client does not serve the URL.
         FileNotFoundError
-            If there is no Icechunk repository.
+            If there is no repository.
         """
-        from cubie_flow.storage.backends import Folder, open_remote
-
         if self.folder is not None:
-            return Folder(self.folder, read_only=read_only)
-        try:
-            if self.client == ICECHUNK:
-                from cubie_flow.storage.versioned import open_versioned
+            from cubie_flow.storage.backends import FolderStore
 
-                how = {"read_only": read_only, "create": create}
-                return open_versioned(self.address, self.options, self.name, **how)
-            return open_remote(self.address, self.client, self.options, read_only=read_only)
+            return FolderStore(self.folder, read_only=read_only)
+        client = self._client
+        try:
+            return client.open_store(self, read_only=read_only, create=create)
         except ImportError as error:
-            extra = ICECHUNK if self.client == ICECHUNK else "remote"
             raise FlowError(
                 f"'{self.name}' needs a package that is not installed ({redacted(str(error))}); "
-                f"pip install 'cubie-flow[{extra}]' brings {'it' if extra == ICECHUNK else NEEDS}"
+                f"pip install 'cubie-flow[{client.extra}]' brings {client.provides}"
             ) from None
         except (FlowError, FileNotFoundError):
             raise
@@ -130,52 +133,53 @@ class Location:
             raise self.error(error, "opened") from None
 
     def holds_something(self) -> bool:
-        """Return whether there is anything at this place.
+        """Return whether there is anything at this location.
 
         Raises
         ------
         FlowError
-            If it cannot be asked.
+            If the client cannot answer.
         """
         if self.folder is not None:
-            place = self.folder / self.group
-            return place.exists() and (not place.is_dir() or any(place.iterdir()))
-        from zarr.core.sync import sync
+            path = self.folder / self.group
+            return path.exists() and (not path.is_dir() or any(path.iterdir()))
+        from cubie_flow.storage.zarr_adapter import sync
 
         try:
             return not sync(self.store().is_empty(self.group))
         except FlowError:
             raise
         except FileNotFoundError:
-            # No repository; of a disk it is known whether there is something else.
+            # There is no repository, but a path may hold something else.
             return self.path is not None and self.path.exists() and any(self.path.iterdir())
         except Exception as error:
             raise self.error(error, "opened") from None
 
-    def refuse_what_is_there(self) -> None:
-        """Refuse a place that is taken.
+    def require_empty(self) -> None:
+        """Refuse a location that is in use.
 
         Raises
         ------
         FlowError
-            If there is anything.
+            If there is anything at this location.
         """
         if self.holds_something():
             raise FlowError(
                 f"'{self.name}' already exists and is not empty; results are never overwritten "
-                "silently, so resume it, choose another place, or say storage.overwrite=true"
+                "silently, so resume it, choose another place, or set storage.overwrite=true"
             )
 
     def delete(self) -> None:
-        """Delete the store that is here.
+        """Delete the store at this location.
 
         Raises
         ------
         FlowError
-            If what is here is no store, or cannot be deleted.
+            If there is something else than a store, or it cannot be deleted.
         """
         import zarr
-        from zarr.core.sync import sync
+
+        from cubie_flow.storage.zarr_adapter import sync
 
         if not self.holds_something():
             return
@@ -187,7 +191,7 @@ class Location:
                 )
             except (FileNotFoundError, ValueError, NotADirectoryError):
                 raise FlowError(
-                    f"'{self.name}' holds something that is no results store, so it is not "
+                    f"'{self.name}' holds something that is not a results store, so it is not "
                     "overwritten; delete it yourself, or choose another place"
                 ) from None
             if self.folder is not None:
@@ -195,18 +199,18 @@ class Location:
             else:
                 sync(store.delete_dir(self.group))
                 # A versioned store keeps it in its history.
-                store.commit("deleted, to be made anew")
+                store.commit("deleted, to be overwritten")
         except FlowError:
             raise
         except Exception as error:
             raise self.error(error, "deleted") from None
 
     def size(self) -> int:
-        """Return the bytes stored here."""
+        """Return the number of bytes stored at this location."""
         if self.folder is not None:
             files = (self.folder / self.group).rglob("*")
             return sum(file.stat().st_size for file in files if file.is_file())
-        from zarr.core.sync import sync
+        from cubie_flow.storage.zarr_adapter import sync
 
         try:
             return int(sync(self.store().getsize_prefix(self.group)))
@@ -214,12 +218,18 @@ class Location:
             raise self.error(error, "read") from None
 
     def error(self, error: Exception, done: str = "written") -> FlowError:
-        """Return an error of the system or the network in one sentence, without credentials."""
-        # What clients tell their developers comes after what they tell their users.
-        told = _FOR_DEVELOPERS.split(str(error), maxsplit=1)[0]
-        reason = getattr(error, "strerror", None) or " ".join(told.split()[:40])
+        """Return an error of the system or the network as one sentence, without credentials.
+
+        Parameters
+        ----------
+        error : Exception
+        done : str
+            Participle of what failed, such as ``written`` or ``read``.
+        """
+        message = _FOR_DEVELOPERS.split(str(error), maxsplit=1)[0]
+        reason = getattr(error, "strerror", None) or " ".join(message.split()[:40])
         if not isinstance(error, OSError) or not reason:
             reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-        kept = "; shards already complete are kept, so the study can be resumed once this is mended"
+        kept = "; complete shards are kept, so the study can be resumed once the cause is removed"
         tail = kept if done == "written" else ""
         return FlowError(redacted(f"'{self.name}' cannot be {done}: {reason}{tail}"))

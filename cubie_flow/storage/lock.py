@@ -1,4 +1,4 @@
-"""One writer at a time."""
+"""The lock of a folder: one writer at a time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from cubie_flow.errors import FlowError
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run; nobody else writes into it meanwhile.
+    """Lock the folder of a run, so that no other process writes into it.
 
-    The lock is the system's (flock): it ends with the process, however that ends, so none is
-    ever left behind.
+    The operating system holds the lock (flock) and releases it when the process ends, however that
+    happens.
 
     Raises
     ------
     FlowError
-        If another process holds it.
+        If another process holds the lock.
     """
     try:
         import fcntl
@@ -28,13 +28,13 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        holder = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FlowError(f"the folder '{folder}' cannot be opened: {reason}") from error
     try:
         try:
-            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FlowError(
                 f"'{folder}' is being written by another process; wait for it, or stop it first"
@@ -43,4 +43,4 @@ def locked(folder: Path) -> Iterator[None]:
             pass  # a file system without locks
         yield
     finally:
-        os.close(holder)
+        os.close(descriptor)

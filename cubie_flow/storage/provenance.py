@@ -1,4 +1,4 @@
-"""Where a result came from: versions, commit, machine and time, and never a secret."""
+"""The origin of a result: versions, commit, machine and time, but no secrets."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from time import monotonic
 from cubie_flow.credentials import redacted
 from cubie_flow.process.machine import cpu_name
 
-#: When a folder was looked at, its commit if it is of a checkout, and whether that was modified.
+#: By folder: the time of the last look, the commit of its checkout, and whether it is modified.
 _CHECKOUTS: dict[Path, tuple[float, str, bool]] = {}
 SCHEMA_VERSION = 1
 PACKAGES = ("cubie-flow", "numpy", "numba", "llvmlite", "numba-cuda", "scipy", "xarray", "zarr")
 
 
 def provenance(overrides: Sequence[str] = (), folder: str | Path = ".") -> dict[str, object]:
-    """Return what a store says about its origin.
+    """Return the record of a store's origin.
 
-    Only what is named here is recorded: never the environment, the user or the arguments of the
-    process.
+    It never contains the environment, the user or the arguments of the process.
 
     Parameters
     ----------
     overrides
-        What the caller wants recorded of its command line.
+        Overrides of the command line to record.
     folder
-        Whose git commit is recorded, if it lies in a checkout.
+        Folder whose git commit is recorded, if it is in a checkout.
 
     Returns
     -------
     dict
         ``schema_version``, ``created`` (UTC, ISO 8601), ``python``, ``platform``, ``cpu``, one
-        ``version_<package>`` an installed package, ``overrides``, and in a checkout
+        ``version_<package>`` per installed package, ``overrides``, and in a checkout
         ``git_commit`` and ``git_modified``.
     """
     record: dict[str, object] = {
@@ -51,13 +50,13 @@ def provenance(overrides: Sequence[str] = (), folder: str | Path = ".") -> dict[
         "overrides": [redacted(word) for word in overrides],
         **_versions(),
     }
-    # Each job of a multirun asks; the same checkout is looked at once a minute.
-    place = Path(folder).absolute()
-    known, commit, modified = _CHECKOUTS.get(place, (-inf, "", False))
+    # Every job of a multirun asks, so the answer for a checkout is kept for a minute.
+    path = Path(folder).absolute()
+    known, commit, modified = _CHECKOUTS.get(path, (-inf, "", False))
     if monotonic() > known + 60.0:
         commit = _git(folder, "rev-parse", "HEAD")
         modified = bool(commit and _git(folder, "status", "--porcelain", "-uno"))
-        _CHECKOUTS[place] = monotonic(), commit, modified
+        _CHECKOUTS[path] = monotonic(), commit, modified
     if commit:
         record["git_commit"] = commit
         record["git_modified"] = modified
@@ -66,20 +65,20 @@ def provenance(overrides: Sequence[str] = (), folder: str | Path = ".") -> dict[
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[f"version_{package.replace('-', '_')}"] = version(package)
-    return found
+            versions[f"version_{package.replace('-', '_')}"] = version(package)
+    return versions
 
 
 def utc_now() -> str:
-    """Return the time now in UTC, ISO 8601 to the second."""
+    """Return the current time in UTC, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _git(folder: str | Path, *arguments: str) -> str:
-    """Return what git says, or nothing: no git, no checkout and a slow disk are no errors."""
+    """Return the output of git; empty without git or a checkout, or if it is too slow."""
     # Optional locks off: recording must not write into a checkout.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:

@@ -1,4 +1,4 @@
-"""What a store holds, said before anything is written."""
+"""The schema of a store: its arrays and attributes, before anything is written."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ UNWRITTEN = 255
 STATED = ("system", "algorithm", "design")
 PER_RUN = (RUN,)
 PER_RUN_AND_TIME = (RUN, TIME)
-#: What happens several times in a run, in the order in which it does.
+#: Recurring events of a run, in order of time.
 PER_RUN_AND_OCCURRENCE = (RUN, OCCURRENCE)
 
-# xarray reads these English words as calendar durations; the UDUNITS symbols stay numbers, which
-# is what the time of an ODE is.
+# xarray converts these English words to calendar durations. With the UDUNITS symbols the time of
+# an ODE remains a number.
 _UDUNITS = {
     "nanosecond": "ns",
     "microsecond": "us",
@@ -35,7 +35,7 @@ _UDUNITS = {
 
 
 def cf_unit(unit: str) -> str:
-    """Return the symbol UDUNITS and CF use for a unit of time; other units unchanged."""
+    """Return the UDUNITS symbol of a unit of time, as CF requires; other units unchanged."""
     return _UDUNITS.get(unit.removesuffix("s"), unit)
 
 
@@ -62,9 +62,9 @@ class Variable:
     unit, long_name
         CF ``units`` and ``long_name``; an empty text leaves the attribute out.
     attrs
-        More attributes, JSON-able.
+        More attributes, of types that JSON has.
     length
-        Elements a run along ``occurrence``.
+        Elements per run along ``occurrence``.
     """
 
     name: str
@@ -108,10 +108,10 @@ class StoreSchema:
     variables
         States, observables and summary metrics.
     status_flags
-        Meaning of each value of ``status``, one word each (words are joined by underscores);
-        255 is kept for runs not yet written.
+        Meaning of each value of ``status``; words are joined by underscores. 255 is reserved for
+        unwritten runs.
     time
-        Saved times, float64, shape (n,); None where only final values are kept.
+        Saved times, float64, shape (n,); None if only final values are saved.
     coordinates
         The swept quantities, each along ``run``.
     counters
@@ -121,9 +121,9 @@ class StoreSchema:
     attrs
         Attributes of the root group: provenance, model, design.
     memory
-        One row (a mapping of column to number or text) a buffer, for the group ``/memory``.
+        One row (a mapping of column to number or text) per buffer, for the group ``/memory``.
     plan
-        Attributes of ``/memory``: plan and compiler figures.
+        Attributes of ``/memory``: plan and compiler statistics.
     config
         Attributes of ``/config``: the composed YAML, the overrides.
     """
@@ -157,7 +157,9 @@ class StoreSchema:
             known[variable.name] = meaning
         for variable in self.coordinates + self.counters:
             if variable.dims != PER_RUN:
-                raise FlowError(f"'{variable.name}' must lie along run only, not {variable.dims}")
+                raise FlowError(
+                    f"'{variable.name}' must have the dimension run only, not {variable.dims}"
+                )
         self._check_time()
         bad = [v for v in self.status_flags if not 0 <= v < UNWRITTEN]
         if bad:
@@ -172,7 +174,7 @@ class StoreSchema:
 
     @property
     def arrays(self) -> tuple[Variable, ...]:
-        """Every array a shard writes but ``status``, which is written last."""
+        """Every array of a shard except ``status``, which is written last."""
         return self.variables + self.coordinates + self.counters
 
     def bytes_per_run(self, variable: Variable) -> int:
@@ -184,7 +186,7 @@ class StoreSchema:
 
     @property
     def bytes_per_run_largest_variable(self) -> int:
-        """Bytes one run adds to the widest array: what `plan_shards` asks for."""
+        """Bytes one run adds to the widest array, for `plan_shards`."""
         return max((self.bytes_per_run(variable) for variable in self.arrays), default=1)
 
     @property
@@ -194,7 +196,7 @@ class StoreSchema:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` in the types JSON has (NumPy scalars, arrays, tuples and paths turned)."""
+    """Return `value` in JSON types; NumPy values, tuples, sets and paths are converted."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -207,8 +209,8 @@ def plain(value: Any) -> Any:
 
 
 def lacks_status(name: str) -> str:
-    """Say of a store that the array is gone which tells what of it is complete."""
+    """Return the message for a store without ``status``."""
     return (
         f"'{name}' lacks its array '{STATUS}', which tells what of it is complete: it was damaged, "
-        "or left unfinished while it was made; put the array back, or start the study anew"
+        "or left incomplete when it was created; restore the array, or start the study again"
     )

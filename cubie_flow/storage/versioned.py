@@ -1,7 +1,6 @@
-"""Icechunk: every shard is a commit, with a message, and the store's history stays.
+"""Repositories of Icechunk: every shard is a commit with a message, and the history is kept.
 
-What was written and not committed is not there. Imported where it is used; the package is an
-optional extra.
+Uncommitted writes are lost. The module needs the optional package icechunk (written for 1.1).
 """
 
 from __future__ import annotations
@@ -15,33 +14,40 @@ import icechunk
 from zarr.storage import WrapperStore
 
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.backends import Remote, Timed, let_threads_end
+from cubie_flow.storage.backends import RemoteStore, TimedStore, let_threads_end
 
 BRANCH = "main"
-# Its lines are for those who debug it: one warns of commits of several processes to a disk, which
-# are refused here, and they would stand in the way of progress.
+# Its log is for its developers and would interrupt the progress display. One line warns of several
+# processes that commit to a disk, which is refused here.
 icechunk.set_logs_filter("error")
 let_threads_end()
 
 
-class Versioned(Timed, WrapperStore):  # type: ignore[misc]
-    """A session of a repository, and the next one after each commit."""
+class VersionedStore(TimedStore, WrapperStore):  # type: ignore[misc]
+    """The current session of a repository; each transaction opens a new one.
+
+    Parameters
+    ----------
+    repository : icechunk.Repository
+    name : str
+        Name of the store in messages.
+    """
 
     def __init__(self, repository: icechunk.Repository, name: str) -> None:
         self._repository, self._name = repository, name
         super().__init__(repository.writable_session(BRANCH).store)
 
     def begin(self) -> None:
-        """See what others have committed, and forget what was not."""
+        """Load the commits of others, and drop uncommitted writes."""
         self._store = self._repository.writable_session(BRANCH).store
 
     def commit(self, message: str) -> None:
-        """Make what was written since `begin` part of the store, all of it or nothing.
+        """Commit everything that was written since `begin`, or nothing.
 
         Raises
         ------
         FlowError
-            If another process has written the same meanwhile.
+            If another process has written the same chunks meanwhile.
         """
         session = self._store.session
         if not session.has_uncommitted_changes:
@@ -51,42 +57,44 @@ class Versioned(Timed, WrapperStore):  # type: ignore[misc]
             session.commit(message, rebase_with=icechunk.ConflictDetector())
         except (icechunk.ConflictError, icechunk.RebaseFailedError):
             raise FlowError(
-                f"'{self._name}' was written by another process meanwhile, so nothing of this "
-                "commit is kept; wait for the other one, then resume"
+                f"'{self._name}' was written by another process meanwhile, so this commit was "
+                "dropped; wait for the other process, then resume"
             ) from None
 
     def with_read_only(self, read_only: bool = False) -> Any:
-        """Return what is there now."""
-        return Remote(self._store.with_read_only(read_only))
+        """Return the state of this moment."""
+        return RemoteStore(self._store.with_read_only(read_only))
 
     @property
     def supports_consolidated_metadata(self) -> bool:
-        """Every snapshot has all metadata in one place already."""
+        """False: a snapshot keeps all metadata in one place anyway."""
         return False
 
 
 def open_versioned(
     address: str, options: Mapping[str, Any], name: str, *, read_only: bool, create: bool
 ) -> Any:
-    """Return the zarr store of a repository; what the client raises is not caught.
+    """Return the zarr store of a repository; exceptions of icechunk are not caught.
 
     Parameters
     ----------
     address : str
         A path or URL.
     options : mapping
-        Keywords of the icechunk function that opens such an address.
+        Keyword arguments of the icechunk function for such an address.
     name : str
-        The same, to be read.
+        Name of the store in messages.
     read_only : bool
-        Then it is what was committed last, and stays so.
+        Whether to open the last commit, which then does not change.
     create : bool
-        Whether it is made if it is not there.
+        Whether to create a repository that does not exist.
 
     Raises
     ------
     FileNotFoundError
-        If it is not there.
+        If the repository does not exist.
+    FlowError
+        If the address or an option is not one of icechunk.
     """
     storage = _storage(address, options)
     if icechunk.Repository.exists(storage):
@@ -96,8 +104,8 @@ def open_versioned(
     else:
         raise FileNotFoundError(name)
     if read_only:
-        return Remote(repository.readonly_session(BRANCH).store)
-    return Versioned(repository, name)
+        return RemoteStore(repository.readonly_session(BRANCH).store)
+    return VersionedStore(repository, name)
 
 
 def _storage(address: str, options: Mapping[str, Any]) -> Any:
@@ -106,16 +114,16 @@ def _storage(address: str, options: Mapping[str, Any]) -> Any:
             raise FlowError(f"storage.options is given, but '{address}' is a folder and has none")
         return icechunk.local_filesystem_storage(str(Path(address)))
     parts = urlsplit(address)
-    place = {"bucket": parts.netloc, "prefix": parts.path.strip("/")}
+    root = {"bucket": parts.netloc, "prefix": parts.path.strip("/")}
     protocol = parts.scheme
     try:
         if protocol == "s3":
-            return icechunk.s3_storage(**place, **options)
+            return icechunk.s3_storage(**root, **options)
         if protocol in ("gs", "gcs"):
-            return icechunk.gcs_storage(**place, **options)
+            return icechunk.gcs_storage(**root, **options)
         if protocol in ("az", "abfs"):
-            place["container"] = place.pop("bucket")
-            return icechunk.azure_storage(**place, **options)
+            root["container"] = root.pop("bucket")
+            return icechunk.azure_storage(**root, **options)
     except TypeError as error:
         known = ", ".join(sorted(options))
         raise FlowError(

@@ -1,4 +1,4 @@
-"""Writing in the background, so that solving and writing overlap."""
+"""A writer in a thread of its own, so that solving and writing overlap."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ Shard = tuple[int, Mapping[str, NDArray[Any]]]
 def write_timed(
     store: ResultStore, index: int, arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[float, float]:
-    """Write one shard and return the seconds of encoding and of writing files."""
+    """Write one shard; return the seconds of encoding and of writing files.
+
+    Parameters
+    ----------
+    store
+    index
+        Number of the shard.
+    arrays
+        See `ResultStore.write_shard`.
+    """
     began, files = time.perf_counter(), store.file_seconds
     store.write_shard(index, arrays)
     files = store.file_seconds - files
@@ -28,10 +37,10 @@ def write_timed(
 
 
 class AsyncWriter:
-    """One thread that writes shards in the order they are submitted.
+    """Writes shards in a thread, in the order of submission.
 
-    At most `depth` shards wait and one is being written, so the memory held is bounded by
-    ``depth + 1`` shards whatever the size of the study; `submit` blocks while the queue is full.
+    At most `depth` shards wait while one is being written, so memory holds at most ``depth + 1``
+    shards. `submit` blocks while the queue is full.
     The caller must not change the arrays it has submitted.
 
     Parameters
@@ -39,23 +48,22 @@ class AsyncWriter:
     store
         Where to write.
     depth
-        How many shards may wait, at least 1.
+        Number of shards that may wait, at least 1.
     on_written
-        Called in the writing thread with each shard's index once it is complete: progress, or
-        taking its arrays back into use.
+        Called in the writing thread with the index of each complete shard.
 
     Attributes
     ----------
     seconds
-        Time spent encoding and writing so far.
+        Seconds spent on encoding and writing so far.
     written
-        Shards completed so far.
+        Number of shards completed so far.
     blocked
-        Time `submit` and `close` waited for the writing.
+        Seconds that `submit` and `close` waited for the writer.
     idle
-        Time the writing waited for something to write.
+        Seconds that the writer waited for shards.
     shards
-        By index of a completed shard: seconds to encode and to write it.
+        Seconds to encode and to write, by index of the completed shard.
     """
 
     def __init__(
@@ -80,12 +88,12 @@ class AsyncWriter:
         self._thread.start()
 
     def submit(self, index: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Hand over one shard, waiting while the queue is full.
+        """Add a shard to the queue; wait while the queue is full.
 
         Raises
         ------
         FlowError
-            Where an earlier shard could not be written, or the writer is closed.
+            If an earlier shard could not be written, or the writer is closed.
         """
         self._raise()
         if self._closed:
@@ -100,7 +108,7 @@ class AsyncWriter:
         Raises
         ------
         FlowError
-            Where a shard could not be written.
+            If a shard could not be written.
         """
         if not self._closed:
             self._closed = True
@@ -119,8 +127,8 @@ class AsyncWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Shards already submitted are worth keeping, whatever stopped the solver; but its error
-        # is the one to report.
+        # Submitted shards are written even after an error of the solver, which is the one to
+        # report.
         try:
             self.close()
         except Exception:
@@ -129,7 +137,7 @@ class AsyncWriter:
 
     def _work(self) -> None:
         while (item := self._next()) is not None:
-            # After an error the queue is only drained, so that `submit` never waits for ever.
+            # After an error the queue is only drained, so that `submit` does not block for ever.
             if self._error is not None:
                 continue
             try:
@@ -141,7 +149,7 @@ class AsyncWriter:
                     self._on_written(item[0])
             except Exception as error:
                 self._error = error
-            # Without this the last shard would stay in memory while the queue is empty.
+            # Otherwise the last shard would stay in memory while the queue is empty.
             del item
 
     def _next(self) -> Shard | None:

@@ -34,7 +34,7 @@ def adaptive(study: Study) -> bool:
 
 
 def atol_of(study: Study) -> dict[str, float]:
-    """Return the absolute tolerance of every state of the model, and others that were given."""
+    """Return the absolute tolerance of every state, and of sensitivities that have their own."""
     c, states = study.controller, study.integrated.states
     given = c.atol if isinstance(c.atol, Mapping) else {}
     values = absolute_tolerances(states, c.rtol, c.atol, study.precision)
@@ -57,7 +57,7 @@ def scales_of(study: Study) -> dict[str, float]:
     return natural_scales(study.integrated.states)
 
 
-def described(study: Study) -> dict[str, str]:
+def atol_attribute(study: Study) -> dict[str, str]:
     """Return the attribute of a store that keeps the absolute tolerances."""
     return {ATOL: json.dumps(atol_of(study))} if adaptive(study) else {}
 
@@ -65,7 +65,14 @@ def described(study: Study) -> dict[str, str]:
 def as_recorded(study: Study, attrs: Mapping[str, Any]) -> Study:
     """Return a study with the absolute tolerances that its store was made with.
 
-    In stores of versions that did not keep them, states without a tolerance of their own had 1e-6.
+    Parameters
+    ----------
+    study : Study
+    attrs : mapping
+        Attributes of the store.
+
+
+    Stores of versions that did not keep them had 1e-6 for states without a tolerance of their own.
     """
     c = study.controller
     if recorded := recorded_atol(attrs):
@@ -81,7 +88,7 @@ def _with_atol(study: Study, atol: Mapping[str, float]) -> Study:
 
 
 def fine_choice(study: Study, largest: float) -> ControllerChoice:
-    """Return the step control of a study with ``atol=auto`` made numbers, `largest` at most."""
+    """Return the step control of a study with ``atol=auto`` as numbers of at most `largest`."""
     atol = {name: min(value, largest) for name, value in atol_of(study).items()}
     same = set(atol.values())
     return evolve(study.controller, atol=same.pop() if len(same) == 1 else atol)
@@ -98,23 +105,23 @@ def accuracy(study: Study) -> str:
 def faint_states(
     study: Study, columns: Mapping[str, Array], arrays: Mapping[str, Array]
 ) -> dict[str, Faint]:
-    """Return the states of which every value kept is below the absolute tolerance, in some runs.
+    """Return the states whose stored values all stay below the absolute tolerance in some runs.
 
-    The errors of such values are no larger than was asked, but they may have no correct digit. A
-    state that is exactly 0 throughout a run is left out.
+    The errors of such values are within the tolerance, but the values may have no correct digit.
+    A state that is exactly 0 throughout a run is left out.
 
     Parameters
     ----------
     study : Study
     columns, arrays : mapping
-        What varied and what a shard gave, by the names of the model and of the store.
+        Varied values by the names of the model, and results of a shard by those of the store.
     """
     if not adaptive(study):
         return {}
     status, limits = arrays["status"], atol_of(study)
     looked_at = np.arange(0, len(status), -(-len(status) // LOOKED_AT))
     well = looked_at[ended_well(status[looked_at])]
-    found = {}
+    faint = {}
     for state in study.system.states:
         limit = limits[state.name]
         runs = well[np.abs(arrays[f"{state.name}_final"][well]) < limit]
@@ -123,21 +130,21 @@ def faint_states(
         sizes = _sizes(state, runs, columns, arrays)
         sizes = sizes[(sizes < limit) & (sizes > 0.0)]
         if sizes.size:
-            found[state.name] = Faint(int(sizes.size), float(sizes.max()))
-    return found
+            faint[state.name] = Faint(int(sizes.size), float(sizes.max()))
+    return faint
 
 
 def _sizes(
     state: Quantity, runs: Array, columns: Mapping[str, Array], arrays: Mapping[str, Array]
 ) -> Array:
-    """Return the largest magnitude of a state that is known of some runs."""
+    """Return the largest stored magnitude of a state for some runs."""
     name = state.name
-    # Of a start that every run computes, nothing is kept.
+    # Start values that every run computes are not stored.
     start = state.value if state.start is None else np.nan
-    kept = [columns[name][runs] if name in columns else np.full(len(runs), start)]
-    kept += [arrays[key][runs] for key in (f"{name}_final", f"{name}_min", f"{name}_max")
+    sizes = [columns[name][runs] if name in columns else np.full(len(runs), start)]
+    sizes += [arrays[key][runs] for key in (f"{name}_final", f"{name}_min", f"{name}_max")
              if key in arrays]  # fmt: skip
     if name in arrays:
-        # After the end of a run there is nothing.
-        kept.append(np.fmax.reduce(np.abs(arrays[name][runs]), axis=1))
-    return np.fmax.reduce(np.abs(kept), axis=0)
+        # Values after the end of a run are NaN.
+        sizes.append(np.fmax.reduce(np.abs(arrays[name][runs]), axis=1))
+    return np.fmax.reduce(np.abs(sizes), axis=0)

@@ -14,7 +14,7 @@ from cubie_flow.integrators.tableaus import method
 
 @frozen
 class Attempt:
-    """Settings of one attempt; what is None stays as it was.
+    """Settings of one attempt; None keeps the setting of the study.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Attempt:
 
 
 #: A stiff method in double precision; then a fully implicit one, pivoted, at a tenth of the
-#: tolerance, which starts every Newton iteration nearer to its end.
+#: tolerance, so that every Newton iteration starts nearer to its solution.
 DEFAULT = (
     Attempt(algorithm="rodas5p", precision="float64"),
     Attempt(

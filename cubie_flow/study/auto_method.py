@@ -27,37 +27,37 @@ from cubie_flow.study.stiffness import fastest_rate
 from cubie_flow.study.study import Study
 
 Array = Any
-#: The name that asks for the choice.
+#: The name of a method that requests the choice.
 AUTO = "auto"
 #: Runs of the pilot; of models with more states than the second number, a quarter of them.
 PILOT, LARGE = 64, 50
-#: Attempts after which an explicit method is given up.
+#: Attempted steps after which a run of the pilot ends.
 PATIENCE = 20_000
 STIFF = "rodas5p"
 SERIES = "taylor_12"
-#: What is tried where the stiff method fails or contradicts itself. Newton's iteration corrects
-#: what rounding in the linear solves destroys.
+#: The method tried if the stiff one fails or contradicts itself. Newton's iteration corrects the
+#: rounding errors of the linear solves.
 STURDY = "radau_iia_5"
 #: Runs of the pilot that are integrated again at a tolerance that is this much tighter.
 CHECKED, TIGHTER = 8, 10.0
 #: Difference between the two, in tolerances, from which a method contradicts itself, and how much
 #: smaller that of another method must be for it to be better.
 DOUBT, BETTER = 100.0, 0.1
-#: Part of the runs that may fail, or be worse than said.
+#: Fraction of the runs that may fail, or have a larger error than estimated.
 RARE = 0.1
-#: Difference between two methods, relative to the size of a state, that is worth a sentence.
+#: Difference between two methods, relative to the size of a state, that is reported.
 APART = 0.01
-#: Tolerance from which the series is worth a trial, operations of a right-hand side up to which it
-#: is, and how much longer one of its operations takes; measured in docs/performance.md.
+#: The Taylor method is tried up to this tolerance and this number of operations of a right-hand
+#: side. One of its operations takes longer by the third number; measured in docs/performance.md.
 TIGHT, SMALL, LONGER = 1e-8, 30, 1.4
 _FREE = ("const", "integer", "truth", "load", "symbol")
-#: Iterations that a loop in a block is counted for.
+#: Assumed iterations of a loop in a block.
 _PASSES = 3
 
 
 @frozen(eq=False)
 class Trial:
-    """What a method did to the pilot.
+    """Result of a method on the pilot.
 
     Attributes
     ----------
@@ -68,8 +68,8 @@ class Trial:
         Of one attempted step.
     result : BatchResult
     doubt : float, optional
-        Difference to a tighter tolerance, in tolerances, that nine of ten checked runs stay
-        below; None if that was not tried.
+        Difference to the result at a tighter tolerance, in tolerances, that nine of ten checked
+        runs stay below; None if that was not computed.
     """
 
     algorithm: str
@@ -95,7 +95,7 @@ class Trial:
 
     @property
     def cost(self) -> float:
-        """Arithmetic operations per run, as if all took as long; infinite if it fails."""
+        """Arithmetic operations per run, weighted equally; infinite if the method fails."""
         if self.fails:
             return np.inf
         return self.attempts * self.operations * (LONGER if self.algorithm == SERIES else 1.0)
@@ -108,9 +108,13 @@ class Trial:
 
 
 def resolve_algorithm(study: Study) -> tuple[Study, str]:
-    """Return a study with ``algorithm=auto`` decided, and why; other studies as they are.
+    """Return a study with its method resolved, and a note on the choice.
 
-    Of a method that was chosen the sentence says where rounding may leave no correct digit.
+    Parameters
+    ----------
+    study : Study
+        A study whose method is not ``auto`` is returned as it is; its note is empty, or warns that
+        rounding may leave no correct digit.
 
     Raises
     ------
@@ -124,7 +128,7 @@ def resolve_algorithm(study: Study) -> tuple[Study, str]:
 
 
 def _with(study: Study, algorithm: str) -> Study:
-    """Return the study with a method; explicit ones have no use for its linear solver."""
+    """Return the study with a method; explicit methods do not use its linear solver."""
     solver = "auto" if algorithm in EXPLICIT else study.linear_solver
     return evolve(study, algorithm=algorithm, linear_solver=solver)
 
@@ -137,7 +141,7 @@ def _choose(study: Study) -> tuple[str, str]:
     fewest arithmetic operations per run is taken: its attempted steps times the operations of one
     step, both counted, not timed, so that the choice is the same on every machine. Where that is
     rodas5p, some runs are repeated at a tighter tolerance. If many runs fail, or the two results
-    contradict each other, radau_iia_5 is tried likewise, and taken if it does better.
+    contradict each other, radau_iia_5 is tried in the same way, and taken if it does better.
     """
     pilot = _Pilot(study)
     algebraic = bool(mass_pattern(study.system))
@@ -146,9 +150,9 @@ def _choose(study: Study) -> tuple[str, str]:
     stiff = trials[-1]
     best = min(reversed(trials), key=lambda trial: trial.cost)
     if best is stiff:
-        best = trials[-1] = stiff = pilot.checked(stiff)
+        best = trials[-1] = stiff = pilot.check(stiff)
         if stiff.fails or _doubtful(stiff):
-            sturdy = pilot.checked(pilot.trial(STURDY))
+            sturdy = pilot.check(pilot.trial(STURDY))
             trials.append(sturdy)
             best = sturdy if _better(sturdy, stiff) else stiff
     reason = f"algorithm=auto took {best.algorithm} after a pilot of {best.runs} runs"
@@ -159,17 +163,17 @@ def _choose(study: Study) -> tuple[str, str]:
 
 
 def _lost_digits(study: Study) -> str:
-    """Say that an implicit method does not repeat its result at a tighter tolerance.
+    """Return a warning if an implicit method does not repeat its result at a tighter tolerance.
 
-    This is tried where the time scales of the model lie further apart than the precision has
-    digits: there a linear system may lose what is slow, and with it all that a model conserves.
+    This is tested if the ratio of the time scales of the model exceeds the precision: then a
+    linear system may lose the slow components, and with them all that a model conserves.
     """
     if study.algorithm in EXPLICIT or not adaptive(study):
         return ""
     if not fastest_rate(study) * study.span * EPSILON[study.precision] > 1.0:
         return ""
     pilot = _Pilot(study)
-    trial = pilot.checked(pilot.trial(study.algorithm))
+    trial = pilot.check(pilot.trial(study.algorithm))
     if not _doubtful(trial):
         return ""
     remedies = [f"algorithm={STURDY}"] if study.algorithm != STURDY else []
@@ -178,7 +182,7 @@ def _lost_digits(study: Study) -> str:
     return (
         f"rounding may leave no correct digit: {trial.algorithm} ends {trial.doubt:.0e} tolerances "
         f"from its own result at a tighter tolerance, in a pilot of {trial.runs} runs whose time "
-        f"scales lie further apart than {study.precision} has digits{remedy}"
+        f"scales are further apart than {study.precision} has digits{remedy}"
     )
 
 
@@ -187,7 +191,7 @@ def _doubtful(trial: Trial) -> bool:
 
 
 def _better(sturdy: Trial, stiff: Trial) -> bool:
-    """Return whether the sturdy method does what the stiff one does not."""
+    """Return whether the sturdy method succeeds where the stiff one does not."""
     if sturdy.fails or stiff.fails:
         return stiff.fails and sturdy.failed < stiff.failed
     if sturdy.doubt is None or stiff.doubt is None:
@@ -196,13 +200,13 @@ def _better(sturdy: Trial, stiff: Trial) -> bool:
 
 
 def _warnings(pilot: _Pilot, best: Trial, trials: list[Trial]) -> list[str]:
-    """Return what the pilot showed that the choice of a method does not put right."""
-    found = []
+    """Return the problems that the pilot showed and that no choice of a method solves."""
+    problems = []
     if best.fails:
-        found.append("every method tried fails in more than a tenth of the runs")
+        problems.append("every method tried fails in more than a tenth of the runs")
     if best.doubt is not None and best.doubt * _tolerance(pilot.study) > APART:
         remedy = "precision=float64, or " if pilot.study.precision == "float32" else ""
-        found.append(
+        problems.append(
             "no method tried repeats its result at a tighter tolerance, as for a chaotic or an "
             f"ill-conditioned model: look at {remedy}cubie-results audit before using final values"
         )
@@ -211,16 +215,16 @@ def _warnings(pilot: _Pilot, best: Trial, trials: list[Trial]) -> list[str]:
         distances = pilot.distances(best.result, others[-1].result) * _tolerance(pilot.study)
         apart = int((np.isfinite(distances) & (distances > APART)).sum())
         if apart > RARE * best.runs:
-            found.append(
+            problems.append(
                 f"{best.algorithm} and {others[-1].algorithm} end more than {APART:.0%} apart in "
                 f"{apart} of {best.runs} runs, as for a chaotic model: look at cubie-results audit "
                 "before using final values"
             )
-    return found
+    return problems
 
 
 class _Pilot:
-    """Some runs of a study, integrated by one method after another.
+    """Some runs of a study, integrated with one method after another.
 
     Parameters
     ----------
@@ -241,7 +245,7 @@ class _Pilot:
         self._limits = tolerances(self._control)
 
     def trial(self, algorithm: str) -> Trial:
-        """Return what a method does to the runs."""
+        """Return the result of a method on the runs."""
         trial = evolve(
             _with(self.study, algorithm),
             controller=self._control,
@@ -254,7 +258,7 @@ class _Pilot:
         work = operations(kernel.run.product["attempt"].statements)
         return Trial(algorithm, attempts, work, result)
 
-    def checked(self, trial: Trial) -> Trial:
+    def check(self, trial: Trial) -> Trial:
         """Return a trial with the difference of some runs to those at a tighter tolerance."""
         if trial.fails:
             return trial
@@ -266,16 +270,16 @@ class _Pilot:
         before = evolve(
             trial.result, finals=trial.result.finals[:, chosen], status=trial.result.status[chosen]
         )
-        # A run that only takes too long at the tighter tolerance says nothing.
+        # A run that only reaches the step limit at the tighter tolerance is not compared.
         comparable = ended_well(before.status) & (again.status != STATUS["step_limit"])
         distances = np.sort(self.distances(before, again)[comparable])
         doubt = distances[math.ceil((1.0 - RARE) * len(distances)) - 1] if distances.size else None
         return evolve(trial, doubt=doubt)
 
     def distances(self, one: BatchResult, two: BatchResult) -> Array:
-        """Return how far runs end apart, in tolerances: the largest over the states.
+        """Return the distances of final states in tolerances: the largest over the states.
 
-        Infinite where only the first ended well, 0 where it did not.
+        The distance is infinite where only the first run ended well, and 0 where it did not.
         """
         states = self.study.integrated.states
         vector = self._limits.vector(states, np.float64)[SETTINGS:, None]
@@ -305,11 +309,11 @@ def _tolerance(study: Study) -> float:
 
 
 def series_pays(study: Study) -> bool:
-    """Return whether a Taylor method may be tried: where it can be faster, and is safe.
+    """Return whether a Taylor method is tried: where it can be faster and is safe.
 
-    Its steps are long, and all that is known of them comes from their start. So it is left out
-    where something is read along a step (summaries, events), where drivers bring in what is not
-    smooth, and where the equations are more than polynomials, fractions, roots and waves.
+    Its steps are long, and the series knows only their start. So it is left out if values within
+    a step are needed (summaries, events), if drivers are not smooth, and if the equations contain
+    more than polynomials, fractions, roots and waves.
     """
     if study.precision != "float64" or _tolerance(study) > TIGHT:
         return False
@@ -321,7 +325,7 @@ def series_pays(study: Study) -> bool:
 
 
 def operations(statements: tuple[Statement, ...]) -> int:
-    """Return about how many arithmetic operations statements take."""
+    """Return an estimate of the arithmetic operations of statements."""
     total = 0
     for statement in statements:
         if isinstance(statement, Repeat):

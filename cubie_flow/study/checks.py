@@ -14,6 +14,7 @@ from typing import Any
 from attrs import NOTHING, field, frozen
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.registries import Registry
 
 #: From key, value and the allowed values in words to the value.
 Read = Callable[[str, Any, str], Any]
@@ -73,7 +74,15 @@ def setting(key: str, check: Check, default: Any = NOTHING, **options: Any) -> A
 
 
 def refusal(key: str, value: Any, allowed: str) -> FlowError:
-    """Return the error for a value that is not allowed."""
+    """Return the error for a value that is not allowed.
+
+    Parameters
+    ----------
+    key : str
+    value : object
+    allowed : str
+        What the key may hold, in words.
+    """
     shown = value.item() if hasattr(value, "item") and getattr(value, "size", 0) == 1 else value
     return FlowError(f"{key} is {shown!r:.200}; it must be {allowed}")
 
@@ -129,6 +138,22 @@ def choice(*words: str) -> Check:
         if value not in words:
             raise FlowError(f"{refusal(key, value, allowed)}{nearest(str(value), words)}")
         return str(value)
+
+    return Check(f"one of {', '.join(words)}", read, words)
+
+
+def registered(registry: Registry, *more: str) -> Check:
+    """Return the check of a registered name, or of one of `more` words.
+
+    A name that is registered later, or by an installed package, passes as well.
+    """
+    words = (*more, *registry.names)
+
+    def read(key: str, value: Any, allowed: str) -> str:
+        if not isinstance(value, str):
+            raise refusal(key, value, allowed)
+        registry.check(value, *more)
+        return value
 
     return Check(f"one of {', '.join(words)}", read, words)
 

@@ -1,4 +1,4 @@
-"""Runs of like cost side by side: an order from a pilot, undone in what is kept."""
+"""An order in which runs of similar cost are solved together; stored results keep their order."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LEAST = 512
 def cost_order(
     columns: Mapping[str, Array], count: int, attempts: Callable[[Array], Array]
 ) -> Array | None:
-    """Return an order of runs, the dearest first, or None where there is nothing to order.
+    """Return an order of runs, most expensive first, or None if there is nothing to order.
 
-    A pilot of runs, spread evenly over the batch, is integrated; what another run will cost is
-    the mean over the pilot's runs that are nearest in what varies, each quantity scaled to its
-    spread. The dearest go first, so that none of them is left for the end.
+    A pilot of runs, spread evenly over the batch, is integrated. The estimated cost of another
+    run is the mean over the nearest runs of the pilot, with each varied quantity scaled to its
+    spread. The most expensive runs come first, so that none of them is left for the end.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def cost_order(
         Values of every varied quantity, each of shape (count,).
     count : int
     attempts : callable
-        From numbers of runs, shape (n,), to the steps they attempt, shape (n,).
+        Maps numbers of runs, shape (n,), to the steps they attempt, shape (n,).
 
     Returns
     -------
@@ -51,7 +51,7 @@ def cost_order(
 
 
 def _scaled(columns: Mapping[str, Array]) -> Array | None:
-    """Return the runs as points, shape (runs, varying), every axis scaled by its deviation."""
+    """Return the runs as points, shape (runs, varied quantities), scaled to unit deviation."""
     axes = []
     for values in columns.values():
         axis = np.asarray(values, np.float64)

@@ -1,4 +1,4 @@
-"""The kernel of a study: checked, built, and its method chosen where that is left open."""
+"""The kernel of a study, checked and built."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
-from cubie_flow.memory.factory import stable_hash
+from cubie_flow.memory.hashing import stable_hash
 from cubie_flow.study.options import ControllerChoice
-from cubie_flow.study.store_schema import screen
 from cubie_flow.study.study import Study, parts
+from cubie_flow.study.trajectory_filter import trajectory_filter
 
 Array = Any
 
@@ -33,7 +33,7 @@ def build_kernel(study: Study) -> BatchSolverKernel:
         If the study asks for what its system, method or target does not have.
     """
     _check_kernel(study)
-    return BatchSolverKernel(*compiled_in(study), study.locations)
+    return BatchSolverKernel(*kernel_settings(study), study.locations)
 
 
 def _check_kernel(study: Study) -> None:
@@ -42,30 +42,30 @@ def _check_kernel(study: Study) -> None:
         check_choices(study.system.drivers, columns)
 
 
-#: Kernels that were used last: a notebook solves again and again with other values, and jobs of a
-#: multirun that differ in tolerances share one.
+#: Kernels that were used last. A notebook solves repeatedly with other values, and jobs of a
+#: multirun that differ in tolerances share one kernel.
 _recent: dict[object, BatchSolverKernel] = {}
 _RECENT = 4
 
 
 @contextmanager
 def lent_kernel(study: Study, *, large: bool = False) -> Iterator[BatchSolverKernel]:
-    """Lend the kernel of a study, which an earlier call may have built; nobody else has it.
+    """Lend the kernel of a study exclusively; an earlier call may have built it.
 
     Parameters
     ----------
     study : Study
     large : bool
-        Whether it is to solve batches that fill a GPU. Such a kernel is not kept on one: it holds
-        the memory of its batches, which the next one needs.
+        Whether it will solve batches that fill a GPU. Such a kernel is not kept afterwards: it
+        holds the memory of its batches, which the next kernel needs.
     """
     _check_kernel(study)
-    run, config = compiled_in(study)
+    run, config = kernel_settings(study)
     if large and config.resolved_target() == "cuda":
         yield BatchSolverKernel(run, config, study.locations)
         return
-    places = tuple(sorted(study.locations.items()))
-    key = stable_hash(run), stable_hash(config), config.resolved_target(), places
+    locations = tuple(sorted(study.locations.items()))
+    key = stable_hash(run), stable_hash(config), config.resolved_target(), locations
     kernel = _recent.pop(key, None) or BatchSolverKernel(run, config, study.locations)
     yield kernel
     _recent[key] = kernel
@@ -73,7 +73,7 @@ def lent_kernel(study: Study, *, large: bool = False) -> Iterator[BatchSolverKer
         _recent.pop(oldest, None)
 
 
-def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
+def kernel_settings(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
     """Return what is compiled into the kernel of a study, besides the locations of buffers."""
     c, t = study.controller, study.target
     run = RunSettings(
@@ -106,12 +106,8 @@ def compiled_in(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
 
 
 def _check_study(study: Study) -> None:
-    """Refuse a condition that reads nothing, and times that are no times or not told apart."""
-    condition = screen(study)
-    if condition is not None and not condition.names:
-        raise FlowError(
-            f"output.trajectories.where is '{study.output.where}', which is the same for all runs"
-        )
+    """Refuse a wrong condition on trajectories, and times that the precision cannot resolve."""
+    trajectory_filter(study)
     if not isinstance(study.t_start, int | float) or not np.isfinite(study.t_start):
         raise FlowError(f"t_start is {study.t_start!r}; it must be a finite number")
     shortest, span = study.spans
@@ -129,19 +125,19 @@ def _check_study(study: Study) -> None:
 
 
 def _check_reach(study: Study) -> None:
-    """Refuse to vary what only what is given besides would depend on."""
+    """Refuse to vary a quantity that only other given quantities depend on."""
     given = study.system.with_given(study.design.names)
     lost = study.system.reaching - given.reaching if given is not study.system else frozenset()
     for name in study.design.names:
         if name in lost:
             raise FlowError(
-                f"the batch varies '{name}', but gives besides all that is computed from it, so "
-                f"'{name}' reaches nothing; leave it out, or what is computed from it"
+                f"the batch varies '{name}', but also gives all that is computed from it, so "
+                f"'{name}' changes nothing; leave it out, or what is computed from it"
             )
 
 
 def _check_range(study: Study) -> None:
-    """Refuse numbers that the precision does not have: they would be infinite."""
+    """Refuse numbers above the range of the precision, which would become infinite."""
     system, varied = study.integrated, study.design.names
     numbers = [(f"batch.values.{name}", value) for name, value in study.design.largest().items()]
     for group in ("states", "parameters"):
@@ -158,7 +154,7 @@ def _check_range(study: Study) -> None:
     numbers += [("t_start", study.t_start), ("duration", study.span)]
     numbers += [("controller.dt", study.controller.dt or 0.0)]
     starts = [one.start for one in system.quantities if one.start is not None]
-    # Infinity itself stands for what never happens.
+    # Infinity itself stands for an event that never happens.
     numbers += [
         (f"a number in the equations of {system.name}", node.value)
         for node in topological([*system.expressions, *starts])
@@ -198,13 +194,13 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
 
 
 def threads_of(study: Study) -> int:
-    """Return how many CPU threads the study may use here."""
+    """Return the number of CPU threads that the study may use in this process."""
     from cubie_flow.process.machine import usable_cores
 
     return usable_cores(study.target.threads)
 
 
 def kernel_digest(kernel: BatchSolverKernel) -> str:
-    """Return a hash of the operations that a kernel is made of, wherever its buffers lie."""
+    """Return a hash of the operations of a kernel, independent of the locations of its buffers."""
     blocks = [f"{name} {block.digest}" for name, block in sorted(kernel.run.product.items())]
     return sha256("\n".join([source_digest(), *blocks]).encode()).hexdigest()

@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from cubie_flow.allowed_values import CONTROLLERS, MATHS
 from cubie_flow.errors import FlowError
+from cubie_flow.registries import TARGETS
 from cubie_flow.study.checks import (
     ARCHITECTURES,
     DATA,
@@ -19,6 +20,7 @@ from cubie_flow.study.checks import (
     choice,
     number,
     optional,
+    registered,
     setting,
     tolerance,
     whole,
@@ -139,7 +141,8 @@ class TargetChoice:
 
     Parameters
     ----------
-    kind : {"auto", "cpu", "cuda", "simulator"}
+    kind : str
+        A name of `cubie_flow.registries.TARGETS`, or ``auto``.
         ``auto`` is ``cuda`` where a GPU is usable, else ``cpu``.
     threads : int, optional
         CPU threads; None uses all that this process may use.
@@ -160,7 +163,7 @@ class TargetChoice:
         For a value that is not allowed, naming the key.
     """
 
-    kind: str = setting("target.kind", choice("auto", "cpu", "cuda", "simulator"), "auto")
+    kind: str = setting("target.kind", registered(TARGETS, "auto"), "auto")
     threads: int | None = setting("target.threads", optional(whole(1)), None)
     lanes: int | None = setting("target.lanes", optional(whole(1)), None)
     math: str = setting("target.math", choice(*MATHS), "portable")

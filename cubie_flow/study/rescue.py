@@ -1,4 +1,4 @@
-"""Failed runs, solved again with sturdier settings."""
+"""Failed runs are solved again with sturdier settings."""
 
 from __future__ import annotations
 
@@ -34,9 +34,20 @@ class Rescue:
     ) -> BatchResult:
         """Return the result with failed runs replaced where an attempt succeeds.
 
-        Every attempt gathers the runs that still fail into one compact batch; the others are not
-        touched. ``attempts`` of the result is 0 for runs as they were, else the number of the
-        attempt, from 1, that ended well.
+        Every attempt gathers the runs that still fail into one compact batch. ``attempts`` of the
+        result is 0 for runs that were not replaced, else the number of the successful attempt,
+        from 1.
+
+        Parameters
+        ----------
+        columns : mapping
+            Values of every varied quantity, each of shape (runs,).
+        result : BatchResult
+            Of all runs; arrays of failed runs are overwritten.
+        times : ndarray, optional
+            Sampled times.
+        threads : int
+            CPU threads.
         """
         attempts = np.zeros(len(result.status), np.uint8)
         seconds = result.seconds
@@ -84,7 +95,7 @@ class Rescue:
                 dt=None,
                 max_steps=min(steps, 2**24) if precision == "float32" else steps,
             ),
-            # Which runs are saved is decided already, by a condition that may name the attempt.
+            # The condition on trajectories may name the attempt; it is applied after the rescue.
             output=evolve(study.output, where=None),
             locations={},
             rescue=(),

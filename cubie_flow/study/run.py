@@ -1,10 +1,10 @@
-"""Running a study: into a new store, or on where an earlier run of it ended."""
+"""Running a study into a new store, or finishing the store of an earlier run of it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from attrs import evolve, frozen
 
-from cubie_flow.engines import Engine, LocalEngine, Part, RunStatistics, pick_devices
+from cubie_flow.console.progress import Progress
+from cubie_flow.engines import Engine, LocalEngine, RunStatistics, pick_devices
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.status import STATUS, WELL
 from cubie_flow.kernels.kernel import BatchSolverKernel
@@ -21,20 +22,20 @@ from cubie_flow.process.machine import cpu_name, peak_memory
 from cubie_flow.process.profile import stopwatch
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.provenance import provenance, utc_now
-from cubie_flow.study.kernel import kernel_digest, lent_kernel, threads_of, tolerances
-from cubie_flow.study.plan import plan_with, shard_plan
+from cubie_flow.study.kernel import kernel_digest, lent_kernel, threads_of
+from cubie_flow.study.plan import Plan, plan_with
 from cubie_flow.study.shards import ShardWork
-from cubie_flow.study.store_schema import schema
+from cubie_flow.study.store_schema import compiled_schema
 from cubie_flow.study.study import Study
 from cubie_flow.study.tolerance_record import (
     Faint,
-    added,
     faint_attribute,
     faint_sentence,
+    join_faint,
     recorded_faint,
 )
 
-#: Said of a store that another version began.
+#: A note about a store that another version began.
 OTHER_NUMERICS = (
     "another version of cubie_flow began this study: runs solved now may differ from what it would "
     "have given in their last digits"
@@ -42,32 +43,8 @@ OTHER_NUMERICS = (
 
 
 @frozen
-class Progress:
-    """How far a study is.
-
-    Attributes
-    ----------
-    done, total, failures : int
-        Runs done and in all, and those that failed so far.
-    seconds : float
-        Since the start.
-    parts : tuple of Part
-        What each of those that work side by side has done.
-    told : str
-        What else there is to say.
-    """
-
-    done: int
-    total: int
-    failures: int
-    seconds: float
-    parts: tuple[Part, ...] = ()
-    told: str = ""
-
-
-@frozen
 class RunReport:
-    """What a study came to.
+    """The outcome of a run of a study.
 
     Attributes
     ----------
@@ -112,13 +89,31 @@ class RunReport:
     def path(self) -> Path:
         """The store's folder."""
         if self.location.folder is None:
-            raise FlowError(f"'{self.location.name}' is no folder")
+            raise FlowError(f"'{self.location.name}' is not a folder")
         return self.location.folder / self.location.group
 
 
-#: How a study begins: into a place where nothing is, in place of a store that is there, with what
-#: a store lacks, or with what it lacks and what is damaged.
+#: How a study begins: where nothing exists yet, in place of an existing store, with the shards that
+#: a store lacks, or with those and the damaged ones.
 Start = Literal["new", "overwrite", "resume", "recheck"]
+
+
+@frozen
+class RunOptions:
+    """How a plan is run; see `run_study`."""
+
+    start: Start = "new"
+    config_yaml: str = ""
+    overrides: Sequence[str] = ()
+    engine: Engine | None = None
+    on_created: Callable[[], None] | None = None
+    on_progress: Callable[[Progress], None] | None = None
+    between_shards: Callable[[float], None] | None = None
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the store of an earlier run is finished."""
+        return self.start in ("resume", "recheck")
 
 
 def run_study(
@@ -141,20 +136,20 @@ def run_study(
     path : path, URL or Location
         Where the store goes.
     start : {"new", "overwrite", "resume", "recheck"}
-        ``new``: there must be nothing yet. ``overwrite``: a store that is there is deleted once
-        the study is ready to start. ``resume``: only the shards that the store lacks are
-        integrated, in the layout that it has, and it is lengthened if the study has more runs.
-        ``recheck``: the same, and shards that differ from their checksums are integrated again.
+        ``new``: the store must not exist. ``overwrite``: an existing store is deleted once the
+        study is ready to start. ``resume``: only the shards that the store lacks are integrated,
+        in its own layout, and it is lengthened if the study has more runs. ``recheck``: the same,
+        and shards that differ from their checksums are integrated again.
     config_yaml : str
         The composed config, unresolved, kept in a new store.
     overrides : sequence of str
         The command line, kept in the store.
     engine : Engine, optional
-        Who solves the shards; None: this process.
+        The engine that solves the shards; None: this process.
     on_created : callable, optional
-        Called when a new store is there.
+        Called once a new store exists.
     on_progress : callable, optional
-        Called several times a second.
+        Called several times per second.
     between_shards : callable, optional
         Called after every shard with the seconds it took; what it raises stops the study once
         that shard is written.
@@ -177,127 +172,207 @@ def run_study(
     >>> report.runs
     3
     """
-    began, place = perf_counter(), Location.of(path)
-    resumed = start in ("resume", "recheck")
+    began, location = perf_counter(), Location.of(path)
+    options = RunOptions(
+        start, config_yaml, overrides, engine, on_created, on_progress, between_shards
+    )
     with lent_kernel(study, large=True) as kernel:
         with stopwatch.phase("plan"):
-            kernel.run_time_settings(tolerances(study.controller))
-            planned = plan_with(study, kernel, place, compiling=False)
-            if not resumed:
-                planned.refuse()
-            if kernel.target == "cuda":
-                pick_devices(study.target.device, len(cuda_devices()))
+            plan = plan_with(study, kernel, location, compiling=False)
+        return _Execution(plan, kernel, options, began).run()
+
+
+def run(plan: Plan, options: RunOptions | None = None) -> RunReport:
+    """Execute a plan: what was printed is what happens.
+
+    Parameters
+    ----------
+    plan : Plan
+        What `cubie_flow.study.plan.plan_study` returned.
+    options : RunOptions, optional
+
+    Raises
+    ------
+    FlowError, KeyboardInterrupt
+        See `run_study`.
+    """
+    began, solver = perf_counter(), plan.solver
+    lent = lent_kernel(plan.study, large=True) if solver is None else nullcontext(solver)
+    with lent as kernel:
+        return _Execution(plan, kernel, options or RunOptions(), began).run()
+
+
+class _Execution:
+    """One run of a plan: prepare, open the store, solve, report.
+
+    Parameters
+    ----------
+    plan : Plan
+    kernel : BatchSolverKernel
+        The kernel of the plan's study.
+    options : RunOptions
+    began : float
+        Reading of the clock when the command began the study.
+    """
+
+    store: ResultStore
+    account: RunStatistics
+
+    def __init__(
+        self, plan: Plan, kernel: BatchSolverKernel, options: RunOptions, began: float
+    ) -> None:
+        self.plan, self.kernel, self.options, self.began = plan, kernel, options, began
+        self.study, self.location = plan.study, plan.location
+        self.threads = threads_of(plan.study)
+        self.engine = options.engine or LocalEngine()
+        self.notes = [*_notes(plan.study)]
+        self.complete: set[int] = set()
+
+    def run(self) -> RunReport:
+        """Run the study and return its report."""
+        self._prepare()
+        self._open_store()
+        self._solve()
+        return self._report()
+
+    def _prepare(self) -> None:
+        """Refuse what cannot run, and compile."""
+        if not self.options.resumes:
+            self.plan.refuse()
+        if self.kernel.target == "cuda":
+            pick_devices(self.study.target.device, len(cuda_devices()))
         with stopwatch.phase("compile"):
             building = perf_counter()
-            built = kernel.product
-            building = perf_counter() - building
-        origin = provenance(overrides)
-        device = _device(kernel, threads_of(study))
-        numerics, notes = kernel_digest(kernel), list(_notes(study))
-        if resumed:
-            store = ResultStore.open(place)
-            if store.attrs.get("numerics") != numerics:
-                notes.append(OTHER_NUMERICS)
-            if study.design.size != store.plan.runs:
-                store = store.grown(study.design.size)
-        else:
-            with stopwatch.phase("write"):
-                attrs = {**origin, "config": config_yaml, "device": device, "numerics": numerics}
-                held = schema(study, kernel, attrs, built)
-                cut = shard_plan(study, held)
-                store = ResultStore.create(place, held, cut, overwrite=start == "overwrite")
-            if on_created is not None:
-                on_created()
-        complete = store.completed() if resumed else set()
-        if start == "recheck":
-            complete -= set(store.damaged())
-        # All workers use the target that is used here, whatever they have beside it.
-        settled_target = evolve(study.target, kind=kernel.target)
-        work = ShardWork(evolve(study, target=settled_target), place, store.plan, kernel)
+            self.built = self.kernel.product
+            self.build_seconds = perf_counter() - building
+        self.origin = provenance(self.options.overrides)
+        self.device = _device(self.kernel, self.threads)
+        self.numerics = kernel_digest(self.kernel)
 
-        def show(done: int, failures: int) -> None:
-            if on_progress is not None:
-                seconds = perf_counter() - began
-                on_progress(Progress(done, study.design.size, failures, seconds, account.parts))
+    def _open_store(self) -> None:
+        if not self.options.resumes:
+            self._create_store()
+            return
+        store = ResultStore.open(self.location)
+        if store.attrs.get("numerics") != self.numerics:
+            self.notes.append(OTHER_NUMERICS)
+        if self.study.design.size != store.plan.runs:
+            store = store.grown(self.study.design.size)
+        self.store, self.complete = store, store.completed()
+        if self.options.start == "recheck":
+            self.complete -= set(store.damaged())
 
+    def _create_store(self) -> None:
+        """Create the store that the plan describes."""
+        attrs: dict[str, Any] = {"config": self.options.config_yaml, "device": self.device}
+        attrs = {**self.origin, **attrs, "numerics": self.numerics}
+        with stopwatch.phase("write"):
+            self.store = ResultStore.create(
+                self.location,
+                compiled_schema(self.plan.schema, attrs, self.built),
+                self.plan.shard_plan,
+                overwrite=self.options.start == "overwrite",
+            )
+        if self.options.on_created is not None:
+            self.options.on_created()
+
+    def _solve(self) -> None:
+        """Let the engine solve and write the shards that the store lacks."""
+        # All workers use the target that is used here, whatever other devices they have.
+        target = evolve(self.study.target, kind=self.kernel.target)
+        study = evolve(self.study, target=target)
+        work = ShardWork(study, self.location, self.store.plan, self.kernel)
         well = [STATUS[name] for name in WELL]
-        account = RunStatistics(_statuses(store, complete), show, between_shards, well)
-
-        def memory() -> dict[str, Any]:
-            measurable = planned.measurable(threads_of(study))
-            return {**measurable, **_measured(account, place), "compile_seconds": built.seconds}
-
-        def faint() -> dict[str, Faint]:
-            """Return the states that stayed below their tolerance, those of earlier runs too."""
-            found = recorded_faint(store.attrs) if resumed else {}
-            for record in account.records.values():
-                found = added(found, {name: Faint(*one) for name, one in record.faint.items()})
-            return found
-
-        todo = [index for index in range(len(store.plan.shards)) if index not in complete]
-        engine = engine or LocalEngine()
+        self.account = RunStatistics(
+            _statuses(self.store, self.complete), self._show, self.options.between_shards, well
+        )
+        missing = [i for i in range(len(self.store.plan.shards)) if i not in self.complete]
         try:
             with stopwatch.phase("solve"):
-                engine.run(work, todo, account)
+                self.engine.run(work, missing, self.account)
         except BaseException:
-            # What is complete keeps its figures; why it stopped is more important than they are.
+            # The statistics of complete shards are kept, but must not hide why the study stopped.
             with suppress(FlowError):
-                store.finalise(faint_attribute(faint()), memory(), account.rows())
+                self._finalise(faint_attribute(self._faint()))
             raise
-    _charge(account, isinstance(engine, LocalEngine) and len(work.devices) < 2)
-    seconds = _seconds(account, building, perf_counter() - began)
-    statuses = {
-        name: account.statuses[code] for name, code in STATUS.items() if code in account.statuses
-    }
-    # A design that grew is the store's design from now on.
-    grown = {"resumed_by": origin, "design": json.dumps(study.design.describe())}
-    faint_now = faint()
-    sentence = faint_sentence(faint_now, store.attrs, study.design.size)
-    with stopwatch.phase("write"):
-        held_memory = memory()
-        store.finalise(
-            {
-                **faint_attribute(faint_now),
-                "completed": utc_now(),
-                **(grown if resumed else {}),
-                "statuses": json.dumps(statuses),
-                **{f"seconds_{phase}": value for phase, value in seconds.items()},
-            },
-            memory=held_memory,
-            shards=account.rows(),
+        _charge(self.account, isinstance(self.engine, LocalEngine) and len(work.devices) < 2)
+
+    def _show(self, done: int, failures: int) -> None:
+        if self.options.on_progress is not None:
+            seconds, total = perf_counter() - self.began, self.study.design.size
+            self.options.on_progress(Progress(done, total, failures, seconds, self.account.parts))
+
+    def _faint(self) -> dict[str, Faint]:
+        """Return the states that stayed below their tolerance, including those of earlier runs."""
+        faint = recorded_faint(self.store.attrs) if self.options.resumes else {}
+        for record in self.account.records.values():
+            faint = join_faint(faint, {name: Faint(*one) for name, one in record.faint.items()})
+        return faint
+
+    def _finalise(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Write attributes and what was measured, and return the latter."""
+        measured = {
+            **self.plan.measurable(self.threads),
+            **_measured(self.account, self.location),
+            "compile_seconds": self.built.seconds,
+        }
+        self.store.finalise(attrs, memory=measured, shards=self.account.rows())
+        return measured
+
+    def _report(self) -> RunReport:
+        """Complete the store and return the report of the run."""
+        account, study = self.account, self.study
+        seconds = _seconds(account, self.build_seconds, perf_counter() - self.began)
+        codes = account.statuses
+        statuses = {name: codes[code] for name, code in STATUS.items() if code in codes}
+        # A design that grew is the store's design from now on.
+        design = json.dumps(study.design.describe())
+        grown = {"resumed_by": self.origin, "design": design} if self.options.resumes else {}
+        faint = self._faint()
+        sentence = faint_sentence(faint, self.store.attrs, study.design.size)
+        with stopwatch.phase("write"):
+            measured = self._finalise(
+                {
+                    **faint_attribute(faint),
+                    "completed": utc_now(),
+                    **grown,
+                    "statuses": json.dumps(statuses),
+                    **{f"seconds_{phase}": value for phase, value in seconds.items()},
+                }
+            )
+        solved = int(account.total("runs"))
+        workers = account.workers
+        return RunReport(
+            location=self.location,
+            runs=study.design.size,
+            statuses=statuses,
+            solved=solved,
+            mean_steps=account.total("steps") / max(solved, 1),
+            mean_rejected=account.total("rejected") / max(solved, 1),
+            seconds=seconds,
+            runs_per_second=workers * solved / max(seconds["kernel"], 1e-9),
+            peak_memory_bytes=measured["measured_host_bytes"],
+            store_bytes=measured["measured_store_bytes"],
+            device=self.device if workers == 1 else f"{workers} workers: {self.device}",
+            rescued=tuple(account.rescued(len(study.rescue))),
+            notes=(*self.notes, *([sentence] if sentence else [])),
         )
-    solved = int(account.total("runs"))
-    return RunReport(
-        location=place,
-        runs=study.design.size,
-        statuses=statuses,
-        solved=solved,
-        mean_steps=account.total("steps") / max(solved, 1),
-        mean_rejected=account.total("rejected") / max(solved, 1),
-        seconds=seconds,
-        runs_per_second=account.workers * solved / max(seconds["kernel"], 1e-9),
-        peak_memory_bytes=held_memory["measured_host_bytes"],
-        store_bytes=held_memory["measured_store_bytes"],
-        device=device if account.workers == 1 else f"{account.workers} workers: {device}",
-        rescued=tuple(account.rescued(len(study.rescue))),
-        notes=(*notes, *([sentence] if sentence else [])),
-    )
 
 
 def _statuses(store: ResultStore, shards: Collection[int]) -> dict[int, int]:
-    """Return how many runs of some shards ended how, by status code."""
-    found = np.zeros(256, np.int64)
+    """Return the number of runs of some shards by status code."""
+    counts = np.zeros(256, np.int64)
     for start, stop in (store.plan.shards[index] for index in shards):
-        found += np.bincount(store.status(start, stop), minlength=256)
-    return {code: count for code, count in enumerate(found.tolist()) if count}
+        counts += np.bincount(store.status(start, stop), minlength=256)
+    return {code: count for code, count in enumerate(counts.tolist()) if count}
 
 
-def _measured(account: RunStatistics, place: Location) -> dict[str, Any]:
-    """Return what was measured of the whole run, as the store keeps it beside the plan."""
+def _measured(account: RunStatistics, location: Location) -> dict[str, Any]:
+    """Return what was measured of the whole run, by its names in the store."""
     return {
         **{f"measured_{name}": int(value) for name, value in account.measured().items()},
         "measured_host_bytes": peak_memory(),
-        "measured_store_bytes": place.size(),
+        "measured_store_bytes": location.size(),
         "solver_waited_seconds": account.solver_waited,
         "writer_waited_seconds": account.writer_waited,
     }
@@ -316,7 +391,7 @@ def _seconds(account: RunStatistics, build: float, total: float) -> dict[str, fl
 
 
 def _charge(account: RunStatistics, alone: bool) -> None:
-    """Split the time of an engine for ``--profile``; `alone` if one seat solves, here."""
+    """Split the time of an engine for ``--profile``; `alone` if this process alone solves."""
     for phase in ("encode", "write"):
         stopwatch.beside(phase, account.total(f"{phase}_seconds"))
     # Where several solve at once, their transfers and waits do not add up to wall time.
@@ -326,6 +401,7 @@ def _charge(account: RunStatistics, alone: bool) -> None:
 
 
 def _device(kernel: BatchSolverKernel, threads: int) -> str:
+    """Return the name of the device that solves a kernel's batches."""
     if kernel.target == "cuda":
         return cuda_devices()[kernel.settings.device].name
     if kernel.target == "simulator":
@@ -335,6 +411,7 @@ def _device(kernel: BatchSolverKernel, threads: int) -> str:
 
 
 def _notes(study: Study) -> tuple[str, ...]:
+    """Return a note on a GPU that cannot be used."""
     if study.target.kind == "auto" and cuda_devices() and not toolkit_installed():
         name = cuda_devices()[0].name
         return (f"GPU found ({name}) but not used: {install_hint()}",)

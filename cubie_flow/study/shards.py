@@ -1,4 +1,4 @@
-"""The shards of a study: solved one by one, here or in a worker."""
+"""The shards of a study, solved one by one in this process or in a worker."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.layout import ShardPlan
 from cubie_flow.study.accuracy import faint_states
+from cubie_flow.study.conditions import Condition
 from cubie_flow.study.cost_order import cost_order
 from cubie_flow.study.kernel import build_kernel, kernel_digest, threads_of, tolerances
 from cubie_flow.study.rescue import Rescue
-from cubie_flow.study.store_schema import KEPT, screen, shard_arrays
+from cubie_flow.study.store_schema import KEPT, shard_arrays
 from cubie_flow.study.study import Study
-from cubie_flow.study.trajectory_filter import Screen
+from cubie_flow.study.trajectory_filter import trajectory_filter
 
 Array = Any
 
@@ -49,7 +50,17 @@ class _Pass:
     def solve(
         self, columns: Mapping[str, Array], count: int, tick: Callable[[int], None] | None = None
     ) -> tuple[dict[str, Array], BatchResult]:
-        """Return the arrays of a batch by the names of the store, and its result."""
+        """Return the arrays of a batch by the names of the store, and its result.
+
+        Parameters
+        ----------
+        columns : mapping
+            Values of every varied quantity, each of shape (count,).
+        count : int
+            Number of runs.
+        tick : callable, optional
+            Called several times with the number of runs started.
+        """
         order, seconds = self._order(columns, count)
         given = columns if order is None else {n: v[order] for n, v in columns.items()}
         result = self._launch.solve(given, count, tick)
@@ -68,23 +79,25 @@ class _Pass:
         def attempts(runs: Array) -> Array:
             nonlocal seconds
             chosen = {name: values[runs] for name, values in columns.items()}
-            found = self.kernel.solve(chosen, len(runs), limits, None, self.threads)
-            seconds += found.seconds
-            return found.steps + found.rejected
+            result = self.kernel.solve(chosen, len(runs), limits, None, self.threads)
+            seconds += result.seconds
+            return result.steps + result.rejected
 
         return cost_order(columns, count, attempts), seconds
 
-    def chosen(self, columns: Mapping[str, Array], chosen: Array) -> tuple[dict[str, Array], float]:
-        """Return trajectories, those of runs that are not chosen NaN, and the seconds it took."""
+    def trajectories(
+        self, columns: Mapping[str, Array], chosen: Array
+    ) -> tuple[dict[str, Array], float]:
+        """Return trajectories, NaN for runs that are not chosen, and the seconds they took."""
         study, count = self.study, int(chosen.sum())
         shape = (len(chosen), len(study.times))
-        kept = {name: np.full(shape, np.nan, study.precision) for name in study.saved}
+        saved = {name: np.full(shape, np.nan, study.precision) for name in study.saved}
         if not count:
-            return kept, 0.0
+            return saved, 0.0
         arrays, result = self.solve({n: v[chosen] for n, v in columns.items()}, count)
-        for name, values in kept.items():
+        for name, values in saved.items():
             values[chosen] = arrays[name]
-        return kept, result.seconds
+        return saved, result.seconds
 
 
 @frozen(eq=False)
@@ -107,77 +120,96 @@ class ShardSolver:
     threads: int
 
     @cached_property
-    def _screen(self) -> Screen | None:
-        return screen(self.study)
+    def _filter(self) -> Condition | None:
+        return trajectory_filter(self.study)
 
     @cached_property
     def _passes(self) -> list[_Pass]:
-        """What solves every run, and what saves the trajectories of those that are chosen."""
+        """The pass over every run, and the one that saves the trajectories of chosen runs."""
         whole = _Pass(self.study, self.kernel, self.threads)
-        if self._screen is None:
+        if self._filter is None:
             return [whole]
-        first = self.study.screened
+        first = self.study.first_pass
         return [_Pass(first, build_kernel(first), self.threads), whole]
 
     def solve(
         self, index: int, tick: Callable[[int], None] | None = None
     ) -> tuple[dict[str, Array], Record]:
-        """Return the arrays of a shard, by the names of the store, and what is told of it."""
+        """Return the arrays of a shard, by the names of the store, and its summary.
+
+        Parameters
+        ----------
+        index : int
+            Number of the shard.
+        tick : callable, optional
+            Called several times with the number of runs started.
+        """
         began = wall_time()
-        study, (start, stop) = self.study, self.shards[index]
-        columns = study.design.columns(start, stop)
+        start, stop = self.shards[index]
+        columns = self.study.design.columns(start, stop)
         first, *second = self._passes
         arrays, result = first.solve(columns, stop - start, tick)
-        if self._screen is not None:
-            chosen = self._screen.holds(arrays, stop - start)
-            kept, more = second[0].chosen(columns, chosen)
-            arrays = {**kept, **arrays, KEPT.name: chosen.astype(np.uint8)}
+        if self._filter is not None:
+            chosen = self._filter(arrays)
+            saved, more = second[0].trajectories(columns, chosen)
+            arrays = {**saved, **arrays, KEPT.name: chosen.astype(np.uint8)}
             result = evolve(result, seconds=result.seconds + more)
-        faint = faint_states(study, columns, arrays)
         measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
         transfer = measured.pop("transfer_seconds", 0.0)
-        codes, counts = np.unique(result.status, return_counts=True)
-        record = Record(
+        row = {
+            "start": start,
+            "runs": stop - start,
+            "transfer_seconds": transfer,
+            "kernel_seconds": result.seconds - transfer,
+            "solve_began": began,
+        }
+        faint = faint_states(self.study, columns, arrays)
+        record = self._counts(
+            result,
             index=index,
-            runs=stop - start,
-            statuses={int(code): int(n) for code, n in zip(codes, counts, strict=True)},
-            steps=int(result.steps.sum(dtype=np.int64)),
-            rejected=int(result.rejected.sum(dtype=np.int64)),
-            rescued=()
-            if result.attempts is None
-            else tuple(np.bincount(result.attempts, minlength=len(study.rescue) + 1).tolist()),
-            seconds=result.seconds,
             measured=measured,
-            row={
-                "start": start,
-                "runs": stop - start,
-                "transfer_seconds": transfer,
-                "kernel_seconds": result.seconds - transfer,
-                "solve_began": began,
-            },
+            row=row,
             faint={name: (one.runs, one.largest) for name, one in faint.items()},
         )
         return arrays, record
+
+    def _counts(self, result: BatchResult, **others: Any) -> Record:
+        """Return the summary of a shard: its counts, and the fields that are given."""
+        codes, counts = np.unique(result.status, return_counts=True)
+        attempts: tuple[int, ...] = ()
+        if result.attempts is not None:
+            length = len(self.study.rescue) + 1
+            attempts = tuple(np.bincount(result.attempts, minlength=length).tolist())
+        return Record(
+            runs=len(result.status),
+            statuses={int(code): int(n) for code, n in zip(codes, counts, strict=True)},
+            steps=int(result.steps.sum(dtype=np.int64)),
+            rejected=int(result.rejected.sum(dtype=np.int64)),
+            rescued=attempts,
+            seconds=result.seconds,
+            **others,
+        )
 
 
 @frozen(eq=False)
 class ShardWork:
     """The shards of a study and the store they go to; see `cubie_flow.engines.base.Work`.
 
-    Where it travels its kernel stays: it is built there, from the cache if it is there. Only
-    what computes the same is let in: `digest` tells the blocks of the kernel.
+    It is sent to a worker without its kernel: the worker builds that, from its cache if possible.
+    `digest` identifies the operations of the kernel; a worker that would compute something else is
+    refused.
     """
 
     study: Study
     location: Location
-    cut: ShardPlan
+    shard_plan: ShardPlan
     kernel: BatchSolverKernel | None = None
     token: str = field(factory=lambda: uuid4().hex)
     digest: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         here = kernel_digest(self.kernel) if self.kernel is not None else self.digest
-        return ShardWork, (self.study, self.location, self.cut, None, self.token, here)
+        return ShardWork, (self.study, self.location, self.shard_plan, None, self.token, here)
 
     @property
     def devices(self) -> tuple[int, ...]:
@@ -193,14 +225,14 @@ class ShardWork:
 
     @property
     def alone(self) -> str:
-        """Why no other process may write to the store; empty where others may."""
+        """The reason why no other process may write to the store; empty if others may."""
         return self.location.alone
 
-    def solver(self, seat: WorkerResources) -> ShardSolver:
-        """Return a solver for a seat."""
+    def solver(self, resources: WorkerResources) -> ShardSolver:
+        """Return a solver that uses the device and threads of a worker."""
         study, kernel = self.study, self.kernel
-        if seat.device is not None:
-            study = evolve(study, target=evolve(study.target, device=seat.device))
+        if resources.device is not None:
+            study = evolve(study, target=evolve(study.target, device=resources.device))
         if kernel is None or kernel.settings.device != study.target.first_device:
             kernel = build_kernel(study)
         if self.digest and self.digest != kernel_digest(kernel):
@@ -208,9 +240,9 @@ class ShardWork:
                 "a worker would compute something else than the command: their versions of "
                 "cubie_flow differ; install the same on both"
             )
-        threads = max(1, threads_of(study) // seat.share)
-        threads = threads if seat.limit is None else min(threads, seat.limit)
-        return ShardSolver(study, kernel, self.cut.shards, threads)
+        threads = max(1, threads_of(study) // resources.share)
+        threads = threads if resources.limit is None else min(threads, resources.limit)
+        return ShardSolver(study, kernel, self.shard_plan.shards, threads)
 
     def store(self) -> ResultStore:
         """Return the store, open."""
@@ -218,4 +250,4 @@ class ShardWork:
 
     def runs(self, index: int) -> tuple[int, int]:
         """Return the first run of a shard and the one after its last."""
-        return self.cut.shards[index]
+        return self.shard_plan.shards[index]

@@ -1,4 +1,4 @@
-"""How fast a model may change beside the length of its runs, without integrating it."""
+"""The fastest rate of a model, from its equations, without integrating it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.study.study import Study
 
 Array = Any
-#: Runs that are looked at, and by how much a state is changed, relative to its size.
+#: Runs that are examined, and the relative change of a state.
 _RUNS, _CHANGE = 4, 1e-6
 
 
 def fastest_rate(study: Study) -> float:
     """Return the largest rate at which a state acts on itself at the start of some runs.
 
-    That is the largest magnitude on the diagonal of the Jacobian, by finite differences. Unlike
-    other entries these do not depend on the units of states.
+    This is the largest magnitude on the diagonal of the Jacobian, by finite differences. Unlike
+    other entries, these do not depend on the units of states.
     """
     size = study.design.size
     runs = np.unique(np.linspace(0, size - 1, min(size, _RUNS)).astype(np.int64))
@@ -26,6 +26,7 @@ def fastest_rate(study: Study) -> float:
 
 
 def _rate(study: Study, run: int) -> float:
+    """Return the fastest rate at the start of one run."""
     system = study.system
     given = study.design.columns(run, run + 1)
     values: dict[str, Any] = {item.name: float(item.value) for item in system.quantities}
@@ -47,7 +48,7 @@ def _rate(study: Study, run: int) -> float:
     for j, rate in enumerate(evaluate(system.derivatives, values)):
         row = np.broadcast_to(rate, (count + 1,))
         with np.errstate(all="ignore"):
-            found = abs(float((row[j + 1] - row[0]) / changes[j]))
-        if np.isfinite(found):
-            fastest = max(fastest, found)
+            magnitude = abs(float((row[j + 1] - row[0]) / changes[j]))
+        if np.isfinite(magnitude):
+            fastest = max(fastest, magnitude)
     return fastest

@@ -1,4 +1,4 @@
-"""What the store of a study holds."""
+"""The schema of a study's store."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from attrs import evolve
 
 from cubie_flow.batches import store_names
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.comparison import residuals
 from cubie_flow.integrators.metrics import METRICS
 from cubie_flow.integrators.status import STATUS
-from cubie_flow.kernels.kernel import BatchSolverKernel, BuildResult
+from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult
+from cubie_flow.kernels.targets.target import BuildResult
 from cubie_flow.storage import StoreSchema, Variable
 from cubie_flow.storage.schema import (
     PER_RUN,
@@ -23,14 +25,13 @@ from cubie_flow.storage.schema import (
     REJECTED,
     STEPS,
 )
-from cubie_flow.study.accuracy import described
+from cubie_flow.study.accuracy import atol_attribute
 from cubie_flow.study.study import Study
-from cubie_flow.study.trajectory_filter import Screen
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.dependence import initial_name
 
 Array = Any
-#: Where a rescued run comes from.
+#: Which attempt solved a rescued run.
 ATTEMPT = Variable(
     store_names.ATTEMPT,
     PER_RUN,
@@ -56,7 +57,7 @@ def coordinate_name(study: Study, quantity: str) -> str:
 
 
 def _refuse_ambiguous(study: Study) -> None:
-    """Refuse an initial value whose coordinate would be taken for another quantity."""
+    """Refuse an initial value whose coordinate has the name of another quantity."""
     known = _labels(study.system)
     for name in study.design.names:
         stored = coordinate_name(study, name)
@@ -104,7 +105,7 @@ def variables(study: Study) -> tuple[Variable, ...]:
 
 
 def _misfit_variables(study: Study, labels: Mapping[str, tuple[str, str]]) -> list[Variable]:
-    """Return what the comparison with data gives, float64: differences of it are small."""
+    """Return the results of the comparison with data; float64, because small differences matter."""
     if study.measured is None:
         return []
     found = []
@@ -132,68 +133,44 @@ _METRIC_LABELS = {
 }
 
 
-def screen(study: Study) -> Screen | None:
-    """Return the condition for which runs trajectories are saved; None saves those of all."""
-    if study.output.where is None:
-        return None
-    if not study.saved:
-        raise FlowError(
-            f"output.trajectories.where is '{study.output.where}', but no trajectories are "
-            "saved; give output.save_every or output.times"
-        )
-    first = study.screened
-    known = [variable.name for variable in variables(first) if variable.dims == PER_RUN]
-    known += [coordinate_name(first, name) for name in (*first.design.names, *first.design.labels)]
-    known += [store_names.STATUS, *(variable.name for variable in counters(first))]
-    return Screen.read(study.output.where, known)
-
-
 def counters(study: Study) -> tuple[Variable, ...]:
-    """Return what is counted of every run."""
+    """Return the counters of every run."""
     return (STEPS, REJECTED, ATTEMPT) if study.rescue else (STEPS, REJECTED)
 
 
-def schema(
-    study: Study,
-    kernel: BatchSolverKernel,
-    config: Mapping[str, Any],
-    built: BuildResult | None = None,
-) -> StoreSchema:
-    """Return what the store of a study holds; without a built kernel nothing is compiled."""
-    labels = _labels(study.system)
-    coordinates = []
-    _refuse_ambiguous(study)
-    for name in study.design.names:
-        unit, text = labels.get(name, (study.system.time_unit, "duration of the run"))
-        text = f"initial value of {text or name}" if coordinate_name(study, name) != name else text
-        coordinates.append(
-            Variable(coordinate_name(study, name), PER_RUN, "float64", unit, text or name)
-        )
-    for name in study.design.labels:
-        coordinates.append(Variable(name, PER_RUN, "float64", "1", name.replace("_", " ")))
-    times = study.times
-    layout = kernel.layout
-    plan = {
-        "target": kernel.target,
-        "lanes": kernel.dialect.lanes,
-        "precision": study.precision,
-        "shared_bytes_per_run": layout.bytes("shared"),
-        "shared_bytes_padded": kernel.shared_memory_bytes,
-        "local_bytes_per_run": layout.bytes("local") + layout.bytes("persistent"),
-        "kernel_hash": kernel.config_hash,
-    }
-    if built is not None:
-        plan["kernel_from_cache"] = built.cached
-        plan["compile_seconds"] = built.seconds
-        plan.update({f"compiler_{name}": value for name, value in built.figures.items()})
+def store_outline(study: Study) -> StoreSchema:
+    """Return the arrays that the store of a study has; no kernel is needed for them.
+
+    Raises
+    ------
+    FlowError
+        If a name of an array is ambiguous, or an output is not a quantity of the model.
+    """
     return StoreSchema(
         runs=study.design.size,
         variables=variables(study),
         status_flags={code: name for name, code in STATUS.items()},
-        time=study.t_start + times if times.size else None,
-        coordinates=tuple(coordinates),
+        time=study.t_start + study.times if study.times.size else None,
+        coordinates=_coordinates(study),
         counters=counters(study),
         time_unit=study.system.time_unit,
+    )
+
+
+def store_schema(outline: StoreSchema, study: Study, kernel: BatchSolverKernel) -> StoreSchema:
+    """Return an outline with the attributes of its study and the buffers of its kernel.
+
+    Parameters
+    ----------
+    outline : StoreSchema
+        What `store_outline` returned for the study.
+    study : Study
+    kernel : BatchSolverKernel
+        The kernel of the study, which need not be compiled.
+    """
+    layout = kernel.layout
+    return evolve(
+        outline,
         attrs={
             "title": study.system.title or study.system.name,
             "study": study.name,
@@ -201,10 +178,9 @@ def schema(
             "design": json.dumps(study.design.describe()),
             "system": json.dumps(study.system.to_mapping()),
             "system_hash": study.system.content_hash,
-            **described(study),
+            **atol_attribute(study),
             **_driver_hashes(study.system),
             **_data(study),
-            **config,
         },
         memory=[
             {
@@ -220,8 +196,51 @@ def schema(
             }
             for entry in layout.entries
         ],
-        plan=plan,
+        plan={
+            "target": kernel.target,
+            "lanes": kernel.dialect.lanes,
+            "precision": study.precision,
+            "shared_bytes_per_run": layout.bytes("shared"),
+            "shared_bytes_padded": kernel.shared_memory_bytes,
+            "local_bytes_per_run": layout.bytes("local") + layout.bytes("persistent"),
+            "kernel_hash": kernel.config_hash,
+        },
     )
+
+
+def compiled_schema(
+    schema: StoreSchema, attrs: Mapping[str, Any], built: BuildResult | None = None
+) -> StoreSchema:
+    """Return a schema with what is known only once the kernel is compiled.
+
+    Parameters
+    ----------
+    schema : StoreSchema
+    attrs : mapping
+        Further attributes, such as the config and the versions that solved the study.
+    built : BuildResult, optional
+        The compiled kernel, whose statistics are added.
+    """
+    plan = dict(schema.plan)
+    if built is not None:
+        plan |= {"kernel_from_cache": built.cached, "compile_seconds": built.seconds}
+        plan |= {f"compiler_{name}": value for name, value in built.figures.items()}
+    return evolve(schema, attrs={**schema.attrs, **attrs}, plan=plan)
+
+
+def _coordinates(study: Study) -> tuple[Variable, ...]:
+    """Return the swept quantities and labels of a study as arrays."""
+    _refuse_ambiguous(study)
+    labels = _labels(study.system)
+    coordinates = []
+    for name in study.design.names:
+        unit, text = labels.get(name, (study.system.time_unit, "duration of the run"))
+        stored = coordinate_name(study, name)
+        text = f"initial value of {text or name}" if stored != name else text or name
+        coordinates.append(Variable(stored, PER_RUN, "float64", unit, text))
+    for name in study.design.labels:
+        coordinates.append(Variable(name, PER_RUN, "float64", "1", name.replace("_", " ")))
+    return tuple(coordinates)
 
 
 def _driver_hashes(system: OdeSystem) -> dict[str, str]:
@@ -239,7 +258,21 @@ def _data(study: Study) -> dict[str, str]:
 def shard_arrays(
     study: Study, columns: Mapping[str, Array], result: BatchResult
 ) -> dict[str, Array]:
-    """Return the arrays of a shard by the names of the store."""
+    """Return the arrays of a shard by the names of the store.
+
+    Parameters
+    ----------
+    study : Study
+    columns : mapping
+        Values of every varied quantity, each of shape (runs,).
+    result : BatchResult
+        The results of these runs.
+
+    Returns
+    -------
+    dict
+        Arrays of shape (runs,), (runs, times) or (runs, occurrences).
+    """
     samples = result.samples
     if study.saved and study.sampled is not None and len(study.sampled) > len(study.times):
         samples = samples[:, :, np.isin(study.sampled, study.times)]

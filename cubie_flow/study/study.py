@@ -26,10 +26,33 @@ Array = Any
 class Study:
     """A model, a batch over it, and how to integrate and save it.
 
-    ``shard_runs`` is the number of runs a shard, the unit of writing and of resuming; None
-    follows `cubie_flow.storage.plan_shards`. ``order`` is how the runs of a shard are solved:
-    ``given``, or ``cost`` for runs of like cost side by side (see `cubie_flow.study.cost_order`);
-    what is kept does not depend on it.
+    Parameters
+    ----------
+    system : OdeSystem
+    design : Design
+        The batch.
+    name : str
+    duration : float, optional
+        In the system's unit of time; None takes that of the system.
+    t_start : float
+        Time at which runs start.
+    algorithm : str
+        Name of a method, or ``auto``.
+    precision : {"float32", "float64"}
+    controller : ControllerChoice
+    output : OutputChoice
+    target : TargetChoice
+    locations : mapping
+        ``{buffer: location}``.
+    linear_solver : str
+    rescue : tuple of Attempt
+        Attempts with which failed runs are solved again.
+    shard_runs : int, optional
+        Runs per shard, the unit of writing and of resuming; None follows
+        `cubie_flow.storage.plan_shards`.
+    order : {"given", "cost"}
+        Order in which the runs of a shard are solved, see `cubie_flow.study.cost_order`; results
+        do not depend on it.
     """
 
     system: OdeSystem
@@ -50,9 +73,9 @@ class Study:
 
     @cached_property
     def integrated(self) -> OdeSystem:
-        """The system that is integrated: that of the study, with sensitivities if asked for.
+        """The system that is integrated: that of the study, with sensitivities if requested.
 
-        What the batch gives is not computed, so nothing depends on what it is computed from.
+        A quantity that the batch gives is not computed from others.
         """
         given = self.system.with_given(self.design.names)
         return with_sensitivities(given, tuple(self.output.sensitivities or ()))
@@ -82,7 +105,7 @@ class Study:
 
     @cached_property
     def measured(self) -> Measurements | None:
-        """Data that runs are compared with."""
+        """The data that runs are compared with; None without."""
         if self.output.compare is None:
             return None
         system = self.integrated
@@ -116,7 +139,7 @@ class Study:
         return tuple(self.output.variables)
 
     @property
-    def screened(self) -> Study:
+    def first_pass(self) -> Study:
         """The study of the first pass: what is kept of every run, and no trajectories."""
         none: dict[str, Any] = dict.fromkeys(("save_every", "times", "variables", "where"))
         return evolve(self, output=evolve(self.output, **none))
@@ -133,7 +156,7 @@ class Study:
 
 
 def parts(design: Design, names: Collection[str]) -> Iterator[dict[str, Array]]:
-    """Yield the values of all runs, some runs at a time, if any of `names` varies."""
+    """Yield the values of all runs, 65,536 runs at a time, if any of `names` varies."""
     part = 65536
     for start in range(0, design.size if {*names} & {*design.names} else 0, part):
         yield design.columns(start, min(start + part, design.size))

@@ -1,4 +1,4 @@
-"""A study in the words of ``conf/``, so that a dataset made in memory can be run again too."""
+"""A study as a config, so that a dataset made in memory can also be run again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def to_config(study: Study) -> str:
-    """Return as YAML how a study is integrated and what of it is saved.
+    """Return as YAML how a study is integrated and saved.
 
     The model and the batch are not part of it: a dataset holds both itself.
     """
@@ -20,7 +20,7 @@ def to_config(study: Study) -> str:
 
     output = attrs.asdict(study.output)
     output["trajectories"] = {"where": output.pop("where")}
-    told = {
+    config = {
         "study": study.name,
         "duration": study.duration,
         "t_start": study.t_start,
@@ -30,11 +30,11 @@ def to_config(study: Study) -> str:
         "controller": attrs.asdict(study.controller),
         "output": output,
         "target": attrs.asdict(study.target),
-        "buffers": {f"{name}_location": place for name, place in study.locations.items()},
+        "buffers": {f"{name}_location": location for name, location in study.locations.items()},
     }
-    # The one in C, where it is there, takes a tenth of the time.
+    # The dumper in C, if PyYAML has it, takes a tenth of the time.
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return str(yaml.dump(_plain(told), Dumper=dumper, sort_keys=False))
+    return str(yaml.dump(_plain(config), Dumper=dumper, sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

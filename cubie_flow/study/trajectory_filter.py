@@ -2,73 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-from attrs import frozen
-
-from cubie_flow.errors import FlowError, nearest
-from cubie_flow.expressions.evaluate import evaluate
-from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.batches import store_names
+from cubie_flow.errors import FlowError
 from cubie_flow.integrators.status import STATUS
-from cubie_flow.systems.parser import Expression
-from cubie_flow.systems.scope import Scope
+from cubie_flow.storage.schema import PER_RUN
+from cubie_flow.study.conditions import Column, Condition, read_condition
+from cubie_flow.study.store_schema import coordinate_name, counters, variables
+from cubie_flow.study.study import Study
 
-Array = Any
 KEY = "output.trajectories.where"
 
 
-@frozen
-class Screen:
-    """A condition such as ``v_max > 20 and status == success``.
+def trajectory_filter(study: Study) -> Condition | None:
+    """Return the condition for which runs trajectories are saved; None saves those of all.
 
-    Parameters
-    ----------
-    text : str
-    names : tuple of str
-        What it reads, as the store calls it.
+    Raises
+    ------
+    FlowError
+        If the condition cannot be read, names what is not kept of every run, or no trajectories
+        are saved.
     """
-
-    text: str
-    names: tuple[str, ...]
-    _condition: Node
-
-    @classmethod
-    def read(cls, text: str, known: Sequence[str]) -> Screen:
-        """Read a condition; the equations' own parser does it, so nothing is executed.
-
-        Parameters
-        ----------
-        text : str
-        known : sequence of str
-            Names of what is kept of every run. The names of statuses are numbers besides.
-
-        Raises
-        ------
-        FlowError
-            Naming the key, what is wrong and the nearest name.
-        """
-        expression = Expression.read(text, KEY)
-        scope = Scope({name: const(code) for name, code in STATUS.items()})
-        scope.names.update({name: symbol(name) for name in known})
-        for name in sorted(expression.names):
-            if name in STATUS and name in known:
-                raise FlowError(
-                    f"{KEY}: '{name}' is a status and a quantity of the model; rename the quantity"
-                )
-            if not scope.knows(name):
-                raise FlowError(
-                    f"{KEY}: '{name}' is nothing that is kept of every run (there are "
-                    f"{', '.join(known)}){nearest(name, known)}"
-                )
-        condition = expression.build(scope)
-        if condition.kind == "float":
-            raise FlowError(f"{KEY}: '{text}' is a number; it must be a condition such as x > 1")
-        return cls(text, tuple(name for name in known if name in expression.names), condition)
-
-    def holds(self, arrays: Mapping[str, Array], runs: int) -> Array:
-        """Return for which runs the condition holds, bool, shape (runs,); a NaN satisfies none."""
-        values = {name: np.asarray(arrays[name], np.float64) for name in self.names}
-        (found,) = evaluate([self._condition], values)
-        return np.broadcast_to(np.asarray(found, bool), (runs,))
+    if study.output.where is None:
+        return None
+    if not study.saved:
+        raise FlowError(
+            f"{KEY} is '{study.output.where}', but no trajectories are saved; give "
+            "output.save_every or output.times"
+        )
+    first = study.first_pass
+    known = {name: Column() for name in (*first.design.names, *first.design.labels)}
+    known = {coordinate_name(first, name): column for name, column in known.items()}
+    for variable in (*variables(first), *counters(first)):
+        if variable.dims == PER_RUN:
+            known[variable.name] = Column()
+    known[store_names.STATUS] = Column(STATUS)
+    return read_condition(study.output.where, known, KEY)

@@ -1,4 +1,4 @@
-"""What a study does although it hardly can be meant: said, and not refused."""
+"""Warnings about legal but probably unintended settings of a study."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cubie_flow.systems.events import Event
 from cubie_flow.systems.starts import computed_starts
 
 
-def remarks(study: Study) -> list[str]:
-    """Return what is remarkable about a study, one sentence each."""
+def study_warnings(study: Study) -> list[str]:
+    """Return the warnings about a study, one sentence each."""
     return [
         *_too_accurate(study),
         *_before_the_start(study),
@@ -29,27 +29,27 @@ def remarks(study: Study) -> list[str]:
 
 
 def _unseen(study: Study) -> list[str]:
-    """Say that something may happen within a step and not be noticed."""
+    """Warn of switches within one step that may be missed."""
     system = study.system
     varied = [one.name for one in system.parameters if one.name in study.design.names]
     switches = finder(system, varied)
     nodes = switches.replace(bind(system, system.derivatives, varied))
-    found = []
+    sentences = []
     count = unseen(nodes)
     if count:
-        found.append(
+        sentences.append(
             f"{count} {'switches' if count > 1 else 'switch'} of the equations on whole parts of "
             "states, or of many forms"
         )
     c = study.controller
     fixed = c.kind == "fixed" or (c.kind == "default" and _is_fixed(study.algorithm))
     if fixed and (find_pulses(nodes, switches) or find_dips(nodes)):
-        found.append("pulses and switches on states between steps of fixed size")
-    if not found:
+        sentences.append("pulses and switches on states between steps of fixed size")
+    if not sentences:
         return []
     remedy = "controller.dt" if fixed else "controller.dt_max"
     return [
-        f"what begins and ends within one step may be missed: {' and '.join(found)}; {remedy} "
+        f"what begins and ends within one step may be missed: {' and '.join(sentences)}; {remedy} "
         "bounds the step"
     ]
 
@@ -60,7 +60,7 @@ def _is_fixed(algorithm: str) -> bool:
 
 
 def _too_accurate(study: Study) -> list[str]:
-    """Say of relative tolerances that the precision does not have them."""
+    """Warn of relative tolerances below the rounding of the precision."""
     given = study.controller.rtol
     values = given.values() if isinstance(given, Mapping) else [given]
     least, rounding = min(values, default=1.0), float(np.finfo(study.precision).eps)
@@ -74,23 +74,23 @@ def _too_accurate(study: Study) -> list[str]:
 
 
 def _before_the_start(study: Study) -> list[str]:
-    """Say of events whose times are known that some are before the start and do not happen."""
+    """Warn of events with known times before the start, which do not happen."""
     own = {*study.design.names, *computed_starts(study.system, study.design.names)}
     fixed = [one for one in study.system.parameters if one.name not in own]
     values = {graph.symbol(one.name): graph.const(one.value) for one in fixed}
-    found = []
+    sentences = []
     for event in study.system.events:
         early = [time for time in _times(event, values) if time < study.t_start]
         if early:
-            told = ", ".join(f"{time:g}" for time in early)
-            found.append(
-                f"event {event.name} does not happen at {told}: runs start at {study.t_start:g}"
+            times = ", ".join(f"{time:g}" for time in early)
+            sentences.append(
+                f"event {event.name} does not happen at {times}: runs start at {study.t_start:g}"
             )
-    return found
+    return sentences
 
 
 def without_effect(study: Study) -> list[str]:
-    """Return a sentence for each parameter that varies, but that the model uses nowhere."""
+    """Return a warning for each varied parameter that the model does not use."""
     parameters = {one.name for one in study.system.parameters}.intersection(study.design.names)
     parameters -= study.system.reaching if parameters else set()
     return [
@@ -102,9 +102,9 @@ def without_effect(study: Study) -> list[str]:
 
 
 def _times(event: Event, values: Mapping[graph.Node, graph.Node]) -> list[float]:
-    """Return the times of an event that are known and no endless schedule."""
+    """Return the known times of an event; none for an endless schedule."""
     times = event.times
-    # An event with a lag ends what another one begins, and happens only after that.
+    # An event with a lag happens only after the event that it follows.
     if times is None or times.every is not ZERO or times.lag is not ZERO:
         return []
     known = substitute(list(times.listed or (times.start,)), values)

@@ -27,7 +27,7 @@ def test_a_chunk_that_cannot_be_read(run: Path, capsys: pytest.CaptureFixture[st
         assert results([command[0], str(run), *command[1:]]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("cubie-results: a chunk of the store cannot be read (")
-        assert line.endswith("cubie-results verify tells which shards are damaged")
+        assert line.endswith("cubie-results verify lists the damaged shards")
 
 
 def test_a_store_without_its_model_is_not_resumed(

@@ -224,7 +224,7 @@ def test_the_timeline_is_that_of_the_shards(
     ("words", "told"),
     [
         (["bnads"], ("'bnads'", "did you mean 'bands'")),
-        (["bands", "--metric", "x"], ("bands takes no --metric", "--quantiles")),
+        (["bands", "--metric", "x"], ("--metric is not an option of bands", "--quantiles")),
         (["bands", "--quantiles", "0.5,0.1,0.9"], ("0.5, 0.1, 0.9", "increasing")),
         (["bands", "--variables", "pray"], ("'pray'", "did you mean 'prey'")),
         (["bands", "--where", "alpha > 9"], ("no run", "alpha > 9")),

@@ -105,7 +105,7 @@ def test_verify(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         (["show", "nowhere"], "'nowhere' does not exist"),
         (["runs", "{kept}", "--limit", "-1"], "--limit is -1"),
         (["runs", "{kept}", "--limit", "many"], "not a valid integer"),
-        (["runs", "{kept}", "--sort", "z"], "no column"),
+        (["runs", "{kept}", "--sort", "z"], "but the columns are"),
         (["runs", "{kept}", "--columns", "zmax"], "did you mean 'z_max'"),
         (["runs", "{kept}", "--where", "rhoo > 3"], "did you mean 'rho'"),
         (["runs", "{kept}", "--whre", "rho > 3"], "No such option"),
@@ -113,7 +113,7 @@ def test_verify(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         (["compare", "{kept}", "nowhere"], "does not exist"),
         (["verify", "memory://nowhere/results.zarr"], "cannot be opened"),
         (["show", "{kept}::3"], "is one study"),
-        (["ls", "nowhere"], "is no folder"),
+        (["ls", "nowhere"], "is not a folder"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -242,4 +242,4 @@ def test_planning_a_grid_needs_no_scipy_or_pandas() -> None:
 def test_every_kind_of_a_design_is_allowed() -> None:
     classes = (item for item in vars(batches.designs).values() if isinstance(item, type))
     concrete = (one for one in classes if issubclass(one, batches.Design) and "kind" in vars(one))
-    assert {one.kind for one in concrete} == set(batches.designs.KINDS)
+    assert {one.kind for one in concrete} == set(batches.designs.DESIGNS)

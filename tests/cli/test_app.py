@@ -218,7 +218,7 @@ def test_start_values_that_are_expressions(
     assert open_results(results(elsewhere)[-1]).C.values[0, 0] == pytest.approx(50 / 3.5)
     capsys.readouterr()
     assert main([*words, "batch.values={dose: [1, 2], C: [3, 4]}"]) == 1
-    assert "the batch varies 'dose', but gives besides all that" in capsys.readouterr().err
+    assert "the batch varies 'dose', but also gives all that" in capsys.readouterr().err
 
 
 MISTAKES = [
@@ -252,7 +252,7 @@ MISTAKES = [
     (["output={a: 1}"], ["output", "must be one of final, summaries"]),
     (["~hydra.job.num"], ["hydra.job.num", "cannot be changed"]),
     (["batch=0.5"], ["batch", "0.5", "must be one of grid"]),
-    (["experiment=[[1]]"], ["experiment", "[[1]]", "name of a study"]),
+    (["experiment=[[1]]"], ["experiment", "[[1]]", "name of an experiment"]),
     (
         ["system.drivers.rho={times: [0, 1], values: [1, 2]}", "system.suggested=1"],
         ["suggested", "mapping", "1"],
@@ -357,7 +357,7 @@ def test_a_plan_runs_nothing(elsewhere: Path, capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     lines = {line.split()[0]: line for line in text.splitlines() if line and line[0] != " "}
     assert " ".join(lines["stage_increments"].split()[1:]) == "run.step shared float32 21 84 0 -"
-    assert "84 bytes a run (21 elements of float32), stride 84" in lines["shared"]
+    assert "84 bytes per run (21 elements of float32), stride 84" in lines["shared"]
     assert {"sm_75", "sm_90", "runs", "store", "shards", "host", "binds"} < set(lines)
     assert "limited by" in text
     assert "100,000" in lines["runs"]

@@ -115,7 +115,7 @@ def test_resume_refuses_another_study(tmp_path: Path) -> None:
     assert run(tmp_path, f"resume={found}", "algorithm=tsit5").returncode == 0
     nowhere = run(tmp_path, "resume=nowhere")
     assert nowhere.returncode == 1
-    assert "resume=nowhere: there is no results.zarr in it" in nowhere.stderr
+    assert "resume=nowhere: it has no results.zarr" in nowhere.stderr
 
 
 def test_a_sobol_study_grows(tmp_path: Path) -> None:

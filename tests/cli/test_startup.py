@@ -33,7 +33,7 @@ RESULTS = "from cubie_flow.analysis.cli import main; raise SystemExit(main())"
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
 def test_a_file_does_not_get_the_number_of_a_closed_stream(streams: str, tmp_path: Path) -> None:
     script = (
-        "from cubie_flow.process.startup import open_streams; open_streams(); import os, sys; "
+        "from cubie_flow.process.streams import open_streams; open_streams(); import os, sys; "
         f"file = open({str(tmp_path / 'data')!r}, 'w'); file.write(str(file.fileno() > 2)); "
         "print('said'); print('complained', file=sys.stderr); os.write(1, b'by another')"
     )
@@ -80,7 +80,7 @@ def test_a_reader_that_has_gone_is_no_mistake(
     def run(config: object) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(app, "run", run)
+    monkeypatch.setattr(app, "run_task", run)
     monkeypatch.setattr(app, "silence_stdout", lambda: None)
     assert app.main([]) == 1
     assert capfd.readouterr() == ("", "")

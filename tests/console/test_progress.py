@@ -3,9 +3,8 @@
 import pytest
 
 from cubie_flow.console import progress as shown
-from cubie_flow.console.progress import progress
+from cubie_flow.console.progress import Progress, progress
 from cubie_flow.engines import Part
-from cubie_flow.study.run import Progress
 
 
 def test_lines_without_a_terminal(

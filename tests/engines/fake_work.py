@@ -40,7 +40,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 @frozen
 class FakeSolver:
     work: FakeWork
-    seat: WorkerResources
+    resources: WorkerResources
 
     def solve(
         self, index: int, tick: Callable[[int], None] | None = None
@@ -63,11 +63,11 @@ class FakeSolver:
                 tick(1)
                 time.sleep(0.01)
         # A slow GPU and a fast one.
-        time.sleep(self.work.seconds * (4 if self.seat.device == 1 else 1))
+        time.sleep(self.work.seconds * (4 if self.resources.device == 1 else 1))
         if self.work.slow:
             # The fast one waits for the slow one to begin, the slow one for eight shards to end.
             begun = Path(f"{self.work.path}.begun")
-            if self.seat.device == 1:
+            if self.resources.device == 1:
                 begun.touch()
                 wait_until(lambda: len(self.work.store().completed()) >= 8)
             wait_until(begun.exists)
@@ -94,8 +94,8 @@ class FakeWork:
     def alone(self) -> str:
         return Location(self.path).alone
 
-    def solver(self, seat: WorkerResources) -> FakeSolver:
-        return FakeSolver(self, seat)
+    def solver(self, resources: WorkerResources) -> FakeSolver:
+        return FakeSolver(self, resources)
 
     def store(self) -> ResultStore:
         return ResultStore.open(self.path)

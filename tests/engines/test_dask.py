@@ -232,7 +232,7 @@ def test_a_shard_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(FlowError) as caught:
         # With two workers another shard may wait for its turn on the one that dies, twice.
         make_engine("dask", workers=1, retries=1).run(work, range(6), account)
-    told = "shard 2 (runs 4 to 5) was with a worker process that ended, 2 times over"
+    told = "shard 2 (runs 4 to 5) lost its worker process 2 times and is given up"
     assert told in str(caught.value)
     # A worker that dies may take the record of a shard with it that it wrote just before.
     assert set(account.records) <= store.completed()

@@ -16,9 +16,12 @@ from cubie_flow import OdeSystem
 from cubie_flow.api import ControllerChoice, OutputChoice, Study, TargetChoice, run_study
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
-from cubie_flow.kernels.kernel import BatchSolverKernel, BuildResult
+from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.targets import detect
 from cubie_flow.kernels.targets.batch import Batch
+from cubie_flow.kernels.targets.cuda import CudaTarget
+from cubie_flow.kernels.targets.simulator import SimulatorTarget
+from cubie_flow.kernels.targets.target import BuildResult
 
 pytestmark = pytest.mark.skipif(not detect.toolkit_installed(), reason="needs numba-cuda")
 PRESENT, RUNS, SHARD = 3, 14, 2
@@ -73,9 +76,8 @@ class Devices:
         self.together = threading.Barrier(expected, timeout=20)
 
     def program(self, kernel: BatchSolverKernel) -> Any:
-        from cubie_flow.kernels.targets.simulator import SimulatorProgram
-
-        program, device = _simulated(kernel, SimulatorProgram), kernel.settings.device
+        program = SimulatorTarget().build(kernel).program
+        device = kernel.settings.device
         run = program.run
 
         def noted(batch: Batch) -> None:
@@ -90,17 +92,10 @@ class Devices:
         return program
 
 
-def _simulated(kernel: BatchSolverKernel, make: Any) -> Any:
-    return make(
-        kernel.run.product, kernel.dialect, kernel.places, kernel.arena_bytes,
-        kernel.shared_memory_bytes, kernel.settings.block_size,
-    )  # fmt: skip
-
-
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let the driver tell of devices for one test."""
-    monkeypatch.setattr(detect, "_driver", Driver)
+    monkeypatch.setattr(detect, "_nvidia_driver", Driver)
     monkeypatch.setattr("cubie_flow.kernels.targets.cuda.shared_memory_limit", lambda device: 49152)
     detect.cuda_devices.cache_clear()
     yield monkeypatch
@@ -123,11 +118,7 @@ def test_shards_spread_over_the_devices_that_are_picked(
     device: Any, used: set[int], driver: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     devices = Devices(len(used))
-    driver.setattr(
-        BatchSolverKernel,
-        "_build_cuda",
-        lambda kernel, started: BuildResult(devices.program(kernel), 0.0, False, {}),
-    )
+    driver.setattr(CudaTarget, "build", lambda _, kernel: BuildResult(devices.program(kernel), 0.0))
     run_study(on(device), tmp_path / "gpus.zarr")
     assert set(devices.solved) == used
     assert sum(map(len, devices.solved.values())) == RUNS // SHARD

@@ -1,4 +1,4 @@
-"""The local engine, the seats it gives out, and what a config may say of engines."""
+"""The local engine, the resources of its workers, and the options of engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cubie_flow.engines import (
     make_engine,
     pick_devices,
 )
-from cubie_flow.engines.worker_resources import local_seats, worker_seat
+from cubie_flow.engines.worker_resources import local_resources, worker_resources
 from cubie_flow.errors import FlowError
 
 SHARDS = 12
@@ -38,11 +38,11 @@ def test_devices_that_cannot_be_picked(wanted: int | tuple[int, ...], words: str
         pick_devices(wanted, 1)
 
 
-def test_seats_share_gpus_and_cores() -> None:
-    assert local_seats(()) == [WorkerResources()]
-    assert local_seats((0, 2)) == [WorkerResources(device=0), WorkerResources(device=2)]
-    assert [worker_seat(i, 3, (4, 5)).device for i in range(3)] == [4, 5, 4]
-    assert worker_seat(0, 4, ()) == WorkerResources(share=4)
+def test_workers_share_gpus_and_cores() -> None:
+    assert local_resources(()) == [WorkerResources()]
+    assert local_resources((0, 2)) == [WorkerResources(device=0), WorkerResources(device=2)]
+    assert [worker_resources(i, 3, (4, 5)).device for i in range(3)] == [4, 5, 4]
+    assert worker_resources(0, 4, ()) == WorkerResources(share=4)
 
 
 @pytest.mark.parametrize("devices", [(), (0, 1)])
@@ -57,12 +57,12 @@ def test_every_shard_is_solved_once(tmp_path: Path, devices: tuple[int, ...]) ->
     assert account.statuses == {0: 2 * SHARDS}
     assert store.completed() == set(range(SHARDS))
     assert store.damaged() == []
-    by_seat = [record.worker for record in account.records.values()]
+    by_solver = [record.worker for record in account.records.values()]
     if devices:
         # The second GPU is slow, so the first takes more.
-        assert 0 < by_seat.count("seat-1") < by_seat.count("seat-0")
+        assert 0 < by_solver.count("solver-1") < by_solver.count("solver-0")
     else:
-        assert set(by_seat) == {"MainThread"}
+        assert set(by_solver) == {"MainThread"}
 
 
 @pytest.mark.parametrize("devices", [(), (0, 1)])
@@ -129,13 +129,13 @@ def test_an_account_tells_workers_apart(tmp_path: Path) -> None:
     account = RunStatistics({})
     LocalEngine().run(FakeWork(str(tmp_path / "a.zarr"), (0, 1)), range(SHARDS), account)
     parts = {part.name: part for part in account.parts}
-    assert set(parts) == {"seat-0", "seat-1"}
+    assert set(parts) == {"solver-0", "solver-1"}
     assert sum(part.shards or 0 for part in parts.values()) == SHARDS
     assert sum(part.runs for part in parts.values()) == 2 * SHARDS
     # An event that stops a run is no failure.
     account = RunStatistics({}, well=(0, 5))
     for status in (0, 5, 1):
-        account.finished(Record(status, 10, {status: 10}, 0, 0, (), 0.5, worker="a"))
+        account.add(Record(status, 10, {status: 10}, 0, 0, (), 0.5, worker="a"))
     (part,) = account.parts
     assert (part.runs, part.failures, part.seconds) == (30, 10, 1.5)
 
@@ -152,11 +152,11 @@ def test_an_account_tells_workers_apart(tmp_path: Path) -> None:
         ),
         (
             {"kind": "dask", "cluster": "slurm", "options": {"python": "evil.sh"}},
-            "engine.options.python is no option",
+            "engine.options.python is not an option",
         ),
         (
             {"kind": "dask", "cluster": "slurm", "options": {"job_script_prologue": ["rm x"]}},
-            "engine.options.job_script_prologue is no option",
+            "engine.options.job_script_prologue is not an option",
         ),
         (
             {"kind": "dask", "cluster": "pbs", "options": {"local_directory": "/tmp; rm x"}},

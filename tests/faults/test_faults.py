@@ -149,8 +149,8 @@ def test_a_full_disk(tmp_path: Path, no_collections: tuple[Path, dict[str, np.nd
     try:
         # The plan would refuse what cannot fit; compressed, it might have.
         script = (
-            "import sys\nfrom cubie_flow.study import plan_text\n"
-            "plan_text.free_disk = lambda folder: 10**12\n"
+            "import sys\nfrom cubie_flow.study import plan\n"
+            "plan.free_disk = lambda folder: 10**12\n"
             "from cubie_flow.cli.app import main\nsys.exit(main(sys.argv[1:]))\n"
         )
         full = subprocess.run(
@@ -160,7 +160,7 @@ def test_a_full_disk(tmp_path: Path, no_collections: tuple[Path, dict[str, np.nd
         assert full.returncode == 1
         assert full.stderr.count("\n") == 1, full.stderr
         assert "cannot be written: No space left on device" in full.stderr
-        assert "the study can be resumed once this is mended" in full.stderr
+        assert "the study can be resumed once the cause is removed" in full.stderr
         done = complete(disk)
         assert 0 < done.sum() < len(done)
         again = subprocess.run(

@@ -63,7 +63,7 @@ def test_what_the_batch_gives_is_not_computed(dosed: OdeSystem) -> None:
     data = solve(dosed, parameters={"V": 8}, initial_values={"half": [1.0, 2.0]}, save_every=10)
     np.testing.assert_array_equal(data.C.values[:, 0], 12.5)
     np.testing.assert_array_equal(data.half.values[:, 0], [1, 2])
-    with pytest.raises(FlowError, match="the batch varies 'dose', but gives besides all that is"):
+    with pytest.raises(FlowError, match="the batch varies 'dose', but also gives all that is"):
         solve(dosed, parameters={"dose": [1.0, 2.0]}, initial_values={"C": [1.0, 2.0]})
 
 

@@ -11,7 +11,7 @@ from cubie_flow import OdeSystem, solve
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
-from cubie_flow.kernels.targets import cpu
+from cubie_flow.kernels.targets import cpu_program
 
 
 def forced() -> OdeSystem:
@@ -42,17 +42,17 @@ def test_pausing_after_every_attempt_changes_nothing(
     whole = solve(forced(), **given)
     assert int(whole.high_count.sum()) > 10
     calls = []
-    slices = cpu._Work.slices
+    slices = cpu_program._BatchWork.slices
 
     def counted(work: Any) -> Any:
         for spent in slices(work):
             calls.append(spent)
             yield spent
 
-    monkeypatch.setattr(cpu._Work, "slices", counted)
-    monkeypatch.setattr(cpu, "FIRST_SLICE", 1)
-    monkeypatch.setattr(cpu, "ALONE_SECONDS", 0.0)
-    monkeypatch.setattr(cpu, "GROWTH", 1.0)
+    monkeypatch.setattr(cpu_program._BatchWork, "slices", counted)
+    monkeypatch.setattr(cpu_program, "FIRST_SLICE", 1)
+    monkeypatch.setattr(cpu_program, "ALONE_SECONDS", 0.0)
+    monkeypatch.setattr(cpu_program, "GROWTH", 1.0)
     pausing = solve(forced(), **given)
     assert len(calls) > 20
     for name in whole.data_vars:
@@ -108,10 +108,10 @@ def test_threads_are_called_where_there_is_work_for_them(
         asked.append(True)
         return given()
 
-    given = cpu._pool
+    given = cpu_program._threads
     run = RunSettings(lorenz, ("rho",), duration=1.0, precision="float64")
     launch = BatchSolverKernel(run, BatchSolverConfig("cpu")).launch(Tolerances(), threads=3)
-    monkeypatch.setattr(cpu, "_pool", pool)
+    monkeypatch.setattr(cpu_program, "_threads", pool)
     for count, times in ((1, 0), (4, 0), (10_000, 2)):
         asked.clear()
         launch.solve({"rho": np.linspace(1.0, 20.0, count)}, count)

@@ -11,13 +11,13 @@ SCRIPT = """
 import ctypes
 import numpy as np
 from cubie_flow import OdeSystem, solve
-from cubie_flow.kernels.targets import cpu
+from cubie_flow.kernels.targets import cpu_program
 
 libc = ctypes.CDLL(None)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-load = cpu.CpuProgram.__init__
+load = cpu_program.CpuProgram.__init__
 
 
 def nothing(size):
@@ -38,7 +38,7 @@ system = OdeSystem.from_equations(
 )
 values = {"k": np.linspace(0.5, 1.0, 64)}
 solve(system, parameters=values, duration=1.0)  # compiled and cached
-cpu.CpuProgram.__init__ = crowded
+cpu_program.CpuProgram.__init__ = crowded
 print("finite", bool(np.isfinite(solve(system, parameters=values, duration=1.0).x_final).all()))
 """
 

@@ -18,7 +18,7 @@ from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.detect import toolkit_installed
 from cubie_flow.memory.occupancy import occupancy
 from cubie_flow.process.machine import process_memory
-from cubie_flow.study import plan_text
+from cubie_flow.study import plan as planning
 from cubie_flow.study.kernel import build_kernel
 from cubie_flow.systems import OdeSystem
 
@@ -87,7 +87,7 @@ def test_figures_and_occupancy_come_from_the_compiler() -> None:
 
 @needs_toolkit
 def test_the_code_size_is_that_of_the_machine_code() -> None:
-    from cubie_flow.kernels.targets.cuda_compile import sections
+    from cubie_flow.kernels.targets.cubin import sections
 
     code = build_kernel(STUDY).compile_cuda("sm_90")
     sizes = {name: len(part) for name, part in sections(code.cubin).items()}
@@ -178,10 +178,10 @@ def test_what_cannot_fit_is_refused_before_it_starts(
 ) -> None:
     name = {"disk": "free_disk", "memory": "available_memory"}[what]
     enough = 100_000 if what == "disk" else plan_study(STUDY, compiling=False).host_bytes - 100_000
-    monkeypatch.setattr(plan_text, "process_memory", lambda: 0)
+    monkeypatch.setattr(planning, "process_memory", lambda: 0)
     if what == "memory":
         enough = plan_study(STUDY, compiling=False).host_bytes - 100_000
-    monkeypatch.setattr(plan_text, name, lambda *_: enough)
+    monkeypatch.setattr(planning, name, lambda *_: enough)
     plan = plan_study(STUDY, compiling=False)
     assert len(plan.problems) == 1
     store = tmp_path / "results.zarr"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cubie_flow.kernels.targets.result_pool import KeptMemory
+from cubie_flow.kernels.targets.result_pool import ResultPool
 
 SHAPE = (3, 1000, 100)
 
@@ -14,7 +14,7 @@ def address(array: np.ndarray) -> int:
 
 
 def test_an_array_that_nobody_holds_gives_its_memory_to_the_next() -> None:
-    memory = KeptMemory()
+    memory = ResultPool()
     first = memory.empty(SHAPE, "float32")
     assert first.shape == SHAPE
     assert first.dtype == np.float32
@@ -29,15 +29,15 @@ def test_an_array_that_nobody_holds_gives_its_memory_to_the_next() -> None:
 
 
 def test_no_more_is_kept_than_is_allowed() -> None:
-    memory = KeptMemory()
-    memory.IDLE = 3 * KeptMemory.LEAST
-    held = [memory.empty(KeptMemory.LEAST, "uint8") for _ in range(5)]
+    memory = ResultPool()
+    memory.IDLE = 3 * ResultPool.LEAST
+    held = [memory.empty(ResultPool.LEAST, "uint8") for _ in range(5)]
     assert len({address(array) for array in held}) == 5
     held.clear()
     assert sum(map(len, memory._idle.values())) == 3
 
 
 def test_small_arrays_are_ordinary_ones() -> None:
-    memory = KeptMemory()
+    memory = ResultPool()
     assert memory.empty(10, "float64").base is None
     assert memory.empty((0, 5), "int32").shape == (0, 5)

@@ -22,9 +22,9 @@ from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tableaus import METHODS
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
-from cubie_flow.kernels.targets.cpu_compile import driver_assembly
-from cubie_flow.kernels.targets.cuda import piece_runs
-from cubie_flow.kernels.targets.cuda_kernel import make_turner
+from cubie_flow.kernels.targets.cpu_compile import batch_loop_assembly
+from cubie_flow.kernels.targets.cuda_kernel import make_transpose
+from cubie_flow.kernels.targets.cuda_program import piece_runs
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.memory.occupancy import occupancy
 from cubie_flow.study.kernel import build_kernel
@@ -126,7 +126,7 @@ def allowed_scalars(kernel: BatchSolverKernel) -> int:
 def test_cpu_code_is_vector_code(pendulum: OdeSystem, precision: str) -> None:
     run = RunSettings(pendulum, varied=("damping",), precision=precision, duration=1.0)
     kernel = BatchSolverKernel(run, BatchSolverConfig("cpu"))
-    assembly = driver_assembly(kernel.run.product, kernel.dialect, kernel.places)
+    assembly = batch_loop_assembly(kernel.run.product, kernel.dialect, kernel.places)
     suffix = "pd" if precision == "float64" else "ps"
     assert len(re.findall(rf"vfn?m(?:add|sub)\d+{suffix}\s", assembly)) > 100
     assert scalar_multiply_adds(assembly, precision) <= allowed_scalars(kernel)
@@ -140,7 +140,7 @@ def test_one_lane_would_fail_the_vector_check(pendulum: OdeSystem) -> None:
     """The check above can fail: a scalar kernel has scalar multiply-adds."""
     run = RunSettings(pendulum, varied=("damping",), precision="float64", duration=1.0)
     kernel = BatchSolverKernel(run, BatchSolverConfig("cpu", lanes=1))
-    assembly = driver_assembly(kernel.run.product, kernel.dialect, kernel.places)
+    assembly = batch_loop_assembly(kernel.run.product, kernel.dialect, kernel.places)
     assert scalar_multiply_adds(assembly, "float64") > 1.5 * allowed_scalars(kernel)
 
 
@@ -221,7 +221,7 @@ def test_gpu_gives_the_bits_of_the_cpu_with_every_method(
 def test_gpu_integrates_a_large_batch_in_pieces(
     pendulum: OdeSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cubie_flow.kernels.targets.cuda import CudaProgram
+    from cubie_flow.kernels.targets.cuda_program import CudaProgram
 
     cpu = batch(pendulum, TargetChoice("cpu"), runs=5000)
     monkeypatch.setattr(CudaProgram, "_piece", lambda *_: 777)
@@ -279,7 +279,7 @@ def test_a_run_that_does_not_fit_the_device_is_refused() -> None:
 
 @pytest.mark.parametrize(("runs", "times", "rows"), [(70, 33, 2), (32, 32, 1), (5, 100, 3)])
 def test_samples_are_turned(runs: int, times: int, rows: int) -> None:
-    transpose = FakeCUDAKernel(make_turner(types.int32), device=False)
+    transpose = FakeCUDAKernel(make_transpose(types.int32), device=False)
     source = np.arange(rows * times * runs, dtype=np.int32)
     target = np.full_like(source, -1)
     transpose[(-(-runs // 32), 1, 1), (32, 8), 0, 0](runs, times, rows, source, target)

@@ -17,7 +17,7 @@ from attrs import field, frozen, validators
 
 from cubie_flow.errors import FlowError
 from cubie_flow.memory import CUDAFactory, buffer_registry
-from cubie_flow.memory.factory import stable_hash
+from cubie_flow.memory.hashing import stable_hash
 
 
 def whole(value) -> int:
@@ -558,7 +558,7 @@ def test_a_value_without_stable_content_is_refused():
 
 def test_hashes_are_equal_in_another_process():
     code = (
-        "from enum import Enum\nfrom cubie_flow.memory.factory import stable_hash\n"
+        "from enum import Enum\nfrom cubie_flow.memory.hashing import stable_hash\n"
         "print(stable_hash({'b': frozenset('abc'), 'a': (1, 2.5, None, float)}))"
     )
     here = stable_hash({"a": (1, 2.5, None, float), "b": frozenset("cba")})

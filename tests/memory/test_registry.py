@@ -193,7 +193,7 @@ def test_unknown_names_are_refused_with_the_nearest(registry):
     registry.register("stage_increments", owner, 1, "local", np.float32)
     with pytest.raises(FlowError, match="did you mean 'stage_increments'"):
         registry.get_allocator("stage_increment", owner)
-    with pytest.raises(FlowError, match="is not there"):
+    with pytest.raises(FlowError, match="is missing"):
         registry.layout(owner).find(Owner(), "stage_increments")
     with pytest.raises(FlowError, match="did you mean 'shared'"):
         registry.layout(owner).bytes("share")
@@ -360,7 +360,7 @@ def test_an_owner_that_hangs_in_a_tree_twice_has_no_one_place(registry):
         registry.get_child_allocators(run, parent)
         registry.get_child_allocators(parent, shared_child)
     assert registry.local_buffer_bytes(run) == 16
-    with pytest.raises(FlowError, match="at 2 places"):
+    with pytest.raises(FlowError, match="has 2 entries"):
         registry.layout(run).find(shared_child, "a")
 
 
@@ -371,7 +371,7 @@ def test_owners_are_told_apart_by_identity_never_by_equality(registry):
     registry.register("b", second, 2, "local", np.float64)
     assert [e.name for e in registry.layout(first).entries] == ["a"]
     assert registry.layout(second).find(second, "b").bytes == 16
-    with pytest.raises(FlowError, match="is not there"):
+    with pytest.raises(FlowError, match="is missing"):
         registry.layout(second).find(first, "b")
 
 

@@ -18,7 +18,7 @@ from held import held
 from cubie_flow.cli.app import main
 from cubie_flow.integrators.run import SingleIntegratorRun
 from cubie_flow.kernels import kernel
-from cubie_flow.multirun.threads import ALL, threads_of
+from cubie_flow.multirun.threads import UNLIMITED, divide_threads
 
 ROOT = Path(__file__).parents[2]
 MODEL = """
@@ -266,7 +266,7 @@ def test_resume_finishes_what_is_missing_and_nothing_else(
     assert main([f"resume={path.parent}"]) == 1
     assert "2 of 3 jobs were complete" in capsys.readouterr().out
     assert main([f"verify={path.parent}"]) == 1
-    assert "job_1: not there" in capsys.readouterr().out
+    assert "job_1: missing" in capsys.readouterr().out
 
 
 def test_resume_refuses_another_science(
@@ -345,8 +345,8 @@ def test_jobs_of_a_launcher_write_one_store(launcher: str, elsewhere: Path) -> N
     }
     there = {group: arrays(path, group) for group in ("job_0", "job_2")}
     given = xarray.open_zarr(path, group="job_0", chunks=None).attrs["overrides"]
-    usable = threads_of(hydra("basic"), 1)
-    assert usable == (None, ALL)
+    usable = divide_threads(hydra("basic"), 1)
+    assert usable == (None, UNLIMITED)
     assert any(word.startswith("target.threads=") for word in given)
     shutil.rmtree("outputs")
     assert main(["-m", *MINE, *words]) == 1
@@ -363,17 +363,17 @@ def hydra(launcher: str, **settings: int | None) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("launcher", "settings", "jobs", "threads", "at_once"),
     [
-        ("joblib", {}, 100, 1, ALL),
-        ("joblib", {}, 2, 4, ALL),
-        ("joblib", {"n_jobs": 4}, 100, 2, ALL),
-        ("joblib", {"n_jobs": -2}, 100, 1, ALL),
-        ("joblib", {"n_jobs": 20}, 100, 1, ALL),
+        ("joblib", {}, 100, 1, UNLIMITED),
+        ("joblib", {}, 2, 4, UNLIMITED),
+        ("joblib", {"n_jobs": 4}, 100, 2, UNLIMITED),
+        ("joblib", {"n_jobs": -2}, 100, 1, UNLIMITED),
+        ("joblib", {"n_jobs": 20}, 100, 1, UNLIMITED),
         ("submitit_local", {}, 100, 1, 8),
         ("submitit_local", {}, 2, 4, 2),
         ("submitit_local", {"cpus_per_task": 4}, 100, 4, 2),
         ("submitit_local", {"cpus_per_task": 64}, 100, 64, 1),
-        ("submitit_slurm", {"cpus_per_task": 16}, 100, 16, ALL),
-        ("submitit_slurm", {}, 100, None, ALL),
+        ("submitit_slurm", {"cpus_per_task": 16}, 100, 16, UNLIMITED),
+        ("submitit_slurm", {}, 100, None, UNLIMITED),
     ],
 )
 def test_threads_are_shared(
@@ -385,7 +385,7 @@ def test_threads_are_shared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("cubie_flow.process.machine.usable_cores", lambda limit=None: 8)
-    assert threads_of(hydra(launcher, **settings), jobs) == (threads, at_once)
+    assert divide_threads(hydra(launcher, **settings), jobs) == (threads, at_once)
 
 
 def test_a_dry_run_plans_every_job_and_starts_nothing(

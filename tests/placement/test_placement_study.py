@@ -48,7 +48,7 @@ def test_moving_a_buffer_changes_no_bit(study: Study, target: str) -> None:
         "state=local": integrated(study, target, state="local"),
     }
     verdicts = equivalence.gate(results, "here")
-    # Where the state is local already nothing is emitted anew, and equality proves nothing.
+    # Where the state is local already the same code is emitted, and equality proves nothing.
     assert verdicts == {
         "here": "baseline",
         "state=shared": "equal",
@@ -66,7 +66,7 @@ def test_the_gate_fails_when_one_offset_is_corrupted(
 
     def corrupted(self: BatchSolverKernel) -> dict[str, Place]:
         places = dict(correct(self))
-        # One element too early: the first derivative lies where the last state is.
+        # One element too early: the first derivative is placed where the last state is.
         derivative = places["derivative"]
         places["derivative"] = evolve(derivative, offset=derivative.offset - 4)
         return places
@@ -140,7 +140,7 @@ def test_placements_are_timed_in_turns() -> None:
         return float(len(order))
 
     solvers = {name: lambda name=name: solver(name) for name in "AB"}
-    seconds = placement.interleaved(solvers, rounds=4)
+    seconds = placement.time_interleaved(solvers, rounds=4)
     assert "".join(order) == "AB" + "ABBAABBA"
     assert {name: len(times) for name, times in seconds.items()} == {"A": 4, "B": 4}
 
@@ -155,7 +155,7 @@ def test_the_command_leaves_one_dataset_a_picture_and_a_table(
     words = ["task=placement", "buffers.sweep=[state,proposed_state]", "batch.size=8"]
     assert main([*words, "duration=1.0", "target.kind=cpu", "engine.progress=false"]) == 0
     printed = capsys.readouterr().out
-    assert "ranked by compiler figures, because nothing was timed" in printed
+    assert "ranked by compiler statistics, because nothing was timed" in printed
     (store,) = tmp_path.glob("outputs/lorenz_sweep_placement/*/*/results.zarr")
     assert list(store.parent.glob("*.png"))
     data = xarray.open_dataset(store, engine="zarr", consolidated=False)
@@ -176,13 +176,13 @@ def test_the_command_leaves_one_dataset_a_picture_and_a_table(
 
 
 def test_auto_says_why(study: Study) -> None:
-    same, why = placement.automatic(study)
+    same, why = placement.choose_placement(study)
     assert same is study
     assert "CPU" in why
     simulated = evolve(study, target=TargetChoice("simulator", arch="sm_80"))
-    chosen, why = placement.automatic(simulated, workers=1)
+    chosen, why = placement.choose_placement(simulated, workers=1)
     assert "compiled for sm_80" in why
     assert "registers" in why
     assert "occupancy" in why
-    figures = placement.figures_of(chosen, ["state"], "one_at_a_time", 1, workers=1)
+    figures = placement.measure_placements(chosen, ["state"], "one_at_a_time", 1, workers=1)
     assert figures[0].spills == 0

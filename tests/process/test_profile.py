@@ -54,14 +54,14 @@ def test_the_profile_adds_up_to_the_wall_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = []
-    run = app.run
+    run = app.run_task
 
     def timed(*given: Any) -> None:
         began = perf_counter()
         run(*given)
         inside.append(perf_counter() - began)
 
-    monkeypatch.setattr(app, "run", timed)
+    monkeypatch.setattr(app, "run_task", timed)
     began = perf_counter()
     assert main(["--profile", *SMALL, f"storage.folder={tmp_path}"]) == 0
     wall = perf_counter() - began

@@ -96,7 +96,7 @@ def test_a_study_on_a_disk(
     assert main([*STUDY, *words, ICE, "hydra.run.dir=run"]) == 0
     assert len(arrays(place)["status"]) == 512
     assert history("run/results.icechunk")[6:] == [
-        "deleted, to be made anew", "made for 512 runs", *SHARDS[:2], "finished",
+        "deleted, to be overwritten", "made for 512 runs", *SHARDS[:2], "finished",
     ]  # fmt: skip
     # It grows, and only the new runs are solved.
     assert main(["resume=run", f"batch.size={RUNS}"]) == 0

@@ -134,7 +134,7 @@ def test_credentials_of_the_environment_and_of_files_stay_there(
     # What came by value is needed again, what came by the environment is not.
     credentials._values.clear()
     assert main([f"verify={folder}"]) == 1
-    assert "storage.options.key was given as a value, which is kept nowhere" in (
+    assert "storage.options.key was given as a value, which is not stored" in (
         capsys.readouterr().err
     )
     assert main([f"verify={folder}", f"storage.options.key={KEY}"]) == 0

@@ -60,7 +60,7 @@ def test_the_bytes_are_zarrs(dtype: str, times: int, chunk: int, kind: str) -> N
 def test_another_layout_is_refused() -> None:
     """A store that somebody laid out anew is not written in a mixture of layouts."""
     target = array("float32", TIMES, 25, SHARD, compressors=zarr.codecs.ZstdCodec())
-    with pytest.raises(FlowError, match="'x' has another layout than cubie_flow gives it"):
+    with pytest.raises(FlowError, match="'x' has a layout that cubie_flow did not make"):
         Encoder.of(target)
 
 

@@ -108,7 +108,7 @@ def test_it_is_renewed_in_the_background(place: Location) -> None:
 
 def test_what_else_is_there(place: Location) -> None:
     lock_of(place).create(b"mine")
-    with pytest.raises(FlowError, match="is no lock of cubie_flow's"):
+    with pytest.raises(FlowError, match="is not a cubie_flow lock file"):
         leased(place).__enter__()
     lock_of(place).delete()
 

@@ -97,7 +97,7 @@ def test_nothing_is_overwritten_silently(place: Location) -> None:
 
 def test_only_a_store_is_ever_deleted(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("three years")
-    with pytest.raises(FlowError, match="holds something that is no results store"):
+    with pytest.raises(FlowError, match="holds something that is not a results store"):
         ResultStore.create(tmp_path, SCHEMA, PLAN, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "three years"
 

@@ -280,7 +280,7 @@ def test_a_shard_must_fit_the_store(store: ResultStore) -> None:
         ({"time": None}, "no saved times"),
         ({"time": [0, np.nan]}, "finite numbers"),
         ({"runs": 0}, "at least one run"),
-        ({"coordinates": (Variable("k"),)}, "'k' must lie along run only"),
+        ({"coordinates": (Variable("k"),)}, "'k' must have the dimension run only"),
         ({"status_flags": {255: "odd"}}, "status value 255"),
     ],
 )

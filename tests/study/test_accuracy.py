@@ -22,7 +22,7 @@ from cubie_flow.systems.sensitivities import with_sensitivities
 
 
 def reaction(amount: float) -> OdeSystem:
-    """Return a substance that turns into another one, which is not there at the start."""
+    """Return a substance that turns into another one, which is absent at the start."""
     return OdeSystem.from_mapping(
         {
             "name": "reaction",

@@ -58,7 +58,7 @@ def test_a_method_that_contradicts_itself_is_not_taken(e5: OdeSystem) -> None:
     # At a tolerance that says nothing of y2 the stiff method fails, and the other one is taken.
     loose = evolve(kinetics(e5), controller=ControllerChoice())
     assert resolve_algorithm(loose)[0].algorithm == "radau_iia_5"
-    # In float32 no method has a digit: that is said, with what to do.
+    # In float32 no method has a correct digit: the note reports it with a remedy.
     single = resolve_algorithm(evolve(kinetics(e5), precision="float32"))[1]
     assert "no method tried repeats its result" in single
     assert "precision=float64" in single

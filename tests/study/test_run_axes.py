@@ -112,7 +112,7 @@ def test_every_array_is_the_same(
         chosen = (plain["bounce_count"] > 4) & (plain["attempt"] == 1)
         assert 10 < chosen.sum() < RUNS - 10
         np.testing.assert_array_equal(stored.pop("trajectory_saved"), chosen)
-    # Names of occurrences are no data.
+    # Names of occurrences are not data.
     assert stored.keys() - {"occurrence"} == plain.keys() - {"occurrence"}
     for name, values in plain.items():
         rows = chosen if name in study.saved else slice(None)

@@ -7,7 +7,7 @@ import pytest
 from cubie_flow import ControllerChoice, OdeSystem
 from cubie_flow.api import Study
 from cubie_flow.batches import make_design
-from cubie_flow.study.warnings import remarks
+from cubie_flow.study.warnings import study_warnings
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_what_may_be_missed_is_one_line(
     model = OdeSystem.from_equations(f"x' = {equation}", {"x": 1.0}, {"k": 0.5})
     control = ControllerChoice(kind="fixed", dt=step) if step else ControllerChoice()
     study = Study(model, make_design("single", {}), controller=control)
-    found = [line for line in remarks(study) if "missed" in line]
+    found = [line for line in study_warnings(study) if "missed" in line]
     assert len(found) == (expected is not None)
     if expected is not None:
         assert expected in found[0]

@@ -1,1 +1,1 @@
-"""The commands of ``cubie-results``, one a module."""
+"""The commands of ``cubie-results``, one per module."""

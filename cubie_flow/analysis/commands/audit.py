@@ -1,4 +1,4 @@
-"""``cubie-results audit``: how accurate is it?"""
+"""``cubie-results audit``: measure the errors of a result."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from cubie_flow.analysis import output
 
 @click.command()
 @output.path_argument
-@click.option("--fraction", default=0.001, show_default=True, help="Of the runs; at least 8.")
-@click.option("--seed", default=0, show_default=True, help="Of the random choice.")
-@click.option("--tighter", default=1000.0, show_default=True, help="Than the study's tolerances.")
+@click.option("--fraction", default=0.001, show_default=True, help="Share of the runs, at least 8.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random choice of runs.")
+@click.option("--tighter", default=1000.0, show_default=True, help="Divisor of the tolerances.")
 @click.option("--target", default="auto", show_default=True, help="auto, cpu, cuda or simulator.")
 @output.json_option
 def audit(
     path: str, fraction: float, seed: int, tighter: float, target: str, as_json: bool
 ) -> None:
-    """Integrate some runs of PATH again, far more accurately, in another way; keep the errors."""
+    """Integrate some runs of PATH again with another method and tighter tolerances.
+
+    The errors are stored with the result.
+    """
     from cubie_flow.analysis.audit import audit as run_audit
     from cubie_flow.analysis.audited import reference, sentences
 
@@ -35,11 +38,11 @@ def audit(
         on_progress=show,
         on_unkept=lambda why: print(f"not kept: {why}", file=sys.stderr),
     )
-    told = sentences(table)
+    summary = sentences(table)
     if as_json:
         columns = {str(name): values.values for name, values in table.data_vars.items()}
-        output.print_json({"summary": told, "attributes": table.attrs, "runs": columns})
+        output.print_json({"summary": summary, "attributes": table.attrs, "runs": columns})
         return
-    output.print_facts([("audited error", text) for text in told])
+    output.print_facts([("audited error", text) for text in summary])
     output.print_facts([("reference", reference(table))])
     output.print_facts([("measure", str(table.attrs["measure"]))])

@@ -1,12 +1,16 @@
-"""``cubie-results compare``: what differs between two results?"""
+"""``cubie-results compare``: the differences of two results."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cubie_flow.analysis import output
+from cubie_flow.console.tables import print_table
+
+if TYPE_CHECKING:
+    from cubie_flow.analysis.compare import Comparison, Numbers
 
 
 @click.command()
@@ -22,36 +26,48 @@ def compare(first: str, second: str, rtol: float | None, atol: float | None, as_
     from cubie_flow.analysis import compare as comparing
     from cubie_flow.analysis.opening import open_runs
 
-    found = comparing.compare(open_runs(first), open_runs(second), rtol, atol)
+    comparison = comparing.compare(open_runs(first), open_runs(second), rtol, atol)
     if as_json:
-        output.print_json(asdict(found))
+        output.print_json(asdict(comparison))
         return
+    _print_config(comparison)
+    _print_numbers(comparison)
+    _print_seconds(comparison)
+
+
+def _print_config(comparison: Comparison) -> None:
     rows: list[dict[str, Any]] = [
         {"kind": kind, "key": key, "first": str(a), "second": str(b)}
-        for kind, keys in found.config.items()
+        for kind, keys in comparison.config.items()
         for key, (a, b) in keys.items()
     ]
     if rows:
-        output.print_table(rows, "configuration")
+        print_table(rows, "configuration")
     else:
         print("configuration: the same")
-    a, b = found.runs
-    print(f"\nruns: {found.matched:,} in both ({found.how}), of {a:,} and {b:,}")
-    for change, count in found.ended.items():
+
+
+def _print_numbers(comparison: Comparison) -> None:
+    a, b = comparison.runs
+    print(f"\nruns: {comparison.matched:,} in both ({comparison.how}), of {a:,} and {b:,}")
+    for change, count in comparison.ended.items():
         print(f"ended differently: {change}: {count:,}")
-    if found.numbers:
-        table = [_row(item, found.matched) for item in found.numbers]
-        output.print_table(table, f"numbers, rtol {found.rtol:g}, atol {found.atol:g}")
-    if found.seconds:
+    if comparison.numbers:
+        table = [_row(item, comparison.matched) for item in comparison.numbers]
+        print_table(table, f"numbers, rtol {comparison.rtol:g}, atol {comparison.atol:g}")
+
+
+def _print_seconds(comparison: Comparison) -> None:
+    if comparison.seconds:
         print()
         times = [
             {"phase": phase, "first": x, "second": y, "second/first": y / x if x else None}
-            for phase, (x, y) in found.seconds.items()
+            for phase, (x, y) in comparison.seconds.items()
         ]
-        output.print_table(times, "seconds")
+        print_table(times, "seconds")
 
 
-def _row(item: Any, matched: int) -> dict[str, Any]:
+def _row(item: Numbers, matched: int) -> dict[str, Any]:
     if item.same == matched:
         verdict = "same bits"
     elif not item.beyond:

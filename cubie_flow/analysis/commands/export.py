@@ -1,4 +1,4 @@
-"""``cubie-results export``: into Parquet, CSV, NetCDF or NumPy."""
+"""``cubie-results export``: write a result as Parquet, CSV, NetCDF or NumPy."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from cubie_flow.errors import FlowError
 @click.command()
 @output.path_argument
 @click.argument("target")
-@click.option("--where", "condition", help="Such as \"rho > 24 and status == 'success'\".")
-@click.option("--variables", help="Names, separated by commas; by default everything.")
-@click.option("--overwrite", is_flag=True, help="Replace TARGET if it is there.")
+@click.option(
+    "--where", "condition", help="Only runs such as \"rho > 24 and status == 'success'\"."
+)
+@click.option("--variables", help="Names of variables, separated by commas; by default all.")
+@click.option("--overwrite", is_flag=True, help="Replace TARGET if it exists.")
 @output.json_option
 def export(
     path: str,
@@ -27,7 +29,8 @@ def export(
 ) -> None:
     """Write runs of PATH into TARGET, a .parquet, .csv, .nc or .npz file.
 
-    A table has a row a run; name something saved over time to get a row a run and time.
+    A table has one row per run. With a variable that was saved over time it has one row per run
+    and time.
     """
     from cubie_flow.analysis import runs
     from cubie_flow.analysis.export import export as write

@@ -1,4 +1,4 @@
-"""``cubie-results ls``: what there is."""
+"""``cubie-results ls``: list the results below a folder."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from typing import Any
 import click
 
 from cubie_flow.analysis import folders, output
+from cubie_flow.console.tables import print_table
 from cubie_flow.errors import FlowError
 
-#: Stores at URLs that are asked at once.
-AT_ONCE = 8
+#: Stores that are read at the same time.
+THREADS = 8
 
 
 @click.command()
 @click.argument("folder", default="outputs")
 @output.json_option
 def ls(folder: str, as_json: bool) -> None:
-    """List the studies below FOLDER, one line each."""
+    """List the studies below FOLDER, one per line."""
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise FlowError(f"'{folder}' is no folder; ls lists the studies below one")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+        raise FlowError(f"'{folder}' is not a folder; give one that holds results, such as outputs")
+    with ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(_row, folders.stores_below(root)))
     if as_json:
         output.print_json(rows)
     elif rows:
-        output.print_table(rows)
+        print_table(rows)
     else:
         print(f"no results below '{folder}'")
 
@@ -39,29 +40,30 @@ def ls(folder: str, as_json: bool) -> None:
 def _row(path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"path": os.path.relpath(folders.run_of(path))}
     try:
-        found = folders.head(str(path)) if path.suffix == ".zarr" else _elsewhere(path)
+        head = folders.head(str(path)) if path.suffix == ".zarr" else _remote_head(path)
     except FlowError as error:
         text = str(error).removeprefix(f"'{path}' ")
         return {**row, "study": "", "runs": None, "ended": text, "algorithm": "", "made": ""}
-    attrs = found.attrs
-    if found.is_multirun:
-        done = "" if attrs.get("completed") else f"{len(found.jobs)} with runs"
-        runs, told, algorithm = None, f"{attrs[folders.MARK]} jobs{', ' if done else ''}{done}", ""
+    attrs = head.attrs
+    if head.is_multirun:
+        done = "" if attrs.get("completed") else f", {len(head.jobs)} with runs"
+        runs, algorithm = None, ""
+        outcome = f"{attrs[folders.MARK]} jobs{done}"
     else:
-        runs, told = next(iter(found.lengths.values()), None), ended(attrs)
+        runs, outcome = next(iter(head.lengths.values()), None), ended(attrs)
         algorithm = str(attrs.get("algorithm", ""))
     return {
         **row,
         "study": str(attrs.get("study", "")),
         "runs": runs,
-        "ended": told,
+        "ended": outcome,
         "algorithm": algorithm,
         "made": str(attrs.get("created", ""))[:16].replace("T", " "),
     }
 
 
-def _elsewhere(path: Path) -> folders.Head:
-    """Return what the first object of a store that is no folder of files says.
+def _remote_head(path: Path) -> folders.Head:
+    """Return the head of a store that a folder of a run refers to.
 
     Raises
     ------
@@ -70,14 +72,14 @@ def _elsewhere(path: Path) -> folders.Head:
     """
     from cubie_flow.analysis.groups import nodes
 
-    place = folders.place_of(path)
-    attrs, found = nodes(place)
-    folders.check(place.name, attrs)
-    return folders.Head(place.name, attrs, found)
+    location = folders.place_of(path)
+    attrs, groups = nodes(location)
+    folders.check(location.name, attrs)
+    return folders.Head(location.name, attrs, groups)
 
 
 def ended(attrs: Mapping[str, Any]) -> str:
-    """Return how the runs ended, as the attributes of a store say it."""
+    """Return how many runs ended with each status, from the attributes of a store."""
     if "statuses" in attrs:
         counts = json.loads(attrs["statuses"])
         return ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -1,4 +1,4 @@
-"""``cubie-results plot``: pictures of results."""
+"""``cubie-results plot``: draw pictures of results."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def _words(_: Any, __: Any, text: str | None) -> list[str] | None:
 
 
 def _runs(_: Any, __: Any, text: str | None) -> int | list[int] | None:
-    """Read ``8`` as how many, and ``8,`` or ``3,17`` as which."""
+    """Read ``8`` as a number of runs, and ``8,`` or ``3,17`` as the runs themselves."""
     if text is None:
         return None
     try:
-        found = [int(word) for word in text.split(",") if word.strip()]
+        runs = [int(word) for word in text.split(",") if word.strip()]
     except ValueError:
-        found = []
-    if not found:
+        runs = []
+    if not runs:
         raise FlowError(f"--runs is '{text}'; give how many, such as 8, or which, such as 3,17")
-    return found if "," in text else found[0]
+    return runs if "," in text else runs[0]
 
 
 def _numbers(_: Any, __: Any, text: str | None) -> list[float] | None:
@@ -52,33 +52,35 @@ def _numbers(_: Any, __: Any, text: str | None) -> list[float] | None:
 @click.option("--runs", callback=_runs, metavar="N", help="How many runs, or which: 3,17")
 @click.option("--quantiles", callback=_numbers, metavar="Q,Q,Q", help="Of bands: 0.05,0.5,0.95")
 @click.option("--metric", help="The number of each run that a heatmap draws.")
-@click.option("--x", help="The quantity across.")
-@click.option("--y", help="The quantity up.")
+@click.option("--x", help="The quantity on the horizontal axis.")
+@click.option("--y", help="The quantity on the vertical axis.")
 @click.option("--over", help="The quantity of a bifurcation diagram.")
-@click.option("--after", type=float, help="Share of the times left out of it as start.")
-@click.option("--log", is_flag=True, default=None, help="Time of bands, colour of a heatmap.")
-@click.option("--reference", type=int, help="Which PATH is the truth, from 0.")
+@click.option("--after", type=float, help="Share of the times that it skips at the start.")
+@click.option(
+    "--log", is_flag=True, default=None, help="Logarithmic time of bands, colours of a heatmap."
+)
+@click.option("--reference", type=int, help="Which PATH is the reference, counted from 0.")
 @output.json_option
 def plot(
     kind: str, paths: tuple[str, ...], target: str | None, where: str | None, as_json: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Draw a picture (the help is made from `KINDS`)."""
+    """Draw a picture; `KINDS` gives the text of the help."""
     draw = drawer(kind)
     given = {name: value for name, value in options.items() if value is not None}
-    taken = list(signature(draw).parameters)[1:]
+    accepted = list(signature(draw).parameters)[1:]
     for name in given:
-        if name not in taken:
-            takes = ", ".join(f"--{option}" for option in taken) or "no options of its own"
-            raise FlowError(f"{kind} takes no --{name}; it takes {takes}")
+        if name not in accepted:
+            takes = ", ".join(f"--{option}" for option in accepted) or "no options of its own"
+            raise FlowError(f"--{name} is not an option of {kind}, which takes {takes}")
     data, several = _open(kind, paths, where)
     picture = draw(data if several else data[0], **given)
     study = str(data[0].attrs.get("study") or data[0].attrs.get("title") or "result")
-    place = picture.save(target or Path(f"{study.replace('/', '_')}_{kind}.png"))
+    file = picture.save(target or Path(f"{study.replace('/', '_')}_{kind}.png"))
     if as_json:
-        output.print_json({"picture": str(place), "kind": kind, "shows": picture.description})
+        output.print_json({"picture": str(file), "kind": kind, "shows": picture.description})
     else:
-        print(f"wrote {place}: {picture.description}")
+        print(f"wrote {file}: {picture.description}")
 
 
 def _open(kind: str, paths: tuple[str, ...], where: str | None) -> tuple[list[Any], bool]:
@@ -90,19 +92,19 @@ def _open(kind: str, paths: tuple[str, ...], where: str | None) -> tuple[list[An
 
     several = kind == "work_precision"
     if not several and len(paths) > 1:
-        raise FlowError(f"{kind} draws one result, and {len(paths)} are given")
-    found: list[Any] = []
+        raise FlowError(f"{kind} draws one result, but {len(paths)} are given")
+    results: list[Any] = []
     for path in paths:
         if several and "::" not in path:
             opened = open_results(path)
             if isinstance(opened, xarray.DataTree):
-                found += jobs.datasets(opened).values()
+                results += jobs.datasets(opened).values()
             else:
-                found.append(opened)
+                results.append(opened)
         else:
-            found.append(open_results(path) if kind == "placements" else open_runs(path))
+            results.append(open_results(path) if kind == "placements" else open_runs(path))
     if where is not None:
-        found = [data.flow.sel_runs(where) for data in found]
-        if not all(data.sizes.get("run") for data in found):
+        results = [data.flow.sel_runs(where) for data in results]
+        if not all(data.sizes.get("run") for data in results):
             raise FlowError(f'no run satisfies --where "{where}"')
-    return found, several
+    return results, several

@@ -1,4 +1,4 @@
-"""``cubie-results report``: one HTML file."""
+"""``cubie-results report``: write a result as one HTML file."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from cubie_flow.analysis import folders, output
               help="By default report.html in the folder of the run.")  # fmt: skip
 @output.json_option
 def report(path: str, target: str | None, as_json: bool) -> None:
-    """Write a report of PATH: one HTML file that needs no network."""
+    """Write a report of PATH as one HTML file that needs no network."""
     from cubie_flow.analysis.opening import open_runs
     from cubie_flow.analysis.reports.report import write_report
 
     data = open_runs(path)
     if target is None:
-        target = str(_beside(path, str(data.flow.path)) / "report.html")
-    made = write_report(data, target)
-    size = made.stat().st_size
+        target = str(_run_folder(path, str(data.flow.path)) / "report.html")
+    file = write_report(data, target)
+    size = file.stat().st_size
     if as_json:
-        output.print_json({"report": str(made), "bytes": size})
+        output.print_json({"report": str(file), "bytes": size})
     else:
-        print(f"wrote {made} ({size / 1e6:.1f} MB)")
+        print(f"wrote {file} ({size / 1e6:.1f} MB)")
 
 
-def _beside(path: str, store: str) -> Path:
-    """Return the folder of a run: the one that was given where its store is at a URL."""
+def _run_folder(path: str, store: str) -> Path:
+    """Return the folder of a run; with a store at a URL, `path` if it is a folder."""
     if not folders.is_url(store):
         return Path(store).parent
-    given = Path(path.partition("::")[0]).expanduser()
-    return given if given.is_dir() else Path()
+    folder = Path(path.partition("::")[0]).expanduser()
+    return folder if folder.is_dir() else Path()

@@ -1,17 +1,18 @@
-"""``cubie-results show``: one result in a few lines."""
+"""``cubie-results show``: describe a result in a few lines."""
 
 from __future__ import annotations
 
 import click
 
 from cubie_flow.analysis import output
+from cubie_flow.console.tables import print_table
 
 
 @click.command()
 @output.path_argument
 @output.json_option
 def show(path: str, as_json: bool) -> None:
-    """Say what PATH holds: study, runs, how they ended, where it came from."""
+    """Show what PATH holds: study, runs, how they ended, where it came from."""
     import xarray
 
     from cubie_flow.analysis.describe import summary
@@ -19,21 +20,22 @@ def show(path: str, as_json: bool) -> None:
 
     opened = None if "::" in path else open_results(path)
     if isinstance(opened, xarray.DataTree):
-        told = opened.flow.summary()
+        description = opened.flow.summary()
         if as_json:
-            output.print_json({**told.values, "path": opened.encoding["source"]})
+            output.print_json({**description.values, "path": opened.encoding["source"]})
             return
-        output.print_facts([*told.facts, ("path", opened.encoding["source"])])
+        output.print_facts([*description.facts, ("path", opened.encoding["source"])])
         print()
-        output.print_table([_short(row) for row in told.values["rows"]])
+        print_table([_short(row) for row in description.values["rows"]])
         return
     data = open_runs(path)
-    told = summary(data)
+    description = summary(data)
     names = {str(n): {"dims": list(map(str, v.dims)), **v.attrs} for n, v in data.variables.items()}
     if as_json:
-        output.print_json({**told.values, "path": data.flow.path, "variables": names})
+        output.print_json({**description.values, "path": data.flow.path, "variables": names})
         return
-    output.print_facts([*told.facts, ("holds", ", ".join(names)), ("path", str(data.flow.path))])
+    facts = (("holds", ", ".join(names)), ("path", str(data.flow.path)))
+    output.print_facts([*description.facts, *facts])
 
 
 def _short(row: dict[str, object]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What a target is handed: the arrays of one batch of runs."""
+"""The arrays of one batch of runs, which a target integrates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
-from cubie_flow.kernels.targets.result_pool import KeptMemory
+from cubie_flow.kernels.targets.result_pool import ResultPool
 
 Array = Any
 
@@ -19,30 +19,32 @@ class Batch:
     Attributes
     ----------
     count : int
-        Runs.
+        Number of runs.
     inputs : ndarray, shape (varied, count)
+        Values of the varied quantities.
     initial : ndarray
-        Initial values that do not vary, shape (states,), then the tables of drivers and of data.
+        Fixed initial values, shape (states,), then the tables of drivers and of data.
     settings : ndarray
         Step bounds and tolerances, see `cubie_flow.integrators.step`.
     times : ndarray, shape (time_count + 1,)
         Sampling times from the start, then infinity.
     time_count : int
+        Number of sampling times.
     samples : ndarray, shape (saved, count, time_count)
         Written by the target, as are `finals` and `counts`.
     strides : tuple of int
         Elements from one saved quantity, run and time to the next in `samples`.
     finals : ndarray, shape (finals and metrics, count)
     counts : ndarray of int32, shape (4, count)
-        Status, accepted and rejected steps.
+        Status, accepted and rejected steps, evaluations.
     threads : int
         CPU threads.
     tick : callable, optional
-        Called several times a second with the number of runs started. What it raises stops the
-        batch after the runs in flight.
+        Called several times per second with the number of runs started. An exception that it
+        raises stops the batch after the runs in flight.
     measured : dict
-        Written by the target: ``buffer_bytes`` it allocated for the buffers of the runs in
-        flight, ``device_bytes`` it allocated on a GPU, ``transfer_seconds``.
+        Written by the target: ``buffer_bytes``, allocated for the buffers of the runs in flight;
+        ``device_bytes``, allocated on a GPU; ``transfer_seconds``.
     """
 
     count: int
@@ -61,10 +63,10 @@ class Batch:
 
 
 class Program(Protocol):
-    """A kernel that a target has made ready to run."""
+    """A kernel that a target has built and loaded."""
 
-    def memory(self) -> KeptMemory:
-        """Return what makes arrays for results, in the memory that suits the target."""
+    def memory(self) -> ResultPool:
+        """Return the pool of memory, suited to the target, that result arrays come from."""
 
     def run(self, batch: Batch) -> None:
         """Integrate every run of the batch."""

@@ -1,4 +1,4 @@
-"""Blocks as functions of LLVM, and as numba intrinsics for either of numba's compilers."""
+"""Blocks as LLVM functions and as intrinsics for the compilers of numba and numba-cuda."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def emit_block(
     block : Block
     dialect : Dialect
     places : mapping
-        Place of every buffer that lives in memory.
+        Place of every buffer that is in memory.
     arenas : mapping
         Pointer to every arena, by its name.
     outside : mapping
         Pointer, offset and stride of every external array, by its name.
     lane : llvmlite.ir.Value
-        Which lane; of no account for a block of all lanes.
+        Number of the lane; ignored by a block of all lanes.
     bodies : llvmlite.ir.Module, optional
         Where the block's own functions are defined, see `BlockEmitter`.
     """
@@ -66,6 +66,17 @@ def define_block(
     """Define `block` as a function of a module; return it.
 
     Its arguments are the arenas, the lane, and three for every external array; see `emit_block`.
+
+    Parameters
+    ----------
+    module : llvmlite.ir.Module
+    name : str
+    block : Block
+    dialect : Dialect
+    places : mapping
+        Place of every buffer that is in memory.
+    bodies : llvmlite.ir.Module, optional
+        Where the block's own functions are defined, see `BlockEmitter`.
     """
     real = ir.DoubleType() if dialect.real == "float64" else ir.FloatType()
     arguments = [ir.PointerType(I8)] * len(ARENAS) + [I64]
@@ -101,11 +112,11 @@ def block_intrinsic(
     block : Block
     dialect : Dialect
     places : mapping
-        Place of every buffer that lives in memory.
+        Place of every buffer that is in memory.
     intrinsic : callable
         The decorator of numba or of numba-cuda.
     types : module
-        The types module that goes with it.
+        The types module of the same compiler.
     """
 
     def generate(builder: Any, arenas: list[Any], lane: Any, outside: list[Any]) -> Any:
@@ -119,16 +130,27 @@ def block_intrinsic(
 
 
 def block_call(name: str, block: Block, intrinsic: Callable[[Any], Any], types: Any) -> Any:
-    """Return a call of `block`, which `define_block` defines elsewhere, as an intrinsic."""
+    """Return an intrinsic that calls `block`, which `define_block` defines elsewhere.
+
+    Parameters
+    ----------
+    name : str
+        Name of the function.
+    block : Block
+    intrinsic : callable
+        The decorator of numba or of numba-cuda.
+    types : module
+        The types module of the same compiler.
+    """
 
     def generate(builder: Any, arenas: list[Any], lane: Any, outside: list[Any]) -> Any:
-        given = [*arenas, lane, *(value for three in outside for value in three)]
+        arguments = [*arenas, lane, *(value for three in outside for value in three)]
         result = ir.VoidType() if block.mask is None else I64
         function = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(result, [value.type for value in given]), name
+            builder.module, ir.FunctionType(result, [value.type for value in arguments]), name
         )
-        called = builder.call(function, given)
-        return None if block.mask is None else called
+        mask = builder.call(function, arguments)
+        return None if block.mask is None else mask
 
     return _intrinsic(block, generate, intrinsic, types)
 
@@ -136,13 +158,15 @@ def block_call(name: str, block: Block, intrinsic: Callable[[Any], Any], types: 
 def _intrinsic(
     block: Block, emit: Callable[..., Any], intrinsic: Callable[[Any], Any], types: Any
 ) -> Any:
-    """Return an intrinsic with the arguments of `block`; `emit` makes what it computes."""
+    """Return an intrinsic with the arguments of `block`; `emit` emits its body."""
     result = types.void if block.mask is None else types.int64
 
     def define(memory: Any, lane: Any, *externals: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             arenas = [builder.extract_value(args[0], i) for i in range(len(ARENAS))]
-            outside = [[builder.extract_value(given, i) for i in range(3)] for given in args[2:]]
+            outside = [
+                [builder.extract_value(external, i) for i in range(3)] for external in args[2:]
+            ]
             mask = emit(builder, arenas, args[1], outside)
             return context.get_dummy_value() if mask is None else mask
 

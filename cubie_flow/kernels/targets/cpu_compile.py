@@ -1,6 +1,6 @@
-"""The CPU target's compiler: numba turns the driver and its blocks into object code.
+"""The compiler of the CPU target: numba compiles the batch loop and its blocks to object code.
 
-Only a cold cache imports this module, and with it numba.
+This module imports numba, so it is imported only for a kernel that is not cached.
 """
 
 from __future__ import annotations
@@ -12,44 +12,42 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
-from numba.core import compiler
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.dialect import Dialect, Place
 from cubie_flow.expressions.emit_memory import I64
-from cubie_flow.kernels.targets.batch_loop import make_driver
+from cubie_flow.kernels.targets.batch_loop import make_batch_loop
 from cubie_flow.kernels.targets.blocks import block_call, define_block
+from cubie_flow.kernels.targets.numba_adapter import lower
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _take(context: Any, counter: Any, following: Any, chunk: Any) -> Any:
-    """Take the next run: of the thread's own chunk, else the first of one that all share."""
+    """Return the next run: the next of the thread's chunk, or the first of a new chunk."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         counter, following, chunk = args
-        beside = builder.add(following, I64(1))
-        place = builder.and_(beside, builder.sub(chunk, I64(1)))
-        used_up = builder.icmp_signed("==", place, I64(0))
-        # Before its first run a thread comes with a negative number.
-        wanting = builder.or_(used_up, builder.icmp_signed("<", following, I64(0)))
-        here = builder.block
-        with builder.if_then(wanting):
+        successor = builder.add(following, I64(1))
+        index = builder.and_(successor, builder.sub(chunk, I64(1)))
+        used_up = builder.icmp_signed("==", index, I64(0))
+        # A thread without a run passes a negative number.
+        needs_chunk = builder.or_(used_up, builder.icmp_signed("<", following, I64(0)))
+        before = builder.block
+        with builder.if_then(needs_chunk):
             first = builder.atomic_rmw("add", counter, chunk, "monotonic")
-            there = builder.block
-        found = builder.phi(I64)
-        found.add_incoming(beside, here)
-        found.add_incoming(first, there)
-        return found
+            after = builder.block
+        run = builder.phi(I64)
+        run.add_incoming(successor, before)
+        run.add_incoming(first, after)
+        return run
 
     return types.int64(counter, following, chunk), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _lowest(context: Any, mask: Any) -> Any:
-    """Return the number of the lowest bit that is set, of a mask that is not 0."""
+    """Return the number of the lowest set bit of a mask that is not 0."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
@@ -57,92 +55,111 @@ def _lowest(context: Any, mask: Any) -> Any:
     return types.int64(mask), generate
 
 
-def compile_driver(
+def compile_batch_loop(
     blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
 ) -> tuple[bytes, str]:
-    """Return (object code, entry symbol) of the driver for this processor."""
-    module, entry = _driver_module(blocks, dialect, places)
+    """Return (object code, entry symbol) of the batch loop for this processor.
+
+    Parameters
+    ----------
+    blocks : mapping
+        The run's blocks by name.
+    dialect : Dialect
+    places : mapping
+        Place of every buffer that is in memory.
+    """
+    module, entry = _batch_loop_module(blocks, dialect, places)
     return _target_machine().emit_object(module), entry
 
 
-def driver_assembly(
+def batch_loop_assembly(
     blocks: Mapping[str, Block],
     dialect: Dialect,
     places: Mapping[str, Place],
     processor: str | None = None,
 ) -> str:
-    """Return the assembly of the driver, to see what instructions it is made of.
+    """Return the assembly of the batch loop, to inspect its instructions.
 
-    `processor` is LLVM's name of another one than this machine's.
+    Parameters
+    ----------
+    blocks : mapping
+        The run's blocks by name.
+    dialect : Dialect
+    places : mapping
+        Place of every buffer that is in memory.
+    processor : str, optional
+        LLVM's name of a processor; by default that of this machine.
     """
-    module, _ = _driver_module(blocks, dialect, places, processor)
+    module, _ = _batch_loop_module(blocks, dialect, places, processor)
     return str(_target_machine(processor).emit_assembly(module))
 
 
-def _driver_module(
+def _batch_loop_module(
     blocks: Mapping[str, Block],
     dialect: Dialect,
     places: Mapping[str, Place],
     processor: str | None = None,
 ) -> tuple[Any, str]:
-    """Return (optimised LLVM module, entry symbol) of the driver.
+    """Return (optimised LLVM module, entry symbol) of the batch loop.
 
-    The loop of the driver knows of its blocks only what they take and return, so numba, which is
-    most of the time of a first kernel, lowers it once; the blocks are put into it by LLVM.
+    The loop depends only on the arguments and results of its blocks. Numba takes most of the time
+    of a first kernel, so it lowers a loop once, and LLVM inlines the blocks.
     """
     shape = tuple((name, block.externals, block.mask is None) for name, block in blocks.items())
-    known = _loops.get((shape, dialect.real, dialect.lanes))
-    if known is None:
-        known = _loops[shape, dialect.real, dialect.lanes] = _lowered_loop(blocks, dialect)
-    loop, name = known
-    # Large functions are kept from the loop, which would optimise them several times over.
+    key = (shape, dialect.real, dialect.lanes)
+    if key not in _loops:
+        _loops[key] = _lowered_loop(blocks, dialect)
+    loop, name = _loops[key]
+    # Large functions stay out of the loop, where LLVM would optimise them several times.
     bodies = ir.Module("flow_bodies", context=ir.Context())
-    given = ir.Module("flow_blocks", context=ir.Context())
+    definitions = ir.Module("flow_blocks", context=ir.Context())
     for block_name, block in blocks.items():
-        function = define_block(given, f"{_BLOCK}{block_name}", block, dialect, places, bodies)
-        # It goes where all calls of it are inlined.
+        function = define_block(
+            definitions, f"{_BLOCK}{block_name}", block, dialect, places, bodies
+        )
+        # LLVM drops it once all calls are inlined.
         function.linkage = "linkonce_odr"
         function.attributes.add("alwaysinline")
     module = llvm.parse_bitcode(loop)
-    given.triple = module.triple
-    module.link_in(llvm.parse_assembly(str(given)))
+    definitions.triple = module.triple
+    module.link_in(llvm.parse_assembly(str(definitions)))
     _inline(module, processor)
     _optimise(module, 3, processor)
-    # Large functions are optimised once.
+    # Large functions are optimised once, on their own.
     bodies.triple = module.triple
-    apart = _promised(bodies)
-    _optimise(apart, 2, processor)
-    module.link_in(apart)
+    large = _annotated(bodies)
+    _optimise(large, 2, processor)
+    module.link_in(large)
     missing = [f.name for f in module.functions if f.is_declaration and f.name.startswith("flow_")]
     assert not missing, missing
     return module, name
 
 
-#: What numba made of the loop, (bitcode, entry symbol), by the shape of the blocks, the precision
-#: and the lanes.
+#: Lowered loops as (bitcode, entry symbol), by the shape of the blocks, the precision and the
+#: lanes.
 _loops: dict[tuple[Any, str, int], tuple[bytes, str]] = {}
 _BLOCK = "flow_block_"
 
 
 def _lowered_loop(blocks: Mapping[str, Block], dialect: Dialect) -> tuple[bytes, str]:
-    """Return (bitcode, entry symbol) of the driver, which calls its blocks by their names."""
+    """Return (bitcode, entry symbol) of the batch loop, which calls its blocks by name."""
 
     def compile_function(function: Any) -> Any:
-        # Inlined before anything is compiled: machine code of a part alone would be for nothing.
+        # Inlined before anything is compiled: nobody runs the machine code of a part.
         return njit(function, inline="always")
 
-    called = {
+    calls = {
         name: block_call(f"{_BLOCK}{name}", block, intrinsic, types)
         for name, block in blocks.items()
     }
-    driver = make_driver(called, _take, dialect.lanes, compile_function, True, _lowest)
+    batch_loop = make_batch_loop(calls, _take, dialect.lanes, compile_function, True, _lowest)
 
     def entry(
         shared: Any, local: Any, persistent: Any, runs: Any, attempts: int, count: int, chunk: int,
         counter: Any, inputs: Any, initial: Any, settings: Any, times: Any, time_count: int,
         samples: Any, rows: int, run_stride: int, time_stride: int, finals: Any, counts: Any,
     ) -> None:  # fmt: skip
-        driver(
+        batch_loop(
             (shared, local, persistent), runs, attempts, (0, count, chunk, counter),
             (inputs, initial, settings),
             (times, time_count, samples, rows, run_stride, time_stride), (finals, counts),
@@ -154,27 +171,27 @@ def _lowered_loop(blocks: Mapping[str, Block], dialect: Dialect) -> tuple[bytes,
         types.voidptr, types.voidptr, types.voidptr, whole, size, size, size, whole, real, real,
         real, real, size, real, size, size, size, real, types.CPointer(types.int32),
     )  # fmt: skip
-    module, name = _lowered(entry, signature)
-    return _promised(module).as_bitcode(), name
+    module, name = lower(entry, signature)
+    return _annotated(module).as_bitcode(), name
 
 
-def _promised(module: Any) -> Any:
-    """Return the module with what only we know of the functions in it.
+def _annotated(module: Any) -> Any:
+    """Return the module with attributes that LLVM cannot infer.
 
-    No two arrays overlap, so that what a run is can stay in registers from one attempt to the
-    next; the counter is shared with other threads. And stacks are aligned to a vector register:
-    else one of 512 bits is spilled to a multiple of 16 bytes, in two lines of the cache.
+    No two arrays overlap, so the state of a run can stay in registers between attempts; only the
+    counter is shared with other threads. Stacks are aligned to a vector register: otherwise a
+    512-bit register may be spilled across two cache lines.
     """
 
-    def promise(line: re.Match[str]) -> str:
-        alone = re.sub(r"ptr (?=%arg\.)(?!%arg\.counter)", "ptr noalias ", line[1])
-        return f"{alone} alignstack(64) {{"
+    def annotate(line: re.Match[str]) -> str:
+        arguments = re.sub(r"ptr (?=%arg\.)(?!%arg\.counter)", "ptr noalias ", line[1])
+        return f"{arguments} alignstack(64) {{"
 
-    return llvm.parse_assembly(re.sub(r"(?m)^(define .*?) \{$", promise, str(module)))
+    return llvm.parse_assembly(re.sub(r"(?m)^(define .*?) \{$", annotate, str(module)))
 
 
 def _inline(module: Any, processor: str | None) -> None:
-    """Put the blocks where they are called, before anything is optimised."""
+    """Inline the blocks before anything is optimised."""
     passes = llvm.create_new_module_pass_manager()
     passes.add_always_inliner_pass()
     options = llvm.create_pipeline_tuning_options()
@@ -182,39 +199,16 @@ def _inline(module: Any, processor: str | None) -> None:
 
 
 def _optimise(module: Any, level: int, processor: str | None) -> None:
-    # What can be vectors is already.
+    # The emitted blocks are vector code already.
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.slp_vectorization = options.loop_vectorization = False
     builder = llvm.create_pass_builder(_target_machine(processor), options)
     builder.getModulePassManager().run(module, builder)
 
 
-def _lowered(function: Any, signature: Any) -> tuple[Any, str]:
-    """Return (LLVM module, symbol) of a function.
-
-    Numba is left before it would optimise the module and make machine code that nobody runs.
-    """
-    flags = compiler.Flags()
-    flags.nrt = False
-    flags.error_model = "numpy"
-    flags.no_compile = True
-    flags.no_cpython_wrapper = True
-    flags.no_cfunc_wrapper = True
-    with global_compiler_lock:
-        result = compiler.compile_extra(
-            cpu_target.typing_context, cpu_target.target_context, function, signature.args,
-            signature.return_type, flags, locals={},
-        )  # fmt: skip
-        library = result.library
-        module = llvm.parse_assembly(str(library._final_module))
-        for linked in dict.fromkeys(library._linking_libraries):
-            module.link_in(linked._get_module_for_linking(), preserve=True)
-    return module, result.fndesc.llvm_func_name
-
-
 def _target_machine(processor: str | None = None) -> Any:
-    # Numba emits for code that may lie anywhere, so every constant costs an instruction to
-    # find its address; ours is one object, whose constants are near.
+    # Numba emits code that may be placed anywhere, so each constant costs an instruction for its
+    # address. Ours is one object whose constants are near.
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(

@@ -1,30 +1,28 @@
-"""The CUDA target's compiler: driver and blocks to PTX and cubin, no GPU needed."""
+"""The compiler of the CUDA target: batch loop and blocks to PTX and cubin, without a GPU."""
 
 from __future__ import annotations
 
-import re
-import struct
 from collections.abc import Mapping
 from typing import Any
 
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
-from numba.cuda.compiler import compile_cuda, kernel_fixup
-from numba.cuda.cudadrv.nvrtc import get_supported_ccs
 from numba.cuda.extending import intrinsic
 
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.dialect import Dialect, Place
 from cubie_flow.expressions.emit_memory import I8, I64
-from cubie_flow.kernels.targets.batch_loop import make_driver
+from cubie_flow.kernels.targets.batch_loop import make_batch_loop
 from cubie_flow.kernels.targets.blocks import block_intrinsic
-from cubie_flow.kernels.targets.cuda import CompilerFigures, CudaCode
-from cubie_flow.kernels.targets.cuda_kernel import make_kernel, make_turner, take
+from cubie_flow.kernels.targets.cubin import compiler_stats
+from cubie_flow.kernels.targets.cuda_code import CompilerStats, CudaCode
+from cubie_flow.kernels.targets.cuda_kernel import make_kernel, make_transpose, take
+from cubie_flow.kernels.targets.numba_cuda_adapter import compile_ptx, get_supported_ccs
 from cubie_flow.memory.occupancy import capability
 
-#: NVVM knows these only as libdevice functions.
+#: Functions that NVVM has only in libdevice.
 _LIBDEVICE_ROUNDING = {"floor": "__nv_floor", "rint": "__nv_rint", "fabs": "__nv_fabs"}
 
 
@@ -34,7 +32,7 @@ def libdevice(name: str, bits: int) -> str:
 
 
 def rounding(name: str, bits: int) -> str | None:
-    """Return the libdevice symbol that replaces an LLVM intrinsic, if one must."""
+    """Return the libdevice symbol that replaces an LLVM intrinsic, None if none is needed."""
     base = _LIBDEVICE_ROUNDING.get(name)
     return base and base + ("f" if bits == 32 else "")
 
@@ -70,7 +68,7 @@ def compile_kernel(
         The run's blocks by name.
     dialect : Dialect
     places : mapping
-        Place of every buffer that lives in memory.
+        Place of every buffer that is in memory.
     arena_bytes : tuple of int
         Bytes of a run's shared, local and persistent arena.
     shared_stride : int
@@ -86,8 +84,8 @@ def compile_kernel(
         name: block_intrinsic(block, dialect, places, intrinsic, types)
         for name, block in blocks.items()
     }
-    driver = make_driver(compiled, compile_function(take), 1, compile_function)
-    kernel = make_kernel(driver, _pointer, shared_stride, arena_bytes[1], arena_bytes[2])
+    batch_loop = make_batch_loop(compiled, compile_function(take), 1, compile_function)
+    kernel = make_kernel(batch_loop, _pointer, shared_stride, arena_bytes[1], arena_bytes[2])
     real = types.CPointer(types.float64 if dialect.real == "float64" else types.float32)
     size = types.int64
     signature = (
@@ -97,36 +95,30 @@ def compile_kernel(
     return _compiled(kernel, signature, arch)
 
 
-def compile_turner(bits: int, arch: str) -> CudaCode:
-    """Compile the kernel that turns samples of `bits` bits a value."""
+def compile_transpose(bits: int, arch: str) -> CudaCode:
+    """Compile the kernel that transposes samples of `bits` bits per value."""
     words = types.int64 if bits == 64 else types.int32
     pointer, size = types.CPointer(words), types.int64
-    return _compiled(make_turner(words), (size, size, size, pointer, pointer), arch)
+    return _compiled(make_transpose(words), (size, size, size, pointer, pointer), arch)
 
 
 def _compiled(kernel: Any, signature: tuple[Any, ...], arch: str) -> CudaCode:
-    number = capability(arch)
-    if number not in get_supported_ccs():
-        known = ", ".join(f"sm_{major}{minor}" for major, minor in get_supported_ccs())
+    number, supported = capability(arch), get_supported_ccs()
+    if number not in supported:
+        known = ", ".join(f"sm_{major}{minor}" for major, minor in supported)
         raise FlowError(f"target.arch is '{arch}'; the toolkit here compiles for {known}")
-    result = compile_cuda(
-        kernel, types.void, signature, nvvm_options={"fma": False, "opt": 3}, cc=number
-    )
-    library = result.library
-    kernel_fixup(library.get_function(result.fndesc.llvm_func_name), False)
-    library._entry_name = result.fndesc.llvm_func_name
-    ptx = library.get_asm_str(cc=number)
-    cubin, figures = link(ptx, arch)
-    return CudaCode(ptx, cubin, library._entry_name, arch, figures)
+    ptx, entry = compile_ptx(kernel, signature, number)
+    cubin, stats = link(ptx, arch)
+    return CudaCode(ptx, cubin, entry, arch, stats)
 
 
-def link(ptx: str, arch: str) -> tuple[bytes, CompilerFigures]:
-    """Assemble PTX for `arch`; return the cubin and what the assembler reports.
+def link(ptx: str, arch: str) -> tuple[bytes, CompilerStats]:
+    """Assemble PTX for `arch`; return the cubin and the assembler's statistics.
 
     Raises
     ------
     FlowError
-        With the assembler's own reason, such as a stack that no thread can have.
+        With the assembler's reason, such as a stack that is too large for a thread.
     """
     from cuda.bindings import nvjitlink
 
@@ -140,69 +132,11 @@ def link(ptx: str, arch: str) -> tuple[bytes, CompilerFigures]:
         log = bytearray(nvjitlink.get_info_log_size(handle))
         nvjitlink.get_info_log(handle, log)
     except nvjitlink.nvJitLinkError as error:
-        said = bytearray(nvjitlink.get_error_log_size(handle))
-        nvjitlink.get_error_log(handle, said)
-        lines = [line for line in said.decode(errors="replace").split("\n") if line.strip("\0 ")]
+        errors = bytearray(nvjitlink.get_error_log_size(handle))
+        nvjitlink.get_error_log(handle, errors)
+        lines = [line for line in errors.decode(errors="replace").split("\n") if line.strip("\0 ")]
         reason = lines[0].strip("\0 ") if lines else str(error)
         raise FlowError(f"the assembler refuses the kernel for {arch}: {reason}") from error
     finally:
         nvjitlink.destroy(handle)
-    return bytes(cubin), _figures(log.decode(errors="replace"), bytes(cubin))
-
-
-def sections(cubin: bytes) -> dict[str, bytes]:
-    """Return the sections of a cubin, which is a 64-bit ELF file, by name.
-
-    Sections without contents, such as reserved shared memory, are empty here.
-    """
-    (table,) = struct.unpack_from("<Q", cubin, 0x28)
-    size, count, names = struct.unpack_from("<3H", cubin, 0x3A)
-    headers = [struct.unpack_from("<IIQQQQ", cubin, table + i * size) for i in range(count)]
-    text, found = headers[names][4], {}
-    for name, kind, _, _, start, length in headers:
-        end = cubin.index(b"\0", text + name)
-        held = b"" if kind == _NO_BITS else cubin[start : start + length]
-        found[cubin[text + name : end].decode()] = held
-    return found
-
-
-_NO_BITS = 8
-# Attributes of ``.nv.info``, each of a symbol and a number, as cuobjdump names them.
-_EIFMT_SVAL, _EIATTR_REGCOUNT, _EIATTR_MIN_STACK_SIZE = 0x04, 0x2F, 0x12
-
-
-def _attribute(info: bytes, wanted: int) -> int:
-    """Return the largest value of an attribute among the functions of a cubin."""
-    largest = place = 0
-    while place + 4 <= len(info):
-        form, attribute, size = struct.unpack_from("<BBH", info, place)
-        place += 4
-        if form == _EIFMT_SVAL:
-            if attribute == wanted and size == 8:
-                largest = max(largest, struct.unpack_from("<2I", info, place)[1])
-            place += size
-    return largest
-
-
-def _figures(log: str, cubin: bytes) -> CompilerFigures:
-    held = sections(cubin)
-    info = held.get(".nv.info", b"")
-    stack = _attribute(info, _EIATTR_MIN_STACK_SIZE)
-
-    def spilled(what: str) -> int:
-        # The log is not always whole; without a stack there are no spills, and with one it
-        # bounds them.
-        found = [int(value) for value in re.findall(rf"(\d+) bytes spill {what}", log)]
-        return max(found, default=stack)
-
-    def total(prefix: str) -> int:
-        return sum(len(part) for name, part in held.items() if name.startswith(prefix))
-
-    return CompilerFigures(
-        registers=_attribute(info, _EIATTR_REGCOUNT),
-        stack=stack,
-        spill_stores=spilled("stores"),
-        spill_loads=spilled("loads"),
-        constant=total(".nv.constant"),
-        code=total(".text"),
-    )
+    return bytes(cubin), compiler_stats(log.decode(errors="replace"), bytes(cubin))

@@ -1,4 +1,4 @@
-"""The CUDA kernel around the driver; its source is compiled, and run by the simulator, as is."""
+"""The CUDA kernel around the batch loop; a GPU compiles this source, the simulator runs it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from numba import cuda
 from numba.cuda import types
 
-from cubie_flow.kernels.targets.cuda import TILE, TILE_ROWS, TILE_STRIDE
+from cubie_flow.kernels.targets.cuda_code import TILE, TILE_ROWS, TILE_STRIDE
 
 
 def make_kernel(
-    driver: Callable[..., Any],
+    batch_loop: Callable[..., Any],
     pointer: Callable[..., Any],
     shared_stride: int,
     local_bytes: int,
     persistent_bytes: int,
 ) -> Callable[..., Any]:
-    """Return the kernel: each thread is one lane that integrates runs a grid apart.
+    """Return the kernel: each thread is one lane, whose runs are one grid size apart.
 
     Parameters
     ----------
-    driver : callable
-        From `make_driver`, for one lane.
+    batch_loop : callable
+        From `make_batch_loop`, for one lane.
     pointer : callable
         ``pointer(array, offset, size)``: address of a run's part of an array, in bytes.
     shared_stride : int
@@ -31,7 +31,7 @@ def make_kernel(
     local_bytes, persistent_bytes : int
         Size of the two local arenas.
     """
-    # Arrays of float64 are aligned for every type; an array of no elements is not allowed.
+    # Arrays of float64 are aligned for every type; empty arrays are not allowed.
     local_words = max(1, -(-local_bytes // 8))
     persistent_words = max(1, -(-persistent_bytes // 8))
 
@@ -52,7 +52,7 @@ def make_kernel(
             pointer(persistent, 0, persistent_bytes),
         )
         if first < count:
-            driver(
+            batch_loop(
                 memory, run, 1, (first, count, stride, 0), (inputs, initial, settings),
                 (times, time_count, samples, rows, run_stride, time_stride), (finals, counts),
             )  # fmt: skip
@@ -61,15 +61,26 @@ def make_kernel(
 
 
 def take(counter: int, following: int, stride: int) -> int:
-    """Return the run after `following` in this thread's share of the grid."""
+    """Return the next run of this thread.
+
+    Parameters
+    ----------
+    counter : int
+        Not used: the runs of a thread are fixed.
+    following : int
+        The previous run.
+    stride : int
+        Threads of the grid.
+    """
     return following + stride
 
 
-def make_turner(words: Any) -> Callable[..., Any]:
-    """Return a kernel that turns every row from (times, runs) to (runs, times).
+def make_transpose(words: Any) -> Callable[..., Any]:
+    """Return a kernel that transposes every row from (times, runs) to (runs, times).
 
-    A block of `TILE` by `TILE_ROWS` threads turns a tile in shared memory, so that it reads and
-    writes side by side; the odd column keeps the threads of a warp in different banks.
+    A block of `TILE` by `TILE_ROWS` threads transposes a tile in shared memory, so that both its
+    reads and its writes are contiguous. The odd column keeps the threads of a warp in different
+    banks.
 
     Parameters
     ----------
@@ -86,13 +97,13 @@ def make_turner(words: Any) -> Callable[..., Any]:
             for first_time in range(cuda.blockIdx.y * TILE, times, cuda.gridDim.y * TILE):
                 for k in range(line, TILE, TILE_ROWS):
                     if first_run + column < runs and first_time + k < times:
-                        place = base + (first_time + k) * runs + first_run + column
-                        tile[k, column] = source[place]
+                        offset = base + (first_time + k) * runs + first_run + column
+                        tile[k, column] = source[offset]
                 cuda.syncthreads()
                 for k in range(line, TILE, TILE_ROWS):
                     if first_run + k < runs and first_time + column < times:
-                        place = base + (first_run + k) * times + first_time + column
-                        target[place] = tile[column, k]
+                        offset = base + (first_run + k) * times + first_time + column
+                        target[offset] = tile[column, k]
                 cuda.syncthreads()
 
     return transpose

@@ -1,4 +1,4 @@
-"""Finding GPUs through the driver library alone, without any CUDA package."""
+"""Detection of GPUs through the NVIDIA driver library, without any CUDA package."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from functools import cache
 from importlib.util import find_spec
 
 from attrs import frozen
+
+from cubie_flow.errors import FlowError
 
 
 @frozen
@@ -19,7 +21,7 @@ class CudaDevice:
     memory: int
 
 
-def _driver() -> ctypes.CDLL | None:
+def _nvidia_driver() -> ctypes.CDLL | None:
     names = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
     for name in names:
         try:
@@ -32,36 +34,36 @@ def _driver() -> ctypes.CDLL | None:
 
 @cache
 def cuda_devices() -> tuple[CudaDevice, ...]:
-    """Return the GPUs the driver offers, none where there is no driver."""
-    driver = _driver()
+    """Return the GPUs that the NVIDIA driver offers; none without a driver."""
+    library = _nvidia_driver()
     count = ctypes.c_int(0)
-    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    if library is None or library.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return ()
-    found = []
+    devices = []
     for number in range(count.value):
         device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
         major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
-        driver.cuDeviceGet(ctypes.byref(device), number)
-        driver.cuDeviceGetName(name, 256, device)
+        library.cuDeviceGet(ctypes.byref(device), number)
+        library.cuDeviceGetName(name, 256, device)
         # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-        driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
-        driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
-        driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+        library.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+        library.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+        library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
         arch = f"sm_{major.value}{minor.value}"
-        found.append(CudaDevice(name.value.decode(), arch, memory.value))
-    return tuple(found)
+        devices.append(CudaDevice(name.value.decode(), arch, memory.value))
+    return tuple(devices)
 
 
-def driver_version() -> str | None:
-    """Return the CUDA version the driver supports, or None without a driver."""
-    driver, version = _driver(), ctypes.c_int()
-    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+def nvidia_driver_version() -> str | None:
+    """Return the CUDA version that the NVIDIA driver supports, None without a driver."""
+    library, version = _nvidia_driver(), ctypes.c_int()
+    if library is None or library.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return None
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def toolkit_installed() -> bool:
-    """Tell whether numba-cuda and the toolkit wheels it compiles with are installed."""
+    """Return whether numba-cuda and the toolkit wheels that it needs are installed."""
     try:
         return all(
             find_spec(name) is not None
@@ -72,7 +74,19 @@ def toolkit_installed() -> bool:
 
 
 def install_hint() -> str:
-    """Return the command that installs what a GPU needs."""
-    version = driver_version()
+    """Return the command that installs the packages for a GPU."""
+    version = nvidia_driver_version()
     extra = "cuda12" if version is not None and version.startswith("12") else "cuda13"
     return f'pip install "cubie-flow[{extra}]"'
+
+
+def require_toolkit(purpose: str) -> None:
+    """Refuse to go on without the CUDA toolkit; `purpose` begins the message.
+
+    Raises
+    ------
+    FlowError
+        Naming the command that installs it.
+    """
+    if not toolkit_installed():
+        raise FlowError(f"{purpose} needs numba-cuda and its toolkit wheels: {install_hint()}")

@@ -1,7 +1,7 @@
-"""Memory of results that are gone, kept for those that follow.
+"""A pool of memory for result arrays: the memory of a freed result serves the next one.
 
-The system clears every page before a process has it, which takes as long as solving a light batch
-whose trajectories are saved (docs/performance.md).
+The operating system clears every page before it hands it out. For a light batch with saved
+trajectories that takes as long as solving (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 Array = Any
 
 
-class KeptMemory:
-    """Makes arrays; the memory of one that nobody holds any more is another one's.
+class ResultPool:
+    """Makes arrays and reuses the memory of arrays that were freed.
 
     Attributes
     ----------
     LEAST
-        Bytes from which memory is kept; smaller arrays are ordinary ones.
+        Size of the smallest pooled array in bytes; smaller arrays are ordinary ones.
     IDLE
-        Bytes that are kept for further arrays.
+        Upper bound of the bytes that are kept for later arrays.
     """
 
     LEAST = 1 << 20
@@ -35,37 +35,43 @@ class KeptMemory:
         self._lock = Lock()
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
-        """Return an array that is not initialised."""
+        """Return an array that is not initialised.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+        dtype : dtype-like
+        """
         kind, count = np.dtype(dtype), int(np.prod(shape))
         need = count * kind.itemsize
         if need < self.LEAST:
             return np.empty(shape, kind)
-        # Few sizes, so that an array fits where another was.
+        # Sizes are rounded up, so that an array often fits the memory of another.
         size = -(-need // self.LEAST) * self.LEAST
         with self._lock:
-            kept = self._idle.get(size)
-            block = kept.pop() if kept else None
-        if block is None and (block := self._take(size)) is None:
+            blocks = self._idle.get(size)
+            block = blocks.pop() if blocks else None
+        if block is None and (block := self._allocate(size)) is None:
             return np.empty(shape, kind)
-        memory = self._reach(block, size)
-        finalize(memory, self._back, block, size).atexit = False
+        memory = self._view(block, size)
+        finalize(memory, self._put_back, block, size).atexit = False
         return np.frombuffer(memory, kind, count).reshape(shape)
 
-    def _back(self, block: Any, size: int) -> None:
+    def _put_back(self, block: Any, size: int) -> None:
         with self._lock:
-            idle = sum(one * len(kept) for one, kept in self._idle.items())
+            idle = sum(one * len(blocks) for one, blocks in self._idle.items())
             if idle + size <= self.IDLE:
                 self._idle.setdefault(size, []).append(block)
                 return
         self._free(block)
 
-    def _take(self, size: int) -> Any:
-        """Return new memory, or None where this kind of it is used up."""
+    def _allocate(self, size: int) -> Any:
+        """Return new memory, or None if none of this kind is left."""
         return np.empty(size, np.uint8)
 
-    def _reach(self, block: Any, size: int) -> Any:
-        """Return what memory is reached by; the block is back once this is gone."""
+    def _view(self, block: Any, size: int) -> Any:
+        """Return a ctypes view of a block; the block returns to the pool once it is freed."""
         return (c_char * size).from_buffer(block)
 
     def _free(self, block: Any) -> None:
-        """Give memory back to the system."""
+        """Return memory to the operating system."""

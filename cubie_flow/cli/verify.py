@@ -1,0 +1,55 @@
+"""``verify=FOLDER``: compare the shards of a result with their checksums."""
+
+from __future__ import annotations
+
+from cubie_flow.cli.resume import RECHECK, RESUME, split_words
+from cubie_flow.credentials import OPTIONS
+from cubie_flow.errors import FlowError
+
+VERIFY = "verify="
+
+
+def verify(words: list[str]) -> int:
+    """Compare every complete shard of a result with its checksum.
+
+    Parameters
+    ----------
+    words
+        Words of the command line: ``verify=FOLDER`` and ``storage.options``.
+
+    Returns
+    -------
+    int
+        The exit code: 1 if shards are missing or damaged.
+
+    Raises
+    ------
+    FlowError
+        If the folder holds no result, or other words are given.
+    """
+    from cubie_flow.config import stored
+    from cubie_flow.storage import ResultStore
+    from cubie_flow.storage.index import is_multirun
+
+    folder, others = split_words(words, VERIFY)
+    for word in others:
+        if not word.lstrip("+").startswith(OPTIONS):
+            raise FlowError(f"verify=FOLDER takes only {OPTIONS} in addition, not {word}")
+    location = stored.location_of(folder, others)
+    if is_multirun(location):
+        from cubie_flow.multirun.stored_jobs import verify_multirun
+
+        return verify_multirun(folder, location)
+    store = ResultStore.open(location)
+    store.refuse_gaps()
+    complete, damaged = store.completed(), store.damaged()
+    total = len(store.plan.shards)
+    print(f"{len(complete):,} of {total:,} shards complete, {len(damaged):,} of them damaged")
+    for index in damaged:
+        start, stop = store.plan.shards[index]
+        print(f"damaged: shard {index}, runs {start:,} to {stop - 1:,}")
+    if damaged or len(complete) < total:
+        recheck = f" {RECHECK}" if damaged else ""
+        print(f"python -m cubie_flow {RESUME}{folder}{recheck} does the rest")
+        return 1
+    return 0

@@ -1,0 +1,96 @@
+"""Groups of a zarr store: opening, files, metadata in one place, and transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import zarr
+
+from cubie_flow.errors import FlowError
+from cubie_flow.storage.location import Location
+
+
+@contextmanager
+def transaction(location: Location, store: Any, message: str) -> Iterator[None]:
+    """Write in one commit, where the store has commits.
+
+    Parameters
+    ----------
+    location : Location
+        Named in errors.
+    store : zarr store
+    message : str
+        Message of the commit.
+
+    Raises
+    ------
+    FlowError
+        In place of errors of files and networks.
+    """
+    with reported(location):
+        store.begin()
+        yield
+        store.commit(message)
+
+
+@contextmanager
+def reported(location: Location, done: str = "written") -> Iterator[None]:
+    """Raise errors of files and networks as a `FlowError`.
+
+    Parameters
+    ----------
+    location : Location
+    done : str
+        Participle of what failed, such as ``opened``.
+    """
+    try:
+        yield
+    except FlowError:
+        raise
+    except OSError as error:
+        raise location.error(error, done) from error
+    except Exception as error:
+        # Clients of object stores raise errors of their own, whose text may contain secrets.
+        if location.folder is not None:
+            raise
+        raise location.error(error, done) from None
+
+
+def open_group(store: Any, path: str, mode: str = "r+") -> zarr.Group:
+    """Return a group of a store, with the metadata that its files hold now.
+
+    Parameters
+    ----------
+    store : zarr store
+    path : str
+        Path of the group; empty for the root.
+    mode : {"r", "r+"}
+    """
+    return zarr.open_group(store, path=path, mode=mode, use_consolidated=False, zarr_format=3)
+
+
+def consolidate(store: Any, path: str = "") -> None:
+    """Copy the metadata of a group and all below into one file, unless the store has it so."""
+    if not store.supports_consolidated_metadata:
+        return
+    with warnings.catch_warnings():
+        # Consolidated metadata is not yet in the text of the format. Readers that do not know it
+        # read the same metadata array by array.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(store, path=path or None, zarr_format=3)
+
+
+async def wait_for_all(tasks: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait until all tasks have ended, even if one fails; then raise the first error."""
+    for error in await asyncio.gather(*tasks, return_exceptions=True):
+        if error is not None:
+            raise error
+
+
+async def put_files(store: Any, files: Mapping[str, Any]) -> None:
+    """Write files into a store, all at once."""
+    await wait_for_all(store.set(name, content) for name, content in files.items())

@@ -1,0 +1,32 @@
+"""Parts of zarr that it does not document as public; written for zarr 3.1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zarr.core.buffer import cpu
+from zarr.core.sync import sync
+
+__all__ = ["buffer", "chunk_key", "dimension_names", "shard_runs", "sync"]
+
+
+def buffer(content: bytes) -> Any:
+    """Return bytes as a store of zarr takes them."""
+    return cpu.Buffer.from_bytes(content)
+
+
+def chunk_key(array: Any, index: int) -> str:
+    """Return the key of an array's chunk that begins at chunk `index` of the first axis."""
+    metadata = array.metadata
+    key: str = metadata.encode_chunk_key((index, *(0 for _ in metadata.shape[1:])))
+    return key
+
+
+def dimension_names(array: Any) -> tuple[str, ...]:
+    """Return the names of an array's axes; empty if it has none."""
+    return tuple(array.metadata.dimension_names or ())
+
+
+def shard_runs(array: Any) -> int:
+    """Return the length of an array's shards, or of its chunks, along the first axis."""
+    return int((array.shards or array.chunks)[0])
