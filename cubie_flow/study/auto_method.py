@@ -10,8 +10,9 @@ import numpy as np
 from attrs import evolve, frozen
 
 from cubie_flow.expressions.block import CALL, Evaluate, Repeat, Statement, When
-from cubie_flow.expressions.graph import Node, topological
+from cubie_flow.expressions.graph import Node
 from cubie_flow.expressions.taylor import foreseeable
+from cubie_flow.expressions.traversal import topological
 from cubie_flow.integrators.controllers import EPSILON, SETTINGS
 from cubie_flow.integrators.equations import mass_pattern
 from cubie_flow.integrators.status import STATUS, ended_well

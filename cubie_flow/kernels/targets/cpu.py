@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import llvmlite.binding as llvm
 
-from cubie_flow.expressions.emit import Dialect
+from cubie_flow.expressions.dialect import Dialect
 from cubie_flow.kernels.targets.cpu_program import CpuCode, CpuProgram
 from cubie_flow.kernels.targets.target import BuildResult, Target, package_versions
 
