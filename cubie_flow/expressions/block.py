@@ -16,7 +16,7 @@ from attrs import field, frozen
 from cubie_flow.expressions.graph import Node, load, symbol
 from cubie_flow.expressions.traversal import content_hash, substitute, topological
 
-#: Sweeps and functions up to this size are unrolled; measured in docs/performance.md.
+#: Sweeps and functions up to this size are unrolled; measured in docs/lab-book.md.
 UNROLL_LIMIT = 8
 #: Operations that an elementary function counts as.
 CALL = 20

@@ -77,7 +77,7 @@ def vector_layout(
 
     Small models use several vectors, large ones a single vector. Light steps interleave the
     instructions of several vectors, because each waits for the one before. The rules were
-    measured, see ``docs/performance.md``.
+    measured, see ``docs/lab-book.md``.
 
     Parameters
     ----------
