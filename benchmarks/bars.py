@@ -139,5 +139,5 @@ def bars(record: Record) -> Iterator[Bar]:
             yield Bar(f"{method} of the CPU's peak, {precision}", 50.0, 100 * fraction, "%")
     each = [figure("sizes", f"ns_an_attempt_and_nonzero_{states}") for states in (40, 400)]
     yield Bar("400 states compared with 40, time per non-zero", 2.0, each[1] / each[0], "times")
-    speed = figure("scaling", "speed_of_all_beside_one")
+    speed = figure("scaling", "speed_of_all_relative_to_one")
     yield Bar("two threads compared with one", 1.9, speed, "x")

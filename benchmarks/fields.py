@@ -12,7 +12,8 @@ from typing import Any
 
 from benchmarks.problems import Problem
 from cubie_flow.errors import FlowError
-from cubie_flow.expressions.graph import Node, const, substitute, symbol, topological
+from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.expressions.traversal import substitute, topological
 
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _COMPARE = {

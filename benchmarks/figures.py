@@ -94,7 +94,7 @@ def scaling() -> CompilerStats:
     case = adaptive("lorenz", 65_536)
     threads = usable_cores()
     times = _alternate({"one": _solver(case, 1), "all": _solver(case, threads)})
-    return {"threads": threads, "speed_of_all_beside_one": times["one"] / times["all"]}
+    return {"threads": threads, "speed_of_all_relative_to_one": times["one"] / times["all"]}
 
 
 def small_batches() -> CompilerStats:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from cubie_flow.expressions.block import Evaluate, Nest, Repeat, Statement, Sweep, When
-from cubie_flow.expressions.emit import Dialect, prepare
-from cubie_flow.expressions.graph import Node, topological
+from cubie_flow.expressions.dialect import Dialect, prepare
+from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.traversal import topological
 from cubie_flow.kernels.kernel import BatchSolverKernel
 
 #: Floating-point operations per graph operation; a division or a square root counts as one.

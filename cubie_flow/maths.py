@@ -1,14 +1,13 @@
 """Elementary functions for models written as Python functions.
 
-They take what `OdeSystem.from_function` hands to a model, and plain numbers and arrays too, so
-one function serves as a model and as ordinary Python. ``abs`` is Python's own.
+They accept the expressions of `OdeSystem.from_function`, and also numbers and arrays. One function
+is therefore both a model and an ordinary Python function. For absolute values, use ``abs``.
 
 >>> from cubie_flow.maths import exp, where
 >>> float(exp(0.0))
 1.0
 
-Two expressions cannot be compared with ``==``, which asks whether they are one object: use
-`equal` and `not_equal`.
+Compare two expressions with `equal` and `not_equal`: ``==`` tests whether they are one object.
 """
 
 from __future__ import annotations
@@ -77,13 +76,20 @@ tanh = _function("tanh")
 
 
 def _truth(value: Any) -> Node:
-    """Return a truth: a comparison, True or False, or a number that is not zero."""
+    """Return a truth as it is, and a number as the truth that it is not zero."""
     node = value if isinstance(value, Node) else as_node(bool(value))
     return graph.compare("!=", node, 0.0) if node.kind == "float" else node
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """Return `a` where the condition holds, else `b`."""
+    """Return `a` where the condition holds, otherwise `b`.
+
+    Parameters
+    ----------
+    condition : expression, bool or array
+        A number counts as true if it is not zero.
+    a, b : expression, number or array
+    """
     return _apply(lambda c, x, y: graph.where(_truth(c), x, y), condition, a, b)
 
 

@@ -119,7 +119,7 @@ def test_a_record_is_continued_and_only_where_it_was_begun(
         done.append("scaling")
         if done.count("scaling") == 1:
             raise ValueError("busy")
-        return {"speed_of_all_beside_one": 1.95}
+        return {"speed_of_all_relative_to_one": 1.95}
 
     monkeypatch.setattr(running, "measure", measured)
     monkeypatch.setattr(running, "FIGURES", {"scaling": figure})

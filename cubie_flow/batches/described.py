@@ -1,4 +1,4 @@
-"""A design made again from what a store says of it."""
+"""A design restored from its description in a store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cubie_flow.batches.designs import Design, make_design
+from cubie_flow.batches.design import Design
+from cubie_flow.batches.designs import make_design
 from cubie_flow.batches.swept import swept_design
 from cubie_flow.errors import FlowError
 
@@ -17,7 +18,7 @@ def described_design(described: Mapping[str, Any]) -> Design:
     Raises
     ------
     FlowError
-        If it cannot be made again: a table whose file is gone or has changed.
+        If that is impossible, because the file of a table is missing or has changed.
     """
     kind, values = str(described["kind"]), described.get("values") or {}
     sweep = described.get("sweep") or []

@@ -1,7 +1,7 @@
 """Names that the store of a study gives its own arrays, axes and groups.
 
-They have one home, below the rooms that write them, so that a model cannot have a quantity of such
-a name: its array would be taken for the store's own, or replaced by it.
+They are defined here, below the rooms that write them, because a quantity of a model must not have
+such a name: its array would replace an array of the store, or be replaced by it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MEMORY, CONFIG, CHECKSUMS, AUDIT = "memory", "config", "checksums", "audit"
 
 ARRAYS = (STATUS, STEPS, REJECTED, ATTEMPT, TRAJECTORY_SAVED, LOGLIK, BATCH_SEED)
 GROUPS = (MEMORY, CONFIG, CHECKSUMS, AUDIT)
-#: Every name beside those of the model's quantities, and what it means.
+#: Meaning of every name that is not one of the model's quantities.
 MEANINGS: Mapping[str, str] = {
     RUN: "the axis of runs in the results",
     TIME: "the time axis of the results",

@@ -10,14 +10,15 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cubie_flow.batches.designs import Design, Grid, Single, Zip
+from cubie_flow.batches.design import Design
+from cubie_flow.batches.designs import Grid, Single, Zip
 from cubie_flow.batches.store_names import BATCH_SEED
 from cubie_flow.batches.values import Array, Constant, Distribution, Listed, parse_value
 from cubie_flow.errors import FlowError
 
-#: What a sweep calls the seed of the batch; no quantity of a model has a dot in its name.
+#: Name of the batch's seed in a sweep; no quantity of a model has a dot in its name.
 SEED = "batch.seed"
-#: Under which it is recorded with each run.
+#: Name under which the store has the seed of each run.
 SEED_LABEL = BATCH_SEED
 
 
@@ -28,9 +29,9 @@ class Swept(Design):
     Attributes
     ----------
     groups
-        The axes of the grid, the last varying fastest; the lists of one advance together.
+        The axes of the grid; the last varies fastest, and the lists of one axis advance together.
     inner
-        The batch, one design a seed where seeds are swept, else a single one. All have one size.
+        The batch: one design per seed if seeds are swept, otherwise one design. All have one size.
     """
 
     groups: tuple[Zip, ...]
@@ -56,35 +57,35 @@ class Swept(Design):
     def _columns(self, start: int, stop: int) -> dict[str, Array]:
         size = self.inner[0].size
         block, within = np.divmod(np.arange(start, stop), size)
-        found: dict[str, Array] = {}
+        columns: dict[str, Array] = {}
         which = np.zeros(stop - start, np.int64)
         rest = block
         for group in reversed(self.groups):
-            rest, place = np.divmod(rest, group.size)
+            rest, index = np.divmod(rest, group.size)
             for name, values in group.lists.items():
                 if name == SEED:
-                    which = place
-                    found[SEED_LABEL] = values.at(place)
+                    which = index
+                    columns[SEED_LABEL] = values.at(index)
                 else:
-                    found[name] = values.at(place)
-        found.update(self._inner(which, block, within))
-        return {name: found[name] for name in (*self.names, *self.labels)}
+                    columns[name] = values.at(index)
+        columns.update(self._inner(which, block, within))
+        return {name: columns[name] for name in (*self.names, *self.labels)}
 
     def _inner(
         self, which: NDArray[np.int64], block: NDArray[np.int64], within: NDArray[np.int64]
     ) -> dict[str, Array]:
-        """Return the columns of the batch: its runs `within`, of the design `which`."""
+        """Return the columns of the batch for runs `within` of the designs `which`."""
         columns = {name: np.empty(len(within)) for name in self.inner[0].names}
-        # A large batch is cut where the sweep goes on, a small one is made once a seed: either
-        # way no more than the slice, or one small batch, is held.
+        # Each block of a large batch is made separately, a small batch once per seed. Either way
+        # no more than the slice, or one small batch, is in memory.
         parts = block if self.inner[0].size >= len(within) else which
         for part in np.unique(parts) if columns else ():
-            chosen = np.flatnonzero(parts == part)
-            runs = within[chosen]
+            rows = np.flatnonzero(parts == part)
+            runs = within[rows]
             low, high = int(runs.min()), int(runs.max()) + 1
-            made = self.inner[int(which[chosen[0]])].columns(low, high)
-            for name, values in made.items():
-                columns[name][chosen] = values[runs - low]
+            block_columns = self.inner[int(which[rows[0]])].columns(low, high)
+            for name, values in block_columns.items():
+                columns[name][rows] = values[runs - low]
         return columns
 
     def bounds(self, name: str) -> tuple[float, float]:
@@ -95,10 +96,10 @@ class Swept(Design):
         return min(low for low, _ in ends), max(high for _, high in ends)
 
     def largest(self) -> dict[str, float]:
-        found = {name: value for group in self.groups for name, value in group.largest().items()}
-        found.pop(SEED, None)
-        # Seeds draw from the same distributions.
-        return {**found, **self.inner[0].largest()}
+        outer = {name: value for group in self.groups for name, value in group.largest().items()}
+        outer.pop(SEED, None)
+        # All seeds draw from the same distributions.
+        return {**outer, **self.inner[0].largest()}
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -115,21 +116,21 @@ def swept_design(
 ) -> Design:
     """Return a batch inside a sweep.
 
-    Where all of it is one grid, or one list of runs, it is a plain `Grid` or `Zip`.
+    If the result is one grid or one list of runs, it is a plain `Grid` or `Zip`.
 
     Parameters
     ----------
     sweep
-        One mapping an axis: quantities, or `SEED`, to lists of values that advance together.
+        One mapping per axis: quantities, or `SEED`, to lists of values that advance together.
     seed
-        Of the batch, where `SEED` is not swept.
+        Seed of the batch if `SEED` is not swept.
     make
-        Makes the batch of a seed.
+        ``make(seed)``: the batch.
 
     Raises
     ------
     FlowError
-        Where lists differ in length, or a quantity is named twice.
+        If lists differ in length, or a quantity is named twice.
     """
     groups = tuple(_group(axis) for axis in sweep)
     seeds = [values for group in groups for name, values in group.lists.items() if name == SEED]
@@ -172,6 +173,6 @@ def _group(axis: Mapping[str, Any]) -> Zip:
         lists[name] = Listed(np.array([values.value])) if isinstance(values, Constant) else values
     sizes = {name: values.size for name, values in lists.items()}
     if len(set(sizes.values())) != 1:
-        told = ", ".join(f"{name} has {size}" for name, size in sizes.items()) or "there are none"
-        raise FlowError(f"values that advance together need one number of values, but {told}")
+        lengths = ", ".join(f"{name} has {size}" for name, size in sizes.items()) or "none is given"
+        raise FlowError(f"values that advance together need one number of values, but {lengths}")
     return Zip(lists, next(iter(sizes.values())))

@@ -1,12 +1,18 @@
-"""Rows of a CSV or Parquet file as runs of a batch."""
+"""Tables: named columns of numbers in a CSV or Parquet file.
+
+The runs of a batch, the series of a driver and measured data are read here, so that a file means
+the same wherever it is used.
+"""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import re
+import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,25 +23,43 @@ from numpy.typing import NDArray
 from cubie_flow.errors import FlowError, nearest
 
 Array = NDArray[np.float64]
+ENDINGS = (".csv", ".parquet", ".pq")
 HASH_ROWS = 65_536
-#: What to do about columns that are no quantities.
+#: Texts that mean a missing value, in lower case.
+MISSING = ("", "na", "nan", "null", "none", ".")
+#: How a batch reads only the columns that are quantities.
 SOME = "batch.values={NAME: COLUMN} uses some columns only"
+
+#: What pandas reads as missing in addition to its own list.
+_MISSING_TEXTS = [spell(text) for text in MISSING for spell in (str, str.upper, str.title)]
+#: What may be a blank line; a quoted text may contain the same characters.
+_BLANK = re.compile(rb"\n[ \t\r]*\n")
 
 
 class Rows(ABC):
-    """Named numeric columns of one file, read a slice of rows at a time.
+    """Numeric columns of one file, read one slice of rows at a time.
 
-    Attributes
+    Parameters
     ----------
-    path
-        The file.
-    columns
-        The columns read, in the order of the arrays returned.
+    path : Path
+    key : str
+        What names the file in a config or model, such as ``batch.path``; for errors.
+    columns : tuple of str
+        Columns to read, in the order of the arrays returned.
+    missing : bool
+        Whether a value may be missing; it is NaN then.
+    hint : str
+        Advice for a column that does not hold numbers.
     """
 
-    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
+    def __init__(
+        self, path: Path, key: str, columns: tuple[str, ...], missing: bool = False, hint: str = ""
+    ) -> None:
         self.path = path
+        self.key = key
         self.columns = columns
+        self.missing = missing
+        self.hint = hint
 
     @property
     @abstractmethod
@@ -46,27 +70,26 @@ class Rows(ABC):
     def read(self, start: int, stop: int) -> Array:
         """Return rows `start` to `stop`, shape ``(stop - start, len(columns))``."""
 
+    def to_columns(self) -> dict[str, tuple[float, ...]]:
+        """Return the values of every column by name."""
+        values = self.read(0, self.size)
+        return {name: tuple(values[:, i].tolist()) for i, name in enumerate(self.columns)}
+
     def content_hash(self, size: int) -> str:
-        """Return the SHA-256 of the first `size` rows (of the values, not of the file)."""
+        """Return the SHA-256 of the values in the first `size` rows, whatever the file format."""
         digest = hashlib.sha256()
         for start in range(0, size, HASH_ROWS):
             rows = self.read(start, min(start + HASH_ROWS, size))
             digest.update(np.ascontiguousarray(rows, dtype="<f8").tobytes())
         return digest.hexdigest()
 
-    def _check(self, rows: Array, first: int) -> Array:
-        bad = np.argwhere(~np.isfinite(rows))
-        if len(bad):
-            row, column = bad[0]
-            raise FlowError(
-                f"column '{self.columns[column]}' of '{self.path}' is missing or not finite "
-                f"in data row {first + row + 1}; every row needs a finite number there"
-            )
-        return rows
+    def _numbers(self, series: Any, column: str, first: int) -> Array:
+        where = f"column '{column}' of '{self.path}'"
+        return number_column(series, where, self.missing, first, self.hint)
 
 
 class CsvRows(Rows):
-    """A CSV file, held in memory as float64 (for very many rows prefer Parquet)."""
+    """A CSV file, held in memory as float64; prefer Parquet for very many rows."""
 
     @property
     def size(self) -> int:
@@ -77,35 +100,37 @@ class CsvRows(Rows):
 
     @cached_property
     def _values(self) -> Array:
+        header, frame = self._frame()
+        values = np.empty((len(frame), len(self.columns)))
+        for i, column in enumerate(self.columns):
+            values[:, i] = self._numbers(frame.iloc[:, header.index(column)], column, 0)
+        return values
+
+    def _frame(self) -> tuple[list[str], Any]:
+        """Return the header and the rows as pandas reads them, refusing irregular lines."""
         import pandas as pd
 
-        header, first = _csv_start(self.path)
+        header, first = _csv_start(self.path, self.key)
         # pandas takes a first value too many as a row label, which shifts every column.
         if len(first) > len(header):
             raise FlowError(
-                f"batch.path '{self.path}' has rows with more values than its header has names"
+                f"{self.key} '{self.path}' has rows with more values than its header has names"
             )
-        _refuse_blank_lines(self.path)
-        # All columns, because pandas cuts rows that are too long when told to read only some.
-        frame = _read_csv(self.path)
-        frame.columns = header
-        values = np.empty((len(frame), len(self.columns)))
-        for i, column in enumerate(self.columns):
-            series = frame[column]
-            numbers = pd.to_numeric(series, errors="coerce")
-            text = np.flatnonzero((numbers.isna() & series.notna()).to_numpy())
-            if len(text) or series.dtype == bool:
-                row = int(text[0]) if len(text) else 0
-                raise FlowError(
-                    f"column '{column}' of '{self.path}' holds the text '{series.iloc[row]}' "
-                    f"in data row {row + 1}; every row needs a finite number there ({SOME})"
-                )
-            values[:, i] = numbers.to_numpy(dtype=np.float64)
-        return self._check(values, 0)
+        blank = _BLANK.search(self.path.read_bytes().strip()) is not None
+        try:
+            # With a selection of columns, pandas cuts rows that are too long.
+            frame = pd.read_csv(self.path, skipinitialspace=True, na_values=_MISSING_TEXTS)
+        except (ValueError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise FlowError(f"{self.key} '{self.path}' cannot be read as CSV: {reason}") from error
+        # pandas skips blank lines, and fills a row that is too short with missing values.
+        if blank or (len(header) > 1 and frame.iloc[:, -1].hasnans):
+            _check_lines(self.path, self.key)
+        return header, frame
 
 
 class ParquetRows(Rows):
-    """A Parquet file, read one row group at a time and checked as it is read."""
+    """A Parquet file, read and checked one row group at a time."""
 
     @property
     def size(self) -> int:
@@ -123,28 +148,22 @@ class ParquetRows(Rows):
         return np.concatenate(parts)
 
     def _group(self, group: int) -> Array:
-        # Sequential slices hit the same group many times, so the last one stays.
+        # Consecutive slices use the same group, so the last one stays in memory.
         last = self._last
         if last is None or last[0] != group:
-            table = self._file.read_row_group(group, columns=list(self.columns))
-            columns = []
-            for name in self.columns:
-                column = table.column(name).to_numpy()
-                if column.dtype.kind not in "iuf" and table.column(name).null_count == 0:
-                    raise FlowError(
-                        f"column '{name}' of '{self.path}' holds {table.schema.field(name).type} "
-                        "values; a swept quantity needs numbers"
-                    )
-                columns.append(column.astype(np.float64))
-            rows = self._check(np.column_stack(columns), int(self._starts[group]))
-            self._last = last = (group, rows)
+            table = self._file.read_row_group(group, columns=list(dict.fromkeys(self.columns)))
+            first = int(self._starts[group])
+            columns = [
+                self._numbers(table.column(name).to_pandas(), name, first) for name in self.columns
+            ]
+            self._last = last = (group, np.column_stack(columns))
         return last[1]
 
     _last: tuple[int, Array] | None = None
 
     @cached_property
     def _file(self) -> Any:
-        return _parquet(self.path)
+        return _parquet(self.path, self.key)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -153,120 +172,181 @@ class ParquetRows(Rows):
         return np.cumsum([0, *sizes])
 
 
-def open_table(path: str | Path, columns: Mapping[str, str] | None) -> tuple[tuple[str, ...], Rows]:
-    """Open a table of runs.
+def open_table(
+    path: str | Path,
+    key: str,
+    columns: Sequence[str] | None = None,
+    missing: bool = False,
+    hint: str = "",
+) -> Rows:
+    """Open a table of numbers.
+
+    The first line of a CSV file that is not blank holds the names of its columns, separated by
+    commas; spaces around names are ignored. Blank lines before the header and after the last row
+    are ignored. A blank line between rows, a comment and a row that is too short or too long are
+    errors.
 
     Parameters
     ----------
-    path
-        A ``.csv`` or ``.parquet`` file with one header name a column. Spaces around the names
-        of a CSV file do not count.
-    columns
-        Quantity name to column name; None takes every column under its own name.
-
-    Returns
-    -------
-    names, rows
-        The quantity names and their columns, in the same order.
+    path : str or Path
+        A ``.csv`` or ``.parquet`` file.
+    key : str
+        What names the file in a config or model, such as ``batch.path``; for errors.
+    columns : sequence of str, optional
+        Columns to read; by default all.
+    missing : bool
+        Whether a value may be missing; it is NaN then.
+    hint : str
+        Advice for a column that does not hold numbers or has no name.
 
     Raises
     ------
     FlowError
-        Where the file cannot be read, a column is missing, or a value is not a finite number.
+        If the file cannot be read or has no such column. A value that is not a number is an error
+        when it is read.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".parquet", ".pq"):
-        raise FlowError(f"batch.path '{path}' is neither a .csv nor a .parquet file")
+    if suffix not in ENDINGS:
+        raise FlowError(f"{key} '{path}' must end in one of {', '.join(ENDINGS)}")
     if not path.is_file():
-        raise FlowError(f"batch.path '{path}' is not a file")
-    names = _csv_start(path)[0] if suffix == ".csv" else _parquet(path).schema_arrow.names
-    header = tuple(map(str, names))
-    unnamed = [i for i, name in enumerate(header) if not name]
-    if columns is None and unnamed:
+        raise FlowError(f"{key} '{path}' is not a file")
+    is_csv = suffix == ".csv"
+    names = _csv_start(path, key)[0] if is_csv else _parquet(path, key).schema_arrow.names
+    header = [str(name) for name in names]
+    if columns is None and "" in header:
         raise FlowError(
-            f"column {unnamed[0] + 1} of '{path}' has no name; name it in the header, or say "
-            "in batch.values which columns to use"
+            f"column {header.index('') + 1} of '{path}' has no name; name it in the header"
+            + (f" ({hint})" if hint else "")
         )
-    wanted = {name: name for name in header} if columns is None else dict(columns)
-    for quantity, column in wanted.items():
+    columns = tuple(header if columns is None else columns)
+    for column in columns:
         if column not in header:
             raise FlowError(
-                f"batch.values.{quantity} needs the column '{column}', which '{path}' does not "
-                f"have (columns: {', '.join(header)}){nearest(column, header)}"
+                f"{key} '{path}' has no column '{column}' (columns: {', '.join(header)})"
+                f"{nearest(column, header)}"
             )
         if header.count(column) > 1:
-            raise FlowError(f"'{path}' has the column '{column}' twice; a quantity needs one")
-    rows = (CsvRows if suffix == ".csv" else ParquetRows)(path, tuple(wanted.values()))
+            raise FlowError(f"{key} '{path}' has the column '{column}' twice; rename one")
+    rows = (CsvRows if is_csv else ParquetRows)(path, key, columns, missing, hint)
     if rows.size == 0:
-        raise FlowError(f"batch.path '{path}' has a header but no rows")
-    return tuple(wanted), rows
+        raise FlowError(f"{key} '{path}' has a header but no rows")
+    return rows
 
 
-#: What may hide a line without values; what stands in quotes may look like it.
-_BLANK = re.compile(rb"\n[ \t\r]*\n")
+def number_column(
+    values: Any, where: str, missing: bool = False, first: int = 0, hint: str = ""
+) -> Array:
+    """Return a column as finite numbers, float64.
+
+    Parameters
+    ----------
+    values : pandas.Series or sequence
+        Numbers, or texts that are numbers.
+    where : str
+        What errors call the column.
+    missing : bool
+        Whether a value may be missing; it is NaN then.
+    first : int
+        Row of the table that the first value belongs to, from 0.
+    hint : str
+        Advice for a column that does not hold numbers.
+
+    Raises
+    ------
+    FlowError
+        For the first value that is not a finite number, with its row.
+    """
+    if getattr(values, "dtype", None) is not None and values.dtype.kind in "iuf":
+        numbers = np.asarray(values, dtype=np.float64)
+    else:
+        numbers = np.empty(len(values))
+        for row, cell in enumerate(values):
+            try:
+                numbers[row] = _number(cell)
+            except (TypeError, ValueError):
+                raise FlowError(
+                    f"{where} holds {reprlib.repr(cell)} in data row {first + row + 1}, which is "
+                    "not a number" + (f"; {hint}" if hint else "")
+                ) from None
+    bad = np.isinf(numbers) if missing else ~np.isfinite(numbers)
+    if bad.any():
+        raise FlowError(
+            f"{where} is missing or not finite in data row {first + int(bad.argmax()) + 1}; every "
+            "row needs a finite number there"
+        )
+    return numbers
 
 
-def _csv_start(path: Path) -> tuple[list[str], list[str]]:
-    """Return the header of a CSV file, without the spaces around names, and its first row."""
-    rows = (row for _, row in _csv_lines(path) if row)
+def _number(cell: Any) -> float:
+    """Return a cell as a number, NaN where it is missing."""
+    if isinstance(cell, str):
+        cell = cell.strip()
+    if cell is None or (isinstance(cell, str) and cell.lower() in MISSING):
+        return math.nan
+    if isinstance(cell, bool | np.bool_):
+        raise TypeError
+    return float(cell)
+
+
+def _csv_start(path: Path, key: str) -> tuple[list[str], list[str]]:
+    """Return the names in the header of a CSV file, and its first row."""
+    rows = (row for _, row in _csv_lines(path, key) if row)
     header = [name.strip() for name in next(rows, [])]
     if not header:
-        raise FlowError(f"batch.path '{path}' cannot be read as CSV: it is empty")
-    for mark, said in ((";", "';'"), ("\t", "tabs")):
+        raise FlowError(f"{key} '{path}' cannot be read as CSV: it is empty")
+    if header[0].startswith("#"):
+        raise FlowError(f"{key} '{path}' begins with a comment; begin with the names of columns")
+    for mark, name in ((";", "';'"), ("\t", "tabs")):
         if len(header) == 1 and mark in header[0]:
             raise FlowError(
-                f"batch.path '{path}' separates its columns by {said}; separate them by ',' and "
+                f"{key} '{path}' separates its columns by {name}; separate them by ',' and "
                 "write numbers with a point, such as 1.5"
             )
     return header, next(rows, [])
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the lines of a CSV file by their number, split; one without values is empty."""
+def _csv_lines(path: Path, key: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of every line of a CSV file; a blank line has no cells."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, skipinitialspace=True)
             for row in reader:
                 yield reader.line_num, row if len(row) > 1 or any(map(str.strip, row)) else []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FlowError(f"batch.path '{path}' cannot be read as CSV: {error}") from error
+        raise FlowError(f"{key} '{path}' cannot be read as CSV: {error}") from error
 
 
-def _refuse_blank_lines(path: Path) -> None:
-    """Refuse a line without values between two with some: runs are counted by rows."""
-    if not _BLANK.search(path.read_bytes().strip()):
-        return
-    blank, began = 0, False
-    for number, row in _csv_lines(path):
-        if row and blank and began:
+def _check_lines(path: Path, key: str) -> None:
+    """Refuse a blank line between rows, a comment, and a row that is too short."""
+    blank, width = 0, 0
+    for number, row in _csv_lines(path, key):
+        if not row:
+            blank = number if width else 0
+        elif blank:
             raise FlowError(
-                f"line {blank} of '{path}' is blank, with rows after it; delete the line, or "
-                "give the run its numbers"
+                f"{key}: line {blank} of '{path}' is blank, with rows after it; delete the line, "
+                "or give the row its numbers"
             )
-        blank = 0 if row else number
-        began = began or bool(row)
+        elif row[0].startswith("#"):
+            raise FlowError(f"{key}: line {number} of '{path}' is a comment; delete the line")
+        elif len(row) < width:
+            raise FlowError(
+                f"{key}: line {number} of '{path}' has {len(row)} values, but the header has "
+                f"{width} names"
+            )
+        width = width or len(row)
 
 
-def _read_csv(path: Path) -> Any:
-    import pandas as pd
-
-    try:
-        return pd.read_csv(path, skipinitialspace=True)
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise FlowError(f"batch.path '{path}' cannot be read as CSV: {reason}") from error
-
-
-def _parquet(path: Path) -> Any:
+def _parquet(path: Path, key: str) -> Any:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
         raise FlowError(
-            f"batch.path '{path}' is a Parquet file, which needs pyarrow (pip install pyarrow); "
-            "a .csv file needs nothing more"
+            f"{key} '{path}' is a Parquet file, which needs pyarrow (pip install pyarrow); a "
+            ".csv file needs nothing more"
         ) from None
     try:
         return parquet.ParquetFile(path)
     except (ValueError, OSError) as error:
-        raise FlowError(f"batch.path '{path}' cannot be read as Parquet: {error}") from error
+        raise FlowError(f"{key} '{path}' cannot be read as Parquet: {error}") from error

@@ -1,6 +1,6 @@
-"""What one swept quantity may be: a list of values or a distribution.
+"""Values of one varied quantity: a list of values or a distribution.
 
-A value list is evaluated at any indices, so an axis of 10^7 points is never held in memory.
+A value list is evaluated at given indices, so an axis of 10^7 points is never in memory.
 A distribution maps points of the open unit interval to values.
 """
 
@@ -31,7 +31,7 @@ class ValueList(ABC):
     @property
     @abstractmethod
     def size(self) -> int:
-        """How many values there are."""
+        """Number of values."""
 
     @abstractmethod
     def at(self, index: Indices) -> Array:
@@ -39,7 +39,7 @@ class ValueList(ABC):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Least and greatest value; here of values that only rise or only fall."""
+        """Least and greatest value; by default those at the ends of a monotonic list."""
         low, high = sorted(self.at(np.array([0, self.size - 1])).tolist())
         return low, high
 
@@ -51,7 +51,7 @@ class ValueList(ABC):
     @property
     @abstractmethod
     def spec(self) -> Any:
-        """The plain form a config would hold."""
+        """The value spec, in plain types."""
 
 
 @frozen
@@ -74,7 +74,7 @@ class Constant(ValueList):
 
 @frozen(eq=False)
 class Listed(ValueList):
-    """Values written out one by one, shape (n,)."""
+    """Given values, shape (n,)."""
 
     values: Array
 
@@ -109,7 +109,7 @@ class Linspace(ValueList):
 
     def at(self, index: Indices) -> Array:
         step = (self.stop - self.start) / max(self.count - 1, 1)
-        # The last value is `stop` itself, not a rounded sum that nearly reaches it.
+        # The last value is exactly `stop`, not a rounded sum.
         last = (index == self.count - 1) & (self.count > 1)
         return np.where(last, self.stop, self.start + index * step)
 
@@ -143,7 +143,7 @@ class Logspace(ValueList):
 
 @frozen
 class Arange(ValueList):
-    """Values from `start` in steps of `step`, before `stop` (which is left out)."""
+    """Values from `start` in steps of `step`, without `stop`."""
 
     start: float
     stop: float
@@ -151,7 +151,7 @@ class Arange(ValueList):
 
     @property
     def size(self) -> int:
-        # A hair less, so that (1, 1.3, 0.1) is three values although 0.3 / 0.1 rounds above 3.
+        # Slightly less, so that (1, 1.3, 0.1) has three values although 0.3 / 0.1 rounds above 3.
         return max(0, math.ceil((self.stop - self.start) / self.step - 1e-9))
 
     def at(self, index: Indices) -> Array:
@@ -164,7 +164,7 @@ class Arange(ValueList):
 
 @frozen
 class Distribution:
-    """A distribution of one quantity, by its inverse cumulative distribution function.
+    """A distribution of one quantity, through its inverse cumulative distribution function.
 
     Attributes
     ----------
@@ -186,7 +186,7 @@ class Distribution:
             return a + (b - a) * unit
         if self.kind == "loguniform":
             log_a = math.log(a)
-            # Rounding of exp(log) may pass a bound by an ulp; a bound is a promise.
+            # Rounding of exp(log) may exceed a bound by an ulp.
             values: Array = np.exp(log_a + (math.log(b) - log_a) * unit)
             return values.clip(a, b)
         from scipy.special import ndtri
@@ -197,7 +197,7 @@ class Distribution:
 
     @property
     def largest(self) -> float:
-        """Largest magnitude that a value drawn may have; of a normal one, once in 10^9 draws."""
+        """Largest magnitude of a value; for a normal distribution, exceeded once in 10^9 draws."""
         if self.kind in ("uniform", "loguniform"):
             return max(abs(self.first), abs(self.second))
         with np.errstate(over="ignore"):
@@ -205,17 +205,17 @@ class Distribution:
 
     @property
     def spec(self) -> dict[str, list[float]]:
-        """The plain form a config would hold."""
+        """The value spec, in plain types."""
         return {self.kind: [self.first, self.second]}
 
 
 def parse_value(name: str, spec: Any) -> ValueList | Distribution:
-    """Read the value spec of quantity `name`.
+    """Return the value list or distribution of a value spec.
 
     Parameters
     ----------
     name
-        The quantity, for error messages.
+        The quantity, for errors.
     spec
         A number, a list of numbers, or a mapping of one key: ``linspace: [a, b, n]``,
         ``logspace: [a, b, n]``, ``arange: [a, b, step]``, ``uniform: [a, b]``,
@@ -224,7 +224,7 @@ def parse_value(name: str, spec: Any) -> ValueList | Distribution:
     Raises
     ------
     FlowError
-        Where the spec is anything else.
+        If the spec is anything else.
     """
     key = f"batch.values.{name}"
     if isinstance(spec, Mapping):

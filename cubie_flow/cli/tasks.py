@@ -52,7 +52,7 @@ class Request:
 
     def yaml(self) -> str:
         """Return the config as it is stored."""
-        from cubie_flow.multirun.hydra_private import config_yaml
+        from cubie_flow.config.hydra_private import config_yaml
 
         return config_yaml(self.config)
 

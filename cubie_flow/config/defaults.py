@@ -36,20 +36,20 @@ def load_system(given: Mapping[str, Any], keys: Collection[str] = ()) -> OdeSyst
         For a mistake in the model, or a change of something it does not have.
     """
     from cubie_flow.systems import OdeSystem
-    from cubie_flow.systems.drivers import driven
+    from cubie_flow.systems.drivers_reader import replace_drivers
     from cubie_flow.systems.files import read_model_file
-    from cubie_flow.systems.quantities import is_expression, with_spares
+    from cubie_flow.systems.quantities import allow_unused, is_expression
 
     changes = {key: value for key, value in given.items() if value is not None}
     if "file" not in changes:
         # A value on the command line has replaced an expression that is no longer known.
         fixed = [name for name in _fixed(keys) if name != "duration"]
         model = _with_drivers(changes)
-        return OdeSystem.from_mapping(with_spares(model, fixed) if fixed else model)
+        return OdeSystem.from_mapping(allow_unused(model, fixed) if fixed else model)
     path = Path(str(changes.pop("file"))).expanduser()
     model = read_model_file(path)
     if "drivers" in changes:
-        model = driven(model, changes.pop("drivers"), f"'{path}'")
+        model = replace_drivers(model, changes.pop("drivers"), f"'{path}'")
     spares = False
     for key, value in changes.items():
         own = model.get(key)
@@ -63,19 +63,23 @@ def load_system(given: Mapping[str, Any], keys: Collection[str] = ()) -> OdeSyst
             spares |= any(is_expression(own[name]) for name in value)
             value = {**own, **{name: _replaced(own[name], new) for name, new in value.items()}}
         model[key] = value
-    return OdeSystem.from_mapping(with_spares(model) if spares else model)
+    return OdeSystem.from_mapping(allow_unused(model) if spares else model)
 
 
 def _with_drivers(model: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a composed model in which a parameter that is also a driver is a driver only."""
-    from cubie_flow.systems.drivers import driven
+    from cubie_flow.systems.drivers_reader import replace_drivers
 
     drivers, parameters = model.get("drivers"), model.get("parameters")
     if not isinstance(drivers, Mapping) or not isinstance(parameters, Mapping):
         return model
     new = {name: entry for name, entry in drivers.items() if name in parameters}
     own = {name: entry for name, entry in drivers.items() if name not in parameters}
-    return driven({**model, "drivers": own}, new, f"system {model.get('name')}") if new else model
+    return (
+        replace_drivers({**model, "drivers": own}, new, f"system {model.get('name')}")
+        if new
+        else model
+    )
 
 
 def _replaced(old: Any, new: Any) -> Any:

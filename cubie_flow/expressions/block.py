@@ -1,8 +1,8 @@
 """Blocks: straight-line code over named buffers, the unit that is compiled.
 
-A block is a list of statements. Each statement reads every value before it writes any, so it
-means the same whether its buffers live in memory or in registers. A buffer without a place in
-memory is a value that never leaves the block.
+A block is a list of statements. A statement reads all its values before it writes any, so its
+meaning does not depend on whether its buffers are in memory or in registers. A buffer without a
+place in memory is a temporary value of the block.
 """
 
 from __future__ import annotations
@@ -13,30 +13,22 @@ from contextlib import contextmanager
 
 from attrs import field, frozen
 
-from cubie_flow.expressions.graph import (
-    Node,
-    content_hash,
-    load,
-    substitute,
-    symbol,
-    topological,
-)
+from cubie_flow.expressions.graph import Node, load, symbol
+from cubie_flow.expressions.traversal import content_hash, substitute, topological
 
-#: Sweeps and functions up to this size are unrolled; measured in docs/performance.md.
+#: Sweeps and functions up to this size are unrolled; measured in docs/lab-book.md.
 UNROLL_LIMIT = 8
-
-
-#: What an elementary function counts for among operations.
+#: Operations that an elementary function counts as.
 CALL = 20
 
 
 def operations(nodes: Sequence[Node]) -> int:
-    """Return the size of an expression graph: its nodes, elementary functions counted for more."""
+    """Return the number of operations; an elementary function counts as `CALL` more."""
     order = topological(nodes)
     return len(order) + CALL * sum(node.op == "call" for node in order)
 
 
-#: How an index moves: elements a step of a sweep, or of each loop counter of a nest by name.
+#: Elements that an index moves by: per step of a sweep, or per step of each named loop counter.
 Stride = int | tuple[tuple[str, int], ...]
 
 
@@ -44,8 +36,8 @@ Stride = int | tuple[tuple[str, int], ...]
 class Sweep:
     """Elementwise statement: for every ``j < count``, write nodes to ``base + stride*j``.
 
-    A target that is a single value (stride 0) and is read by the nodes is carried from one
-    element to the next, which makes sums and maxima, always in element order.
+    A target with stride 0 that the nodes read is carried from one element to the next. That
+    makes sums and maxima, always in element order.
     """
 
     count: int
@@ -64,11 +56,19 @@ class Sweep:
 
 @frozen
 class Function:
-    """A named function of arrays and scalars, outlined when it is large.
+    """A named function of arrays and scalars, compiled as a separate function if it is large.
 
-    Its nodes read ``load(formal, index)`` for array inputs and ``symbol(formal)`` for scalars
-    and write ``outputs`` as (formal, index) in the same order as `nodes`. With `apart` it is
-    outlined whatever its size, where its buffers are in memory.
+    Parameters
+    ----------
+    name : str
+    inputs, scalars : tuple of str
+        Formal arrays, which nodes read as ``load(formal, index)``, and formal scalars, which
+        they read as ``symbol(formal)``.
+    outputs : tuple of (str, int)
+        Formal array and index that each of `nodes` is written to.
+    nodes : tuple of Node
+    apart : bool
+        Compile it separately whatever its size, if its buffers are in memory.
     """
 
     name: str
@@ -128,11 +128,10 @@ class Evaluate:
 
 @frozen
 class Repeat:
-    """Run the body again and again until no lane wants more, `limit` times at most.
+    """Repeat the body until no lane needs another pass, at most `limit` times.
 
-    The body must leave lanes that want no more as they are, so that a run's numbers do not
-    depend on its neighbours. Values made in the body are known only there, unless they were
-    set before it.
+    The body must not change lanes that need no further pass, so that the numbers of a run do not
+    depend on its neighbours. A value that is first set in the body is known only there.
     """
 
     body: tuple[Statement, ...]
@@ -145,13 +144,13 @@ class Repeat:
         return repr(("repeat", inner, content_hash([self.again]), self.limit))
 
     def condition(self) -> Node:
-        """Truth that some lane must hold for another pass."""
+        """Truth that causes another pass if it holds in any lane."""
         return self.again
 
 
 @frozen
 class When:
-    """Run the body if any lane wants it; the body must leave the other lanes as they are."""
+    """Run the body if any lane needs it; the body must not change the other lanes."""
 
     wanted: Node
     body: tuple[Statement, ...]
@@ -162,18 +161,18 @@ class When:
         return repr(("when", inner, content_hash([self.wanted])))
 
     def condition(self) -> Node:
-        """Truth that some lane must hold for the body to run."""
+        """Truth that makes the body run if it holds in any lane."""
         return self.wanted
 
 
 @frozen
 class Nest:
-    """Nested counted loops around statements; too large to be written out.
+    """A counted loop around statements that are too large to be unrolled.
 
     Parameters
     ----------
     variable : str
-        Name of the loop's counter, for loads and targets made with `at`.
+        Name of the loop's counter, for the strides of loads and targets.
     start, stop : int or tuple of (str, int)
         Bounds; a tuple is the counter of an outer loop plus a number.
     body : tuple of Statement
@@ -195,7 +194,7 @@ Statement = Sweep | Evaluate | Repeat | When | Nest
 
 
 def flattened(statements: Iterable[Statement]) -> Iterator[Sweep | Evaluate]:
-    """Yield every plain statement in the order of the text, those of bodies included."""
+    """Yield every plain statement in order, including those in bodies."""
     for statement in statements:
         if isinstance(statement, Repeat | When | Nest):
             yield from flattened(statement.body)
@@ -222,11 +221,12 @@ class Block:
     statements : tuple of Statement
     externals : tuple of str
         Arrays outside the run's own memory; each is passed as (pointer, stride, offset) and
-        element ``i`` is ``pointer[i*stride + offset]``. A vector block reads them as uniform.
+        element ``i`` is ``pointer[i*stride + offset]``. In a vector block all lanes read the
+        same element.
     per_lane : bool
         Work on one lane, whose number is an argument, instead of on all lanes at once.
     mask : Node, optional
-        Truth returned as an integer with one bit a lane.
+        Truth returned as an integer with one bit per lane.
     """
 
     name: str
@@ -258,14 +258,21 @@ class BlockBuilder:
             self.statements.append(Sweep(1, places, tuple(nodes)))
 
     def let(self, name: str, node: Node) -> Node:
-        """Name a value; return the node that reads it in later statements."""
+        """Assign a value to a name; return the node that reads it in later statements."""
         self.assign([(name, 0)], [node])
         return load(name, 0, kind=node.kind)
 
     def sweep(
         self, count: int, targets: Mapping[str, Node] | Sequence[tuple[str, int, int, Node]]
     ) -> None:
-        """Write nodes for every ``j < count``; a mapping writes whole buffers from element 0."""
+        """Write nodes for every ``j < count``.
+
+        Parameters
+        ----------
+        count : int
+        targets : mapping or sequence of (str, int, int, Node)
+            Node by buffer, written from element 0 on, or (buffer, base, stride, node).
+        """
         if isinstance(targets, Mapping):
             targets = [(buffer, 0, 1, node) for buffer, node in targets.items()]
         places = tuple((buffer, base, stride) for buffer, base, stride, _ in targets)
@@ -274,7 +281,16 @@ class BlockBuilder:
     def evaluate(
         self, function: Function, arrays: Mapping[str, tuple[str, int]], **scalars: Node
     ) -> None:
-        """Call a function."""
+        """Call a function.
+
+        Parameters
+        ----------
+        function : Function
+        arrays : mapping
+            Buffer and first element for every formal array.
+        **scalars : Node
+            Value of every formal scalar.
+        """
         missing = set(function.scalars) - set(scalars)
         assert not missing, missing
         self.statements.append(
@@ -285,20 +301,28 @@ class BlockBuilder:
     def nest(
         self, variable: str, start: int | tuple[str, int], stop: int | tuple[str, int]
     ) -> Iterator[None]:
-        """Collect the statements inside a counted loop."""
+        """Collect the statements inside a counted loop.
+
+        Parameters
+        ----------
+        variable : str
+            Name of the loop's counter.
+        start, stop : int or tuple of (str, int)
+            Bounds; a tuple is the counter of an outer loop plus a number.
+        """
         outer, self.statements = self.statements, []
         yield
         inner, self.statements = self.statements, outer
         self.statements.append(Nest(variable, start, stop, tuple(inner)))
 
     def put(self, *targets: tuple[str, int, Stride, Node]) -> None:
-        """Write nodes to elements that move with the counters of nested loops, all at once."""
+        """Write nodes at once to elements whose indices depend on loop counters."""
         places = tuple((buffer, base, moves) for buffer, base, moves, _ in targets)
         self.statements.append(Sweep(1, places, tuple(node for *_, node in targets)))
 
     @contextmanager
     def repeat(self, again: Callable[[], Node], limit: int) -> Iterator[None]:
-        """Collect the statements of a loop; `again` is asked after them."""
+        """Collect the statements of a loop; `again` is called after them for the condition."""
         outer, self.statements = self.statements, []
         yield
         wanted = again()
@@ -307,7 +331,7 @@ class BlockBuilder:
 
     @contextmanager
     def when(self, wanted: Node) -> Iterator[None]:
-        """Collect the statements that run only if some lane wants them."""
+        """Collect the statements that run only if some lane needs them."""
         outer, self.statements = self.statements, []
         yield
         inner, self.statements = self.statements, outer
@@ -320,5 +344,16 @@ class BlockBuilder:
         per_lane: bool = False,
         mask: Node | None = None,
     ) -> Block:
-        """Return the finished block."""
+        """Return the finished block.
+
+        Parameters
+        ----------
+        name : str
+        externals : sequence of str
+            Arrays outside the run's own memory.
+        per_lane : bool
+            Work on one lane instead of on all lanes at once.
+        mask : Node, optional
+            Truth returned as an integer with one bit per lane.
+        """
         return Block(name, tuple(self.statements), tuple(externals), per_lane, mask)

@@ -1,7 +1,7 @@
-"""The graph evaluated in NumPy, operation by operation: the oracle of both compiled targets.
+"""Evaluation of expression graphs in NumPy: the reference for both compiled targets.
 
-Every operation rounds exactly as the compiled code does, fused multiply-adds included, so the
-values are the same bits whenever the elementary functions are the portable ones.
+Every operation rounds exactly as the compiled code does, fused multiply-adds included. With the
+portable elementary functions, the values are therefore the same bits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cubie_flow.expressions.elementary import lower
-from cubie_flow.expressions.graph import Node, topological
+from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.traversal import topological
 
 Array = Any
 
@@ -20,10 +21,15 @@ Array = Any
 def fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
     """Return ``a*b + c`` rounded once, for float32 or float64 arrays.
 
-    float32 goes through float64, rounded to odd before the final rounding; float64 through
+    float32 is computed in float64 and rounded to odd before the final rounding; float64 uses
     error-free transformations (Boldo and Melquiond, "Emulation of FMA and correctly rounded
-    sums: proved algorithms using rounding to odd", IEEE Trans. Computers 57, 2008). Results
-    are exact while the product neither overflows nor has subnormal error terms.
+    sums: proved algorithms using rounding to odd", IEEE Trans. Computers 57, 2008). The rounding
+    is correct while the product does not overflow and has no subnormal error terms.
+
+    Parameters
+    ----------
+    a, b, c : array, float32 or float64
+        They broadcast against each other.
     """
     a, b, c = np.broadcast_arrays(a, b, c)
     with np.errstate(all="ignore"):
@@ -99,7 +105,7 @@ def _function(name: str, *args: Array) -> Array:
 
 
 class Evaluator:
-    """Evaluate single nodes in one precision.
+    """Evaluation of single nodes in one precision.
 
     Parameters
     ----------
@@ -159,7 +165,7 @@ def evaluate(
         A number or array for every free symbol; arrays broadcast against each other.
     dtype : {"float32", "float64"}
     math : {"library", "portable"}
-        Elementary functions from NumPy, or the same polynomials that the CPU target compiles.
+        Elementary functions of NumPy, or the polynomials that the CPU target compiles.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Blocks interpreted in NumPy: what the simulator runs and the compiled targets are held to."""
+"""Interpretation of blocks in NumPy: the simulator, and the reference for compiled targets."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from cubie_flow.expressions.block import (
     conditions,
     flattened,
 )
-from cubie_flow.expressions.emit import Dialect, Place, prepare
+from cubie_flow.expressions.dialect import Dialect, Place, prepare
 from cubie_flow.expressions.evaluate import Evaluator
-from cubie_flow.expressions.graph import Node, topological
+from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.traversal import topological
 
 Array = Any
 
@@ -34,12 +35,12 @@ class BlockInterpreter:
     block : Block
     dialect : Dialect
     places : mapping
-        Place of every buffer that lives in memory.
+        Place of every buffer in memory.
 
     Notes
     -----
-    ``memory`` is the tuple of the shared, local and persistent arena as ``uint8`` arrays, each
-    holding exactly one group of lanes, and an external is a tuple (flat array, stride, offset).
+    ``memory`` is the tuple of the shared, local and persistent arena as ``uint8`` arrays, each of
+    exactly one group of lanes. An external is a tuple (flat array, stride, offset).
     """
 
     def __init__(self, block: Block, dialect: Dialect, places: Mapping[str, Place]) -> None:
@@ -114,22 +115,22 @@ class _Frame:
                             self.store(buffer, self.index(base, stride, j), values[node])
 
     def any(self, condition: Node) -> bool:
-        """Return whether a truth holds in some lane."""
+        """Return whether a truth holds in any lane."""
         node = self.owner.truths[id(condition)]
         return bool(np.any(self.values(topological([node]), 0)[node]))
 
     def bound(self, bound: int | tuple[str, int]) -> int:
-        """Return the bound of a nested loop."""
+        """Return the bound of a counted loop."""
         return bound if isinstance(bound, int) else self.counters[bound[0]] + bound[1]
 
     def index(self, base: int, stride: Stride, j: int) -> int:
-        """Return the index that a place stands for."""
+        """Return the index of an element at loop index `j` and the current loop counters."""
         if isinstance(stride, int):
             return base + stride * j
         return base + sum(step * self.counters[name] for name, step in stride)
 
     def row(self, buffer: str, index: int) -> Array:
-        """Return the view of one element of a buffer in every lane, or in the one lane."""
+        """Return a view of one element of a buffer: in every lane, or in the lane of the block."""
         place = self.places[buffer]
         assert 0 <= index < place.elements, f"{buffer}[{index}] of {place.elements}"
         size = np.dtype(place.dtype).itemsize
@@ -147,9 +148,9 @@ class _Frame:
                 done[node] = self.load(node, j)
             elif node.op == "fetch":
                 array, step, offset = self.externals[node.value]
-                place = int(np.ravel(done[node.args[0]])[0]) * step + offset
-                assert 0 <= place < len(array), f"{node.value}[{place}] of {len(array)}"
-                done[node] = array[place]
+                index = int(np.ravel(done[node.args[0]])[0]) * step + offset
+                assert 0 <= index < len(array), f"{node.value}[{index}] of {len(array)}"
+                done[node] = array[index]
             else:
                 done[node] = self.evaluator.apply(node, [done[arg] for arg in node.args])
         return done

@@ -1,9 +1,9 @@
 """Bounds of expressions over an interval, as expressions.
 
 Interval arithmetic (R. E. Moore, R. B. Kearfott and M. J. Cloud, Introduction to Interval
-Analysis, SIAM 2009): every operation gives bounds that hold for all values of its operands within
-theirs. Roundings are left out; who compares a bound with a number allows for them. A bound that is
-not known is infinite or NaN, so a comparison with it never claims anything.
+Analysis, SIAM 2009): the bounds of an operation hold for all values of its operands within their
+bounds. Rounding errors are ignored; callers that compare a bound with a number allow for them. An
+unknown bound is infinite or NaN, so that no comparison with it is true.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from cubie_flow.expressions.graph import (
     minimum,
     power,
     sqrt,
-    topological,
     where,
 )
+from cubie_flow.expressions.traversal import topological
 
 _INFINITE = const(math.inf)
 #: Functions that are finite everywhere; exponentials overflow.
 _FINITE = frozenset(("asinh", "atan", "atan2", "cbrt", "cos", "erf", "sin", "tanh"))
-#: Functions of one argument that grow with it everywhere.
+#: Functions of one argument that increase everywhere.
 _INCREASING = frozenset(("asinh", "atan", "cbrt", "erf", "exp", "exp2", "expm1", "sinh", "tanh"))
 
 
@@ -55,15 +55,15 @@ class Interval:
 
 
 def bounds(nodes: Sequence[Node], variable: Node, low: Node, high: Node) -> list[Interval]:
-    """Return bounds of expressions while one variable goes from `low` to `high`.
+    """Return bounds of expressions for one variable between `low` and `high`.
 
     Parameters
     ----------
     nodes : sequence of Node
     variable : Node
-        A symbol or load; everything else has one value.
+        A symbol or load; all other symbols and loads have fixed values.
     low, high : Node
-        Its bounds.
+        Bounds of the variable.
 
     Returns
     -------
@@ -74,16 +74,16 @@ def bounds(nodes: Sequence[Node], variable: Node, low: Node, high: Node) -> list
     FlowError
         If an expression has an operation without bounds.
     """
-    found: dict[Node, Interval] = {variable: Interval(low, high)}
+    known: dict[Node, Interval] = {variable: Interval(low, high)}
     for node in topological(nodes):
-        if node in found or node.kind != "float":
+        if node in known or node.kind != "float":
             continue
-        if all(arg not in found for arg in node.args):
+        if all(arg not in known for arg in node.args):
             if node.op == "select" and _reads(node.args[0], variable):
-                found[node] = _hull(_fixed(node.args[1]), _fixed(node.args[2]))
+                known[node] = _hull(_fixed(node.args[1]), _fixed(node.args[2]))
             continue
-        found[node] = _bounds(node, [found.get(arg, _fixed(arg)) for arg in node.args], variable)
-    return [found.get(node, _fixed(node)) for node in nodes]
+        known[node] = _bounds(node, [known.get(arg, _fixed(arg)) for arg in node.args], variable)
+    return [known.get(node, _fixed(node)) for node in nodes]
 
 
 def _fixed(node: Node) -> Interval:
@@ -99,6 +99,7 @@ def _hull(a: Interval, b: Interval) -> Interval:
 
 
 def _bounds(node: Node, x: Sequence[Interval], variable: Node) -> Interval:
+    """Return the bounds of an operation from those of its operands."""
     match node.op:
         case "add":
             return _known(x[0].low + x[1].low, x[0].high + x[1].high)
@@ -135,7 +136,7 @@ def _bounds(node: Node, x: Sequence[Interval], variable: Node) -> Interval:
 
 
 def _even(x: Interval, function: Callable[[Node], Node]) -> Interval:
-    """Return the bounds of an even function that grows with the size of its argument."""
+    """Return the bounds of an even function that increases with the magnitude of its argument."""
     across = logical_and(compare("<=", x.low, 0.0), compare(">=", x.high, 0.0))
     least = where(across, ZERO, minimum(fabs(x.low), fabs(x.high)))
     return Interval(function(least), function(x.magnitude))
@@ -156,23 +157,24 @@ def _product(a: Interval, b: Interval) -> Interval:
 
 
 def _corner(x: Node, y: Node) -> Node:
-    """Return ``x*y``; an infinite bound stands for any value, and zero times any value is zero."""
+    """Return ``x*y``, zero if one is zero: an infinite bound means an unknown finite value."""
     if is_const(x, 0.0) or is_const(y, 0.0):
         return ZERO
     return _or_zero(x * y, may_be_infinite(x) or may_be_infinite(y))
 
 
 def _ratio(x: Node, y: Node) -> Node:
-    """Return ``x/y``, zero where both are infinite: other corners hold what lies beyond."""
+    """Return ``x/y``, zero where both are infinite: the other corners give the bound then."""
     return _or_zero(x / y, may_be_infinite(x) and may_be_infinite(y))
 
 
 def _or_zero(value: Node, doubtful: bool) -> Node:
+    """Return a value, with zero in place of NaN if it may be NaN."""
     return where(compare("==", value, value), value, ZERO) if doubtful else value
 
 
 def _known(low: Node, high: Node) -> Interval:
-    """Return an interval; what infinite bounds of both signs add up to is not known."""
+    """Return an interval, unbounded where infinite bounds of both signs were added."""
     if may_be_infinite(low):
         low = where(compare("==", low, low), low, -_INFINITE)
     if may_be_infinite(high):
@@ -187,18 +189,18 @@ def may_be_infinite(node: Node) -> bool:
     """Return whether a bound may be infinite although its symbols and loads are finite."""
     stack = [node]
     while stack:
-        one = stack[-1]
-        left = [arg for arg in one.args if arg not in _may]
-        if left and one not in _may:
-            stack += left
+        top = stack[-1]
+        waiting = [arg for arg in top.args if arg not in _may]
+        if waiting and top not in _may:
+            stack += waiting
             continue
         stack.pop()
-        if one.op == "const":
-            _may[one] = not math.isfinite(one.value)
-        elif one.op == "div" or (one.op == "call" and one.value not in _FINITE):
-            _may[one] = True
+        if top.op == "const":
+            _may[top] = not math.isfinite(top.value)
+        elif top.op == "div" or (top.op == "call" and top.value not in _FINITE):
+            _may[top] = True
         else:
-            _may[one] = any(_may[arg] for arg in one.args)
+            _may[top] = any(_may[arg] for arg in top.args)
     return _may[node]
 
 
@@ -207,17 +209,17 @@ def _quotient(a: Interval, b: Interval) -> Interval:
         return Interval(-_INFINITE, _INFINITE)
     if b.low is b.high:
         return _corners([_ratio(a.low, b.low), _ratio(a.high, b.low)])
-    found = _corners([_ratio(x, y) for x in (a.low, a.high) for y in (b.low, b.high)])
+    corners = _corners([_ratio(x, y) for x in (a.low, a.high) for y in (b.low, b.high)])
     pole = logical_and(compare("<=", b.low, 0.0), compare(">=", b.high, 0.0))
-    return Interval(where(pole, -_INFINITE, found.low), where(pole, _INFINITE, found.high))
+    return Interval(where(pole, -_INFINITE, corners.low), where(pole, _INFINITE, corners.high))
 
 
 def _wave(x: Interval, ends: Sequence[Node], peak: float) -> Interval:
-    """Return the bounds of a wave of period 2 pi between -1 and 1 that is highest at `peak`."""
+    """Return the bounds of a sinusoid of period 2 pi between -1 and 1 with a maximum at `peak`."""
     period = 2.0 * math.pi
 
-    def passes(place: float) -> Node:
-        last = floor((x.high - place) * (1.0 / period)) * period + place
+    def passes(point: float) -> Node:
+        last = floor((x.high - point) * (1.0 / period)) * period + point
         return compare(">=", last, x.low)
 
     low, high = minimum(*ends), maximum(*ends)
@@ -225,9 +227,9 @@ def _wave(x: Interval, ends: Sequence[Node], peak: float) -> Interval:
     return Interval(low, where(passes(peak), ONE, high))
 
 
-def _within(x: Interval, found: Interval, least: float, most: float) -> Interval:
-    """Return what is found of an argument that is nowhere below or above a function's domain."""
-    low, high = found.low, found.high
+def _within(x: Interval, values: Interval, least: float, most: float) -> Interval:
+    """Return the bounds `values` of a function, infinite where `x` leaves its domain."""
+    low, high = values.low, values.high
     if least > -math.inf:
         outside = compare("<", x.low, least)
         low, high = where(outside, -_INFINITE, low), where(outside, _INFINITE, high)
@@ -237,7 +239,7 @@ def _within(x: Interval, found: Interval, least: float, most: float) -> Interval
     return Interval(low, high)
 
 
-#: Domains of functions that are not defined everywhere.
+#: Domains of the functions that are not defined everywhere.
 _DOMAINS = {
     "acos": (-1.0, 1.0), "acosh": (1.0, math.inf), "asin": (-1.0, 1.0), "atanh": (-1.0, 1.0),
     "log": (0.0, math.inf), "log10": (0.0, math.inf), "log1p": (-1.0, math.inf),
@@ -246,6 +248,7 @@ _DOMAINS = {
 
 
 def _call(name: str, x: Sequence[Interval]) -> Interval:
+    """Return the bounds of an elementary function."""
     first = x[0]
     ends = [call(name, first.low), call(name, first.high)] if len(x) == 1 else []
     if name == "acos":
@@ -278,10 +281,10 @@ def _call(name: str, x: Sequence[Interval]) -> Interval:
 
 
 def _power(base: Interval, exponent: Interval) -> Interval:
-    """Return the bounds of a power, which are at the corners where the base is positive."""
+    """Return the bounds of a power; with a positive base they are at the corners."""
     pairs = dict.fromkeys(
         (one, other) for one in (base.low, base.high) for other in (exponent.low, exponent.high)
     )
-    found = _corners([power(*pair) for pair in pairs])
+    values = _corners([power(*pair) for pair in pairs])
     unknown = compare("<", base.low, 0.0)
-    return Interval(where(unknown, -_INFINITE, found.low), where(unknown, _INFINITE, found.high))
+    return Interval(where(unknown, -_INFINITE, values.low), where(unknown, _INFINITE, values.high))

@@ -1,7 +1,7 @@
 """Static sparse LU: a matrix of expressions becomes expressions of its factors.
 
-The pattern is known when the kernel is built, so pivots are chosen once, for little fill, and
-the factorisation is straight-line code without a single index at run time.
+The pattern is known when the kernel is built. Pivots are therefore chosen once, for little fill,
+and the factorisation is straight-line code without an index at run time.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from cubie_flow.errors import FlowError
 from cubie_flow.expressions.graph import ONE, ZERO, Node, const, fabs, is_const, maximum
 
 Pivots = tuple[tuple[int, int], ...]
+Entries = tuple[tuple[int, "int | Node"], ...]
 
 
 @frozen
 class LU:
-    """Factors of a matrix as expressions, in parts small enough to be compiled quickly.
+    """Factors of a matrix as expressions, in parts that are small enough to compile quickly.
 
-    The factors are numbered: those that are literals are not, equal ones share a number. The
-    expressions of a part read the factors of earlier parts through ``read(number)``. Numbers 0
-    and 1 are the largest magnitude in the upper factor and in the matrix, whose ratio is the
-    growth of pivots (Golub and Van Loan, Matrix Computations, section 3.4).
+    Factors have numbers, except literals; equal factors share a number. The expressions of a part
+    read the factors of earlier parts through ``read(number)``. Numbers 0 and 1 are the largest
+    magnitude in the upper factor and in the matrix; their ratio is the growth of pivots (Golub and
+    Van Loan, Matrix Computations, section 3.4).
 
     Attributes
     ----------
@@ -33,21 +34,21 @@ class LU:
     parts : tuple of dict of int to Node
         Value of every factor, by its number.
     lower, upper : tuple of tuple of (int, int or Node)
-        For every pivot: earlier pivots and their multipliers; columns right of it and values.
-        Each is the number of a factor or a literal.
+        For every pivot, earlier pivots with their multipliers, and columns right of it with their
+        values. Each multiplier and value is the number of a factor or a literal.
     reciprocals : tuple of (int or Node)
         One over every pivot.
     """
 
     pivots: Pivots
     parts: tuple[dict[int, Node], ...]
-    lower: tuple[tuple[tuple[int, int | Node], ...], ...]
-    upper: tuple[tuple[tuple[int, int | Node], ...], ...]
+    lower: tuple[Entries, ...]
+    upper: tuple[Entries, ...]
     reciprocals: tuple[int | Node, ...]
 
     @property
     def size(self) -> int:
-        """Count of numbers, the two of the growth included."""
+        """Count of numbers, including the two of the growth."""
         return 1 + max(number for part in self.parts for number in part)
 
     def solve(
@@ -63,14 +64,14 @@ class LU:
         read : callable
             ``read(number)``: a factor.
         value : callable
-            ``value(i)``: element of the solution as earlier parts left it.
+            ``value(i)``: element of the solution after the earlier parts.
         part : int
-            Multiplications a part.
+            Multiplications per part.
 
         Returns
         -------
         list of dict of int to Node
-            Elements of the solution written by each part; the last writing counts.
+            Elements of the solution that each part writes; the last value is the solution.
         """
 
         def factor(entry: int | Node) -> Node:
@@ -87,10 +88,10 @@ class LU:
                 work = 0
             work += cost
 
-        def known(place: int) -> Node:
-            return parts[-1].get(place, value(place))
+        def known(column: int) -> Node:
+            return parts[-1].get(column, value(column))
 
-        # Forward, each result at the place of the unknown it will become, then backward.
+        # Forward substitution writes each result to its unknown, then backward substitution.
         for (row, column), line in zip(self.pivots, self.lower, strict=True):
             begin(len(line) + 1)
             total = right(row)
@@ -110,7 +111,7 @@ class LU:
 def choose_pivots(pattern: Sequence[frozenset[int]], limit: int) -> Pivots | None:
     """Return pivots that make little fill, or None if the work exceeds `limit` multiplications.
 
-    Markowitz's rule: the entry with the least ``(row count - 1) * (column count - 1)`` (H. M.
+    Markowitz's rule takes the entry with the least ``(row count - 1) * (column count - 1)`` (H. M.
     Markowitz, Management Science 3, 255-269, 1957). Diagonal entries come first, because the
     step size makes them large; others are taken where the diagonal is structurally empty.
 
@@ -119,47 +120,54 @@ def choose_pivots(pattern: Sequence[frozenset[int]], limit: int) -> Pivots | Non
     FlowError
         If the matrix is structurally singular.
     """
-    n = len(pattern)
     rows = {i: set(columns) for i, columns in enumerate(pattern)}
-    columns: dict[int, set[int]] = {j: set() for j in range(n)}
+    columns: dict[int, set[int]] = {j: set() for j in range(len(pattern))}
     for i, row in rows.items():
         for j in row:
             columns[j].add(i)
     pivots: list[tuple[int, int]] = []
     work = 0
     while rows:
-        best: tuple[tuple[int, int, int, int], int, int] | None = None
-        for i, row in rows.items():
-            candidates = [i] if i in row else list(row) if i not in columns else []
-            for j in candidates:
-                cost = (len(row) - 1) * (len(columns[j]) - 1)
-                key = (int(i != j), cost, i, j)
-                if best is None or key < best[0]:
-                    best = key, i, j
-        if best is None:
-            # Only rows whose own column is left but empty: any entry will do.
-            entries = [(len(row), i, j) for i, row in rows.items() for j in row]
-            if not entries:
-                raise FlowError("the Jacobian is structurally singular: no unique step exists")
-            _, i, j = min(entries)
-        else:
-            _, i, j = best
-        row, column = rows.pop(i), columns.pop(j)
-        column.discard(i)
-        row.discard(j)
-        for other in row:
-            columns[other].discard(i)
-        for below in column:
-            rows[below].discard(j)
-            fill = row - rows[below]
-            rows[below] |= fill
-            for new in fill:
-                columns[new].add(below)
-        work += len(column) * (len(row) + 1)
+        i, j = _cheapest_pivot(rows, columns)
+        work += _eliminate(rows, columns, i, j)
         if work > limit:
             return None
         pivots.append((i, j))
     return tuple(pivots)
+
+
+def _cheapest_pivot(
+    rows: Mapping[int, set[int]], columns: Mapping[int, set[int]]
+) -> tuple[int, int]:
+    best: tuple[int, int, int, int] | None = None
+    for i, row in rows.items():
+        for j in [i] if i in row else list(row) if i not in columns else []:
+            key = (int(i != j), (len(row) - 1) * (len(columns[j]) - 1), i, j)
+            if best is None or key < best:
+                best = key
+    if best is not None:
+        return best[2:]
+    # The diagonal entry of every remaining row is structurally zero: take any entry.
+    entries = [(len(row), i, j) for i, row in rows.items() for j in row]
+    if not entries:
+        raise FlowError("the Jacobian is structurally singular: no unique step exists")
+    return min(entries)[1:]
+
+
+def _eliminate(rows: dict[int, set[int]], columns: dict[int, set[int]], i: int, j: int) -> int:
+    """Remove the row and column of a pivot, add the fill, and return the multiplications."""
+    row, column = rows.pop(i), columns.pop(j)
+    column.discard(i)
+    row.discard(j)
+    for other in row:
+        columns[other].discard(i)
+    for below in column:
+        rows[below].discard(j)
+        fill = row - rows[below]
+        rows[below] |= fill
+        for new in fill:
+            columns[new].add(below)
+    return len(column) * (len(row) + 1)
 
 
 def factorise(
@@ -175,74 +183,99 @@ def factorise(
     read : callable
         ``read(number)``: a factor that an earlier part has written.
     part : int
-        Multiplications a part.
+        Multiplications per part.
     """
-    step_of_column = {column: k for k, (_, column) in enumerate(pivots)}
-    numbers: dict[Node, int] = {}
-    parts: list[dict[int, Node]] = [{}]
-    work, count = 0, 2
-    found: tuple[list[Node], list[Node]] = ([], [])  # magnitudes in the upper factor, the matrix
+    return _Factorisation(pivots, read, part).of(matrix)
 
-    def close() -> None:
-        """End a part: what it tells of the growth is added to what is known."""
-        for number, nodes in enumerate(found):
-            before = [read(number)] if len(parts) > 1 else []
-            parts[-1][number] = _largest([*before, *nodes])
-            nodes.clear()
 
-    def store(node: Node) -> int | Node:
-        nonlocal count
-        if is_const(node):
-            return node
-        if node not in numbers:
-            numbers[node] = count
-            parts[-1][count] = node
-            count += 1
-        return numbers[node]
+class _Factorisation:
+    """Factors of one matrix, row by row."""
 
-    def value(entry: int | Node) -> Node:
-        if isinstance(entry, Node):
-            return entry
-        return parts[-1][entry] if entry in parts[-1] else read(entry)
+    def __init__(self, pivots: Pivots, read: Callable[[int], Node], part: int) -> None:
+        self.pivots = pivots
+        self.read = read
+        self.part = part
+        self.step_of_column = {column: k for k, (_, column) in enumerate(pivots)}
+        self.numbers: dict[Node, int] = {}
+        self.parts: list[dict[int, Node]] = [{}]
+        self.work = 0
+        self.count = 2
+        #: Magnitudes in the upper factor and in the matrix, of the part at hand.
+        self.magnitudes: tuple[list[Node], list[Node]] = ([], [])
+        self.lower: list[Entries] = []
+        self.upper: list[Entries] = []
+        self.reciprocals: list[int | Node] = []
 
-    lower: list[tuple[tuple[int, int | Node], ...]] = []
-    upper: list[tuple[tuple[int, int | Node], ...]] = []
-    reciprocals: list[int | Node] = []
-    for row_number, pivot_column in pivots:
-        row = {j: node for j, node in matrix[row_number].items() if node is not ZERO}
-        found[1].extend(row.values())
+    def of(self, matrix: Sequence[Mapping[int, Node]]) -> LU:
+        """Return the factors."""
+        for row_number, pivot_column in self.pivots:
+            row = {j: node for j, node in matrix[row_number].items() if node is not ZERO}
+            self.magnitudes[1].extend(row.values())
+            line = self._reduce(row)
+            pivot = row.pop(pivot_column, ZERO)
+            self.magnitudes[0].extend([pivot, *row.values()])
+            self.lower.append(line)
+            self.reciprocals.append(self._store(ONE / pivot))
+            self.upper.append(tuple((j, self._store(node)) for j, node in sorted(row.items())))
+            if self.work > self.part:
+                self._end_part()
+                self.parts.append({})
+                self.work = 0
+        self._end_part()
+        return LU(
+            self.pivots,
+            tuple(self.parts),
+            tuple(self.lower),
+            tuple(self.upper),
+            tuple(self.reciprocals),
+        )
+
+    def _reduce(self, row: dict[int, Node]) -> Entries:
+        """Eliminate the columns of earlier pivots from a row; return their multipliers."""
         line: list[tuple[int, int | Node]] = []
         # Earlier pivots in order; eliminating one may fill in the column of a later one.
-        waiting = [step_of_column[j] for j in row if step_of_column[j] < len(lower)]
+        waiting = [self.step_of_column[j] for j in row if self.step_of_column[j] < len(self.lower)]
         heapify(waiting)
         queued = set(waiting)
         while waiting:
             k = heappop(waiting)
-            multiplier = row.pop(pivots[k][1]) * value(reciprocals[k])
-            entry = store(multiplier)
+            multiplier = row.pop(self.pivots[k][1]) * self._value(self.reciprocals[k])
+            entry = self._store(multiplier)
             line.append((k, entry))
-            for j, above in upper[k]:
-                row[j] = row.get(j, ZERO) - value(entry) * value(above)
-                earlier = step_of_column[j]
-                if earlier < len(lower) and earlier not in queued:
+            for j, above in self.upper[k]:
+                row[j] = row.get(j, ZERO) - self._value(entry) * self._value(above)
+                earlier = self.step_of_column[j]
+                if earlier < len(self.lower) and earlier not in queued:
                     queued.add(earlier)
                     heappush(waiting, earlier)
-            work += len(upper[k]) + 1
-        pivot = row.pop(pivot_column, ZERO)
-        found[0].extend([pivot, *row.values()])
-        lower.append(tuple(line))
-        reciprocals.append(store(ONE / pivot))
-        upper.append(tuple((j, store(node)) for j, node in sorted(row.items())))
-        if work > part:
-            close()
-            parts.append({})
-            work = 0
-    close()
-    return LU(pivots, tuple(parts), tuple(lower), tuple(upper), tuple(reciprocals))
+            self.work += len(self.upper[k]) + 1
+        return tuple(line)
+
+    def _end_part(self) -> None:
+        """Write the largest magnitudes up to the end of a part."""
+        for number, nodes in enumerate(self.magnitudes):
+            before = [self.read(number)] if len(self.parts) > 1 else []
+            self.parts[-1][number] = _largest([*before, *nodes])
+            nodes.clear()
+
+    def _store(self, node: Node) -> int | Node:
+        """Return the number of a factor, written in the part at hand if it is new."""
+        if is_const(node):
+            return node
+        if node not in self.numbers:
+            self.numbers[node] = self.count
+            self.parts[-1][self.count] = node
+            self.count += 1
+        return self.numbers[node]
+
+    def _value(self, entry: int | Node) -> Node:
+        if isinstance(entry, Node):
+            return entry
+        return self.parts[-1][entry] if entry in self.parts[-1] else self.read(entry)
 
 
 def _largest(nodes: Sequence[Node]) -> Node:
-    """Return the largest magnitude; as a tree, which vectors like better than a chain."""
+    """Return the largest magnitude, as a tree: it has fewer dependent steps than a chain."""
     sizes = [fabs(node) for node in dict.fromkeys(nodes)] or [const(0.0)]
     while len(sizes) > 1:
         pairs = [maximum(a, b) for a, b in zip(sizes[::2], sizes[1::2], strict=False)]

@@ -1,10 +1,10 @@
 """Taylor coefficients of a solution, from the graph of its equations.
 
-The coefficients follow from one another by the recurrences of automatic differentiation (A. Jorba
-and M. Zou, "A software package for the numerical integration of ODEs by means of high-order
-Taylor methods", Experimental Mathematics 14, 99-117, 2005; A. Griewank and A. Walther, Evaluating
-Derivatives, 2nd ed. 2008, chapter 13). Time is measured in steps, so coefficient ``k`` is what
-the term of order ``k`` adds at the end of the step; nothing over- or underflows for that.
+The coefficients follow the recurrences of automatic differentiation (A. Jorba and M. Zou, "A
+software package for the numerical integration of ODEs by means of high-order Taylor methods",
+Experimental Mathematics 14, 99-117, 2005; A. Griewank and A. Walther, Evaluating Derivatives, 2nd
+ed. 2008, chapter 13). The unit of time is the step, so coefficient ``k`` is the term of order
+``k`` at the end of the step. That avoids overflow and underflow.
 """
 
 from __future__ import annotations
@@ -13,39 +13,31 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from cubie_flow.errors import FlowError
-from cubie_flow.expressions.graph import (
-    ONE,
-    ZERO,
-    Node,
-    add,
-    call,
-    is_const,
-    partials,
-    topological,
-    where,
-)
+from cubie_flow.expressions.derivatives import partials
+from cubie_flow.expressions.graph import ONE, ZERO, Node, add, call, is_const, where
+from cubie_flow.expressions.traversal import topological
 
-#: Degree up to which derivatives at one point tell the near future. A switch, an exponential that
-#: rises from next to nothing or a high power can happen within a step, unforeseen at its start.
+#: Degree up to which derivatives at one point predict a step. A switch, an exponential that rises
+#: from almost zero, or a high power may act within a step without a sign of it at the start.
 STEEPEST = 8
 
 
 def foreseeable(nodes: Sequence[Node]) -> bool:
-    """Return whether nothing can hide within a step: plain equations of low degree.
+    """Return whether derivatives at the start of a step predict it.
 
-    That is polynomials, fractions, roots, sines and cosines.
+    That holds for polynomials, fractions, roots, sines and cosines of low degree.
     """
     return max(degrees(nodes).values(), default=0.0) <= STEEPEST
 
 
 def degrees(nodes: Sequence[Node]) -> dict[Node, float]:
-    """Return the degree of nodes in what they read, those below them too.
+    """Return the degree of every node of a graph in its symbols and loads.
 
-    It is infinite for what is no plain polynomial, fraction, root or wave.
+    It is infinite for anything but polynomials, fractions, roots, sines and cosines.
     """
-    found: dict[Node, float] = {}
+    known: dict[Node, float] = {}
     for node in topological(nodes):
-        degrees = [found[arg] for arg in node.args]
+        degrees = [known[arg] for arg in node.args]
         match node.op:
             case "const" | "integer":
                 degree = 0.0
@@ -63,8 +55,8 @@ def degrees(nodes: Sequence[Node]) -> dict[Node, float]:
                 degree = degrees[0] * abs(float(node.args[1].value))
             case _:
                 degree = math.inf
-        found[node] = degree
-    return found
+        known[node] = degree
+    return known
 
 
 def coefficients(
@@ -81,7 +73,7 @@ def coefficients(
     derivatives : sequence of Node, shape (states,)
         The right-hand side, in terms of `states` and `time`.
     states : sequence of Node, shape (states,)
-        What reads the states at the start of the step.
+        Nodes of the states at the start of the step.
     time, step : Node
         Time at the start, and length of the step.
     order : int
@@ -106,14 +98,14 @@ def coefficients(
 
 
 class _Jets:
-    """Coefficients of all that some nodes are made of, grown by one order at a time."""
+    """Coefficients of all nodes of a graph, extended by one order at a time."""
 
     def __init__(
         self, nodes: Sequence[Node], time: Node, step: Node, states: Sequence[Node]
     ) -> None:
         self.inner: dict[Node, list[tuple[Node, Node]]] = {}
         order = self._ordered(nodes)
-        # Orders 1, 2, .. of what depends on time; order 0 is the node itself.
+        # Orders 1, 2, .. of the nodes that depend on time; order 0 is the node itself.
         self.rows: dict[Node, list[Node]] = {time: [step], **{state: [] for state in states}}
         self.moving: list[Node] = []
         reached = set(self.rows)
@@ -123,36 +115,37 @@ class _Jets:
                 if node.kind == "float":
                     self.rows[node] = []
                     self.moving.append(node)
-        self.grown = 0
+        self.order = 0
 
     def _ordered(self, nodes: Sequence[Node]) -> list[Node]:
         """Return all nodes, operands first, with the derivatives of the functions they call."""
-        found = list(nodes)
+        outputs = list(nodes)
         while True:
-            order = topological(found)
+            order = topological(outputs)
             new = [node for node in order if node.op == "call" and node not in self.inner]
             if not new:
                 return order
             for node in new:
                 self.inner[node] = list(_chain(node))
-                found += [one for pair in self.inner[node] for one in pair]
+                outputs += [part for pair in self.inner[node] for part in pair]
 
     def of(self, node: Node, k: int) -> Node:
-        """Return coefficient `k`, which must be grown."""
+        """Return coefficient `k`, which must be known."""
         if k == 0:
             return node
         row = self.rows.get(node, ())
         return row[k - 1] if k <= len(row) else ZERO
 
     def extend(self, states: Mapping[Node, Node]) -> None:
-        """Grow all by one order, given the next coefficient of every state."""
-        self.grown += 1
+        """Compute the next order of all nodes from the next coefficient of every state."""
+        self.order += 1
         for state, value in states.items():
             self.rows[state].append(value)
         for node in self.moving:
-            self.rows[node].append(self._next(node, self.grown))
+            self.rows[node].append(self._next(node, self.order))
 
     def _next(self, node: Node, k: int) -> Node:
+        """Return coefficient `k` of an operation."""
         x = node.args
         match node.op:
             case "add":
@@ -169,7 +162,7 @@ class _Jets:
                 rest = [self.of(x[1], j) * self.of(node, k - j) for j in range(1, k + 1)]
                 return (self.of(x[0], k) - _total(rest)) * (ONE / x[1])
             case "sqrt":
-                # From the square: the terms with the unknown coefficient are twice the root's.
+                # From the square of the root, which has the unknown coefficient twice.
                 rest = [self.of(node, j) * self.of(node, k - j) for j in range(1, k)]
                 return (self.of(x[0], k) - _total(rest)) * (0.5 * (ONE / node))
             case "fabs":
@@ -206,13 +199,13 @@ class _Jets:
             twice = [self.of(a, j) * self.of(a, k - j) for j in range((k + 1) // 2)]
             middle = [self.of(a, k // 2) * self.of(a, k // 2)] if k % 2 == 0 else []
             return _total([*middle, 2.0 * _total(twice)])
-        # The newest coefficients come last, so that a processor can begin before it has them.
+        # The newest coefficients come last, so that the sum can begin before they are known.
         pairs = sorted(range(k + 1), key=lambda j: (max(j, k - j), j))
         return _total([self.of(a, j) * self.of(b, k - j) for j in pairs])
 
 
 def _chain(node: Node) -> Iterator[tuple[Node, Node]]:
-    """Yield (factor, argument) pairs, ``sum(factor*argument')`` being the derivative of a call."""
+    """Yield (factor, argument): the derivative of a call is the sum of ``factor*argument'``."""
     if node.value != "pow":
         yield from zip(partials(node), node.args, strict=True)
     elif not is_const(node.args[1]):

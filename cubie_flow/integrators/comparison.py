@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cubie_flow.batches.store_names import LOGLIK
+from cubie_flow.expressions.bit_operations import fetch, to_int
 from cubie_flow.expressions.block import Block, BlockBuilder
-from cubie_flow.expressions.graph import Node, compare, const, fetch, load, to_int, where
+from cubie_flow.expressions.graph import Node, compare, const, load, where
 from cubie_flow.systems.measurements import Measurements, Series
 
 Array = Any

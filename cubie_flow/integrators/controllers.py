@@ -9,22 +9,9 @@ from collections.abc import Sequence
 from attrs import field, frozen
 
 from cubie_flow.errors import between, one_of
+from cubie_flow.expressions.bit_operations import bits, from_bits, integer, isub, to_float, to_int
 from cubie_flow.expressions.block import BlockBuilder
-from cubie_flow.expressions.graph import (
-    Node,
-    bits,
-    const,
-    from_bits,
-    integer,
-    isub,
-    load,
-    logical_and,
-    maximum,
-    minimum,
-    to_float,
-    to_int,
-    where,
-)
+from cubie_flow.expressions.graph import Node, const, load, logical_and, maximum, minimum, where
 from cubie_flow.memory import CUDAFactory, buffer_registry
 
 #: First element of the tolerances in the run-time settings. Before them are the first, smallest and

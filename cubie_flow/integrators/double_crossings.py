@@ -16,22 +16,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from cubie_flow.expressions.block import BlockBuilder
+from cubie_flow.expressions.derivatives import differentiate, directional
 from cubie_flow.expressions.graph import (
     ZERO,
     Node,
     compare,
-    differentiate,
-    directional,
     fabs,
     load,
     logical_and,
     logical_or,
     maximum,
-    substitute,
     symbol,
-    topological,
     where,
 )
+from cubie_flow.expressions.traversal import substitute, topological
 from cubie_flow.integrators.controllers import SETTINGS
 from cubie_flow.integrators.steps.base import Step, any_of
 

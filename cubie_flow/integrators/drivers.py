@@ -22,18 +22,9 @@ from typing import Any
 
 from attrs import frozen
 
+from cubie_flow.expressions.bit_operations import fetch, to_int
 from cubie_flow.expressions.block import BlockBuilder
-from cubie_flow.expressions.graph import (
-    Node,
-    compare,
-    const,
-    fetch,
-    floor,
-    load,
-    minimum,
-    to_int,
-    where,
-)
+from cubie_flow.expressions.graph import Node, compare, const, floor, load, minimum, where
 from cubie_flow.systems.drivers import Driver
 
 Array = Any

@@ -7,13 +7,8 @@ from collections.abc import Mapping, Sequence
 from attrs import evolve
 
 from cubie_flow.expressions.block import Function, operations
-from cubie_flow.expressions.graph import (
-    Node,
-    const,
-    load,
-    substitute,
-    symbol,
-)
+from cubie_flow.expressions.graph import Node, const, load, symbol
+from cubie_flow.expressions.traversal import substitute
 from cubie_flow.integrators.drivers import polynomials, width
 from cubie_flow.integrators.switches import SwitchFinder
 from cubie_flow.systems import OdeSystem

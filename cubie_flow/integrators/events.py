@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cubie_flow.expressions.bit_operations import to_int
 from cubie_flow.expressions.block import Block, BlockBuilder
+from cubie_flow.expressions.derivatives import directional
 from cubie_flow.expressions.graph import (
     FALSE,
     ONE,
@@ -23,7 +25,6 @@ from cubie_flow.expressions.graph import (
     Node,
     compare,
     const,
-    directional,
     fabs,
     load,
     logical_and,
@@ -31,12 +32,10 @@ from cubie_flow.expressions.graph import (
     logical_or,
     maximum,
     minimum,
-    substitute,
     symbol,
-    to_int,
-    topological,
     where,
 )
+from cubie_flow.expressions.traversal import substitute, topological
 from cubie_flow.integrators.controllers import EPSILON
 from cubie_flow.integrators.crossings import EventLocator
 from cubie_flow.integrators.event_schedule import (

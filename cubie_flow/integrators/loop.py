@@ -10,6 +10,7 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from cubie_flow.errors import one_of
+from cubie_flow.expressions.bit_operations import to_int
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
 from cubie_flow.expressions.graph import (
     Node,
@@ -23,7 +24,6 @@ from cubie_flow.expressions.graph import (
     maximum,
     minimum,
     sqrt,
-    to_int,
     where,
 )
 from cubie_flow.integrators.attempt import Attempt

@@ -18,17 +18,15 @@ from cubie_flow.expressions.graph import (
     Node,
     compare,
     const,
-    content_hash,
     load,
     logical_and,
     minimum,
-    substitute,
     symbol,
-    topological,
     where,
 )
 from cubie_flow.expressions.intervals import bounds
 from cubie_flow.expressions.taylor import degrees
+from cubie_flow.expressions.traversal import content_hash, substitute, topological
 from cubie_flow.integrators.steps.base import any_of
 from cubie_flow.integrators.switches import SwitchFinder
 

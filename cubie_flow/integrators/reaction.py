@@ -19,10 +19,10 @@ from cubie_flow.expressions.graph import (
     logical_not,
     logical_or,
     minimum,
-    substitute,
     symbol,
     where,
 )
+from cubie_flow.expressions.traversal import substitute
 from cubie_flow.integrators.event_schedule import (
     BY_SLOPE,
     BY_VALUE,

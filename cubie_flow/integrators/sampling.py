@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cubie_flow.expressions.bit_operations import to_int
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
-from cubie_flow.expressions.graph import Node, compare, const, fabs, load, to_int, where
+from cubie_flow.expressions.graph import Node, compare, const, fabs, load, where
 from cubie_flow.integrators.controllers import EPSILON
 from cubie_flow.integrators.lane import (
     SAVED,

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from attrs import field, frozen
 
 from cubie_flow.expressions.block import BlockBuilder
+from cubie_flow.expressions.derivatives import differentiate
 from cubie_flow.expressions.graph import (
     ONE,
     ZERO,
@@ -27,8 +28,6 @@ from cubie_flow.expressions.graph import (
     call,
     compare,
     const,
-    content_hash,
-    differentiate,
     fabs,
     floor,
     load,
@@ -38,13 +37,11 @@ from cubie_flow.expressions.graph import (
     maximum,
     minimum,
     neg,
-    substitute,
     symbol,
-    topological,
-    transform,
     where,
 )
 from cubie_flow.expressions.intervals import bounds
+from cubie_flow.expressions.traversal import content_hash, substitute, topological, transform
 from cubie_flow.integrators.controllers import EPSILON
 
 # Elements of the buffer `switch_clock`: the next switching time of any slot, whether the run has

@@ -12,7 +12,7 @@ from attrs import evolve, field, frozen, validators
 
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, flattened
-from cubie_flow.expressions.emit import ARENAS, Dialect, Place
+from cubie_flow.expressions.dialect import ARENAS, Dialect, Place
 from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.cache import KernelCache, source_digest

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from cubie_flow.errors import FlowError
-from cubie_flow.expressions.emit import ARENAS
+from cubie_flow.expressions.dialect import ARENAS
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.memory import BlockFit, LayoutEntry

@@ -17,8 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from cubie_flow.config.hydra_plugins import name_system
+from cubie_flow.config.hydra_private import apply_overrides, caching_loader
 from cubie_flow.credentials import as_given
-from cubie_flow.multirun.hydra_private import apply_overrides, caching_loader
 
 
 class Composer:

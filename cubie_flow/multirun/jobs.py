@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cubie_flow import credentials
 from cubie_flow.config import overrides
+from cubie_flow.config.hydra_private import config_yaml
 from cubie_flow.config.schema import Settings
 from cubie_flow.errors import FlowError
-from cubie_flow.multirun.hydra_private import config_yaml
 from cubie_flow.storage import Location, index, leased, locked
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from cubie_flow.config import hydra_plugins
+from cubie_flow.config.hydra_private import new_context, returned_value
 from cubie_flow.config.schema import shipped
 from cubie_flow.errors import FlowError
-from cubie_flow.multirun.hydra_private import new_context, returned_value
 from cubie_flow.multirun.jobs import failed_row
 from cubie_flow.storage import Location, index
 

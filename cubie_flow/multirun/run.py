@@ -13,13 +13,13 @@ from attrs import evolve
 from omegaconf import DictConfig, OmegaConf
 
 from cubie_flow import credentials
+from cubie_flow.config.hydra_private import config_yaml
 from cubie_flow.console.paths import location_text, short_path
 from cubie_flow.console.progress import Progress, Show, progress
 from cubie_flow.console.session import open_session, print_and_log
 from cubie_flow.console.tables import fact_lines
 from cubie_flow.errors import FlowError
 from cubie_flow.multirun.axes import Axes
-from cubie_flow.multirun.hydra_private import config_yaml
 from cubie_flow.multirun.job_task import JobTask
 from cubie_flow.multirun.jobs import COMMON, Job, engine_settings, run_job, shared_settings
 from cubie_flow.multirun.launcher import Launcher

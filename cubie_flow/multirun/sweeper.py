@@ -171,6 +171,6 @@ def _refuse_unreadable_quantities(jobs: list[Job]) -> None:
 
 def register() -> None:
     """Register the sweeper with Hydra."""
-    from cubie_flow.multirun.hydra_private import register_sweeper
+    from cubie_flow.config.hydra_private import register_sweeper
 
     register_sweeper(FlowSweeper, NAME)

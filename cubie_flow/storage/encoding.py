@@ -2,7 +2,7 @@
 
 Zarr writes any selection of an array, so it reads a shard before it writes it, copies chunk by
 chunk and starts a task per chunk. A shard here has one writer and is written whole, which saves
-more than half of the processor time of writing (docs/performance.md). The bytes follow the
+more than half of the processor time of writing (docs/lab-book.md). The bytes follow the
 specification (https://zarr-specs.readthedocs.io, "Sharding codec", version 1.0), so any reader of
 Zarr reads them.
 """

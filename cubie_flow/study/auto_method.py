@@ -10,8 +10,9 @@ import numpy as np
 from attrs import evolve, frozen
 
 from cubie_flow.expressions.block import CALL, Evaluate, Repeat, Statement, When
-from cubie_flow.expressions.graph import Node, topological
+from cubie_flow.expressions.graph import Node
 from cubie_flow.expressions.taylor import foreseeable
+from cubie_flow.expressions.traversal import topological
 from cubie_flow.integrators.controllers import EPSILON, SETTINGS
 from cubie_flow.integrators.equations import mass_pattern
 from cubie_flow.integrators.status import STATUS, ended_well
@@ -47,7 +48,7 @@ RARE = 0.1
 #: Difference between two methods, relative to the size of a state, that is reported.
 APART = 0.01
 #: The Taylor method is tried up to this tolerance and this number of operations of a right-hand
-#: side. One of its operations takes longer by the third number; measured in docs/performance.md.
+#: side. One of its operations takes longer by the third number; measured in docs/lab-book.md.
 TIGHT, SMALL, LONGER = 1e-8, 30, 1.4
 _FREE = ("const", "integer", "truth", "load", "symbol")
 #: Assumed iterations of a loop in a block.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cubie_flow.errors import FlowError
-from cubie_flow.expressions.graph import topological
+from cubie_flow.expressions.traversal import topological
 from cubie_flow.integrators.drivers import check_choices
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tolerances import Tolerances

@@ -28,7 +28,7 @@ from cubie_flow.storage.schema import (
 from cubie_flow.study.accuracy import atol_attribute
 from cubie_flow.study.study import Study
 from cubie_flow.systems import OdeSystem
-from cubie_flow.systems.sensitivities import initial_name
+from cubie_flow.systems.dependence import initial_name
 
 Array = Any
 #: Which attempt solved a rescued run.

@@ -8,6 +8,7 @@ import numpy as np
 
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import ZERO
+from cubie_flow.expressions.traversal import substitute
 from cubie_flow.integrators.double_crossings import count_unexamined, find_switching_functions
 from cubie_flow.integrators.equations import bind, finder
 from cubie_flow.integrators.pulses import find_pulses
@@ -106,5 +107,5 @@ def _times(event: Event, values: Mapping[graph.Node, graph.Node]) -> list[float]
     # An event with a lag happens only after the event that it follows.
     if times is None or times.every is not ZERO or times.lag is not ZERO:
         return []
-    known = graph.substitute(list(times.listed or (times.start,)), values)
+    known = substitute(list(times.listed or (times.start,)), values)
     return [float(node.value) for node in known if node.op == "const"]

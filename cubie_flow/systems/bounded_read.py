@@ -1,4 +1,4 @@
-"""Reading a file that a user names, as far as it may be large."""
+"""Reading of files up to a limit of their size."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def read_bytes(path: Path, most: int) -> bytes:
     Raises
     ------
     FlowError
-        If it is no file, cannot be read, or has more than `most` bytes.
+        If it is not a file, cannot be read, or has more than `most` bytes.
     """
     try:
         if path.exists() and not path.is_file():  # reading from a pipe might never end
-            raise FlowError(f"model file '{path}' cannot be read: it is no regular file")
+            raise FlowError(f"model file '{path}' cannot be read: it is not a regular file")
         with path.open("rb") as file:
             content = file.read(most + 1)
     except OSError as error:

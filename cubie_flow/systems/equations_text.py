@@ -16,14 +16,14 @@ def read_equations(text: str, where: str) -> tuple[dict[str, str], dict[str, str
     Parameters
     ----------
     text : str
-        One ``dx/dt = ...``, ``x' = ...`` or ``name = ...`` a line; ``#`` begins a comment.
+        Lines ``dx/dt = ...``, ``x' = ...`` or ``name = ...``; ``#`` begins a comment.
     where : str
         Names the system in errors.
 
     Raises
     ------
     FlowError
-        If a line is no equation, or a left-hand side stands twice.
+        If a line is not an equation, or two lines have one left-hand side.
     """
     equations: dict[str, str] = {}
     observables: dict[str, str] = {}
@@ -34,8 +34,8 @@ def read_equations(text: str, where: str) -> tuple[dict[str, str], dict[str, str
         left, sign, right = (part.strip() for part in line.partition("="))
         if not sign or not left or not right:
             raise FlowError(
-                f"{where}, line {number}: {shortened(line)} is no equation; write dx/dt = ... or "
-                "name = ..."
+                f"{where}, line {number}: {shortened(line)} is not an equation; write dx/dt = ... "
+                "or name = ..."
             )
         derivative = _DERIVATIVE.fullmatch(left)
         name = (derivative[1] or derivative[2]) if derivative else left

@@ -1,4 +1,4 @@
-"""Events: what happens to a run at a time that a condition, a root or a schedule decides."""
+"""Events of a run, at times that a condition, a root or a schedule determines."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from attrs import evolve, field, frozen
 from cubie_flow.errors import FlowError, one_of
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import ONE, ZERO, Node
+from cubie_flow.expressions.traversal import content_hash
 
 DIRECTIONS = ("rising", "falling", "both")
 
 
 @frozen
 class Times:
-    """The times of a schedule: listed, or `count` of them from `start` on.
+    """The times of a schedule: a list, or `count` times from `start` on.
 
     Parameters
     ----------
     start, every, count : Node
         In symbols of parameters; ``start + k*every`` for ``k < count``.
     listed : tuple of Node
-        Instead, in increasing order.
+        Times in increasing order, instead of the above.
     lag : Node
-        Every time is so much later; what would begin before a run starts does not happen in it,
-        even if its end would.
+        Delay of every time. A pair of events whose first time without it is before the start of
+        a run does not happen, even if the second time is after the start.
     """
 
     start: Node = ZERO
@@ -41,15 +42,15 @@ class Times:
         if not self.listed:
             given = graph.compare("<", index, self.count)
             return graph.where(given, (index * self.every + self.start) + self.lag, never)
-        found = never
+        time = never
         for k in reversed(range(len(self.listed))):
-            found = graph.where(
-                graph.compare("<=", index, float(k)), self.listed[k] + self.lag, found
+            time = graph.where(
+                graph.compare("<=", index, float(k)), self.listed[k] + self.lag, time
             )
-        return found
+        return time
 
     def before(self, t: Node) -> Node:
-        """Return how many of the times are before `t`."""
+        """Return the number of times before `t`."""
         if not self.listed:
             past = ONE
             if self.every is not ZERO:
@@ -63,33 +64,35 @@ class Times:
 
 @frozen
 class Event:
-    """Something that happens to a run; exactly one of `condition`, `root` and `times` is given.
+    """An event of a run; exactly one of `condition`, `root` and `times` is given.
 
     Parameters
     ----------
     name : str
     condition : Node, optional
-        A truth in symbols of states, parameters and ``t``; it happens when this becomes true.
+        A truth in symbols of states, parameters and ``t``; the event happens when it becomes
+        true.
     root : Node, optional
-        It happens where this goes through zero.
+        The event happens where this goes through zero.
     direction : {"rising", "falling", "both"}
-        Of the root.
+        Direction of the root.
     times : Times, optional
     resets : tuple of (str, Node)
-        New value of states and parameters, computed before any of them is set.
+        New values of states and parameters, all computed from the old values.
     stop : bool
         Whether the run ends.
     priority : Node
-        Of those at one time the highest happens first, in the order of the model if equal.
+        Of the events at one time, the one with the highest priority happens first. Events of
+        equal priority happen in the order of the model.
     initially : bool, optional
-        What the condition counts as before the start; None for what it is at the start.
+        Value of the condition before the start; None for its value at the start.
     persistent : bool
-        Whether it still happens if one before it at the same time made the condition false.
+        Whether it still happens if an earlier event at the same time makes the condition false.
     early : bool
-        Whether values are those of the moment the condition became true, before others at the
-        same time happened.
+        Whether it uses the values from the moment when the condition became true, before other
+        events at the same time.
     record : bool
-        Whether its number and times are kept.
+        Whether its number and times are saved.
     """
 
     name: str
@@ -107,7 +110,7 @@ class Event:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """Every expression, in one order."""
+        """All expressions, in a fixed order."""
         when = [node for node in (self.condition, self.root) if node is not None]
         if self.times is not None:
             t = self.times
@@ -115,7 +118,7 @@ class Event:
         return (*when, *(node for _, node in self.resets), self.priority)
 
     def replaced(self, change: Callable[[Sequence[Node]], list[Node]]) -> Event:
-        """Return the event with its expressions changed all at once."""
+        """Return the event with other expressions; `change` gets all of them at once."""
         new = iter(change(self.nodes))
         condition = next(new) if self.condition is not None else None
         root = next(new) if self.root is not None else None
@@ -130,7 +133,7 @@ class Event:
 
     @property
     def truth(self) -> Node:
-        """Truth that stands for the side of the root, or the condition itself."""
+        """The condition, or the truth that the root is beyond zero."""
         if self.condition is not None:
             return self.condition
         assert self.root is not None
@@ -138,22 +141,30 @@ class Event:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 digest of everything that decides what happens."""
+        """SHA-256 digest of everything that determines the event."""
         own = (
             self.name, self.condition is None, self.root is None, self.times is None,
             self.direction, [name for name, _ in self.resets], self.stop, self.initially,
-            self.persistent, self.early, self.record, graph.content_hash(self.nodes),
+            self.persistent, self.early, self.record, content_hash(self.nodes),
         )  # fmt: skip
         return hashlib.sha256(repr(own).encode()).hexdigest()
 
 
 def check_events(events: Sequence[Event], targets: Iterable[str], where: str) -> None:
-    """Refuse events that cannot be.
+    """Refuse events that are incomplete or contradict each other.
+
+    Parameters
+    ----------
+    events : sequence of Event
+    targets : iterable of str
+        Names that events may set.
+    where : str
+        Names the system in errors.
 
     Raises
     ------
     FlowError
-        Naming the first one that does not say when it happens, or sets what it must not.
+        For the first event without a time, with a name twice, or that sets an unknown name.
     """
     targets = set(targets)
     called = [event.name for event in events]
@@ -166,13 +177,13 @@ def check_events(events: Sequence[Event], targets: Iterable[str], where: str) ->
         names = [name for name, _ in event.resets]
         for name in names:
             if name not in targets:
-                raise FlowError(f"{place}: it sets '{name}', which is no state or parameter")
+                raise FlowError(f"{place}: it sets '{name}', which is not a state or parameter")
             if names.count(name) > 1:
                 raise FlowError(f"{place}: it sets '{name}' twice")
 
 
 def margin(truth: Node) -> Node:
-    """Return a number that is positive where a truth holds, about continuous where it can be."""
+    """Return a number that is positive where a truth holds, and continuous if possible."""
     a = truth.args
     match truth.op:
         case "truth":
@@ -194,7 +205,7 @@ def margin(truth: Node) -> Node:
 
 
 def is_closed(truth: Node) -> bool:
-    """Return whether a truth holds where its margin is zero: no comparison in it is strict."""
+    """Return whether a truth holds where its margin is zero: it has no strict comparison."""
     match truth.op:
         case "compare":
             return truth.value in (">=", "<=", "==")
@@ -206,7 +217,7 @@ def is_closed(truth: Node) -> bool:
 
 
 def _has_closed(truth: Node) -> bool:
-    """Return whether some comparison in a truth holds where its margin is zero."""
+    """Return whether any comparison in a truth holds where its margin is zero."""
     if truth.op in ("and", "or", "not"):
         return any(map(_has_closed, truth.args))
     return truth.op == "compare" and truth.value in (">=", "<=", "==")

@@ -1,4 +1,4 @@
-"""Events and doses of models, as YAML writes them.
+"""Events and doses of a model, read from its mapping.
 
 Events by name, each with exactly one of ``when``, ``root`` and ``at``::
 
@@ -6,19 +6,25 @@ Events by name, each with exactly one of ``when``, ``root`` and ``at``::
       bounce:
         root: height                    # happens where this goes through zero
         direction: falling              # rising (the default), falling or both
-        set: {speed: -elasticity*speed} # states and parameters, from the values before
+        set: {speed: -elasticity*speed} # states and parameters, computed from the old values
       over: {when: x > 5 and t > 1, stop: true}     # when a condition becomes true; ends the run
-      spike: {root: V - 20}             # only counted, its times recorded
+      spike: {root: V - 20}             # only counted and its times recorded
       pulse: {at: [1.0, 2.5, 7.0], set: {I: 0}}     # at times, which may use parameters
       daily: {at: {start: 8, every: 24, count: 10}, set: {light: 1 - light}}
 
-More keys: ``priority`` (of those at one time the highest happens first, each with the values that
-the one before it left), ``record: false`` (its number and times are not kept), ``initially``
-(true or false: what a condition counts as before the start; as it is by default), ``persistent:
-false`` (it does not happen if one before it at the same time made the condition false), ``values:
-trigger`` (values of the moment when the condition became true instead of those before it happens).
+Further keys:
 
-Doses are given into a state; with ``duration`` or ``rate`` they are infusions::
+- ``priority``: of the events at one time, the one with the highest priority happens first. The next
+  event uses the values that it leaves.
+- ``record: false``: the number and the times of the event are not saved.
+- ``initially`` (true or false): value of the condition before the start; by default its value at
+  the start.
+- ``persistent: false``: the event does not happen if an earlier one at the same time makes the
+  condition false.
+- ``values: trigger``: the event uses the values of the moment when the condition became true,
+  before other events at the same time.
+
+A dose goes into a state; with ``duration`` or ``rate`` it is an infusion::
 
     doses:
       - {into: gut, amount: dose, start: 0, every: tau, count: n}
@@ -33,11 +39,12 @@ from typing import Any
 from attrs import evolve
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import ONE, ZERO, Node, const, symbol
+from cubie_flow.expressions.traversal import free_symbols
 from cubie_flow.systems.events import DIRECTIONS, Event, Times
-from cubie_flow.systems.parser import Expression, Scope
-from cubie_flow.systems.quantities import Quantity, check_name, finite, shortened
+from cubie_flow.systems.parser import Expression
+from cubie_flow.systems.quantities import Quantity, check_keys, check_name, finite, shortened
+from cubie_flow.systems.scope import Scope
 
 EVENT_KEYS = (
     "when", "root", "at", "direction", "set", "stop", "priority", "record", "initially",
@@ -46,14 +53,14 @@ EVENT_KEYS = (
 DOSE_KEYS = ("name", "into", "amount", "start", "every", "count", "at", "duration", "rate")
 
 
-class Happenings:
+class EventsReader:
     """Reads the events and doses of one model.
 
     Parameters
     ----------
     model : mapping
     scope : Scope
-        What the names of the model mean.
+        Names of the model.
     where : str
         Names the system in errors.
     states : sequence of str
@@ -70,7 +77,7 @@ class Happenings:
 
     # pieces -------------------------------------------------------------------------------------
 
-    def _built(self, given: Any, where: str) -> Node:
+    def _build(self, given: Any, where: str) -> Node:
         if not isinstance(given, str):
             return const(finite(given, where))
         expression = Expression.read(given, where)
@@ -79,7 +86,7 @@ class Happenings:
         return expression.build(self.scope)
 
     def _number(self, given: Any, where: str) -> Node:
-        node = self._built(given, where)
+        node = self._build(given, where)
         if node.kind != "float":
             raise FlowError(
                 f"{where}: '{given}' is true or false, not a number; use where(condition, a, b)"
@@ -87,21 +94,18 @@ class Happenings:
         return node
 
     def _truth(self, given: Any, where: str) -> Node:
-        node = self._built(given, where)
+        node = self._build(given, where)
         if node.kind != "bool":
-            raise FlowError(f"{where}: {shortened(given)} is no condition; write x > 0, or 'root'")
+            raise FlowError(
+                f"{where}: {shortened(given)} is not a condition; write x > 0, or use 'root'"
+            )
         return node
 
     @staticmethod
     def _mapping(given: Any, where: str, known: Sequence[str]) -> Mapping[Any, Any]:
         if not isinstance(given, Mapping):
             raise FlowError(f"{where} must be a mapping, not {shortened(given)}")
-        for key in given:
-            if key not in known:
-                raise FlowError(
-                    f"{where}: unknown key {shortened(key)} (known: {', '.join(known)})"
-                    f"{nearest(str(key), known)}"
-                )
+        check_keys(given, known, where)
         return given
 
     @staticmethod
@@ -112,9 +116,9 @@ class Happenings:
         return value
 
     def _moment(self, given: Any, where: str) -> Node:
-        """Return a time, a number of a schedule or of its repetitions."""
+        """Return a time or a number of a schedule."""
         node = self._number(given, where)
-        for name in graph.free_symbols([node]):
+        for name in free_symbols([node]):
             if name == "t" or name in self.states:
                 raise FlowError(
                     f"{where}: '{given}' uses '{name}'; a schedule may use parameters only, for "
@@ -123,23 +127,13 @@ class Happenings:
         return node
 
     def _times(self, given: Any, where: str) -> Times:
+        """Return a schedule: a mapping, a list of times, or one time."""
         if isinstance(given, Mapping):
             given = self._mapping(given, where, ("start", "every", "count", "lag", "times"))
             lag = self._moment(given.get("lag", 0), f"{where}.lag")
             if "times" in given:
                 return evolve(self._times(given["times"], where), lag=lag)
-            if "start" not in given:
-                raise FlowError(f"{where}: 'start' is missing")
-            if "count" in given and "every" not in given:
-                raise FlowError(f"{where}: 'count' needs 'every', the time between two")
-            every = self._moment(given.get("every", 0), f"{where}.every")
-            if every.op == "const" and "every" in given and not every.value > 0:
-                raise FlowError(f"{where}.every is {every.value:g}; it must be positive")
-            # Without a number they go on to the end of the run.
-            count = const(1e15) if "every" in given else ONE
-            if "count" in given:
-                count = self._moment(given["count"], f"{where}.count")
-            return Times(self._moment(given["start"], f"{where}.start"), every, count, (), lag)
+            return evolve(self._repeated_times(given, where), lag=lag)
         if isinstance(given, Sequence) and not isinstance(given, str):
             listed = [self._moment(one, f"{where}[{i}]") for i, one in enumerate(given)]
             if not listed:
@@ -149,6 +143,20 @@ class Happenings:
                 raise FlowError(f"{where} must increase, unlike {shortened(list(given))}")
             return Times(listed=tuple(listed))
         return Times(self._moment(given, where))
+
+    def _repeated_times(self, given: Mapping[Any, Any], where: str) -> Times:
+        if "start" not in given:
+            raise FlowError(f"{where}: 'start' is missing")
+        if "count" in given and "every" not in given:
+            raise FlowError(f"{where}: 'count' needs 'every', the time between two")
+        every = self._moment(given.get("every", 0), f"{where}.every")
+        if every.op == "const" and "every" in given and not every.value > 0:
+            raise FlowError(f"{where}.every is {every.value:g}; it must be positive")
+        # Without a count they continue to the end of the run.
+        count = const(1e15) if "every" in given else ONE
+        if "count" in given:
+            count = self._moment(given["count"], f"{where}.count")
+        return Times(self._moment(given["start"], f"{where}.start"), every, count)
 
     # events -------------------------------------------------------------------------------------
 
@@ -171,24 +179,13 @@ class Happenings:
         check_name(name, f"{self.where}: the event")
         where = f"{self.where}, event {name}"
         given = self._mapping(given, where, EVENT_KEYS)
-        if "delay" in given:
-            raise FlowError(
-                f"{where}: 'delay' is not supported; give a state that the event sets to the time "
-                "after which another event happens"
-            )
-        if sum(key in given for key in ("when", "root", "at")) != 1:
-            raise FlowError(f"{where}: it needs exactly one of 'when', 'root' and 'at'")
+        self._check_keys(given, where)
         direction = given.get("direction", "rising")
         if direction not in DIRECTIONS:
             raise FlowError(
                 f"{where}: direction is {shortened(direction)}; it must be one of "
                 f"{', '.join(DIRECTIONS)}{nearest(str(direction), DIRECTIONS)}"
             )
-        if "direction" in given and "root" not in given:
-            raise FlowError(f"{where}: 'direction' is only for a 'root'")
-        for key in ("initially", "persistent"):
-            if key in given and "when" not in given:
-                raise FlowError(f"{where}: '{key}' is only for a condition, 'when'")
         values = given.get("values", "now")
         if values not in ("now", "trigger"):
             raise FlowError(f"{where}: values is {shortened(values)}; it must be now or trigger")
@@ -216,10 +213,26 @@ class Happenings:
             record=self._flag(given, "record", True, where),
         )
 
+    @staticmethod
+    def _check_keys(given: Mapping[Any, Any], where: str) -> None:
+        """Refuse keys that exclude or need each other."""
+        if "delay" in given:
+            raise FlowError(
+                f"{where}: 'delay' is not supported; give a state that the event sets to the time "
+                "after which another event happens"
+            )
+        if sum(key in given for key in ("when", "root", "at")) != 1:
+            raise FlowError(f"{where}: it needs exactly one of 'when', 'root' and 'at'")
+        if "direction" in given and "root" not in given:
+            raise FlowError(f"{where}: 'direction' is only for a 'root'")
+        for key in ("initially", "persistent"):
+            if key in given and "when" not in given:
+                raise FlowError(f"{where}: '{key}' is only for a condition, 'when'")
+
     # doses --------------------------------------------------------------------------------------
 
     def doses(self) -> tuple[tuple[Event, ...], list[Quantity], dict[str, Node]]:
-        """Return the doses as events, what counts running infusions, and what flows into states.
+        """Return doses as events, counters of running infusions, and the inflow into states.
 
         Raises
         ------
@@ -234,44 +247,28 @@ class Happenings:
         events: list[Event] = []
         running: list[Quantity] = []
         inflow: dict[str, Node] = {}
-        for number, one in enumerate(given):
+        for number, dose in enumerate(given):
             where = f"{self.where}, doses[{number}]"
-            one = self._mapping(one, where, DOSE_KEYS)
-            name = check_name(
-                one.get("name", "dose" if len(given) == 1 else f"dose_{number}"), f"{where}: name"
-            )
-            into = one.get("into")
+            dose = self._mapping(dose, where, DOSE_KEYS)
+            default = "dose" if len(given) == 1 else f"dose_{number}"
+            name = check_name(dose.get("name", default), f"{where}: name")
+            into = dose.get("into")
             if into not in self.states:
                 raise FlowError(
                     f"{where}: into is {shortened(into)}; it must be a state"
                     f"{nearest(str(into), self.states)}"
                 )
-            amount = self._number(one["amount"], f"{where}.amount") if "amount" in one else None
-            times = self._dose_times(one, where)
-            if "duration" not in one and "rate" not in one:
+            target = str(into)
+            amount = self._number(dose["amount"], f"{where}.amount") if "amount" in dose else None
+            times = self._dose_times(dose, where)
+            if "duration" not in dose and "rate" not in dose:
                 if amount is None:
                     raise FlowError(f"{where}: 'amount' is missing")
-                resets = ((str(into), symbol(str(into)) + amount),)
+                resets = ((target, symbol(target) + amount),)
                 events.append(Event(name, times=times, resets=resets, record=False))
                 continue
-            if sum(key in one for key in ("amount", "duration", "rate")) != 2:
-                raise FlowError(
-                    f"{where}: an infusion has two of 'amount', 'duration' and 'rate', from which "
-                    "the third follows"
-                )
-            rate = self._number(one["rate"], f"{where}.rate") if "rate" in one else None
-            if "duration" in one:
-                span = self._moment(one["duration"], f"{where}.duration")
-                if span.op == "const" and not span.value > 0:
-                    raise FlowError(f"{where}.duration is {span.value:g}; it must be positive")
-            else:
-                assert amount is not None
-                assert rate is not None
-                span = amount / rate
-            if rate is None:
-                assert amount is not None
-                rate = amount / span
-            count = Quantity(f"{name}_running", 0.0, "1", f"infusions of {name} under way")
+            rate, span = self._infusion(dose, amount, where)
+            count = Quantity(f"{name}_running", 0.0, "1", f"number of running infusions of {name}")
             running.append(count)
             now = symbol(count.name)
             events += [
@@ -281,8 +278,31 @@ class Happenings:
                     ("ends", evolve(times, lag=times.lag + span), -1.0),
                 )
             ]
-            inflow[str(into)] = inflow.get(str(into), ZERO) + now * rate
+            inflow[target] = inflow.get(target, ZERO) + now * rate
         return tuple(events), running, inflow
+
+    def _infusion(
+        self, dose: Mapping[Any, Any], amount: Node | None, where: str
+    ) -> tuple[Node, Node]:
+        """Return the rate and the duration of an infusion."""
+        if sum(key in dose for key in ("amount", "duration", "rate")) != 2:
+            raise FlowError(
+                f"{where}: an infusion has two of 'amount', 'duration' and 'rate', from which "
+                "the third follows"
+            )
+        rate = self._number(dose["rate"], f"{where}.rate") if "rate" in dose else None
+        if "duration" in dose:
+            span = self._moment(dose["duration"], f"{where}.duration")
+            if span.op == "const" and not span.value > 0:
+                raise FlowError(f"{where}.duration is {span.value:g}; it must be positive")
+        else:
+            assert amount is not None
+            assert rate is not None
+            span = amount / rate
+        if rate is None:
+            assert amount is not None
+            rate = amount / span
+        return rate, span
 
     def _dose_times(self, given: Mapping[Any, Any], where: str) -> Times:
         if "at" in given:
@@ -294,34 +314,54 @@ class Happenings:
         return self._times({"start": 0, **schedule}, where)
 
 
-def with_inflow(
+def add_inflow(
     states: Sequence[Quantity],
     derivatives: Sequence[Node],
     masses: Sequence[float],
     inflow: Mapping[str, Node],
     where: str,
 ) -> tuple[Node, ...]:
-    """Return the derivatives with what infusions add to them.
+    """Return the derivatives of states with the inflow of infusions.
+
+    Parameters
+    ----------
+    states : sequence of Quantity
+    derivatives : sequence of Node, shape (states,)
+    masses : sequence of float, shape (states,)
+        Empty if all are 1.
+    inflow : mapping
+        Rate by the name of a state.
+    where : str
+        Names the system in errors.
 
     Raises
     ------
     FlowError
-        If one flows into a state whose equation is algebraic.
+        If an infusion goes into a state whose equation is algebraic.
     """
-    found = list(derivatives)
+    total = list(derivatives)
     for i, state in enumerate(states):
         if state.name in inflow:
             mass = masses[i] if masses else 1.0
             if mass == 0.0:
-                raise FlowError(f"{where}: an infusion into '{state.name}', which is algebraic")
-            found[i] = found[i] + mass * inflow[state.name]
-    return tuple(found)
+                raise FlowError(
+                    f"{where}: an infusion goes into '{state.name}', whose equation is algebraic"
+                )
+            total[i] = total[i] + mass * inflow[state.name]
+    return tuple(total)
 
 
 def write_events(events: Sequence[Event], texts: Sequence[str]) -> dict[str, Any]:
-    """Return what `Happenings.events` reads back; `texts` are those of all their expressions."""
+    """Return the mapping of events that `EventsReader.events` reads back.
+
+    Parameters
+    ----------
+    events : sequence of Event
+    texts : sequence of str
+        Texts of the expressions of all events, in order.
+    """
     waiting = iter(texts)
-    found = {}
+    entries = {}
     for event in events:
         written: dict[str, Any] = {}
         if event.condition is not None:
@@ -349,5 +389,5 @@ def write_events(events: Sequence[Event], texts: Sequence[str]) -> dict[str, Any
             "record": event.record,
             "values": "trigger" if event.early else "now",
         }
-        found[event.name] = written
-    return found
+        entries[event.name] = written
+    return entries

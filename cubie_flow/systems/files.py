@@ -1,6 +1,6 @@
-"""Model files: YAML, read strictly and written, and formats of others, imported.
+"""Model files: YAML and the formats of other programs.
 
-Strictly means plain values only, no key twice, and nothing that grows when read.
+YAML is read strictly: plain values only, no key twice, and no aliases.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def read_model_file(path: Path) -> dict[str, Any]:
-    """Return the mapping of a model file, one of YAML or of a format that is imported.
+    """Return the mapping of a model file, in YAML or in a format of another program.
 
-    A model without a name gets that of the file, its other signs replaced by ``_``.
+    A model without a name gets the name of the file, with ``_`` for other characters.
 
     Raises
     ------
     FlowError
-        If the file cannot be read, or uses what is not supported.
+        If the file cannot be read, or has a feature that is not supported.
     """
     # Importers make systems, whose module reads files.
     from cubie_flow.systems.importers import FORMATS, import_model, imports
@@ -40,14 +40,14 @@ def read_model_file(path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in SUFFIXES:
         if path.suffix == ".py":
             raise FlowError(
-                f"model file '{path}' is a program, which is not run; write the model in Python: "
+                f"model file '{path}' is a program and is not executed; write the model in Python: "
                 "OdeSystem.from_function(...).to_file('model.yaml')"
             )
         _check_ending(path, (*SUFFIXES, *FORMATS))
     model = {"name": system_name(path.stem), **read_yaml(path)}
     drivers = model.get("drivers")
     if isinstance(drivers, dict):
-        # Data is named relative to the model that uses it.
+        # The path of a data file is relative to the model file.
         for entry in drivers.values():
             if isinstance(entry, dict) and isinstance(entry.get("file"), str):
                 entry["file"] = str(path.parent / Path(entry["file"]).expanduser())
@@ -55,7 +55,7 @@ def read_model_file(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(model: Mapping[str, Any], path: Path) -> None:
-    """Write a mapping that `read_yaml` reads; a file that exists is never replaced.
+    """Write a mapping that `read_yaml` reads; an existing file is never replaced.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def write_yaml(model: Mapping[str, Any], path: Path) -> None:
     size = len(text.encode())
     if size > MAX_BYTES:
         raise FlowError(
-            f"the model would make a file of {size} bytes, but a model file may have {MAX_BYTES}; "
+            f"the model makes a file of {size} bytes, but a model file may have {MAX_BYTES}; "
             "use the original with system.file"
         )
     try:
@@ -88,7 +88,7 @@ def _check_ending(path: Path, endings: Sequence[str]) -> None:
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes everything out: the reader allows no anchors."""
+    """Writes every value in full: the reader allows no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -102,7 +102,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises
     ------
     FlowError
-        If the file is missing, too large, no YAML, no mapping, or has a key twice.
+        If the file is missing, too large, not YAML, not a mapping, or has a key twice.
     """
     _check_ending(path, SUFFIXES)
     content = read_bytes(path, MAX_BYTES)
@@ -135,15 +135,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
+        mapping: dict[Any, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise FlowError(f"{_line(key)}: a key must be a name")
-            if key.value in found:
+            if key.value in mapping:
                 raise FlowError(f"{_line(key)}: the key {shortened(key.value)} is given twice")
             # Keys are names even where they look like something else, as `1` and `true` do.
-            found[key.value] = self.construct_object(value, deep)
-        return found
+            mapping[key.value] = self.construct_object(value, deep)
+        return mapping
 
     def construct_yaml_int(self, node: Any) -> int:
         return int(node.value)  # decimal, where YAML 1.1 takes 010 for eight

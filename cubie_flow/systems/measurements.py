@@ -1,11 +1,11 @@
-"""Measured data that runs are compared with: columns of a file, or given as numbers."""
+"""Measured data that runs are compared with: columns of a file or lists of numbers."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from attrs import field, frozen
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.systems.quantities import shortened
-from cubie_flow.systems.series import number_column, read_columns
 
 KEY = "output.compare"
 TIME, SIGMA = "time", "_sigma"
@@ -21,14 +20,14 @@ TIME, SIGMA = "time", "_sigma"
 
 @frozen
 class Series:
-    """What was measured of one quantity.
+    """Measured values of one quantity.
 
     Parameters
     ----------
     name : str
         State or observable.
     values : tuple of float
-        One a row of the data; NaN where nothing was measured.
+        One value per row of the data; NaN where nothing was measured.
     sigmas : tuple of float
         Standard deviations of the values; empty if they are not known.
     """
@@ -50,7 +49,7 @@ class Measurements:
     Parameters
     ----------
     times : tuple of float
-        In the model's time, one a row, in any order; a time may stand several times.
+        In the model's unit of time, one per row, in any order; a time may occur several times.
     series : tuple of Series
     """
 
@@ -67,11 +66,11 @@ class Measurements:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of what was measured."""
+        """Names of the measured quantities."""
         return tuple(one.name for one in self.series)
 
     def to_mapping(self) -> dict[str, list[float | None]]:
-        """Return the columns from which `read_measurements` makes the same."""
+        """Return columns from which `read_measurements` makes equal measurements."""
         columns = {TIME: list(self.times)}
         for one in self.series:
             columns[one.name] = list(one.values)
@@ -89,7 +88,7 @@ def read_measurements(given: Any, known: Iterable[str]) -> Measurements:
         A CSV or Parquet file, or columns by name: ``time``, states and observables, and for each
         of these, if known, ``<name>_sigma``. A missing value is empty or NaN.
     known : iterable of str
-        States and observables that there are.
+        States and observables of the model.
 
     Raises
     ------
@@ -97,50 +96,62 @@ def read_measurements(given: Any, known: Iterable[str]) -> Measurements:
         For the first mistake, in one sentence that names it.
     """
     known = tuple(known)
-    if isinstance(given, Mapping):
-        columns = {
-            str(name): number_column(values, f"{KEY}.{name}", missing=True)
-            for name, values in given.items()
-        }
-        where = KEY
-    elif isinstance(given, str | Path):
-        columns = read_columns(Path(given).expanduser(), None, KEY, missing=True)
-        where = f"{KEY} '{given}'"
-    else:
-        raise FlowError(
-            f"{KEY} is {shortened(given)}; it must name a .csv or .parquet file, or be a mapping "
-            "such as {time: [0, 1], x: [2.0, 1.5]}"
-        )
+    where = KEY if isinstance(given, Mapping) else f"{KEY} '{given}'"
+    columns = _read_columns(given)
     if TIME not in columns:
-        raise FlowError(f"{where} has no column '{TIME}' (it has: {', '.join(columns)})")
+        raise FlowError(f"{where} has no column '{TIME}' (columns: {', '.join(columns)})")
     times = columns.pop(TIME)
     if not times or any(map(math.isnan, times)):
-        raise FlowError(f"{where}: every row needs a time, and there must be one row at least")
+        raise FlowError(f"{where}: every row needs a time, and at least one row is needed")
     sigmas = {
         name: columns.pop(name)
         for name in list(columns)
         if name.endswith(SIGMA) and name.removesuffix(SIGMA) in columns and name not in known
     }
     if not columns:
-        raise FlowError(f"{where} has no column beside '{TIME}'")
-    series = []
-    for name, values in columns.items():
-        if name not in known:
+        raise FlowError(f"{where} has no column in addition to '{TIME}'")
+    for name, column in {**columns, **sigmas}.items():
+        if name in columns and name not in known:
             raise FlowError(
-                f"{where} has the column '{name}', which is no state or observable (and no "
+                f"{where} has the column '{name}', which is not a state or observable (and not "
                 f"'<name>{SIGMA}' of one){nearest(name, known)}"
             )
-        own = sigmas.get(name + SIGMA, ())
-        for column in (values, own):
-            if column and len(column) != len(times):
-                raise FlowError(f"{where}: '{name}' and '{TIME}' differ in length")
-        for row, value in enumerate(values):
-            if own and not math.isnan(value) and not own[row] > 0:
-                raise FlowError(
-                    f"{where}: {name}{SIGMA} is {own[row]:g} in data row {row + 1}; it must be "
-                    "positive where there is a value"
-                )
-        if all(map(math.isnan, values)):
-            raise FlowError(f"{where}: '{name}' has no value at all")
-        series.append(Series(name, values, own))
+        if len(column) != len(times):
+            raise FlowError(f"{where}: '{name}' and '{TIME}' differ in length")
+    series = [Series(name, row, sigmas.get(name + SIGMA, ())) for name, row in columns.items()]
+    for one in series:
+        _check_series(one, where)
     return Measurements(times, tuple(series))
+
+
+def _read_columns(given: Any) -> dict[str, tuple[float, ...]]:
+    """Return the columns of a file or mapping as numbers, NaN where one is missing."""
+    from cubie_flow.batches.tables import number_column, open_table  # needs numpy
+
+    if isinstance(given, str | Path):
+        return open_table(Path(given).expanduser(), KEY, missing=True).to_columns()
+    if not isinstance(given, Mapping):
+        raise FlowError(
+            f"{KEY} is {shortened(given)}; it must name a .csv or .parquet file, or be a mapping "
+            "such as {time: [0, 1], x: [2.0, 1.5]}"
+        )
+    columns = {}
+    for name, values in given.items():
+        values = values.tolist() if hasattr(values, "tolist") else values
+        if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+            raise FlowError(f"{KEY}.{name} is {shortened(values)}; it must be a list of numbers")
+        numbers = number_column(values, f"{KEY}.{name}", missing=True)
+        columns[str(name)] = tuple(numbers.tolist())
+    return columns
+
+
+def _check_series(series: Series, where: str) -> None:
+    """Refuse a standard deviation that is not positive, and a series without values."""
+    for row, (value, sigma) in enumerate(zip(series.values, series.sigmas, strict=False), 1):
+        if not math.isnan(value) and not sigma > 0:
+            raise FlowError(
+                f"{where}: {series.name}{SIGMA} is {sigma:g} in data row {row}; it must be "
+                "positive where there is a value"
+            )
+    if not series.count:
+        raise FlowError(f"{where}: '{series.name}' has no value at all")

@@ -1,10 +1,10 @@
-"""The safe equation parser: infix text to an expression graph, and nothing is ever executed.
+"""The parser of equations: it turns infix text into an expression graph and executes nothing.
 
-The text is ordinary Python arithmetic: ``+ - * / ** %``, comparisons (chained ones too), ``and``,
-``or``, ``not``, ``a if c else b``, numbers, names and calls of the functions of
+The text is Python arithmetic: ``+ - * / ** %``, comparisons and chains of them, ``and``, ``or``,
+``not``, ``a if c else b``, numbers, names, and calls of the functions of
 `cubie_flow.expressions.graph.FUNCTIONS`, of ``where(condition, a, b)`` and of
-``sum(expression, index)``. Python's own grammar reads it; then every piece must be one that is
-known here. Length, depth and work are bounded, so hostile text is refused quickly.
+``sum(expression, index)``. Python's grammar reads it; every part of the syntax tree must then be
+one of these. Length, depth and work have limits, so that hostile text is refused quickly.
 """
 
 from __future__ import annotations
@@ -12,34 +12,24 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
-from itertools import product
 from typing import NoReturn
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const
+from cubie_flow.systems.scope import CALLABLE, MAX_WORK, NUMBERS, Scope, element_name
 
 #: Characters of one expression.
 MAX_LENGTH = 32_768
-#: Operators of one expression. Python's parser recurses into signs, powers and sums without asking
-#: how much stack is left: several times as many overrun the 512 KiB that some threads have.
+#: Operators of one expression. Python's parser recurses into signs, powers and sums without a check
+#: of the stack: several times as many overflow the 512 KiB that some threads have.
 MAX_OPERATORS = 2_000
-#: Levels of parentheses, calls, signs and exponents within each other.
+#: Levels of nested parentheses, calls, signs and exponents.
 MAX_DEPTH = 100
-#: Pieces that one model may be built of, indexed families and sums written out.
-MAX_WORK = 2_000_000
-
-#: Names that mean a number unless the model defines them.
-NUMBERS: dict[str, Node] = {"e": const(math.e), "pi": const(math.pi)}
-#: Every name that may be called.
-CALLABLE = frozenset({*graph.FUNCTIONS, "where", "sum"})
-
-BOUNDARIES = ("none", "periodic", "clamp")
-
 _ALLOWED = re.compile(r"[A-Za-z0-9_.+\-*/%(),<>=!\[\] ]*")
 _OPERATOR = re.compile(r"\*\*|[-+*/%]|\b(?:not|if|and|or)\b")
 _ADVICE = {
@@ -64,81 +54,15 @@ _COMPARISONS: dict[type[ast.cmpop], str] = {
 
 
 @frozen
-class Index:
-    """One index of indexed families, running from 0 to ``size - 1``.
-
-    Parameters
-    ----------
-    name : str
-    size : int
-    boundary : {"none", "periodic", "clamp"}
-        What an index outside the range means: a mistake, the element a whole turn away, or the
-        nearest element.
-    """
-
-    name: str
-    size: int
-    boundary: str = "none"
-
-    def place(self, value: int) -> int | None:
-        """Return the element that `value` stands for, None if there is none."""
-        if self.boundary == "periodic":
-            return value % self.size
-        if self.boundary == "clamp":
-            return min(max(value, 0), self.size - 1)
-        return value if 0 <= value < self.size else None
-
-
-def element_name(family: str, at: tuple[int, ...]) -> str:
-    """Return the flat name of one element: ``x[3]`` is ``x_3``, ``u[0, 2]`` is ``u_0_2``."""
-    return "_".join((family, *map(str, at)))
-
-
-def elements(indices: tuple[Index, ...]) -> Iterator[tuple[int, ...]]:
-    """Return the places of a family, the last index running fastest."""
-    return product(*(range(index.size) for index in indices))
-
-
-@define
-class Scope:
-    """What names mean in the expressions of one model.
-
-    Parameters
-    ----------
-    names : dict
-        Node of every plain name and of every element by its flat name.
-    families : dict
-        Indices of every indexed family.
-    indices : dict
-        Every declared index.
-    work : int
-        Pieces that may still be built.
-    """
-
-    names: dict[str, Node] = field(factory=dict)
-    families: dict[str, tuple[Index, ...]] = field(factory=dict)
-    indices: dict[str, Index] = field(factory=dict)
-    work: int = MAX_WORK
-
-    def knows(self, name: str) -> bool:
-        """Tell whether `name` may stand in an expression."""
-        return any(name in known for known in (self.names, self.families, self.indices, NUMBERS))
-
-    def known(self) -> list[str]:
-        """Return every name that may stand in an expression, functions included."""
-        return [*self.names, *self.families, *self.indices, *CALLABLE, *NUMBERS]
-
-
-@frozen
 class Expression:
-    """A piece of text that has the grammar of an expression.
+    """The syntax tree of an expression.
 
     Parameters
     ----------
     text : str
-        On one line.
+        The expression on one line.
     where : str
-        The place it comes from, as errors name it.
+        Place of the expression, for errors.
     tree : ast.expr
     """
 
@@ -148,12 +72,12 @@ class Expression:
 
     @classmethod
     def read(cls, text: str, where: str) -> Expression:
-        """Read `text`.
+        """Return the syntax tree of a text.
 
         Raises
         ------
         FlowError
-            If it is empty, too long, too deeply nested or no expression.
+            If it is empty, too long, too deeply nested or not an expression.
         """
         cls._check_amount(len(text), MAX_LENGTH, "characters", where)
         line = " ".join(text.split())
@@ -195,7 +119,7 @@ class Expression:
 
     @property
     def names(self) -> set[str]:
-        """Every name used, called functions excepted."""
+        """Every name in it, except those of called functions."""
         called = {id(node.func) for node in ast.walk(self.tree) if isinstance(node, ast.Call)}
         return {
             node.id
@@ -204,7 +128,13 @@ class Expression:
         }
 
     def check_names(self, scope: Scope) -> None:
-        """Refuse a name that is not defined, even in a branch that is never taken."""
+        """Refuse a name that is not defined, even in a branch that is not used.
+
+        Raises
+        ------
+        FlowError
+            For the first such name, with the nearest known name.
+        """
         for name in sorted(self.names):
             if not scope.knows(name):
                 raise FlowError(f"{self.where}: '{name}' {_unknown(name, scope)}")
@@ -216,12 +146,12 @@ class Expression:
         ----------
         scope : Scope
         at : mapping, optional
-            Value of every index in force.
+            Value of every index of the element.
 
         Raises
         ------
         FlowError
-            If a piece is not allowed, a name unknown, or a truth stands where a number must.
+            If an operation is not allowed, a name is unknown, or a truth stands for a number.
         """
         return _Builder(self, scope, dict(at or {})).build(self.tree, 0)
 
@@ -234,14 +164,14 @@ def parse_expression(text: str, names: Mapping[str, Node], where: str) -> Node:
     text : str
         Such as ``"sigma*(y - x)"``.
     names : mapping
-        Node of every name that may be used; ``pi`` and ``e`` are numbers unless named here.
+        Node of every allowed name; ``pi`` and ``e`` are numbers unless named here.
     where : str
-        The place `text` comes from, as errors name it: ``"system lorenz, equation of x"``.
+        Place of `text` for errors, such as ``"system lorenz, equation of x"``.
 
     Raises
     ------
     FlowError
-        In one sentence that names the place and the offending piece.
+        For the first mistake, with the place and the wrong part of the text.
     """
     scope = Scope(dict(names))
     expression = Expression.read(text, where)
@@ -250,9 +180,9 @@ def parse_expression(text: str, names: Mapping[str, Node], where: str) -> Node:
 
 
 def written_number(text: str) -> float | None:
-    """Return the number that a text such as ``"1e-3"`` or ``"1/3"`` writes, None for another text.
+    """Return the number of a text such as ``"1e-3"`` or ``"1/3"``, None for any other text.
 
-    Names are left out, ``pi`` and ``e`` too: a model may give them another meaning.
+    A text with a name is not a number, not even ``pi`` or ``e``: a model may redefine them.
     """
     try:
         expression = Expression.read(text, "number")
@@ -263,7 +193,13 @@ def written_number(text: str) -> float | None:
 
 
 def as_number(node: Node, expression: Expression) -> Node:
-    """Return `node`, refusing a truth such as ``x > 0``."""
+    """Return `node` if it is a number.
+
+    Raises
+    ------
+    FlowError
+        If it is a truth such as ``x > 0``.
+    """
     if node.kind != "float":
         raise FlowError(
             f"{expression.where}: {_quoted(expression.text)} is true or false, not a number; "
@@ -284,15 +220,15 @@ def _quoted(text: str) -> str:
 
 
 def is_infinite(node: Node) -> bool:
-    """Tell whether `node` computes from numbers alone what is no finite number, as ``1/0``."""
-    # Building folds every operation on numbers whose result is finite.
+    """Return whether `node` is an operation on numbers without a finite result, such as ``1/0``."""
+    # The builders fold every operation on numbers whose result is finite.
     numbers = bool(node.args) and all(arg.op == "const" for arg in node.args)
     return node.kind == "float" and numbers
 
 
 @define
 class _Builder:
-    """Builds one expression at one place of its family."""
+    """Builds the graph of one expression, for one element of its family."""
 
     expression: Expression
     scope: Scope
@@ -307,8 +243,8 @@ class _Builder:
         self.scope.work -= 1
         if self.scope.work < 0:
             raise FlowError(
-                f"{self.expression.where}: the model is too large: written out it has more than "
-                f"{MAX_WORK} pieces"
+                f"{self.expression.where}: the model is too large: with families and sums expanded "
+                f"it has more than {MAX_WORK} operations"
             )
         if depth > MAX_DEPTH:
             self.refuse(piece, f"is nested more than {MAX_DEPTH} levels deep")
@@ -320,7 +256,7 @@ class _Builder:
     def dispatch(self, piece: ast.expr, deeper: int) -> Node:
         match piece:
             case ast.Constant(value=bool()):
-                self.refuse(piece, "is no number; write a comparison such as x > 0")
+                self.refuse(piece, "is not a number; write a comparison such as x > 0")
             case ast.Constant(value=int() | float()):
                 return self.literal(piece)
             case ast.Name(id=name):
@@ -391,7 +327,7 @@ class _Builder:
         if family not in self.scope.families:
             self.refuse(
                 piece,
-                f"takes an index, but '{family}' is no indexed family"
+                f"takes an index, but '{family}' is not an indexed family"
                 f"{nearest(family, self.scope.families)}",
             )
         indices = self.scope.families[family]
@@ -402,7 +338,7 @@ class _Builder:
         for part, index in zip(parts, indices, strict=True):
             node = self.number(part, depth)
             if node.op != "const" or node.value != int(node.value):
-                self.refuse(part, f"is no index of '{family}': it must be a whole number")
+                self.refuse(part, f"is not an index of '{family}': it must be a whole number")
             place = index.place(int(node.value))
             if place is None:
                 self.refuse(
@@ -414,7 +350,7 @@ class _Builder:
         return self.scope.names[element_name(family, tuple(places))]
 
     def chain(self, piece: ast.BinOp, depth: int) -> Node:
-        # A long sum is a deep tree to the left: walked in a loop, it costs no depth.
+        # A long sum is a tree that is deep on the left; a loop over it needs no recursion.
         links: list[ast.BinOp] = []
         first: ast.expr = piece
         while isinstance(first, ast.BinOp):
@@ -441,7 +377,7 @@ class _Builder:
     ) -> Node:
         condition = self.truth(test, depth)
         if condition.op == "truth":
-            # Decided now: the other branch may name elements that do not exist.
+            # The other branch may name elements that do not exist.
             return self.build(yes if condition.value else no, depth)
         a, b = self.build(yes, depth), self.build(no, depth)
         if a.kind != b.kind:
@@ -469,7 +405,8 @@ class _Builder:
         if index is None:
             self.refuse(piece, "must be sum(expression, index)")
         if index not in self.scope.indices:
-            self.refuse(piece, f"sums over '{index}', no index{nearest(index, self.scope.indices)}")
+            hint = nearest(index, self.scope.indices)
+            self.refuse(piece, f"sums over '{index}', which is not an index{hint}")
         if index in self.at:
             self.refuse(piece, f"sums over '{index}', which already has a value here")
         result = graph.ZERO

@@ -1,4 +1,4 @@
-"""What a model is made of by name: quantities, observables, and which names are allowed."""
+"""Quantities and observables of a model, and the names they may have."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 from attrs import frozen
 
 from cubie_flow.batches.store_names import MEANINGS
-from cubie_flow.errors import FlowError
+from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions.graph import Node
-from cubie_flow.systems.parser import CALLABLE
+from cubie_flow.systems.scope import CALLABLE
 
-#: Names with a meaning of their own, in expressions or in the results.
+#: Names that already have a meaning, in expressions or in the results.
 RESERVED = {
     **MEANINGS,
     "t": "the time",
@@ -32,7 +32,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @frozen
 class Described:
-    """Whatever has a name and a unit."""
+    """Something with a name and a unit."""
 
     name: str
     unit: str = ""
@@ -47,13 +47,12 @@ class Quantity(Described):
     ----------
     name : str
     value : float
-        Of an expression its number at the default values of a system and the time 0, which the
-        system computes.
+        The number. For an expression, the system computes it at its default values and time 0.
     unit : str
     long_name : str
     start : Node, optional
-        What every run computes the value from when it starts: an expression in symbols of
-        parameters, of states, meaning their initial values, of drivers and of ``t``.
+        Expression from which every run computes the value when it starts, in symbols of
+        parameters, states (for their initial values), drivers and ``t``.
     """
 
     name: str
@@ -83,41 +82,70 @@ class Observable(Described):
 
 
 def shortened(value: object) -> str:
-    """Return `value` as an error shows it, however large it is."""
+    """Return `value` as short text for an error."""
     return reprlib.repr(value)
 
 
 def check_name(name: object, where: str) -> str:
-    """Return `name` if a quantity may be called so.
+    """Return `name` if a quantity may have it.
 
     Raises
     ------
     FlowError
-        If it is no plain identifier, too long, or means something already.
+        If it is not a plain identifier, too long, or already has a meaning.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise FlowError(
-            f"{where} {shortened(name)} is no usable name; use letters, digits and _, beginning "
-            "with a letter, and no word of Python"
+            f"{where} {shortened(name)} is not a usable name; use letters, digits and _, begin "
+            "with a letter, and avoid the keywords of Python"
         )
     if len(name) > MAX_NAME:
         raise FlowError(
-            f"{where} '{name[:20]}...' has {len(name)} characters, allowed are {MAX_NAME}"
+            f"{where} '{name[:20]}...' has {len(name)} characters, but only {MAX_NAME} are allowed"
         )
     if name in RESERVED:
         raise FlowError(f"{where} '{name}' has a reserved name: it means {RESERVED[name]}")
     return name
 
 
+def check_keys(given: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
+    """Refuse a key that a mapping must not have.
+
+    Parameters
+    ----------
+    given : mapping
+    known : iterable of str
+        Allowed keys.
+    where : str
+        Names the mapping in errors.
+
+    Raises
+    ------
+    FlowError
+        For the first such key, with the nearest known key.
+    """
+    for key in given:
+        if key not in known:
+            raise FlowError(
+                f"{where}: unknown key {shortened(key)} (known: {', '.join(known)})"
+                f"{nearest(str(key), known)}"
+            )
+
+
 def check_unique(names: Iterable[tuple[str, str]], system: str) -> None:
-    """Refuse a name that is used twice.
+    """Refuse a name that two quantities have.
 
     Parameters
     ----------
     names : iterable of (str, str)
         Section, such as ``"state"``, and name.
     system : str
-        Name of the system, for the error.
+        Name of the system, for errors.
+
+    Raises
+    ------
+    FlowError
+        For the first such name.
     """
     seen: dict[str, str] = {}
     for section, name in names:
@@ -134,7 +162,7 @@ def finite(value: Any, where: str) -> float:
     Raises
     ------
     FlowError
-        If it is no number or not finite.
+        If it is not a number or not finite.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise FlowError(f"{where} is {shortened(value)}, which is not a number")
@@ -147,10 +175,11 @@ def finite(value: Any, where: str) -> float:
     return number
 
 
-def with_spares(model: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
-    """Return a model in which nothing has to be used besides what is `given`.
+def allow_unused(model: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+    """Return a model that may leave every name unused, except those in `given`.
 
-    What a replaced expression used may be used nowhere else, and is no mistake.
+    If an expression is replaced, a name may become unused that only this expression used. That is
+    not a mistake.
     """
     own = model.get("unused") or ()
     if isinstance(own, str) or not isinstance(own, Sequence):
@@ -165,5 +194,5 @@ def with_spares(model: Mapping[str, Any], given: Collection[str] = ()) -> dict[s
 
 
 def is_expression(given: Any) -> bool:
-    """Tell whether an entry of a model is a text rather than a number."""
+    """Return whether an entry of a model is an expression, not a number."""
     return isinstance(given.get("value") if isinstance(given, Mapping) else given, str)

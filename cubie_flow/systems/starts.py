@@ -1,8 +1,8 @@
 """Start values that are expressions: their order, and their numbers at the default values.
 
-The initial value of a state and the value of a parameter may be an expression of parameters, of
-other states, meaning their initial values, of drivers and of ``t``, the time a run starts at. A
-run evaluates it once, when it starts; its parameter is constant from then on.
+The initial value of a state and the value of a parameter may be an expression of parameters,
+drivers, initial values of states (by the state's name) and ``t``, the time of the start. A run
+evaluates it once, when it starts; the parameter is constant from then on.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from cubie_flow.errors import FlowError
-from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.expressions.traversal import free_symbols, substitute
 from cubie_flow.systems.drivers import Driver
 from cubie_flow.systems.quantities import Quantity, finite
 from cubie_flow.systems.trace import check_graph
@@ -28,14 +28,14 @@ _Group = tuple[Quantity, ...]
 
 
 def with_start(quantity: Quantity, node: Node) -> Quantity:
-    """Return the state or parameter with a value that is an expression, or a number."""
+    """Return the quantity with the value of a graph: a number, or an expression for every run."""
     if node.op == "const":
         return evolve(quantity, value=float(node.value), start=None)
     return evolve(quantity, value=math.nan, start=node)
 
 
 def start_levels(quantities: Iterable[Quantity], where: str) -> Iterator[_Group]:
-    """Yield the quantities whose values are expressions, in groups, each after those it uses.
+    """Yield the quantities whose values are expressions, in groups after those that they use.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def start_levels(quantities: Iterable[Quantity], where: str) -> Iterator[_Group]
     """
     computed = {item.name: item for item in quantities if item.start is not None}
     uses = {
-        name: [used for used in graph.free_symbols([item.start]) if used in computed]
+        name: [used for used in free_symbols([item.start]) if used in computed]
         for name, item in computed.items()
         if item.start is not None
     }
@@ -68,21 +68,21 @@ def start_levels(quantities: Iterable[Quantity], where: str) -> Iterator[_Group]
 
 
 def computed_starts(system: OdeSystem, varied: Collection[str]) -> dict[str, Node]:
-    """Return what a run computes when it starts: values that the model alone does not decide.
+    """Return the values that every run computes when it starts.
 
-    Other expressions give the same in every run, the numbers that the system has; parameters that
-    only other start values use are part of those.
+    The values of all other expressions are the same in every run: the system has their numbers.
+    Parameters that only start values use are left out.
 
     Parameters
     ----------
     system : OdeSystem
     varied : collection of str
-        Quantities whose values a run is given.
+        Quantities that have a value per run.
 
     Returns
     -------
     dict
-        By name, in symbols of `varied`, of drivers and of ``t``.
+        Expressions by name, in symbols of `varied`, of drivers and of ``t``.
     """
     if all(item.start is None for item in system.quantities):
         return {}
@@ -92,33 +92,40 @@ def computed_starts(system: OdeSystem, varied: Collection[str]) -> dict[str, Nod
         for item in system.quantities
         if item.name not in varied
     }
-    wanted = {state.name for state in system.states} | {*graph.free_symbols(system.expressions)}
-    found: dict[str, Node] = {}
-    open_ones = [item for item in system.quantities if item.name not in varied]
-    for level in start_levels(open_ones, f"system {system.name}"):
+    wanted = {state.name for state in system.states} | {*free_symbols(system.expressions)}
+    starts: dict[str, Node] = {}
+    fixed = [item for item in system.quantities if item.name not in varied]
+    for level in start_levels(fixed, f"system {system.name}"):
         computed = {
             item.name: item.start
             for item in level
-            if item.start is not None and moving.intersection(graph.free_symbols([item.start]))
+            if item.start is not None and moving.intersection(free_symbols([item.start]))
         }
-        nodes = graph.substitute(list(computed.values()), known)
-        found |= zip(computed, nodes, strict=True)
-        known |= {symbol(name): found[name] for name in computed}
+        nodes = substitute(list(computed.values()), known)
+        starts |= zip(computed, nodes, strict=True)
+        known |= {symbol(name): starts[name] for name in computed}
         moving |= computed.keys()
-    return {name: node for name, node in found.items() if name in wanted}
+    return {name: node for name, node in starts.items() if name in wanted}
 
 
 def start_numbers(
     quantities: Sequence[Quantity], drivers: Sequence[Driver], where: str
 ) -> dict[str, float]:
-    """Return the values of quantities, of drivers that starts use and of ``t`` at the time 0.
+    """Return the values at time 0 of quantities, of the drivers that they use, and of ``t``.
 
-    Those that are expressions come last, each after what it uses; they need not be finite.
+    Values of expressions come last, each after those that it uses; they may not be finite.
+
+    Parameters
+    ----------
+    quantities : sequence of Quantity
+    drivers : sequence of Driver
+    where : str
+        Names the system in errors.
 
     Raises
     ------
     FlowError
-        If an expression uses what there is not, or itself.
+        If an expression uses an unknown name, or itself.
     """
     from cubie_flow.expressions.evaluate import evaluate
 
@@ -130,7 +137,7 @@ def start_numbers(
     values = {item.name: float(item.value) for item in quantities if item.start is None}
     values["t"] = 0.0
     for driver in drivers:
-        if driver.name in graph.free_symbols(node for _, node in starts):
+        if driver.name in free_symbols(node for _, node in starts):
             values[driver.name] = driver.value_at(0.0, int(values.get(driver.series, 0.0)))
     for level in start_levels(quantities, where):
         numbers = evaluate([item.start for item in level if item.start is not None], values)
@@ -141,14 +148,19 @@ def start_numbers(
 def with_numbers(
     groups: Sequence[_Group], drivers: Sequence[Driver], where: str
 ) -> tuple[_Group, ...]:
-    """Return groups of quantities, the value of each expression computed.
+    """Return groups of quantities with the number of every expression at time 0.
 
-    That is its number at the values of the others and at the time 0.
+    Parameters
+    ----------
+    groups : sequence of tuple of Quantity
+    drivers : sequence of Driver
+    where : str
+        Names the system in errors.
 
     Raises
     ------
     FlowError
-        If an expression uses what there is not, itself, or has no finite value.
+        If an expression uses an unknown name or itself, or has no finite value.
     """
     quantities = [item for group in groups for item in group]
     if all(item.start is None for item in quantities):

@@ -1,14 +1,14 @@
-"""What switches of the equations do to sensitivities.
+"""Jumps of sensitivities where a condition in the equations changes.
 
-Where a condition of the equations changes at a time tau(p), the derivative jumps from f- to f+ and
-so does ``s = dy/dp``, although y does not::
+If a condition of the equations changes at a time tau(p), the derivative jumps from f- to f+. Then
+``s = dy/dp`` jumps too, although y does not::
 
     s+ = s- + (f- - f+) dtau/dp
     dtau/dp = -(g_y s- + g_p) / (g_y f- + g_t)
 
-with g the difference of what is compared (Rozenvasser 1967, see `sensitivities`). Every such
-condition becomes an event that resets the sensitivities. Conditions that only keep a formula away
-from a gap, where both branches meet, change nothing and are left alone.
+with g the difference of the compared values (Rozenvasser 1967, see `event_jumps`). Every such
+condition becomes an event that resets the sensitivities. A condition that only avoids a gap of a
+formula, where both branches meet, causes no jump and needs no event.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from attrs import frozen
 
+from cubie_flow.expressions.derivatives import directional
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.expressions.graph import (
     ONE,
@@ -28,22 +29,19 @@ from cubie_flow.expressions.graph import (
     as_node,
     call,
     compare,
-    directional,
     fabs,
     floor,
-    free_symbols,
     logical_and,
-    substitute,
     symbol,
-    topological,
     where,
 )
+from cubie_flow.expressions.traversal import free_symbols, substitute, topological
 from cubie_flow.systems.events import Event
 
-#: How near to zero what is compared is, in time as a part of it, when a condition changes by
-#: itself and not because an event has moved it.
+#: Distance in time of a crossing, relative to the time, up to which a condition is taken to change
+#: by itself, and not because an event has changed the states.
 _BY_ITSELF = 1e-4
-#: Jump of an equation, as a part of its size, below which the branches of a condition meet.
+#: Relative jump of an equation below which the branches of a condition meet.
 _MEETS = 1e-4
 _SAMPLES, _NEWTON = 4, 30
 _T = symbol("t")
@@ -51,16 +49,16 @@ _T = symbol("t")
 
 @frozen
 class _Switch:
-    """One place where equations change form.
+    """A change of form of the equations.
 
     Parameters
     ----------
     root : Node
-        Goes through zero there.
-    low, high : mapping
-        What stands for the conditions while `crossed` is below and above.
+        Zero at the change.
     crossed : Node
-        Grows or falls through the switch.
+        Increases or decreases through the change.
+    low, high : mapping
+        Replacements of conditions while `crossed` is below and above.
     """
 
     root: Node
@@ -71,7 +69,7 @@ class _Switch:
 
 @frozen
 class SwitchJumps:
-    """Makes the events of a system's switches.
+    """Makes the events at which the equations of a system change form.
 
     Parameters
     ----------
@@ -79,13 +77,13 @@ class SwitchJumps:
         Time derivatives of the states.
     states : sequence of str
     names : sequence of str
-        What is differentiated by.
+        Quantities of the sensitivities.
     own : callable
         ``own(state, name)``: name of the sensitivity.
     slopes : callable
         ``slopes(nodes, name)``: derivatives of nodes at a fixed time.
     values : mapping
-        Numbers of states and parameters, about which branches are compared.
+        Values of states and parameters, near which branches are compared.
     """
 
     flow: Sequence[Node]
@@ -97,18 +95,18 @@ class SwitchJumps:
 
     def events(self) -> tuple[Event, ...]:
         """Return the events, which set sensitivities and are not recorded."""
-        found: list[Event] = []
-        for switch in (*self._conditions(), *self._whole()):
+        events: list[Event] = []
+        for switch in (*self._conditions(), *self._floors()):
             resets = self._resets(switch)
             if resets:
-                name = f"switch_{len(found)}"
-                found.append(
+                name = f"switch_{len(events)}"
+                events.append(
                     Event(name, root=switch.root, direction="both", resets=resets, record=False)
                 )
-        return tuple(found)
+        return tuple(events)
 
     def _conditions(self) -> list[_Switch]:
-        """Return the comparisons of the equations, those with one root together."""
+        """Return the comparisons of the equations, grouped by root."""
         groups: dict[Node, list[tuple[Node, bool]]] = {}
         for node in topological(self.flow):
             if node.op != "compare":
@@ -118,7 +116,7 @@ class SwitchJumps:
                 groups[-root].append((node, True))
             else:
                 groups.setdefault(root, []).append((node, False))
-        found = []
+        switches = []
         for root, members in groups.items():
             low: dict[Node, Node] = {}
             high: dict[Node, Node] = {}
@@ -126,27 +124,27 @@ class SwitchJumps:
                 below = as_node(node.value in ("<", "<=", "!="))
                 above = as_node(node.value in (">", ">=", "!="))
                 low[node], high[node] = (above, below) if turned else (below, above)
-            found.append(_Switch(root, root, low, high))
-        return found
+            switches.append(_Switch(root, root, low, high))
+        return switches
 
-    def _whole(self) -> list[_Switch]:
+    def _floors(self) -> list[_Switch]:
         """Return the places where ``floor`` of time and parameters jumps."""
-        found = []
+        switches = []
         for node in topological(self.flow):
             argument = node.args[0] if node.op == "floor" else None
             if argument is None or set(free_symbols([argument])) & set(self.states):
                 continue
             number = floor(argument + 0.5)
             root = call("sin", math.pi * argument)
-            found.append(_Switch(root, argument, {node: number - 1.0}, {node: number}))
-        return found
+            switches.append(_Switch(root, argument, {node: number - 1.0}, {node: number}))
+        return switches
 
     def _along(self, node: Node, flow: Sequence[Node]) -> Node:
         inputs = [*(symbol(state) for state in self.states), _T]
         return directional([node], inputs, [*flow, ONE])[0]
 
     def _resets(self, switch: _Switch) -> tuple[tuple[str, Node], ...]:
-        """Return what a switch sets, nothing if it moves nothing."""
+        """Return the sensitivities that a change of form sets, with their new values."""
         gained = {name: self.slopes([switch.crossed], name)[0] for name in self.names}
         if all(node is ZERO for node in gained.values()):
             return ()
@@ -176,13 +174,12 @@ class SwitchJumps:
         return tuple(resets)
 
     def _meets(self, root: Node, low: Sequence[Node], high: Sequence[Node]) -> bool:
-        """Return whether both branches are the same where the condition changes.
+        """Return whether both branches are equal where the condition changes.
 
-        Looked at in a few points near the values of the model, moved to the root along one state.
+        The test uses a few points near the values of the model, moved to the root along one state.
         """
         pairs = [(a, b) for a, b in zip(low, high, strict=True) if a is not b]
         names = [name for name in free_symbols([root]) if name in self.states]
-        slopes = {name: directional([root], [symbol(name)], [ONE])[0] for name in names}
         rng = np.random.default_rng(0)
         known = sorted(set(free_symbols([root, *low, *high])) - {"t"})
         met = False
@@ -194,14 +191,7 @@ class SwitchJumps:
             }
             point["t"] = rng.uniform(0.0, 1.0)
             with np.errstate(all="ignore"):
-                for _ in range(_NEWTON):
-                    value, slope = (float(v) for v in evaluate([root, slopes[name]], point))
-                    step = value / slope if slope else math.nan
-                    if not math.isfinite(step):
-                        break
-                    point[name] -= step
-                value = float(evaluate([root], point)[0])
-                if not abs(value) <= 1e-9 * (1.0 + abs(point[name])):
+                if not _move_to_root(root, name, point):
                     continue
                 sides = np.asarray(evaluate([one for pair in pairs for one in pair], point))
             below, above = sides[0::2], sides[1::2]
@@ -211,3 +201,16 @@ class SwitchJumps:
             if (np.abs(below - above) > _MEETS * (np.abs(below) + np.abs(above))).any():
                 return False
         return met
+
+
+def _move_to_root(root: Node, name: str, point: dict[str, float]) -> bool:
+    """Move a point along one state to a root, by Newton's method; return whether it is there."""
+    slope_node = directional([root], [symbol(name)], [ONE])[0]
+    for _ in range(_NEWTON):
+        value, slope = (float(v) for v in evaluate([root, slope_node], point))
+        step = value / slope if slope else math.nan
+        if not math.isfinite(step):
+            break
+        point[name] -= step
+    value = float(evaluate([root], point)[0])
+    return abs(value) <= 1e-9 * (1.0 + abs(point[name]))

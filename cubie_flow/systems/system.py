@@ -1,4 +1,4 @@
-"""What is integrated: an initial value problem with named states, parameters and observables."""
+"""Initial value problems with named states, parameters and observables."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from attrs import evolve, field, frozen
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node
-from cubie_flow.systems.drivers import Driver, driven
+from cubie_flow.expressions.infix import to_text
+from cubie_flow.expressions.traversal import content_hash, free_symbols
+from cubie_flow.systems.drivers import Driver
+from cubie_flow.systems.drivers_reader import replace_drivers
 from cubie_flow.systems.equations_text import read_equations
 from cubie_flow.systems.events import Event, check_events
-from cubie_flow.systems.model_reader import read_model, write_model
+from cubie_flow.systems.model_reader import read_model
+from cubie_flow.systems.model_writer import write_model
 from cubie_flow.systems.parser import parse_expression
 from cubie_flow.systems.quantities import Observable, Quantity, check_name, check_unique, finite
 from cubie_flow.systems.starts import with_numbers, with_start
@@ -38,26 +42,25 @@ class OdeSystem:
     derivatives : tuple of Node
         Time derivative of each state, in symbols of states, parameters and ``t``.
     parameters : tuple of Quantity
-        What runs may vary, besides initial values.
+        Quantities that runs may vary, in addition to initial values.
     observables : tuple of Observable
     drivers : tuple of Driver
-        Series over time that equations use by name.
+        Series over time, which equations use by name.
     mass : tuple of float, optional, shape (states,)
         Diagonal of M; 0 makes an equation algebraic. Empty for all ones.
     events : tuple of Event
-        What may happen to a run.
     title, description, source : str
     duration : float
-        Of a run, unless something else is asked for; in `time_unit`.
+        Default duration of a run, in `time_unit`.
     time_unit : str
     suggested : mapping
-        What a batch varies if nobody says: value specs of `cubie_flow.batches` by name.
+        Quantities that a batch varies by default: value specs of `cubie_flow.batches` by name.
 
     Raises
     ------
     FlowError
-        If a name is unusable or used twice, a value not finite, or an expression uses what the
-        system does not have.
+        If a name is unusable or used twice, a value is not finite, or an expression uses an
+        unknown name.
     """
 
     name: str
@@ -77,6 +80,16 @@ class OdeSystem:
 
     def __attrs_post_init__(self) -> None:
         where = f"system {self.name}"
+        self._check_quantities(where)
+        self._check_masses(where)
+        if finite(self.duration, f"{where}: duration") <= 0:
+            raise FlowError(f"{where}: duration is {self.duration}; it must be positive")
+        states, parameters = with_numbers((self.states, self.parameters), self.drivers, where)
+        object.__setattr__(self, "states", states)
+        object.__setattr__(self, "parameters", parameters)
+        self._check_expressions(where)
+
+    def _check_quantities(self, where: str) -> None:
         if not self.states:
             raise FlowError(f"{where}: it has no states")
         if len(self.derivatives) != len(self.states):
@@ -90,15 +103,6 @@ class OdeSystem:
                 check_name(quantity.name, f"{where}: the {kind}")
                 if quantity.start is None:
                     finite(quantity.value, f"{where}: {kind} '{quantity.name}'")
-        if self.mass and len(self.mass) != len(self.states):
-            raise FlowError(
-                f"{where}: it has {len(self.states)} states, but {len(self.mass)} masses; the "
-                "mass matrix is diagonal, one number a state"
-            )
-        for state, mass in zip(self.states, self.mass, strict=False):
-            finite(mass, f"{where}: mass of {state.name}")
-        if self.mass and not any(self.mass):
-            raise FlowError(f"{where}: every mass is 0, so no equation is differential")
         for item in self.observables:
             check_name(item.name, f"{where}: the observable")
         for driver in self.drivers:
@@ -106,43 +110,45 @@ class OdeSystem:
             self._check_choice(driver)
         named = (*kinds, ("observable", self.observables), ("driver", self.drivers))
         check_unique(((kind, item.name) for kind, group in named for item in group), self.name)
-        if finite(self.duration, f"{where}: duration") <= 0:
-            raise FlowError(f"{where}: duration is {self.duration}; it must be positive")
-        states, parameters = with_numbers((self.states, self.parameters), self.drivers, where)
-        object.__setattr__(self, "states", states)
-        object.__setattr__(self, "parameters", parameters)
-        groups = (self.states, self.parameters, self.drivers)
-        known = {"t"} | {item.name for group in groups for item in group}
+
+    def _check_masses(self, where: str) -> None:
+        if self.mass and len(self.mass) != len(self.states):
+            raise FlowError(
+                f"{where}: it has {len(self.states)} states, but {len(self.mass)} masses; the "
+                "mass matrix is diagonal, with one number per state"
+            )
+        for state, mass in zip(self.states, self.mass, strict=False):
+            finite(mass, f"{where}: mass of {state.name}")
+        if self.mass and not any(self.mass):
+            raise FlowError(f"{where}: every mass is 0, so no equation is differential")
+
+    def _check_expressions(self, where: str) -> None:
+        known = {"t"} | {item.name for item in (*self.quantities, *self.drivers)}
         pairs = zip(self.states, self.derivatives, strict=True)
         outputs = [(f"equation of {state.name}", node) for state, node in pairs]
         outputs += [(f"observable {item.name}", item.expression) for item in self.observables]
         check_graph(outputs, known, where)
-        settable = {item.name for item in (*self.states, *self.parameters)}
-        check_events(self.events, settable, where)
+        check_events(self.events, {item.name for item in self.quantities}, where)
         for event in self.events:
-            check_graph(
-                [
-                    (f"event {event.name}", node)
-                    if node.kind == "float"
-                    else (f"event {event.name}", graph.where(node, 1.0, 0.0))
-                    for node in event.nodes
-                ],
-                known,
-                where,
+            label = f"event {event.name}"
+            nodes = (
+                node if node.kind == "float" else graph.where(node, 1.0, 0.0)
+                for node in event.nodes
             )
+            check_graph([(label, node) for node in nodes], known, where)
 
     def _check_choice(self, driver: Driver) -> None:
-        """Refuse a driver whose series is chosen by what is no such number."""
+        """Refuse a driver whose series no parameter, or a parameter without a number, chooses."""
         if not driver.series:
             return
         choices = [item for item in self.parameters if item.name == driver.series]
         where = f"system {self.name}: driver '{driver.name}'"
         if not choices:
-            raise FlowError(f"{where}: there is no parameter '{driver.series}' to choose a series")
+            raise FlowError(f"{where}: no parameter '{driver.series}' exists to choose a series")
         if choices[0].start is not None:
             raise FlowError(
                 f"{where}: the parameter '{driver.series}' chooses a series, so it must be a "
-                f"number, not '{graph.to_text(choices[0].start, 30)}'"
+                f"number, not '{to_text(choices[0].start, 30)}'"
             )
         driver.check_series(item.value for item in choices)
 
@@ -150,7 +156,7 @@ class OdeSystem:
 
     @classmethod
     def from_mapping(cls, model: Mapping[str, Any]) -> OdeSystem:
-        """Return the system that a mapping describes; see `cubie_flow.systems.model_reader`.
+        """Return the system of a mapping, see `cubie_flow.systems.model_reader`.
 
         Raises
         ------
@@ -168,20 +174,20 @@ class OdeSystem:
 
     @classmethod
     def from_file(cls, path: str | Path, settings: Mapping[str, int] | None = None) -> OdeSystem:
-        """Return the system of a model file; of YAML see `cubie_flow.systems.model_reader`.
+        """Return the system of a model file; for YAML see `cubie_flow.systems.model_reader`.
 
         Parameters
         ----------
         path : str or Path
-            Its ending says the format: ``.yaml``, ``.yml``, or one of
-            `cubie_flow.systems.importers`. A model without a name gets that of the file.
+            Its ending gives the format: ``.yaml``, ``.yml``, or one of
+            `cubie_flow.systems.importers`. A model without a name gets the name of the file.
         settings : mapping, optional
-            Replaces settings of the file, such as ``{"size": 400}``.
+            Replacements of settings in the file, such as ``{"size": 400}``.
 
         Raises
         ------
         FlowError
-            If the file cannot be read, for a mistake in the model, or if it uses what is not
+            If the file cannot be read, the model has a mistake, or it has a feature that is not
             supported.
 
         Examples
@@ -215,13 +221,13 @@ class OdeSystem:
         parameters: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> OdeSystem:
-        """Return the system of equations written line by line.
+        """Return the system of equations, one per line.
 
         Parameters
         ----------
         text : str
-            Lines ``dx/dt = ...`` or ``x' = ...``; every other line ``name = ...`` is an
-            observable. Comments begin with ``#``.
+            Lines ``dx/dt = ...`` or ``x' = ...``, and ``name = ...`` for observables. ``#`` begins
+            a comment.
         states, parameters : mapping
             Values by name, as in `from_mapping`.
         **more
@@ -273,22 +279,22 @@ class OdeSystem:
             of `cubie_flow.maths`, its ``where`` instead of ``if`` on a value, and its ``equal``
             instead of ``==``.
         states, parameters : mapping
-            Initial values and values by name: numbers, or what every run computes when it starts,
-            a text such as ``"dose/V"`` or a function of ``(t, y, p)``, with ``t`` the time of the
-            start and ``y`` the initial values.
+            Initial values and values by name. A value is a number, a text such as ``"dose/V"``,
+            or a function of ``(t, y, p)``. Every run computes texts and functions when it starts,
+            with ``t`` the time of the start and ``y`` the initial values.
         observables : callable, optional
             ``g(t, y, p)`` that returns a mapping of further quantities.
         units : mapping, optional
-            Of states, parameters and observables.
+            Units of states, parameters and observables by name.
         **more
-            Other fields: ``name`` (that of the function by default), ``title``, ``duration``,
+            Other fields: ``name`` (by default the name of the function), ``title``, ``duration``,
             ``time_unit``, ...
 
         Raises
         ------
         FlowError
-            If the function branches on values, uses functions of other modules, or returns what
-            are no derivatives.
+            If the function branches on values, uses functions of other modules, or does not
+            return derivatives.
 
         Examples
         --------
@@ -332,7 +338,12 @@ class OdeSystem:
     ) -> OdeSystem:
         """Return the same model with other parameter values and initial values.
 
-        A number replaces an expression; what other expressions make of it is computed anew.
+        A number may replace an expression. Values of other expressions are computed again.
+
+        Parameters
+        ----------
+        parameters, states : mapping, optional
+            Numbers by name.
 
         Raises
         ------
@@ -353,7 +364,7 @@ class OdeSystem:
         )
 
     def with_given(self, names: Collection[str]) -> OdeSystem:
-        """Return the model in which the values of `names` are given, whatever computes them."""
+        """Return the model with numbers in place of the expressions of `names`."""
         if not any(item.start is not None and item.name in names for item in self.quantities):
             return self
         given = [
@@ -382,18 +393,18 @@ class OdeSystem:
         )
 
     def refuse_unknown_outputs(self, names: Iterable[str]) -> None:
-        """Raise unless all names are states or observables.
+        """Refuse names that are not states or observables.
 
         Raises
         ------
         FlowError
-            With the first that is neither, and the nearest name there is.
+            For the first name that is neither, with the nearest known name.
         """
         known = [item.name for item in (*self.states, *self.observables)]
         for name in names:
             if name not in known:
                 raise FlowError(
-                    f"'{name}' is no state or observable of system '{self.name}'"
+                    f"'{name}' is not a state or observable of system '{self.name}'"
                     f"{nearest(name, known)}"
                 )
 
@@ -403,31 +414,31 @@ class OdeSystem:
         Parameters
         ----------
         drivers : mapping
-            By the name of a driver or of a parameter, which is then none any more: entries as in
-            a model, see `cubie_flow.systems.drivers`; what they leave out stays.
+            Entries as in a model, see `cubie_flow.systems.drivers_reader`, by the name of a
+            driver or of a parameter that becomes a driver. What an entry leaves out stays as it is.
 
         Raises
         ------
         FlowError
-            If there is no such driver or parameter, or an entry is wrong.
+            If the system has no such driver or parameter, or an entry is wrong.
         """
-        return self.from_mapping(driven(self.to_mapping(), drivers, f"system {self.name}"))
+        return self.from_mapping(replace_drivers(self.to_mapping(), drivers, f"system {self.name}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Equal expressions are one node in every process, so the graph is built there anew.
+        # The other process interns its own nodes, so it builds the graph from the mapping.
         return OdeSystem.from_mapping, (self.to_mapping(),)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the model as plain values, from which `from_mapping` makes an equal one."""
+        """Return the model as plain values, from which `from_mapping` makes an equal model."""
         return write_model(self)
 
     def to_file(self, path: str | Path) -> None:
-        """Write the model as YAML, from which `from_file` makes an equal one.
+        """Write the model as YAML, from which `from_file` makes an equal model.
 
         Parameters
         ----------
         path : str or Path
-            Ends in ``.yaml`` or ``.yml``; a file that exists is never replaced.
+            Ends in ``.yaml`` or ``.yml``; an existing file is never replaced.
 
         Raises
         ------
@@ -453,28 +464,28 @@ class OdeSystem:
 
     @property
     def expressions(self) -> tuple[Node, ...]:
-        """Everything that is evaluated in the course of a run."""
+        """All expressions that are evaluated during a run."""
         observed = (item.expression for item in self.observables)
         events = (node for event in self.events for node in event.nodes)
         return (*self.derivatives, *observed, *events)
 
     @property
     def reaching(self) -> frozenset[str]:
-        """Names of the states, and of the parameters on which something of a run depends."""
+        """Names of the states, and of the parameters that have an effect on a run."""
         starts = {item.name: item.start for item in self.quantities if item.start is not None}
-        found = {state.name for state in self.states}
-        found.update(graph.free_symbols(self.expressions), (one.series for one in self.drivers))
-        open_ones = list(found)
-        while open_ones:
-            start = starts.get(open_ones.pop())
-            new = {*graph.free_symbols([start])} - found if start is not None else set()
-            found |= new
-            open_ones += new
-        return frozenset(found & {item.name for item in self.quantities})
+        used = {state.name for state in self.states}
+        used.update(free_symbols(self.expressions), (one.series for one in self.drivers))
+        waiting = list(used)
+        while waiting:
+            start = starts.get(waiting.pop())
+            new = {*free_symbols([start])} - used if start is not None else set()
+            used |= new
+            waiting += new
+        return frozenset(used & {item.name for item in self.quantities})
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 digest of what decides the numbers: equations, names and values."""
+        """SHA-256 digest of everything that affects results: equations, names and values."""
         outputs = [*self.derivatives, *(item.expression for item in self.observables)]
         # The number of an expression may differ between machines in its last digit.
         values = [
@@ -482,17 +493,17 @@ class OdeSystem:
             for group in (self.states, self.parameters)
         ]
         names = [item.name for item in self.observables]
-        told = repr((graph.content_hash(outputs), values, names))
+        content = repr((content_hash(outputs), values, names))
         if self.drivers:
-            told += repr([(one.name, one.series, one.content_hash) for one in self.drivers])
+            content += repr([(one.name, one.series, one.content_hash) for one in self.drivers])
         if self.mass:
-            told += repr([float(mass).hex() for mass in self.mass])
+            content += repr([float(mass).hex() for mass in self.mass])
         if self.events:
-            told += repr([event.content_hash for event in self.events])
+            content += repr([event.content_hash for event in self.events])
         starts = [item.start for item in self.quantities if item.start is not None]
         if starts:
-            told += graph.content_hash(starts)
-        return hashlib.sha256(told.encode()).hexdigest()
+            content += content_hash(starts)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _quantities(
@@ -502,9 +513,9 @@ def _quantities(
     units: Mapping[str, str],
     where: str,
 ) -> tuple[Quantity, ...]:
-    """Return quantities of a Python function, their values numbers, texts or functions."""
+    """Return the quantities of a Python function, from numbers, texts or functions."""
     symbols = {name: graph.symbol(name) for name in ("t", *names[0], *names[1])}
-    found = []
+    quantities = []
     for name, value in given.items():
         place = f"{where}: {kind} '{name}'"
         if isinstance(value, str):
@@ -514,5 +525,5 @@ def _quantities(
             node = traced[name]
         else:
             node = graph.const(finite(value, place))
-        found.append(with_start(Quantity(name, math.nan, units.get(name, "")), node))
-    return tuple(found)
+        quantities.append(with_start(Quantity(name, math.nan, units.get(name, "")), node))
+    return tuple(quantities)

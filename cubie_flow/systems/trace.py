@@ -1,4 +1,4 @@
-"""Plain Python functions turned into graphs by calling them once with symbols."""
+"""Expression graphs of Python functions, from one call with symbols."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from math import isfinite
 from typing import Any
 
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.expressions import graph
-from cubie_flow.expressions.graph import Node, const, symbol, topological
+from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.expressions.infix import to_text
+from cubie_flow.expressions.traversal import topological
 from cubie_flow.systems.parser import is_infinite
 
 #: Operations that an equation may consist of.
@@ -20,7 +21,7 @@ _TRUTHS = ("and", "or", "not")
 
 
 class Named:
-    """Quantities by name, by position or one after the other: ``y.x``, ``y["x"]``, ``y[0]``."""
+    """Symbols of quantities, by name or position: ``y.x``, ``y["x"]``, ``y[0]``."""
 
     __slots__ = ("_kind", "_nodes")
 
@@ -29,7 +30,7 @@ class Named:
         self._nodes = {name: symbol(name) for name in names}
 
     def __getattr__(self, name: str) -> Node:
-        if name.startswith("__"):  # what copying and NumPy ask for
+        if name.startswith("__"):  # copying and NumPy look for such names
             raise AttributeError(name)
         return self[name]  # type: ignore[no-any-return]
 
@@ -54,7 +55,7 @@ def trace(
     where: str,
     wanted: Sequence[str] | None,
 ) -> dict[str, Node]:
-    """Return what ``function(t, y, p)`` computes, by name.
+    """Return the results of ``function(t, y, p)`` by name.
 
     Parameters
     ----------
@@ -63,12 +64,12 @@ def trace(
     where : str
         Names the system in errors.
     wanted : sequence of str or None
-        Names of the results, in order; None takes whatever mapping is returned.
+        Names of the results, in order; None accepts any mapping.
 
     Raises
     ------
     FlowError
-        If the function cannot be followed, or returns something else.
+        If the function cannot be traced, or returns something else.
     """
     label = "the observables" if wanted is None else "the function"
     try:
@@ -76,9 +77,9 @@ def trace(
     except FlowError as error:
         raise FlowError(f"{where}: {label}: {error}") from error
     except TypeError as error:
-        # NumPy asks an operand for a method named like its function and finds none.
+        # NumPy looks for a method of an operand that has the name of the function.
         raise FlowError(
-            f"{where}: {label} cannot be followed ({error}); use the functions of "
+            f"{where}: {label} cannot be traced ({error}); use the functions of "
             "cubie_flow.maths instead of those of numpy or math"
         ) from error
     if isinstance(returned, Mapping):
@@ -88,7 +89,7 @@ def trace(
         for name in results:
             if name not in wanted:
                 raise FlowError(
-                    f"{where}: the function returns '{name}', which is no state"
+                    f"{where}: the function returns '{name}', which is not a state"
                     f"{nearest(name, wanted)}"
                 )
         for name in wanted:
@@ -120,12 +121,12 @@ def _node(value: Any, where: str) -> Node:
 
 
 def check_graph(outputs: Sequence[tuple[str, Node]], known: Iterable[str], where: str) -> None:
-    """Refuse graphs that are no equations: unknown symbols, truths as numbers, infinities.
+    """Refuse graphs with unknown symbols, truths in place of numbers, or infinities.
 
     Parameters
     ----------
     outputs : sequence of (str, Node)
-        What each graph is, and the graph.
+        Name of each graph for errors, and the graph.
     known : iterable of str
         Symbols they may use.
     where : str
@@ -152,12 +153,13 @@ def check_graph(outputs: Sequence[tuple[str, Node]], known: Iterable[str], where
 
 
 def _problem(node: Node, known: set[str]) -> str:
+    """Return why an equation may not have a node; empty if it may."""
     if node.op not in _OPERATIONS:
         return f"the operation '{node.op}' is not for equations"
     if node.op == "symbol" and node.value not in known:
         return f"'{node.value}' is not defined{nearest(node.value, known)}"
     if is_infinite(node) or (node.op == "const" and not isfinite(node.value)):
-        return f"'{graph.to_text(node, 30)}' is not a finite number"
+        return f"'{to_text(node, 30)}' is not a finite number"
     kinds = [arg.kind for arg in node.args]
     wanted = ["float"] * len(kinds)
     if node.op in _TRUTHS:
@@ -166,7 +168,7 @@ def _problem(node: Node, known: set[str]) -> str:
         wanted = ["bool", node.kind, node.kind]
     if kinds != wanted:
         return (
-            f"a comparison stands where a number must, or the reverse, in "
-            f"'{graph.to_text(node, 30)}'; use where(condition, a, b)"
+            f"a comparison is used as a number, or the reverse, in "
+            f"'{to_text(node, 30)}'; use where(condition, a, b)"
         )
     return ""

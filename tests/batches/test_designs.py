@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cubie_flow import batches
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 
@@ -236,3 +237,9 @@ def test_planning_a_grid_needs_no_scipy_or_pandas() -> None:
         "assert not {'scipy', 'pandas', 'pyarrow', 'xarray'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_kind_of_a_design_is_allowed() -> None:
+    classes = (item for item in vars(batches.designs).values() if isinstance(item, type))
+    concrete = (one for one in classes if issubclass(one, batches.Design) and "kind" in vars(one))
+    assert {one.kind for one in concrete} == set(batches.designs.DESIGNS)

@@ -77,7 +77,7 @@ def test_the_description_tells_sweeps_apart() -> None:
         ([{SEED: [1, 2]}], "grid", {"k": [3]}, "draws nothing"),
         ([{SEED: [1, 1]}], "sobol", SOBOL, "same seed twice"),
         ([{"a": {"normal": [0, 1]}}], "single", {}, "distribution"),
-        ([{}], "single", {}, "there are none"),
+        ([{}], "single", {}, "none is given"),
     ],
 )
 def test_what_cannot_be_is_refused(

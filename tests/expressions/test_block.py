@@ -11,8 +11,11 @@ from llvmlite import ir
 
 from cubie_flow.expressions import block as blocks
 from cubie_flow.expressions import graph as g
+from cubie_flow.expressions.bit_operations import iadd, integer
 from cubie_flow.expressions.block import Block, BlockBuilder, Function
-from cubie_flow.expressions.emit import I8, I64, BlockEmitter, Dialect, Place
+from cubie_flow.expressions.dialect import Dialect, Place
+from cubie_flow.expressions.emit import BlockEmitter
+from cubie_flow.expressions.emit_memory import I8, I64
 from cubie_flow.expressions.interpret import BlockInterpreter
 
 
@@ -56,7 +59,7 @@ def rotation(n: int) -> tuple[Block, dict[str, Place]]:
     b.sweep(n, {"state": change})
     b.sweep(n, [("total", 0, 0, g.fabs(g.load("state", 0, 1)) + g.load("total", 0))])
     b.assign([("clock", 0)], [g.sqrt(g.load("total", 0))])
-    b.assign([("count", 0)], [g.iadd(g.load("count", 0, kind="int"), g.integer(3))])
+    b.assign([("count", 0)], [iadd(g.load("count", 0, kind="int"), integer(3))])
     mask = g.load("total", 0) > 0.5 * n
     places = {
         "clock": Place("local", 0, "float64", 1),

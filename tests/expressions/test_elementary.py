@@ -16,9 +16,12 @@ from llvmlite import ir
 
 from cubie_flow.expressions import graph as g
 from cubie_flow.expressions.block import BlockBuilder
+from cubie_flow.expressions.dialect import Dialect, Place
 from cubie_flow.expressions.elementary import coefficients, lower
-from cubie_flow.expressions.emit import I8, BlockEmitter, Dialect, Place
+from cubie_flow.expressions.emit import BlockEmitter
+from cubie_flow.expressions.emit_memory import I8
 from cubie_flow.expressions.evaluate import evaluate
+from cubie_flow.expressions.traversal import substitute, topological
 
 Array = Any
 WIDTHS = (64, 32)
@@ -62,7 +65,7 @@ def compile_function(node: g.Node, width: int) -> Callable[..., Array]:
     symbols = {"x": 0, "y": 1}
     loads = {g.symbol(name): g.load(name, 0, 1) for name in symbols}
     builder = BlockBuilder()
-    builder.sweep(ROWS, {"z": g.substitute([node], loads)[0]})
+    builder.sweep(ROWS, {"z": substitute([node], loads)[0]})
     row = width // 8
     places = {n: Place("local", i * ROWS * row, real, ROWS) for i, n in enumerate("xyz")}
     llvm.initialize_native_target()
@@ -408,12 +411,12 @@ def test_not_a_number_passes_whatever_its_bits(name: str, width: int) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_elementary_is_left(width: int) -> None:
     nodes = lower([call(name) for name in g.FUNCTIONS], width)
-    assert not [node for node in g.topological(nodes) if node.op == "call"]
+    assert not [node for node in topological(nodes) if node.op == "call"]
 
 
 def test_sine_and_cosine_share_their_reduction() -> None:
     def size(*names: str) -> int:
-        return len(g.topological(lower([call(name) for name in names], 64)))
+        return len(topological(lower([call(name) for name in names], 64)))
 
     assert size("sin", "cos") < 1.3 * size("sin")
     assert size("sinh", "cosh") < 1.3 * size("sinh")

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cubie_flow import maths
 from cubie_flow.errors import FlowError
+from cubie_flow.expressions.derivatives import directional
 from cubie_flow.expressions.evaluate import evaluate
-from cubie_flow.expressions.graph import Node, call, directional, load, symbol, where
+from cubie_flow.expressions.graph import Node, call, load, symbol, where
 from cubie_flow.expressions.taylor import coefficients
 
 X, Y, T, H = symbol("x"), symbol("y"), symbol("t"), symbol("h")
@@ -118,7 +119,7 @@ def test_what_does_not_move_has_no_terms() -> None:
 
 
 def test_an_operation_without_derivative_is_refused() -> None:
-    from cubie_flow.expressions.graph import bits, from_bits
+    from cubie_flow.expressions.bit_operations import bits, from_bits
 
     with pytest.raises(FlowError, match="'from_bits' has no Taylor coefficients"):
         coefficients([from_bits(bits(X))], [X], T, H, 3)

@@ -212,7 +212,7 @@ def test_masses_other_than_one_divide() -> None:
         ({"x": "z"}, r"mass of x: it depends on the state 'z'; a mass matrix must be diagonal"),
         ({"x": "t"}, r"mass of x: it depends on the time 't'"),
         ({"x": "k"}, r"mass of x: it depends on the parameter 'k'"),
-        ({"y": 0}, r"there is a mass for 'y', which is no state"),
+        ({"y": 0}, r"there is a mass for 'y', which is not a state"),
         ({"x": 0, "z": 0}, r"every mass is 0, so no equation is differential"),
         ({"x": float("nan")}, r"mass of x"),
     ],

@@ -16,8 +16,8 @@ from cubie_flow.api import OutputChoice, Study, TargetChoice, plan_study
 from cubie_flow.batches import make_design
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.block import Evaluate, flattened
-from cubie_flow.expressions.emit import prepare
-from cubie_flow.expressions.graph import topological
+from cubie_flow.expressions.dialect import prepare
+from cubie_flow.expressions.traversal import topological
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tableaus import METHODS
 from cubie_flow.integrators.tolerances import Tolerances

@@ -11,9 +11,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from cubie_flow.config import hydra_plugins
+from cubie_flow.config.hydra_private import config_yaml
 from cubie_flow.config.schema import shipped
 from cubie_flow.multirun.composer import Composer
-from cubie_flow.multirun.hydra_private import config_yaml
 
 COMMON = ["duration=5", "batch.sweep=[{rho:{arange:[0,21,1]}}]"]
 JOBS = [

@@ -14,7 +14,7 @@ from cubie_flow.api import OutputChoice, Study, TargetChoice
 from cubie_flow.batches import make_design
 from cubie_flow.cli.app import main
 from cubie_flow.errors import FlowError
-from cubie_flow.expressions.emit import Place
+from cubie_flow.expressions.dialect import Place
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.placement import equivalence, search
 from cubie_flow.placement import study as placement

@@ -280,8 +280,8 @@ def test_the_command_line_drives_and_resumes_without_the_file(tmp_path: Path) ->
         ({"values": None}, "'times' is given, but not the other"),
         ({"colunm": "a"}, "unknown key 'colunm'.*did you mean 'column'"),
         ({"series": "patient"}, "'series' is 'patient', but there is one series only"),
-        ({"times": None, "values": None, "file": "a.txt"}, "must end in .csv"),
-        ({"times": None, "values": None, "file": "none.csv"}, "none.csv', which is not a file"),
+        ({"times": None, "values": None, "file": "a.txt"}, "must end in one of .csv"),
+        ({"times": None, "values": None, "file": "none.csv"}, "none.csv' is not a file"),
         ({"values": [1, float("nan"), 2, 3]}, r"values\[1\] is nan, which is not finite"),
     ],
 )

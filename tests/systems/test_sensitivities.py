@@ -387,7 +387,7 @@ def test_names_units_and_tolerances_follow_the_quantities(robertson: OdeSystem) 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["kk1"], r"output.sensitivities names 'kk1', which is no parameter.*did you mean"),
+        (["kk1"], r"output.sensitivities names 'kk1', which is not a parameter.*did you mean"),
         (["k1", "k1"], "names 'k1' twice"),
     ],
 )

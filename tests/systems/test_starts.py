@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cubie_flow import maths
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions import graph as g
+from cubie_flow.expressions.traversal import free_symbols
 from cubie_flow.systems import OdeSystem, Quantity
 
 DOSED: dict[str, Any] = {
@@ -169,7 +170,7 @@ def starts(draw: st.DrawFn) -> list[g.Node | None]:
             max_leaves=60,
         )
         node = draw(st.none() | nodes)
-        found.append(node if node is not None and g.free_symbols([node]) else None)
+        found.append(node if node is not None and free_symbols([node]) else None)
     return found
 
 

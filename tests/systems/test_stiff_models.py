@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from cubie_flow import OdeSystem, solve
+from cubie_flow.expressions.derivatives import jacobian
 from cubie_flow.expressions.evaluate import evaluate
-from cubie_flow.expressions.graph import jacobian, symbol
+from cubie_flow.expressions.graph import symbol
 
 ROOT = Path(__file__).parents[2]
 FOLDER, SUITE = ROOT / "conf" / "system", ROOT / "experiments" / "stiff_suite"

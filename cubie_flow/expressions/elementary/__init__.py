@@ -1,8 +1,8 @@
 """Elementary functions in graph primitives: the same bits on every target and in NumPy.
 
-Accuracy is at most 2 units in the last place over the whole range, subnormal numbers,
-infinities, NaN and signed zeros included. The usual case is free of branches; what only
-extreme arguments need is skipped at run time unless some lane needs it (`graph.rarely`).
+The error is at most 2 units in the last place over the whole range, with subnormal numbers,
+infinities, NaN and signed zeros. The usual case has no branches; the steps for extreme arguments
+run only if some lane needs them (`graph.rarely`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from cubie_flow.expressions.elementary import (
     trigonometric,
 )
 from cubie_flow.expressions.elementary.precision import PRECISIONS
-from cubie_flow.expressions.graph import Node, const, transform
+from cubie_flow.expressions.graph import Node, const
+from cubie_flow.expressions.traversal import transform
 
 _EXPANSIONS: dict[str, Callable[..., Node]] = {
     "acos": inverse.acos, "acosh": logarithm.acosh, "asin": inverse.asin,
@@ -39,14 +40,14 @@ def lower(nodes: Sequence[Node], width: int) -> list[Node]:
     ----------
     nodes : sequence of Node
     width : {32, 64}
-        Bits of the floats with which the primitives will be computed.
+        Bits of the floats that the primitives work on.
     """
     precision = PRECISIONS[width]
 
     def rule(node: Node) -> Node:
         if node.op != "call":
             return node
-        # Literals are what they will be when emitted, so that folding them changes no value.
+        # Round literals as the emitted code does, so that folding them changes no value.
         args = [const(precision.round(a.value)) if a.op == "const" else a for a in node.args]
         return _EXPANSIONS[node.value](precision, *args)
 

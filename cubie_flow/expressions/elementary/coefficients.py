@@ -1,8 +1,8 @@
 """Coefficients of the polynomials, lowest first, for 64 and 32 bits.
 
-All are minimax polynomials found with the exchange algorithm of Remez in multiple precision.
-Coefficients were rounded one by one, lowest first, and the others fitted again where that helped.
-Beside each stand what it approximates, where, and the largest error of the rounded polynomial.
+All are minimax polynomials from the exchange algorithm of Remez in multiple precision. The
+coefficients were rounded one by one, lowest first, and the others fitted again where that helped.
+The comment before each gives the function, its range, and the largest error after rounding.
 """
 
 from __future__ import annotations

@@ -57,7 +57,14 @@ def exp_of_remainder(p: Precision, r: Node) -> Node:
 
 
 def exp_of_double_word(p: Precision, r: Node, tail: Node) -> Node:
-    """Return ``exp(r + tail)`` for ``|r| <= ln(2)/2``, nearly correctly rounded."""
+    """Return ``exp(r + tail)`` for ``|r| <= ln(2)/2``, nearly correctly rounded.
+
+    Parameters
+    ----------
+    p : Precision
+    r, tail : Node
+        The two words.
+    """
     r, tail = fast_two_sum(r, tail)
     square = r * r
     rest = fma(square, polynomial(EXP[p.width], r, square), fma(r, tail, tail))
@@ -71,7 +78,16 @@ def safe_bound(p: Precision) -> float:
 
 
 def scaled(p: Precision, x: Node, mantissa: Node, shifted: Node, unit: float) -> Node:
-    """Return ``mantissa * 2**k`` for any `x` near ``k*unit``, infinite and NaN ones included."""
+    """Return ``mantissa * 2**k`` for any `x` near ``k*unit``, also if it is infinite or NaN.
+
+    Parameters
+    ----------
+    p : Precision
+    x, mantissa : Node
+    shifted : Node
+        The bits from `Precision.nearest`.
+    unit : float
+    """
     result = p.scale_twice(mantissa, shifted)
     result = where(compare("<", x, -(p.bias + p.digits + 3) * unit), 0.0, result)
     return where(compare(">", x, (p.bias + 2) * unit), INFINITY, result)

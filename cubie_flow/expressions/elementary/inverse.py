@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from cubie_flow.expressions.bit_operations import bits, icompare, integer
 from cubie_flow.expressions.elementary.coefficients import ASIN, ATAN
 from cubie_flow.expressions.elementary.precision import PI, Precision, polynomial
 from cubie_flow.expressions.graph import (
     Node,
-    bits,
     compare,
     fabs,
     fma,
-    icompare,
-    integer,
     logical_and,
     logical_not,
     logical_or,
@@ -77,7 +75,14 @@ def atan(p: Precision, x: Node) -> Node:
 
 
 def atan2(p: Precision, y: Node, x: Node) -> Node:
-    """Return the angle of the point (x, y), with the special values of C99."""
+    """Return the angle of the point (x, y), with the special values of C99.
+
+    Parameters
+    ----------
+    p : Precision
+    y, x : Node
+        Coordinates, in the order of C.
+    """
     width, height = fabs(x), fabs(y)
     steep = compare(">", height, width)
     above, below = where(steep, width, height), where(steep, height, width)

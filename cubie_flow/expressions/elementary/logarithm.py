@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
+from cubie_flow.expressions.bit_operations import bits, from_bits, iadd, iand, integer, isub
 from cubie_flow.expressions.elementary.coefficients import LOG_POLYNOMIAL, LOG_QUOTIENT
 from cubie_flow.expressions.elementary.precision import (
     INFINITY,
@@ -25,15 +26,9 @@ from cubie_flow.expressions.graph import (
     ONE,
     ZERO,
     Node,
-    bits,
     compare,
     fabs,
     fma,
-    from_bits,
-    iadd,
-    iand,
-    integer,
-    isub,
     logical_and,
     logical_not,
     maximum,
@@ -53,7 +48,7 @@ class Reduced:
 
 
 def reduce(p: Precision, x: Node) -> Reduced:
-    """Split a positive normal number; of any other the parts mean nothing."""
+    """Split a positive normal number; the parts of any other number are meaningless."""
     middle = p.pattern(p.round(math.sqrt(0.5)))
     moved = iadd(bits(x), integer(p.pattern(1.0) - middle))
     field = p.exponent_field(moved)
@@ -75,7 +70,7 @@ def _rest(p: Precision, f: Node) -> Node:
 
 
 def _combine(p: Precision, k: Node, f: Node, tail: Node = ZERO) -> Node:
-    """Return ``k*ln(2) + log(1 + f + tail)``, the tail tiny beside f."""
+    """Return ``k*ln(2) + log(1 + f + tail)``, with a tail that is tiny compared with f."""
     high, low = p.words(LN2, 2)
     return fma(k, high, f + (fma(k, low, _rest(p, f)) + tail))
 
@@ -154,7 +149,7 @@ def log1p(p: Precision, x: Node) -> Node:
 
 
 def _square_bound(p: Precision) -> float:
-    """Bound of numbers whose square is far from overflow, yet 1 is nothing to their square."""
+    """Return a bound far from overflow, above whose square 1 is negligible."""
     return 2.0 ** (p.bias // 2 - 2)
 
 

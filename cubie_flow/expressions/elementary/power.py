@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from cubie_flow.expressions.bit_operations import (
+    bits,
+    from_bits,
+    iadd,
+    icompare,
+    integer,
+    isub,
+    shl,
+)
 from cubie_flow.expressions.elementary import exponential, logarithm
 from cubie_flow.expressions.elementary.coefficients import INVERSE_CBRT, LOG_WIDE
 from cubie_flow.expressions.elementary.precision import (
@@ -19,22 +28,15 @@ from cubie_flow.expressions.elementary.precision import (
 )
 from cubie_flow.expressions.graph import (
     Node,
-    bits,
     compare,
     const,
     fabs,
     fma,
-    from_bits,
-    iadd,
-    icompare,
-    integer,
-    isub,
     logical_and,
     logical_not,
     logical_or,
     rarely,
     round_even,
-    shl,
     sqrt,
     where,
 )
@@ -73,7 +75,14 @@ def _wide_logarithm(p: Precision, x: Node, shift: Node | None = None) -> tuple[N
 
 
 def power(p: Precision, x: Node, y: Node) -> Node:
-    """Return `x` to the power `y`, with the special values of C99."""
+    """Return `x` to the power `y`, with the special values of C99.
+
+    Parameters
+    ----------
+    p : Precision
+    x, y : Node
+        Base and exponent.
+    """
     high, low = _wide_logarithm(p, x)
     product, rest = two_product(y, high)
     reduced = exponential.reduce(p, product)
@@ -147,7 +156,13 @@ def _cbrt_of_normal(p: Precision, x: Node) -> Node:
 
 
 def hypot(p: Precision, x: Node, y: Node) -> Node:
-    """Return ``sqrt(x**2 + y**2)``, infinite if either is."""
+    """Return ``sqrt(x**2 + y**2)``, infinite if either is.
+
+    Parameters
+    ----------
+    p : Precision
+    x, y : Node
+    """
     a, b = fabs(x), fabs(y)
     swap = compare("<", a, b)
     large, small = where(swap, b, a), where(swap, a, b)

@@ -1,4 +1,4 @@
-"""What elementary functions know of a floating point format, and the steps they share.
+"""Floating-point formats, and the steps that elementary functions share.
 
 Names follow the literature: a *double word* is an unevaluated sum ``high + low`` of two floats
 with ``|low| <= ulp(high)/2``.
@@ -13,25 +13,27 @@ from fractions import Fraction
 
 from attrs import frozen
 
-from cubie_flow.expressions.graph import (
-    Node,
-    as_node,
+from cubie_flow.expressions.bit_operations import (
     ashr,
     bits,
-    compare,
-    const,
-    fabs,
-    fma,
     from_bits,
     iadd,
     iand,
     integer,
     ior,
     isub,
-    logical_and,
-    logical_not,
     lshr,
     shl,
+)
+from cubie_flow.expressions.graph import (
+    Node,
+    as_node,
+    compare,
+    const,
+    fabs,
+    fma,
+    logical_and,
+    logical_not,
     sub,
 )
 
@@ -124,11 +126,11 @@ class Precision:
         return shl(whole, integer(self.digits))
 
     def power_of_two(self, whole: Node, offset: int = 0) -> Node:
-        """Return ``2**(whole + offset)``, a normal number; only low bits of `whole` count."""
+        """Return ``2**(whole + offset)``, a normal number; only the low bits of `whole` matter."""
         return from_bits(iadd(self.exponent(whole), self.bits_of(2.0**offset)))
 
     def reciprocal_power_of_two(self, whole: Node, offset: int = 0) -> Node:
-        """Return ``2**(offset - whole)``, a normal number or (if next below them) zero."""
+        """Return ``2**(offset - whole)``, or zero one exponent below the normal numbers."""
         return from_bits(isub(self.bits_of(2.0**offset), self.exponent(whole)))
 
     def scale(self, x: Node, whole: Node) -> Node:
@@ -154,15 +156,15 @@ class Precision:
         return lshr(pattern, integer(self.digits))
 
     def sign_bit(self, x: Node) -> Node:
-        """Return the sign bit of a float in its place."""
+        """Return the bits of a float with all but the sign cleared."""
         return iand(bits(x), self.bits_of(-0.0))
 
     def with_sign(self, magnitude: Node, x: Node) -> Node:
-        """Return `magnitude`, non-negative or already so, with the sign of `x`."""
+        """Return `magnitude`, which has no sign or that of `x`, with the sign of `x`."""
         return from_bits(ior(bits(magnitude), self.sign_bit(x)))
 
     def is_normal(self, x: Node) -> Node:
-        """Tell whether `x` is positive, normal and finite."""
+        """Return whether `x` is positive, normal and finite."""
         return logical_and(compare(">=", x, self.tiny), compare("<=", x, self.largest))
 
 
@@ -170,14 +172,20 @@ PRECISIONS = {64: Precision(64, 52, 1023), 32: Precision(32, 23, 127)}
 
 
 def beyond(x: Node, bound: float) -> Node:
-    """Tell whether ``|x|`` is above a bound, or NaN."""
+    """Return whether ``|x|`` is above a bound, or NaN."""
     return logical_not(compare("<=", fabs(x), bound))
 
 
 def polynomial(coefficients: Sequence[float], x: Node, square: Node) -> Node:
     """Return a polynomial, lowest coefficient first, by Horner's rule over pairs of terms.
 
-    As many operations as Horner's rule over single terms, half as many in a row.
+    It has as many operations as Horner's rule over single terms, in a chain half as long.
+
+    Parameters
+    ----------
+    coefficients : sequence of float
+    x, square : Node
+        The argument, and ``x*x``.
     """
     if len(coefficients) < 4:
         return horner(coefficients, x)

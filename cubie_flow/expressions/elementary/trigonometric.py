@@ -1,9 +1,9 @@
 """sin, cos and tan.
 
-Arguments are reduced to ``x = k*pi/2 + r + tail`` with ``|r| <= pi/4``: by three words of pi/2
-for moderate `x` (Cody and Waite, "Software Manual for the Elementary Functions", 1980), by as
-many digits of 2/pi as it takes for large `x` (Payne and Hanek, "Radian reduction for
-trigonometric functions", SIGNUM Newsletter 18, 1983).
+Arguments are reduced to ``x = k*pi/2 + r + tail`` with ``|r| <= pi/4``. For moderate `x` that takes
+three words of pi/2 (Cody and Waite, "Software Manual for the Elementary Functions", 1980), for
+large `x` as many digits of 2/pi as necessary (Payne and Hanek, "Radian reduction for trigonometric
+functions", SIGNUM Newsletter 18, 1983).
 """
 
 from __future__ import annotations
@@ -14,6 +14,19 @@ from functools import cache
 
 from attrs import frozen
 
+from cubie_flow.expressions.bit_operations import (
+    bits,
+    from_bits,
+    iadd,
+    iand,
+    icompare,
+    integer,
+    isub,
+    ixor,
+    lshr,
+    shl,
+    table,
+)
 from cubie_flow.expressions.elementary.coefficients import COS, SIN
 from cubie_flow.expressions.elementary.precision import (
     NAN,
@@ -29,25 +42,14 @@ from cubie_flow.expressions.elementary.precision import (
 from cubie_flow.expressions.graph import (
     ONE,
     Node,
-    bits,
     compare,
     const,
     fabs,
     fma,
-    from_bits,
-    iadd,
-    iand,
-    icompare,
-    integer,
-    isub,
-    ixor,
-    lshr,
     maximum,
     minimum,
     rarely,
     round_even,
-    shl,
-    table,
     where,
 )
 
@@ -79,13 +81,13 @@ def _reduce_moderate(p: Precision, x: Node) -> Reduced:
     return Reduced(quadrant, r, tail)
 
 
-# Digits of 2/pi are tabulated for blocks of 2**5 (2**3) exponents of x.
+# The table has digits of 2/pi for blocks of 2**5 exponents of x, with 32 bits of 2**3.
 _BLOCK_BITS = {64: 5, 32: 3}
 
 
 @cache
 def _two_over_pi(digits: int) -> int:
-    """Return ``floor(2/pi * 2**digits)``, nearly; pi by Machin's formula."""
+    """Return about ``floor(2/pi * 2**digits)``, with pi from Machin's formula."""
     digits += 64
 
     def arctan_of_inverse(n: int) -> int:
@@ -102,7 +104,7 @@ def _two_over_pi(digits: int) -> int:
 
 @cache
 def _tables(p: Precision) -> tuple[int, tuple[tuple[float, ...], ...]]:
-    """Return the first block of exponents that is tabulated, and four words of every block.
+    """Return the first block of exponents in the table, and four words of every block.
 
     The words of block j sum to ``2/pi * 2**(j*block - digits) mod 4``. Each is a non-negative
     multiple of ``2**(1 - digits - word*(digits + 1))``.
@@ -130,7 +132,7 @@ def _modulo_four(x: Node) -> Node:
 def _reduce_large(p: Precision, x: Node) -> Reduced:
     first, tables = _tables(p)
     shift = _BLOCK_BITS[p.width]
-    # Lanes that need no such reduction, NaN and infinity get some value in range.
+    # Lanes that do not need this reduction, NaN and infinity use an index in range.
     size = maximum(minimum(fabs(x), p.largest), _moderate(p))
     block = lshr(isub(bits(size), p.bits_of(1.0)), integer(p.digits + shift))
     # A whole number below 2**(digits + 1 + block), with the sign of x.

@@ -15,10 +15,9 @@ from cubie_flow.expressions.graph import (
     logical_and,
     logical_not,
     logical_or,
-    substitute,
-    topological,
     where,
 )
+from cubie_flow.expressions.traversal import substitute, topological
 from cubie_flow.integrators.steps.base import Step
 from cubie_flow.integrators.steps.linear import LinearSettings, LinearSolver
 

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from cubie_flow.allowed_values import LINEAR_SOLVERS, PRECISIONS
 from cubie_flow.errors import one_of
 from cubie_flow.expressions.block import UNROLL_LIMIT, BlockBuilder, Function
+from cubie_flow.expressions.derivatives import directional, sparse_jacobian
 from cubie_flow.expressions.graph import (
     FALSE,
     TRUE,
@@ -21,7 +22,6 @@ from cubie_flow.expressions.graph import (
     Node,
     compare,
     const,
-    directional,
     fabs,
     load,
     logical_and,
@@ -29,7 +29,6 @@ from cubie_flow.expressions.graph import (
     logical_or,
     maximum,
     minimum,
-    sparse_jacobian,
     symbol,
     where,
 )

@@ -6,28 +6,23 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from cubie_flow.errors import FlowError
+from cubie_flow.expressions.bit_operations import bits, from_bits, iand, integer, isub, to_int
 from cubie_flow.expressions.block import BlockBuilder, Function
 from cubie_flow.expressions.graph import (
     Node,
-    bits,
     compare,
     const,
     fabs,
-    from_bits,
-    iand,
-    integer,
-    isub,
     load,
     logical_not,
     logical_or,
     maximum,
     minimum,
     symbol,
-    to_int,
-    topological,
     where,
 )
 from cubie_flow.expressions.taylor import coefficients, foreseeable
+from cubie_flow.expressions.traversal import topological
 from cubie_flow.integrators.controllers import (
     ControllerSettings,
     bits_of_one,

@@ -8,7 +8,9 @@ from typing import Any
 from llvmlite import ir
 
 from cubie_flow.expressions.block import Block
-from cubie_flow.expressions.emit import ARENAS, I8, I32, I64, BlockEmitter, Dialect, Place
+from cubie_flow.expressions.dialect import ARENAS, Dialect, Place
+from cubie_flow.expressions.emit import BlockEmitter
+from cubie_flow.expressions.emit_memory import I8, I32, I64
 
 
 def emit_block(

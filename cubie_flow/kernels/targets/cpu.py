@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import llvmlite.binding as llvm
 
-from cubie_flow.expressions.emit import Dialect
+from cubie_flow.expressions.dialect import Dialect
 from cubie_flow.kernels.targets.cpu_program import CpuCode, CpuProgram
 from cubie_flow.kernels.targets.target import BuildResult, Target, package_versions
 
@@ -77,7 +77,7 @@ def vector_layout(
 
     Small models use several vectors, large ones a single vector. Light steps interleave the
     instructions of several vectors, because each waits for the one before. The rules were
-    measured, see ``docs/performance.md``.
+    measured, see ``docs/lab-book.md``.
 
     Parameters
     ----------

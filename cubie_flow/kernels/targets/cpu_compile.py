@@ -15,7 +15,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from cubie_flow.expressions.block import Block
-from cubie_flow.expressions.emit import I64, Dialect, Place
+from cubie_flow.expressions.dialect import Dialect, Place
+from cubie_flow.expressions.emit_memory import I64
 from cubie_flow.kernels.targets.batch_loop import make_batch_loop
 from cubie_flow.kernels.targets.blocks import block_call, define_block
 from cubie_flow.kernels.targets.numba_adapter import lower

@@ -13,7 +13,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from attrs import frozen
 
-from cubie_flow.expressions.emit import Dialect
+from cubie_flow.expressions.dialect import Dialect
 from cubie_flow.kernels.targets.batch import Batch
 from cubie_flow.kernels.targets.result_pool import ResultPool
 from cubie_flow.process.machine import installed_cores

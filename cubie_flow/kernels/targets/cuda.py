@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from cubie_flow.errors import FlowError
-from cubie_flow.expressions.emit import Dialect
+from cubie_flow.expressions.dialect import Dialect
 from cubie_flow.kernels.cache import KernelCache, source_digest
 from cubie_flow.kernels.targets.cuda_api import shared_memory_limit
 from cubie_flow.kernels.targets.cuda_code import CompilerStats, CudaCode

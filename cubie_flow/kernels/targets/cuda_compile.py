@@ -12,7 +12,8 @@ from numba.cuda.extending import intrinsic
 
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.block import Block
-from cubie_flow.expressions.emit import I8, I64, Dialect, Place
+from cubie_flow.expressions.dialect import Dialect, Place
+from cubie_flow.expressions.emit_memory import I8, I64
 from cubie_flow.kernels.targets.batch_loop import make_batch_loop
 from cubie_flow.kernels.targets.blocks import block_intrinsic
 from cubie_flow.kernels.targets.cubin import compiler_stats

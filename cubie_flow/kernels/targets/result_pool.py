@@ -1,7 +1,7 @@
 """A pool of memory for result arrays: the memory of a freed result serves the next one.
 
 The operating system clears every page before it hands it out. For a light batch with saved
-trajectories that takes as long as solving (docs/performance.md).
+trajectories that takes as long as solving (docs/lab-book.md).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from cubie_flow.expressions.emit import Dialect
+from cubie_flow.expressions.dialect import Dialect
 from cubie_flow.kernels.targets.detect import require_toolkit
 from cubie_flow.kernels.targets.target import BuildResult, Target
 

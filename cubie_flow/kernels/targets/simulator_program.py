@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cubie_flow.expressions.block import Block
-from cubie_flow.expressions.emit import Dialect, Place
+from cubie_flow.expressions.dialect import Dialect, Place
 from cubie_flow.expressions.interpret import BlockInterpreter
 from cubie_flow.kernels.targets.batch import Batch
 from cubie_flow.kernels.targets.batch_loop import make_batch_loop

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from cubie_flow.expressions.emit import Dialect
+from cubie_flow.expressions.dialect import Dialect
 from cubie_flow.kernels.targets.batch import Program
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Models in formats of others, turned into an `OdeSystem`: SBML, CellML and Antimony."""
+"""Importers of models in the formats SBML, CellML and Antimony."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.systems.importers.markup import Markup, read_text
 from cubie_flow.systems.system import OdeSystem
 
-#: Module that reads a file, by the ending of its name. XML says by its root what it holds.
+#: Module that reads a file, by the ending of its name; the root of ``.xml`` gives the format.
 FORMATS = {
     ".xml": "",
     ".sbml": "sbml",
@@ -21,23 +21,23 @@ _ROOTS = {"sbml": "sbml", "model": "cellml"}
 
 
 def imports(path: Path) -> bool:
-    """Tell whether `path` has the ending of a format that is imported."""
+    """Return whether `path` has the ending of an imported format."""
     return path.suffix.lower() in FORMATS
 
 
 def import_model(path: Path) -> OdeSystem:
-    """Return the system of a model file in a format of others.
+    """Return the system of a model file in an imported format.
 
     Parameters
     ----------
     path : Path
-        Its ending says what it holds: one of `FORMATS`.
+        Its ending is one of `FORMATS`.
 
     Raises
     ------
     FlowError
-        If the file cannot be read, its importer is not installed, or it uses what is not
-        supported, naming what and where.
+        If the file cannot be read, its importer is not installed, or it has a feature that is
+        not supported, with its place.
     """
     ending = path.suffix.lower()
     if ending not in FORMATS:

@@ -1,8 +1,7 @@
-"""Antimony, through its package, which writes a model as SBML.
+"""Antimony models, through the antimony package, which converts them to SBML.
 
-The package runs in a process of its own: what it cannot bear, formulas and submodels that grow
-without end, ends that process and not the study. Places in errors are names only: lines are those
-of SBML that nobody sees.
+The package runs in a separate process: formulas and submodels that grow without bound end that
+process, not the study. Errors have names but no lines, because lines would be those of the SBML.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from cubie_flow.systems.system import OdeSystem
 _NO_PACKAGE, _NO_LIMITS = "no package", "no limits"
 #: Seconds and bytes of memory that reading one model may take.
 MAX_SECONDS, MAX_MEMORY = 30, 4_000_000_000
-#: Reads a model, and writes SBML after a plus or what is wrong after a minus. It can open no file:
-#: the package would read whatever a model imports.
+#: Reads a model, and writes SBML after a plus, or an error after a minus. It can open no file,
+#: because the package would read every file that a model imports.
 _PROGRAM = f"""
 import contextlib, sys
 try:
@@ -52,12 +51,12 @@ sys.stdout.buffer.write(found.encode())
 
 
 def read(name: str, text: str, file: str) -> OdeSystem:
-    """Return the system of a model in Antimony.
+    """Return the system of an Antimony model.
 
     Parameters
     ----------
     name : str
-        Of the system where the model has none.
+        Name of the system if the model has none.
     text : str
     file : str
         Names the file in errors.
@@ -65,9 +64,9 @@ def read(name: str, text: str, file: str) -> OdeSystem:
     Raises
     ------
     FlowError
-        For a mistake, or the first thing used that is not supported.
+        For a mistake, or the first feature that is not supported.
     """
-    # The package is found where this process would find it.
+    # The other process finds the package where this process would.
     known = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(
@@ -79,31 +78,31 @@ def read(name: str, text: str, file: str) -> OdeSystem:
             f"'{file}': antimony did not read it within {MAX_SECONDS} s; formulas and submodels "
             "must be smaller"
         ) from None
-    found = done.stdout.decode()
-    said = done.stderr.decode(errors="replace").strip()
-    if said == _NO_PACKAGE:
+    answer = done.stdout.decode()
+    error = done.stderr.decode(errors="replace").strip()
+    if error == _NO_PACKAGE:
         raise missing("antimony", "Antimony models")
-    if said == _NO_LIMITS:
+    if error == _NO_LIMITS:
         raise FlowError(f"'{file}': Antimony models are read on Linux and macOS only")
-    if done.returncode or not found:
+    if done.returncode or not answer:
         raise FlowError(
             f"'{file}': antimony ended while reading it, in at most {MAX_MEMORY // 10**9} GB of "
             "memory; formulas and submodels must be smaller"
         )
-    if found[0] == "-":
-        _refuse(found[1:], file)
-    markup = evolve(Markup.check(found[1:].encode(), file), lines={})
+    if answer[0] == "-":
+        _refuse(answer[1:], file)
+    markup = evolve(Markup.check(answer[1:].encode(), file), lines={})
     return evolve(sbml.read(name, markup, file), source="Antimony")
 
 
 def _refuse(message: str, file: str) -> NoReturn:
-    """Raise the error that says what the package found."""
+    """Raise the error for a message of the package."""
     place = re.search(r"line (\d+)", message)
     where = f"'{file}', line {place[1]}" if place else f"'{file}'"
     if "Could not open" in message or "cannot be read from" in message:
         raise FlowError(f"{where}: imports of other files are not supported")
-    # What libsbml finds in the result comes after what antimony finds, more than once.
+    # Messages of libsbml about the result follow those of antimony, more than once.
     own, _, inner = message.partition("Error message(s) from libSBML:")
     inner = inner.partition("The interpretation the Hierarchical Model")[0]
     reason = sbml.reason(inner or re.sub(r"^Error in model string, line \d+:", "", own))
-    raise FlowError(f"{where}: it is no valid Antimony: {reason}")
+    raise FlowError(f"{where}: it is not valid Antimony: {reason}")

@@ -1,15 +1,14 @@
 """CellML 1.0, 1.1 and 2.0, through libcellml.
 
-libcellml connects the variables of a model's components, finds which are states, constants and
-computed from others, and converts units where connected variables have different ones.
+libcellml connects the variables of a model's components, classifies them as states, constants and
+computed variables, and converts the units of connected variables.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +21,7 @@ from cubie_flow.systems.importers.formula import Builder, Formula, without_rates
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.names import Names, package, system_name
 from cubie_flow.systems.importers.units import symbol_of
+from cubie_flow.systems.ordering import dependency_order
 from cubie_flow.systems.quantities import Observable, Quantity
 from cubie_flow.systems.starts import start_numbers, with_start
 from cubie_flow.systems.system import OdeSystem
@@ -45,13 +45,13 @@ _FUNCTIONS = {
 }  # fmt: skip
 _CONSTANTS = {"TRUE": "true", "FALSE": "false", "E": "exponentiale", "PI": "pi"}
 _NUMBERS = {"INF": math.inf, "NAN": math.nan}
-#: Any number of operands, read by libcellml two at a time.
+#: Operations with any number of operands; libcellml nests them in pairs.
 _LONG = ("PLUS", "TIMES", "AND", "OR")
 
 
 @define
 class Variable:
-    """One variable of the whole model, in the component that owns it."""
+    """One variable of the flat model, in the component that owns it."""
 
     name: str
     component: str
@@ -64,27 +64,27 @@ class Variable:
 
 
 def read(name: str, markup: Markup, file: str) -> OdeSystem:
-    """Return the system of a model of CellML.
+    """Return the system of a CellML model.
 
     Parameters
     ----------
     name : str
-        Of the system where the model has none.
+        Name of the system if the model has none.
     markup : Markup
     file : str
-        Path of the file, whose folder may hold others that it imports.
+        Path of the file; its folder may contain files that it imports.
 
     Raises
     ------
     FlowError
-        For a mistake, or the first thing used that is not supported, with its place.
+        For a mistake, or the first feature that is not supported, with its place.
     """
     libcellml = package("libcellml", "cellml", "CellML models")
     return _Reader(libcellml, CellmlFile(Path(file), markup), name).read()
 
 
 class _Reader:
-    """Reads one model."""
+    """Reads one model, variables before equations."""
 
     def __init__(self, libcellml: Any, file: CellmlFile, name: str) -> None:
         self.libcellml = libcellml
@@ -100,7 +100,7 @@ class _Reader:
         for component in components_of(model):
             if component.resetCount():
                 self._refuse(self._place(component.name()), "resets are not supported")
-        self.analysed = self._analysed(model)
+        self.analysed = self._analyse(model)
         self._variables()
         self._equations()
         return self._system(model)
@@ -108,19 +108,22 @@ class _Reader:
     def _refuse(self, where: str, reason: str) -> NoReturn:
         self.file.refuse(where, reason)
 
+    def _refuse_circle(self, circle: list[str]) -> NoReturn:
+        self._refuse("", f"values use each other in a circle: {' -> '.join(circle)}")
+
     def _place(self, component: str, variable: str = "") -> str:
         return self.file.place(component, variable)
 
-    # what is written ----------------------------------------------------------------------------
+    # contents of the file ----------------------------------------------------------------------
 
-    def _analysed(self, model: Any) -> Any:
+    def _analyse(self, model: Any) -> Any:
         analyser = self.libcellml.Analyser()
         analyser.analyseModel(model)
         self.file.refuse_issues(analyser, "its equations cannot be used")
-        found = analyser.analyserModel()
+        analysed = analyser.analyserModel()
         kinds = self.libcellml.AnalyserModel.Type
-        if found.type() in (kinds.DAE, kinds.NLA):
-            for equation in found.analyserEquations():
+        if analysed.type() in (kinds.DAE, kinds.NLA):
+            for equation in analysed.analyserEquations():
                 if equation.type() == self.libcellml.AnalyserEquation.Type.NLA:
                     # The lists themselves have no destructor in libcellml's Python.
                     counted = equation.algebraicVariableCount()
@@ -130,17 +133,17 @@ class _Reader:
                         self._place(handles[0].parent().name()) if handles else "",
                         f"equations to be solved for {', '.join(names)} are not supported",
                     )
-        if found.type() not in (kinds.ODE, kinds.ALGEBRAIC):
-            said = {
+        if analysed.type() not in (kinds.ODE, kinds.ALGEBRAIC):
+            reasons = {
                 kinds.UNKNOWN: "it has no equations",
                 kinds.UNDERCONSTRAINED: "it has fewer equations than unknown variables",
                 kinds.OVERCONSTRAINED: "it has more equations than unknown variables",
                 kinds.UNSUITABLY_CONSTRAINED: "some of its variables have more equations than they "
                 "need, and others fewer",
             }
-            word = found.typeAsString(found.type())
-            self._refuse("", said.get(found.type(), f"its equations are {word}"))
-        return found
+            word = analysed.typeAsString(analysed.type())
+            self._refuse("", reasons.get(analysed.type(), f"its equations are {word}"))
+        return analysed
 
     def _variables(self) -> None:
         kinds = (
@@ -149,22 +152,10 @@ class _Reader:
             ("computed", self.analysed.computedConstants()),
             ("computed", self.analysed.algebraicVariables()),
         )
-        self.variables: list[Variable] = []
+        self.variables = [self._variable(kind, item) for kind, group in kinds for item in group]
         self.keys: dict[tuple[str, str], str] = {}
-        #: Variables as their components have them, with those that own their values.
+        #: Variables of all components, each with the connected variable that owns the value.
         self.connected: dict[tuple[str, str], tuple[Any, Any]] = {}
-        for kind, group in kinds:
-            for item in group:
-                handle = item.variable()
-                variable = Variable(
-                    handle.name(), handle.parent().name(), kind, handle.units().name(), handle
-                )
-                source = item.initialisingVariable()
-                if source is not None and kind in ("state", "constant"):
-                    variable.initial = source.initialValue()
-                    variable.initial_component = source.parent().name()
-                    variable.factor = self._scaling(source, handle)
-                self.variables.append(variable)
         counts = Counter(v.name for v in self.variables)
         wanted = {
             id(v): v.name if counts[v.name] == 1 else f"{v.component}_{v.name}"
@@ -182,6 +173,19 @@ class _Reader:
         if self.analysed.voi() is not None:
             for other in _equivalent(self.analysed.voi().variable()):
                 self.time.add((other.parent().name(), other.name()))
+
+    def _variable(self, kind: str, item: Any) -> Variable:
+        """Return the record of a variable of libcellml's analysis."""
+        handle = item.variable()
+        variable = Variable(
+            handle.name(), handle.parent().name(), kind, handle.units().name(), handle
+        )
+        source = item.initialisingVariable()
+        if source is not None and kind in ("state", "constant"):
+            variable.initial = source.initialValue()
+            variable.initial_component = source.parent().name()
+            variable.factor = self._scaling(source, handle)
+        return variable
 
     def _equations(self) -> None:
         self.rates: dict[str, Formula] = {}
@@ -237,18 +241,18 @@ class _Reader:
         return self.kinds[int(ast.type())]
 
     def _operands(self, ast: Any, kind: str) -> list[Any]:
-        """Return the operands; of a long sum or product all of them, not two at a time."""
+        """Return the operands; nested pairs of a long sum or product are flattened."""
         if kind not in _LONG:
             return [child for child in (ast.leftChild(), ast.rightChild()) if child is not None]
-        found, stack = [], [ast]
+        operands, stack = [], [ast]
         while stack:
             part = stack.pop()
             if self._kind(part) != kind:
-                found.append(part)
+                operands.append(part)
                 continue
             children = (part.leftChild(), part.rightChild())
             stack.extend(child for child in reversed(children) if child is not None)
-        return found
+        return operands
 
     def _pieces(self, ast: Any) -> Iterator[Formula]:
         stack = [ast]
@@ -265,16 +269,8 @@ class _Reader:
 
     # numbers and equations ----------------------------------------------------------------------
 
-    def _ordered(self, uses: Mapping[str, Iterable[str]]) -> list[str]:
-        known = {name: sorted(n for n in used if n in uses) for name, used in uses.items()}
-        try:
-            return list(TopologicalSorter(known).static_order())
-        except CycleError as error:
-            circle = " -> ".join(reversed(error.args[1]))
-            self._refuse("", f"values use each other in a circle: {circle}")
-
     def _start(self, variable: Variable, names: Mapping[str, Node]) -> Node:
-        """Return the value of a state or constant at the start, a number or that of another."""
+        """Return the start value of a state or constant, a number or the value of another."""
         text = variable.initial
         try:
             value: Node = const(float(text))
@@ -290,7 +286,7 @@ class _Reader:
         return graph.mul(variable.factor, value)
 
     def _scaling(self, variable: Any, other: Any) -> float:
-        """Return the factor that turns a value of `variable` into one in the units of `other`."""
+        """Return the factor from the units of `variable` to those of `other`."""
         return float(self.libcellml.Units.scalingFactor(other.units(), variable.units()))
 
     def _check_finite(self, quantities: Sequence[Quantity], given: Sequence[Variable]) -> None:
@@ -309,15 +305,17 @@ class _Reader:
             self._refuse("", "it has no differential equation")
         given = states + [v for v in self.variables if v.kind == "constant"]
         names = {self.called[id(v)]: symbol(self.called[id(v)]) for v in given}
-        for name in self._ordered({n: f.names for n, f in self.computed.items()}):
+        for name in dependency_order(
+            {n: f.names for n, f in self.computed.items()}, self._refuse_circle
+        ):
             names[name] = self.builder.build(self.computed[name], names, where)
         plain = [self._quantity(v) for v in given]
         moving = plain[: len(states)]
         derivatives = [self.builder.build(self.rates[s.name], names, where) for s in moving]
         starts = {f"start of {self.called[id(v)]}": self._start(v, names) for v in given}
-        derivatives, found = without_rates(moving, derivatives, {**names, **starts}, where)
-        names = {name: found[name] for name in names}
-        quantities = list(map(with_start, plain, (found[start] for start in starts)))
+        derivatives, values = without_rates(moving, derivatives, {**names, **starts}, where)
+        names = {name: values[name] for name in names}
+        quantities = list(map(with_start, plain, (values[start] for start in starts)))
         self._check_finite(quantities, given)
         return OdeSystem(
             name=system_name(model.name(), self.fallback),
@@ -349,7 +347,7 @@ class _Reader:
 
 
 def _equivalent(variable: Any) -> Iterator[Any]:
-    """Yield a variable and everything that is connected with it."""
+    """Yield a variable and all variables that are connected with it."""
     seen: set[tuple[str, str]] = set()
     stack = [variable]
     while stack:

@@ -1,7 +1,7 @@
-"""Files of CellML: one parsed, and those that it imports components and units from put in place.
+"""CellML files, and the imports of components and units from other files.
 
-libcellml would open whatever a model names. Here every imported file is found inside the folder of
-the model, bounded and checked as the model itself is, and handed to libcellml, which opens none.
+libcellml would open every file that a model names. Here, imported files must be inside the folder
+of the model and pass the same checks as the model; libcellml gets their text and opens no file.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ VERSIONS = {
     "http://www.cellml.org/cellml/1.1#": "1.1",
     "http://www.cellml.org/cellml/2.0#": "2.0",
 }
-#: Files that one model may import, each counted once.
+#: Different files that one model may import.
 MAX_FILES = 100
-#: Files of one chain of imports, the model itself included.
+#: Files of one chain of imports, including the model.
 MAX_DEPTH = 16
-#: Components of a model with all that it imports; an import may be imported many times over.
+#: Components of a model with its imports; a file may be imported many times.
 MAX_COMPONENTS = 5_000
-#: Units that one is built on; libcellml takes a time that grows with the cube.
+#: Units that define one unit; the time of libcellml grows with the cube.
 MAX_UNITS = 200
 _ELEMENT = re.compile(r"'(\w+)' element")
 _COMPONENT = re.compile(r"component '(\w+)'")
@@ -42,7 +42,7 @@ _EXPONENT = re.compile(r"\s*([-+]?)([0-9.]+)[eE]([-+]?)([0-9]+)\s*")
 
 @frozen
 class CellmlFile:
-    """One file of CellML, and the places in it.
+    """One CellML file, and the places in it.
 
     Parameters
     ----------
@@ -61,11 +61,11 @@ class CellmlFile:
         Raises
         ------
         FlowError
-            If it is none.
+            If the namespace is not one of CellML.
         """
         space = self.markup.namespace
         if self.markup.root != "model" or space not in VERSIONS:
-            self.refuse("", f"its namespace '{space}' is none of CellML's")
+            self.refuse("", f"its namespace '{space}' is not one of CellML")
         return VERSIONS[space]
 
     def refuse(self, where: str, reason: str) -> NoReturn:
@@ -74,47 +74,47 @@ class CellmlFile:
         raise FlowError(f"'{self.path}'{place}: {reason}")
 
     def place(self, component: str, variable: str = "") -> str:
-        """Return where a component or its variable is."""
+        """Return the place of a component or of its variable."""
         place = self.markup.place("component", component)
         return f"{place}, variable '{variable}'" if variable else place
 
     def refuse_issues(self, logger: Any, what: str) -> None:
-        """Raise the first error that a part of libcellml found."""
+        """Raise the first error that a part of libcellml reports."""
         if logger.errorCount():
             text = sentence(logger.error(0).description()).rstrip(".")[:MAX_REASON]
             self.refuse(self._issue_place(text), f"{what}: {text}")
 
     def _issue_place(self, text: str) -> str:
-        """Return where an issue is, as near as libcellml's text tells."""
+        """Return the place of an issue, as far as libcellml's text gives it."""
         element, component = _ELEMENT.search(text), _COMPONENT.search(text)
         lines = self.markup.first
         if element and element[1] in lines and "import" not in lines:
             return f"line {self.markup.first[element[1]]}"
         return self.place(component[1]) if component else ""
 
-    def parsed(self, libcellml: Any) -> Any:
+    def parse(self, libcellml: Any) -> Any:
         """Return libcellml's model of the file alone.
 
         Raises
         ------
         FlowError
-            If it is no valid CellML, or uses elements that are not supported.
+            If it is not valid CellML, or has elements that are not supported.
         """
         if self.version != "2.0" and "reaction" in self.markup.first:
-            # libcellml passes over what the newest version no longer has.
+            # libcellml ignores elements that the newest version no longer has.
             self.refuse(
                 f"line {self.markup.first['reaction']}", "reaction elements are not supported"
             )
-        # Not strict: reads the older versions as the newest.
+        # The non-strict parser reads older versions as the newest.
         parser = libcellml.Parser(self.version == "2.0")
         text = self.markup.text if self.version == "2.0" else with_exponents(self.markup.text)
         model = parser.parseModel(text)
-        self.refuse_issues(parser, f"it is no valid CellML {self.version}")
+        self.refuse_issues(parser, f"it is not valid CellML {self.version}")
         self.check_units(model)
         return model
 
     def check_units(self, model: Any) -> None:
-        """Refuse units that are built on too many others: libcellml writes each of them out."""
+        """Refuse units that are defined by too many others, because libcellml expands them."""
         uses = {
             units.name(): [
                 units.unitAttributeReference(number) for number in range(units.unitCount())
@@ -125,37 +125,37 @@ class CellmlFile:
             order = list(TopologicalSorter(uses).static_order())
         except CycleError as error:
             circle = sentence(" -> ".join(reversed(error.args[1])))[:MAX_REASON]
-            self.refuse("", f"units are built on each other in a circle: {circle}")
+            self.refuse("", f"units define each other in a circle: {circle}")
         parts: dict[str, int] = {}
         for name in order:
             parts[name] = 1 + sum(parts[used] for used in uses.get(name, ()))
             if parts[name] > MAX_UNITS:
                 self.refuse(
                     self.markup.place("units", name),
-                    f"it is built on more than {MAX_UNITS} others, those of others included",
+                    f"more than {MAX_UNITS} other units define it, directly and indirectly",
                 )
 
 
 def with_exponents(text: str) -> str:
-    """Return a model with numbers such as ``1.7e-3`` written as MathML writes them.
+    """Return a model with numbers such as ``1.7e-3`` in the e-notation of MathML.
 
-    Older files have them in ``<cn>``, where every other tool reads them. libcellml takes nothing
-    but ``<cn type="e-notation">1.7<sep/>-3</cn>``.
+    Older files have them in ``<cn>``, and other programs read them. libcellml reads only
+    ``<cn type="e-notation">1.7<sep/>-3</cn>``.
     """
 
-    def written(found: re.Match[str]) -> str:
-        number = _EXPONENT.fullmatch(found[2])
-        attributes = _REAL.sub("", found[1])
+    def e_notation(match: re.Match[str]) -> str:
+        number = _EXPONENT.fullmatch(match[2])
+        attributes = _REAL.sub("", match[1])
         if number is None or "type=" in attributes or "base=" in attributes:
-            return found[0]
+            return match[0]
         sign, digits, below, exponent = (part.replace("+", "") for part in number.groups())
         return f'<cn type="e-notation"{attributes}>{sign}{digits}<sep/>{below}{exponent}</cn>'
 
-    return _NUMBER.sub(written, text)
+    return _NUMBER.sub(e_notation, text)
 
 
 def whole_model(libcellml: Any, file: CellmlFile) -> Any:
-    """Return libcellml's model of a file, everything that it imports put in its place.
+    """Return libcellml's model of a file, with its imports inserted.
 
     Parameters
     ----------
@@ -168,26 +168,26 @@ def whole_model(libcellml: Any, file: CellmlFile) -> Any:
     FlowError
         For a mistake in one of the files, or an import that is refused, naming file and import.
     """
-    return _Linker(libcellml, file.path.parent).linked(file)
+    return _Linker(libcellml, file.path.parent).link(file)
 
 
 @define
 class _Linker:
-    """Puts imports in their places, the innermost first, so that nothing is flattened twice."""
+    """Inserts imports, the innermost first, so that nothing is flattened twice."""
 
     libcellml: Any
     folder: Path
     #: Every imported file.
     files: dict[Path, CellmlFile] = field(factory=dict)
-    #: Flat models of imported files by path and what is wanted of them.
+    #: Flat models of imported files, by path and imported components.
     flat: dict[tuple[Path, frozenset[str]], Any] = field(factory=dict)
     #: Characters parsed so far.
     size: int = 0
 
-    def linked(
+    def link(
         self, file: CellmlFile, above: tuple[Path, ...] = (), wanted: frozenset[str] | None = None
     ) -> Any:
-        """Return a file's model with its imports in place.
+        """Return a file's model with its imports inserted.
 
         Parameters
         ----------
@@ -195,10 +195,10 @@ class _Linker:
         above : tuple of Path
             The files through which it is imported.
         wanted : frozenset of str, optional
-            Components that are imported from it. Others are left out, so that what only they
-            import need not be there.
+            Components that are imported from it. Others are left out, so that imports of these
+            need not exist.
         """
-        model = file.parsed(self.libcellml)
+        model = file.parse(self.libcellml)
         if wanted is not None:
             _keep(model, wanted)
         imported = [item for item in _importable(model) if item.isImport()]
@@ -227,13 +227,13 @@ class _Linker:
                     f"{MAX_BYTES} characters of formulas",
                 )
         flat = importer.flattenModel(model)
-        file.refuse_issues(importer, "what it imports cannot be put in its place")
+        file.refuse_issues(importer, "its imports cannot be inserted")
         file.check_units(flat)
         return flat
 
     def _component(self, item: Any, source: Any, taken: set[str]) -> tuple[Any, _Extent]:
-        """Give an imported component its own source, in which no name is one of `taken`."""
-        # libcellml renames what two imports bring, but not so that a name of its own is free.
+        """Give an imported component its own source, without a name in `taken`."""
+        # libcellml renames equal names of two imports, but not to unused names.
         own = source.clone()
         tree = list(_below(own.component(item.importReference(), True)))
         for part in tree[1:]:
@@ -263,11 +263,11 @@ class _Linker:
         key = (path, frozenset(item.importReference() for item in components))
         if key not in self.flat:
             source = self._read(file, where, path)
-            self.flat[key] = self.linked(source, chain, key[1])
-            # Once it is part of another model, of two units of one name the first would be taken.
+            self.flat[key] = self.link(source, chain, key[1])
+            # In another model, the first of two units of one name would be used without an error.
             validator = self.libcellml.Validator()
             validator.validateModel(self.flat[key])
-            source.refuse_issues(validator, f"it is no valid CellML {source.version}")
+            source.refuse_issues(validator, f"it is not valid CellML {source.version}")
         flat = self.flat[key]
         for item in items:
             kind, names = "units", [part.name() for part in units_of(flat)]
@@ -290,12 +290,12 @@ class _Linker:
         return self.files[path]
 
     def _path(self, file: CellmlFile, where: str, url: str) -> Path:
-        """Return the path of an imported file, which is inside the folder of the model."""
+        """Return the path of an imported file inside the folder of the model."""
         allowed = f"imports are read from files inside '{self.folder}', named without '..'"
         try:
             parts = urlsplit(url)
         except ValueError:
-            file.refuse(where, f"it is no address; {allowed}")
+            file.refuse(where, f"it is not an address; {allowed}")
         name = unquote(parts.path)
         relative = PurePosixPath(name)
         if url != parts.path or not name.isprintable() or "\\" in name or ":" in name:
@@ -305,19 +305,19 @@ class _Linker:
         path = file.path.parent / relative
         try:
             inside = path.resolve().is_relative_to(self.folder.resolve())
-            found = path.is_file()
+            exists = path.is_file()
         except (OSError, RuntimeError):  # a name too long, links in a circle
-            inside, found = True, False
+            inside, exists = True, False
         if not inside:
             file.refuse(where, f"a link leads out of the folder; {allowed}")
-        if not found:
-            file.refuse(where, f"there is no file '{path}'; {allowed}")
+        if not exists:
+            file.refuse(where, f"the file '{path}' does not exist; {allowed}")
         return path
 
 
 @frozen
 class _Extent:
-    """How large a part of a model is."""
+    """Size of a part of a model."""
 
     components: int = 0
     #: Characters.
@@ -334,7 +334,7 @@ class _Extent:
 
 
 def _keep(model: Any, wanted: frozenset[str]) -> None:
-    """Remove from a model every tree of components in which none is wanted."""
+    """Remove from a model every tree of components without a wanted one."""
     for component in [model.component(number) for number in range(model.componentCount())]:
         tree = list(_below(component))
         if not any(part.name() in wanted for part in tree):
@@ -345,7 +345,7 @@ def _keep(model: Any, wanted: frozenset[str]) -> None:
 
 
 def _importable(model: Any) -> Iterator[Any]:
-    """Yield all that may be imported: units and components."""
+    """Yield everything that may be an import: units and components."""
     yield from units_of(model)
     yield from components_of(model)
 
@@ -356,15 +356,15 @@ def units_of(model: Any) -> Iterator[Any]:
 
 
 def components_of(model: Any) -> Iterator[Any]:
-    """Yield every component of a model, those encapsulated in others too."""
+    """Yield every component of a model, including encapsulated ones."""
     for number in range(model.componentCount()):
         yield from _below(model.component(number))
 
 
 def _below(component: Any) -> Iterator[Any]:
-    """Yield a component and all that are encapsulated in it."""
+    """Yield a component and all components that are encapsulated in it."""
     stack = [component]
     while stack:
-        found = stack.pop()
-        yield found
-        stack.extend(found.component(number) for number in range(found.componentCount()))
+        part = stack.pop()
+        yield part
+        stack.extend(part.component(number) for number in range(part.componentCount()))

@@ -1,4 +1,4 @@
-"""Formulas between the library that read them and the expression graph they become."""
+"""Formulas of imported models, and the expression graphs that are built from them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from attrs import define, field, frozen
 
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
+from cubie_flow.expressions.derivatives import sparse_jacobian
 from cubie_flow.expressions.graph import Node, const, symbol
+from cubie_flow.expressions.infix import to_text
+from cubie_flow.expressions.traversal import free_symbols, substitute
 from cubie_flow.systems.importers import vocabulary
-from cubie_flow.systems.parser import MAX_WORK, is_infinite
+from cubie_flow.systems.parser import is_infinite
 from cubie_flow.systems.quantities import Described
+from cubie_flow.systems.scope import MAX_WORK
 
-#: Levels of formulas, called functions included: each is a call of Python's, which allows 1000.
+#: Levels of nested operations, called functions included. Python allows 1000 nested calls.
 MAX_DEPTH = 300
 _RATE = "rate of "
 
@@ -26,8 +30,8 @@ class Formula:
     Parameters
     ----------
     op : str
-        One of ``number`` (of any kind, NaN too), ``name``, ``rate`` (the time
-        derivative of a name), ``time``, ``constant``, ``apply``, ``piecewise`` and ``call``.
+        One of ``number`` (NaN and infinities included), ``name``, ``rate`` (the time derivative
+        of a name), ``time``, ``constant``, ``apply``, ``piecewise`` and ``call``.
     value : object
         The number; the name of a quantity, function of MathML or defined function.
     args : tuple of Formula
@@ -48,7 +52,7 @@ class Formula:
 
     @property
     def names(self) -> set[str]:
-        """Every quantity that stands in it, not counting those whose rate does."""
+        """Every quantity whose value it uses; rates do not count."""
         return {part.value for part in self.walk() if part.op == "name"}
 
     @property
@@ -59,7 +63,7 @@ class Formula:
 
 @frozen
 class Function:
-    """A defined function: its arguments and what it returns."""
+    """A defined function: its arguments and its body."""
 
     arguments: tuple[str, ...]
     body: Formula
@@ -67,12 +71,12 @@ class Function:
 
 @define
 class Builder:
-    """Builds formulas of one model as graphs.
+    """Builds the graphs of the formulas of one model.
 
     Parameters
     ----------
     functions : mapping
-        Defined functions by name, inlined where they are called.
+        Defined functions by name; calls are inlined.
     work : int
         Operations that may still be built.
     """
@@ -134,7 +138,7 @@ class Builder:
             return self._call(formula.value, args, stack, depth)
         node = vocabulary.apply(formula.value, args)
         if is_infinite(node):
-            raise FlowError(f"'{graph.to_text(node, 30)}' is not a finite number")
+            raise FlowError(f"'{to_text(node, 30)}' is not a finite number")
         return node
 
     def _call(self, name: str, args: list[Node], stack: tuple[str, ...], depth: int) -> Node:
@@ -148,8 +152,8 @@ class Builder:
                 f"the function '{name}' has {len(args)} arguments; it takes "
                 f"{len(function.arguments)}"
             )
-        # Nodes are interned: a call with the same arguments is the same graph, built once, so
-        # functions that call each other twice do not grow without bound.
+        # Nodes are interned: calls with the same arguments have the same graph, built once.
+        # Functions that call each other twice do not grow without bound then.
         key = (name, *args)
         if key not in self._called:
             names = dict(zip(function.arguments, args, strict=True))
@@ -158,7 +162,7 @@ class Builder:
 
 
 def rate_symbol(name: str) -> str:
-    """Return the symbol that stands for the time derivative of a quantity until it is known."""
+    """Return the symbol for the time derivative of a quantity before it is known."""
     return f"{_RATE}{name}"
 
 
@@ -168,45 +172,44 @@ def without_rates(
     values: Mapping[str, Node],
     where: str,
 ) -> tuple[list[Node], dict[str, Node]]:
-    """Return graphs in which time derivatives of quantities are written out.
+    """Return graphs in which the time derivatives of quantities are replaced by expressions.
 
     Parameters
     ----------
     states : sequence
-        In order, with the names of their symbols.
-    derivatives : sequence of Node
-        Of each state.
+        Their names are those of the symbols.
+    derivatives : sequence of Node, shape (states,)
     values : mapping
-        Quantities by the name that a rate gives.
+        Quantities by the name that rates use.
     where : str
         Names the file in errors.
 
     Raises
     ------
     FlowError
-        If a rate is of nothing there is, or of itself.
+        If a rate is that of an unknown quantity, or uses itself.
     """
     outputs = [*derivatives, *values.values()]
-    wanted = {s for s in graph.free_symbols(outputs) if s.startswith(_RATE)}
+    wanted = {s for s in free_symbols(outputs) if s.startswith(_RATE)}
     for name in sorted(name.removeprefix(_RATE) for name in wanted):
         if name not in values:
             raise FlowError(
                 f"{where}: the rate of '{name}' is used, which is not defined"
                 f"{nearest(name, values)}"
             )
-    asked = {name: node for name, node in values.items() if rate_symbol(name) in wanted}
+    used = {name: node for name, node in values.items() if rate_symbol(name) in wanted}
     variables = [symbol("t"), *(symbol(state.name) for state in states)]
     slopes = [const(1.0), *derivatives]
     rates: dict[Node, Node] = {}
-    rows = graph.sparse_jacobian(list(asked.values()), variables)
-    for name, row in zip(asked, rows, strict=True):
+    rows = sparse_jacobian(list(used.values()), variables)
+    for name, row in zip(used, rows, strict=True):
         total = graph.ZERO
         for column, partial in row.items():
             total = graph.add(total, graph.mul(partial, slopes[column]))
         rates[symbol(rate_symbol(name))] = total
     for _ in range(len(rates) + 1):
-        if not any(name.startswith(_RATE) for name in graph.free_symbols(outputs)):
+        if not any(name.startswith(_RATE) for name in free_symbols(outputs)):
             count = len(derivatives)
             return outputs[:count], dict(zip(values, outputs[count:], strict=True))
-        outputs = graph.substitute(outputs, rates)
+        outputs = substitute(outputs, rates)
     raise FlowError(f"{where}: rates use each other in a circle")

@@ -1,7 +1,7 @@
-"""XML looked at before a library reads it: bounded, and with nothing that it could fetch or grow.
+"""Check of XML before a library reads it: limits, no entities and no inclusion of files.
 
-The libraries that read models parse with what they were built with. So a document type, and with
-it every entity, is refused here, and size and depth are bounded, before they see a byte.
+The libraries that read models use different XML parsers. Document types, and with them all
+entities, are therefore refused here, and size and depth have limits.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from cubie_flow.systems.bounded_read import read_bytes
 
 #: Bytes of a model file, of XML and of plain text.
 MAX_BYTES, MAX_TEXT = 20_000_000, 2_000_000
-#: Elements within each other. The libraries walk formulas recursively.
+#: Levels of nested elements. The libraries process formulas recursively.
 MAX_DEPTH = 256
 #: Elements of one file.
 MAX_ELEMENTS = 1_000_000
-#: Elements directly within one of a formula: a library makes a sum of n terms n levels deep.
+#: Children of an element of a formula: a library makes a sum of n terms n levels deep.
 MAX_CHILDREN = 5_000
-#: Elements of one formula: the libraries take a time that grows with the square.
+#: Elements of one formula: the time of the libraries grows with the square.
 MAX_FORMULA = 50_000
 MATHML = "http://www.w3.org/1998/Math/MathML"
 CELLML = "http://www.cellml.org/cellml/"
 XINCLUDE = "http://www.w3.org/2001/XInclude"
 #: Characters of a name or value.
 MAX_ATTRIBUTE = 65_536
-#: Attributes that say which element it is.
+#: Attributes that identify an element.
 _KEYS = ("http://www.w3.org/1999/xlink href", "id", "variable", "symbol", "name")
 
 
 @frozen
 class Markup:
-    """A piece of XML that is well-formed, bounded and free of entities.
+    """XML that is well-formed, within limits and free of entities.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ class Markup:
     root : str
         Name of the outermost element, without its namespace.
     namespace : str
-        Of the outermost element.
+        Namespace of the outermost element.
     lines : dict
-        Line of every element that has a name, by its kind and that name.
+        Line of every element with a name, by kind and name.
     first : dict
         Line of the first element of every kind.
     """
@@ -59,7 +59,7 @@ class Markup:
 
     @classmethod
     def read(cls, path: Path) -> Markup:
-        """Return what is in a file.
+        """Return the markup of a file.
 
         Raises
         ------
@@ -75,15 +75,15 @@ class Markup:
         Raises
         ------
         FlowError
-            If it is no XML, has a document type, or is too large or too deep.
+            If it is not XML, has a document type, or is too large or too deep.
         """
-        watcher = _Watcher(where)
-        text = watcher.watch(content)
-        space, _, root = watcher.root.rpartition(" ")
-        return cls(text, root, space, watcher.lines, watcher.first)
+        checker = _Checker(where)
+        text = checker.check(content)
+        space, _, root = checker.root.rpartition(" ")
+        return cls(text, root, space, checker.lines, checker.first)
 
     def place(self, element: str, key: str) -> str:
-        """Return where an element is, such as ``line 12, reaction 'R1'``."""
+        """Return the place of an element, such as ``line 12, reaction 'R1'``."""
         line = self.lines.get((element, key))
         named = f"{element} '{key}'"
         return named if line is None else f"line {line}, {named}"
@@ -95,7 +95,7 @@ def read_text(path: Path) -> str:
     Raises
     ------
     FlowError
-        If it cannot be read, is too large or no UTF-8.
+        If it cannot be read, is too large, or is not UTF-8.
     """
     return _decoded(read_bytes(path, MAX_TEXT), "utf-8", str(path))
 
@@ -109,15 +109,15 @@ def _decoded(content: bytes, encoding: str, where: str) -> str:
 
 @define
 class _Open:
-    """An element that is not closed yet: whether it is of a formula, and how many it holds."""
+    """An open element: its kind, whether it belongs to a formula, and its number of children."""
 
     kind: str
     formula: bool
     children: int = 0
 
 
-class _Watcher:
-    """Looks at every element once, and builds nothing."""
+class _Checker:
+    """Checks every element once, without a tree of them."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -131,7 +131,8 @@ class _Watcher:
         self.encoding = "utf-8"
         self.parser: Any = None
 
-    def watch(self, content: bytes) -> str:
+    def check(self, content: bytes) -> str:
+        """Return the text of the content after a check of all elements."""
         self.parser = expat.ParserCreate(namespace_separator=" ")
         self.parser.namespace_prefixes = True
         self.parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
@@ -151,7 +152,7 @@ class _Watcher:
         except expat.ExpatError as error:
             reason = expat.ErrorString(error.code)
             raise FlowError(
-                f"'{self.where}', line {error.lineno}: it is no XML: {reason}"
+                f"'{self.where}', line {error.lineno}: it is not XML: {reason}"
             ) from None
         return _without_declaration(_decoded(content, self.encoding, self.where))
 
@@ -160,7 +161,7 @@ class _Watcher:
 
     def declaration(self, version: str, encoding: str | None, standalone: int) -> None:
         if encoding is not None:
-            # A mark of the order of bytes is no character of the text.
+            # A byte order mark is not part of the text.
             self.encoding = {"utf-8": "utf-8-sig"}.get(encoding.lower(), encoding.lower())
 
     def doctype(self, *_: Any) -> None:
@@ -186,7 +187,7 @@ class _Watcher:
                 self.refuse(f"an element of a formula holds more than {MAX_CHILDREN} others")
             if parent.kind == "math":
                 self.formula = 0  # each equation of CellML, and the one formula of SBML
-        # A list of a model, and the model itself, may be long; a formula may not.
+        # Lists of a model may be long, formulas may not.
         self.open.append(_Open(kind, name.startswith(MATHML)))
         self.formula += 1
         if self.formula > MAX_FORMULA and self.open[-1].formula:
@@ -201,7 +202,7 @@ class _Watcher:
                 break
 
     def formula_of_cellml(self, kind: str, prefix: str) -> None:
-        """Refuse what libcellml takes for something else, or says in words of its own."""
+        """Refuse MathML that libcellml misreads, or reports in an unclear way."""
         if prefix:
             self.refuse(
                 f"<{prefix}:{kind}> is MathML with the prefix '{prefix}', which libcellml does not "
@@ -211,8 +212,8 @@ class _Watcher:
         first = inside is not None and inside.kind == "apply" and not inside.children
         if first and kind in ("ci", "cn", "apply", "piecewise"):
             self.refuse(
-                f"an <apply> begins with <{kind}>, which is no operation of CellML; it must begin "
-                "with one, such as <times/>, and functions of one's own are written out"
+                f"an <apply> begins with <{kind}>, which is not an operation of CellML; it must "
+                "begin with an operation, such as <times/>; expand the calls of defined functions"
             )
 
     def end(self, name: str) -> None:
@@ -220,13 +221,13 @@ class _Watcher:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return a name with its namespace, and its prefix, which may be none."""
+    """Return a name with its namespace, and its prefix; the prefix may be empty."""
     parts = name.split(" ")
     return " ".join(parts[:2]), parts[2] if len(parts) > 2 else ""
 
 
 def _without_declaration(text: str) -> str:
-    """Return text that says nothing of an encoding it no longer has; its lines stay."""
+    """Return text with a declaration of UTF-8 and the same numbers of lines."""
     text = text.lstrip("\ufeff")
     if text.startswith("<?xml"):
         head, _, rest = text.partition("?>")

@@ -1,4 +1,4 @@
-"""Formulas of libsbml as our own, operation by operation."""
+"""Conversion of formulas of libsbml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cubie_flow.errors import FlowError
 from cubie_flow.systems.importers import vocabulary
 from cubie_flow.systems.importers.formula import Formula
 
-#: Names of MathML where those of libsbml are others.
+#: Names of MathML for names of libsbml.
 _FUNCTIONS = {
     "FUNCTION_CEILING": "ceiling",
     "PLUS": "plus",
@@ -29,13 +29,13 @@ _CONSTANTS = {
     "CONSTANT_TRUE": "true",
     "CONSTANT_FALSE": "false",
 }
-#: Any number of operands, read by libsbml two at a time.
+#: Operations with any number of operands; libsbml nests them in pairs.
 _LONG = {"plus", "times", "and", "or"}
 
 
 @cache
 def _types(libsbml: Any) -> dict[int, str]:
-    """Return the names of libsbml's operations by number."""
+    """Return the names of the operations of libsbml by number."""
     return {
         number: name.removeprefix("AST_")
         for name, number in vars(libsbml).items()
@@ -44,7 +44,7 @@ def _types(libsbml: Any) -> dict[int, str]:
 
 
 def formula_of(libsbml: Any, node: Any, where: str, local: Mapping[str, str]) -> Formula:
-    """Return a formula of libsbml as our own.
+    """Return the formula of a syntax tree of libsbml.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ def formula_of(libsbml: Any, node: Any, where: str, local: Mapping[str, str]) ->
     where : str
         Names the place in errors.
     local : mapping
-        Names that mean others here: parameters of a kinetic law.
+        Replacements of names: the local parameters of a kinetic law.
 
     Raises
     ------
     FlowError
-        If it uses what is not supported.
+        If it has an element that is not supported.
     """
     kind = _types(libsbml).get(node.getType(), "")
     if node.isNumber():
@@ -96,16 +96,16 @@ def formula_of(libsbml: Any, node: Any, where: str, local: Mapping[str, str]) ->
         raise FlowError(f"{where}: delays are not supported")
     if kind == "UNKNOWN":
         raise FlowError(f"{where}: an element of its formula is empty")
-    said = node.getName() or kind.lower() or "what it holds"
-    raise FlowError(f"{where}: '{said}' in a formula is not supported")
+    element = node.getName() or kind.lower() or "an unknown element"
+    raise FlowError(f"{where}: '{element}' in a formula is not supported")
 
 
 def _operands(libsbml: Any, node: Any, name: str) -> list[Any]:
-    """Return the operands; of a long sum or product all of them, not two at a time."""
-    found: list[Any] = []
+    """Return the operands; nested pairs of a long sum or product are flattened."""
+    last: list[Any] = []
     kind = node.getType()
     while name in _LONG and node.getNumChildren() == 2 and node.getChild(0).getType() == kind:
-        found.append(node.getChild(1))
+        last.append(node.getChild(1))
         node = node.getChild(0)
     first = [node.getChild(number) for number in range(node.getNumChildren())]
-    return first + found[::-1]
+    return first + last[::-1]

@@ -1,4 +1,4 @@
-"""Names of other formats made usable here, and the packages that read those formats."""
+"""Names for the quantities of imported models, and the optional packages that read them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ from attrs import define, field
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.quantities import MAX_NAME, check_name
 
-#: Characters that errors quote of a message of a library.
+#: Characters of a library's message that errors quote.
 MAX_REASON = 400
-#: Renamed quantities that a note lists.
+#: Renamed quantities in the note of a model.
 MAX_LISTED = 20
 
 
 def package(module: str, extra: str, what: str) -> Any:
     """Return an optional package that reads a format.
+
+    Parameters
+    ----------
+    module : str
+    extra : str
+        Extra of cubie-flow that installs it.
+    what : str
+        What it reads, for errors.
 
     Raises
     ------
@@ -28,14 +36,14 @@ def package(module: str, extra: str, what: str) -> Any:
         If it is not installed, with the command that installs it.
     """
     try:
-        found: ModuleType = import_module(module)
+        loaded: ModuleType = import_module(module)
     except ImportError:
         raise missing(extra, what) from None
-    return found
+    return loaded
 
 
 def missing(extra: str, what: str) -> FlowError:
-    """Return the error that says which extra reads a format."""
+    """Return the error for a missing package, with the extra that installs it."""
     return FlowError(
         f'{what} are read by a package that is not installed; pip install "cubie-flow[{extra}]"'
     )
@@ -57,35 +65,35 @@ def sentence(text: str) -> str:
 
 @define
 class Names:
-    """Gives every quantity a name that an equation may use, and no two the same.
+    """Gives every quantity a unique name that an equation may use.
 
     Parameters
     ----------
     taken : set of str
-        Names that are in use.
+        Names in use.
     renamed : dict
-        Names of the model that others stand for here.
+        New names by names of the model.
     """
 
     taken: set[str] = field(factory=set)
     renamed: dict[str, str] = field(factory=dict)
 
     def reserve(self, wanted: Iterable[str]) -> dict[str, str]:
-        """Return the name of each of `wanted`; those that can keep theirs do."""
+        """Return the name of each of `wanted`, unchanged if possible."""
         wanted = list(wanted)
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         for name in wanted:
             if name not in self.taken and _usable(name):
                 self.taken.add(name)
-                found[name] = name
+                names[name] = name
         for name in wanted:
-            if name not in found:
-                found[name] = self.renamed[name] = self.new(name)
-        return found
+            if name not in names:
+                names[name] = self.renamed[name] = self.new(name)
+        return names
 
     @property
     def note(self) -> str:
-        """What a reader of the model must know of its names; empty where all are kept."""
+        """Note about the changed names of a model; empty if there are none."""
         if not self.renamed:
             return ""
         pairs = [f"'{wanted}' is '{name}'" for wanted, name in self.renamed.items()]

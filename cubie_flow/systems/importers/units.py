@@ -1,4 +1,4 @@
-"""Units as text. They are carried along and never computed with."""
+"""Units as text; nothing is computed with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def symbol_of(kind: str) -> str:
 
 
 def unit_text(libsbml: Any, definition: Any) -> str:
-    """Return a unit definition of libsbml such as ``mmol/L``; empty where there is none."""
+    """Return the text of a unit definition of libsbml, such as ``mmol/L``; empty without one."""
     if definition is None or definition.getNumUnits() == 0:
         return ""
     above: list[str] = []

@@ -1,6 +1,6 @@
-"""What the operators of MathML mean in the expression graph.
+"""Expression graphs of the operators of MathML.
 
-Numbers stand for truths and the reverse where a format allows it: nothing but zero is false.
+A number may stand for a truth, and the reverse, where a format allows it: only zero is false.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ def truth(node: Node) -> Node:
 
 
 def undefined() -> Node:
-    """Return a number that is none, where a formula has no value: NaN at any time."""
+    """Return NaN, the value of a formula without a value, as an expression of time."""
     return call("log", graph.neg(_large()))
 
 
 def infinity() -> Node:
-    """Return what is beyond every number, at any time."""
+    """Return infinity, as an expression of time."""
     return call("exp", _large())
 
 
 def _large() -> Node:
-    # A graph holds finite numbers only, so what is none must depend on something: on the time.
+    # Literals of a graph are finite, so other values must depend on something: on the time.
     time = symbol("t")
     return graph.add(graph.mul(time, time), 1000.0)
 
 
 def literal(value: float) -> Node:
-    """Return a number, or what stands for one that is not finite."""
+    """Return a number, or an expression for NaN or an infinity."""
     if math.isnan(value):
         return undefined()
     if math.isinf(value):
@@ -58,7 +58,7 @@ def literal(value: float) -> Node:
 def piecewise(pieces: Sequence[tuple[Node, Node]], otherwise: Node | None) -> Node:
     """Return the value of the first piece (value, condition) whose condition holds.
 
-    Where none does and there is no other value, the result is NaN.
+    If no condition holds and there is no other value, the result is NaN.
     """
     values = [value for value, _ in pieces] + ([] if otherwise is None else [otherwise])
     if values and all(value.kind == "bool" for value in values):
@@ -77,7 +77,7 @@ def piecewise(pieces: Sequence[tuple[Node, Node]], otherwise: Node | None) -> No
 
 
 def root(degree: Node, a: Node) -> Node:
-    """Return the root of `a` of a degree; the cube root of a negative number is negative."""
+    """Return the root of `a`; the cube root of a negative number is negative."""
     if graph.is_const(degree, 2.0):
         return graph.sqrt(a)
     if graph.is_const(degree, 3.0):
@@ -98,7 +98,8 @@ def factorial(a: Node) -> Node:
         if a.value == int(a.value) and 0 <= a.value <= MAX_FACTORIAL:
             return const(math.factorial(int(a.value)))
         raise FlowError(
-            f"the factorial of {a.value:g} is not one of a whole number from 0 to {MAX_FACTORIAL}"
+            f"the factorial of {a.value:g} is not supported, only those of whole numbers from 0 to "
+            f"{MAX_FACTORIAL}"
         )
     result = undefined()
     for whole in range(MAX_FACTORIAL, -1, -1):
@@ -143,7 +144,7 @@ def _compared(op: str, a: Node, b: Node) -> Node:
 
 
 def _reciprocal(name: str, inverse: bool = False) -> Builder:
-    """Return the function ``1/f(x)``, or its inverse ``f_inverse(1/x)``."""
+    """Return the function ``1/f(x)``, or its inverse: ``f(1/x)`` with `f` an inverse function."""
     if inverse:
         return lambda a: call(name, graph.div(1.0, a))
     return lambda a: graph.div(1.0, call(name, a))
@@ -154,7 +155,7 @@ def _function(name: str) -> Builder:
 
 
 def _arccot(a: Node) -> Node:
-    # arctan(1/x) with the value at zero that its right side has.
+    # arctan(1/x), with its limit from the right at zero.
     return where(compare("==", a, 0.0), math.pi / 2, call("atan", graph.div(1.0, a)))
 
 
@@ -167,7 +168,7 @@ def _fold(build: Callable[[Node, Node], Node], start: float | None) -> Builder:
     return all_of
 
 
-#: Functions of numbers by the names of MathML: how to build one, and how many arguments it takes.
+#: Functions of numbers by the names of MathML: builder, least and largest number of arguments.
 NUMERIC: dict[str, tuple[Builder, int, int | None]] = {
     "plus": (_fold(graph.add, 0.0), 0, None),
     "times": (_fold(graph.mul, 1.0), 0, None),
@@ -212,7 +213,7 @@ NUMERIC: dict[str, tuple[Builder, int, int | None]] = {
     "arccoth": (_reciprocal("atanh", True), 1, 1),
 }  # fmt: skip
 
-#: Comparisons, chained where there are more than two sides.
+#: Comparisons, with chains of more than two operands.
 RELATIONS: dict[str, Builder] = {
     "eq": _chain("=="), "neq": _chain("!="), "lt": _chain("<"), "leq": _chain("<="),
     "gt": _chain(">"), "geq": _chain(">="),
@@ -249,12 +250,12 @@ CONSTANTS: dict[str, Node] = {
 
 
 def apply(name: str, args: Sequence[Node]) -> Node:
-    """Return the function `name` of MathML of `args`.
+    """Return the function `name` of MathML applied to `args`.
 
     Raises
     ------
     FlowError
-        If there is no such function here, or it takes another number of arguments.
+        If the function is not supported, or takes another number of arguments.
     """
     if name in RELATIONS:
         return RELATIONS[name](*args)

@@ -189,9 +189,9 @@ INSIDE = "imports are read from files inside '.*', named without '..'"
 NO_FILE = "it is not the name of a file"
 #: Name of the imported file, and what is said of it.
 NAMES = {
-    "other.cellml": "there is no file '.*/other.cellml'",
-    "folder": "there is no file",
-    "o" * 5000: "there is no file",
+    "other.cellml": "the file '.*/other.cellml' does not exist",
+    "folder": "the file .* does not exist",
+    "o" * 5000: "the file .* does not exist",
     "": INSIDE,
     "/etc/passwd": INSIDE,
     "../o.cellml": "m.cellml', line 4, import '../o.cellml': " + INSIDE,
@@ -199,7 +199,7 @@ NAMES = {
     "http://localhost/m.cellml": NO_FILE,
     "file:///etc/passwd": NO_FILE,
     "//host/m.cellml": NO_FILE,
-    "//[x/m.cellml": "it is no address",
+    "//[x/m.cellml": "it is not an address",
     "o.cellml#k": NO_FILE,
     "..\\o.cellml": NO_FILE,
     "C:%5Co.cellml": NO_FILE,
@@ -241,13 +241,13 @@ TEXTS = {
         cellml("2.0", units=UNITS),
         "m.cellml', .*: '.*o.cellml' has no units 'mss'; did you mean 'ms'",
     ),
-    "another format": ("component k k", "<sbml/>", "o.cellml': .* is none of CellML's"),
-    "no XML": ("component k k", "<model>\n", "o.cellml', line 2: it is no XML"),
+    "another format": ("component k k", "<sbml/>", "o.cellml': .* is not one of CellML"),
+    "no XML": ("component k k", "<model>\n", "o.cellml', line 2: it is not XML"),
     "entity": ("component k k", TYPED, r"o.cellml', line 1: a document type \(DOCTYPE\)"),
     "invalid": (
         "component k k",
         cellml("2.0", K.replace("component", "part")),
-        "o.cellml'.*: it is no valid CellML 2.0: ",
+        "o.cellml'.*: it is not valid CellML 2.0: ",
     ),
     "reaction": (
         "component k k",
@@ -257,12 +257,12 @@ TEXTS = {
     "two units": (
         "component k k",
         cellml("1.1", K, units=UNITS + UNITS),
-        "o.cellml': it is no valid CellML 1.1: .*multiple units with the name 'ms'",
+        "o.cellml': it is not valid CellML 1.1: .*multiple units with the name 'ms'",
     ),
     "unknown units": (
         "component k k",
         cellml("2.0", K.replace("dimensionless", "q")),
-        "o.cellml'.*: it is no valid CellML 2.0: .*'q'",
+        "o.cellml'.*: it is not valid CellML 2.0: .*'q'",
     ),
 }
 
@@ -280,7 +280,7 @@ def test_a_link_may_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     refused(path, "import 'o.cellml': a link leads out of the folder")
     (tmp_path / "d" / "o.cellml").unlink()
     (tmp_path / "d" / "o.cellml").symlink_to("o.cellml")
-    refused(path, "there is no file")
+    refused(path, "the file .* does not exist")
 
 
 def chain(length: int) -> dict[str, str]:

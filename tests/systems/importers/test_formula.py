@@ -8,7 +8,8 @@ from markup_text import listed, mathml, parameter, rule, sbml
 
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.evaluate import evaluate
-from cubie_flow.expressions.graph import Node, free_symbols, topological
+from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.traversal import free_symbols, topological
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.sbml import SbmlModel, read_sbml
 

@@ -62,7 +62,7 @@ PACKAGE = 'xmlns:z="http://www.sbml.org/sbml/level3/version1/z/version1" z:requi
 INCLUDED = '<i:include xmlns:i="http://www.w3.org/2001/XInclude" href="/etc/passwd"/>'
 #: Text of a file by its name, and what is said of it.
 REFUSED = {
-    "empty.xml": ("", "line 1: it is no XML: no element found"),
+    "empty.xml": ("", "line 1: it is not XML: no element found"),
     "seven.xml": ('<?xml version="1.0" encoding="UTF-7"?>\n<a/>', "its encoding 'utf-7' is not"),
     "word.xml": ('<?xml version="1.0" encoding="word"?>\n<a/>', "'word' is not supported; save it"),
     "include.xml": (decay(A + INCLUDED), r"line 6: .*\(XInclude\) is refused"),
@@ -71,8 +71,8 @@ REFUSED = {
     "nothing.xml": (f'<sbml xmlns="{SBML}" level="3" version="2"/>', "it holds no model"),
     "formula.xml": (decay(""), "line 6, reaction 'r': an element of its formula is empty"),
     "operand.xml": (decay(apply("divide", A)), "line 6: .*has an inappropriate number of arg"),
-    "integral.xml": (decay(apply("int", A)), "line 6: it is no valid SBML: <int> is not valid in"),
-    "number.xml": (decay("<cn>abc</cn>"), "line 6: it is no valid SBML: Failed to read a valid"),
+    "integral.xml": (decay(apply("int", A)), "line 6: it is not valid SBML: <int> is not valid in"),
+    "number.xml": (decay("<cn>abc</cn>"), "line 6: it is not valid SBML: Failed to read a valid"),
     "symbol.xml": (decay(apply("times", A, "<ci>q</ci>")), "line 6: .*uses 'q' that is not the id"),
     "circle.xml": (
         sbml(
@@ -86,17 +86,17 @@ REFUSED = {
         "line 6: a formula has more than 50000 elements",
     ),
     "space.cellml": (
-        f'<model xmlns="{CELLML.format("3.0")}"/>', "cellml/3.0#' is none of CellML's"
+        f'<model xmlns="{CELLML.format("3.0")}"/>', "cellml/3.0#' is not one of CellML"
     ),
     "units.cellml": (
         built(*(f"u{i} u{i + 1}" for i in range(2000)), "u2000 second"),
-        "line 3, units 'u1801': it is built on more than 200 others",
+        "line 3, units 'u1801': more than 200 other units define it",
     ),
     "doubled.cellml": (
         built(*(f"u{i} u{i + 1} u{i + 1}" for i in range(60)), "u60 second"),
-        "it is built on more than 200 others",
+        "more than 200 other units define it",
     ),
-    "circle.cellml": (built("a b", "b a"), "units are built on each other in a circle: [ab] -> "),
+    "circle.cellml": (built("a b", "b a"), "units define each other in a circle: [ab] -> "),
     "mismatch.cellml": (
         cellml(
             "2.0",
@@ -109,8 +109,8 @@ REFUSED = {
     ),
     "letters.ant": ("größe = 1; größe' = -größe\n", "are of basic Latin letters"),
     "function.ant": ("x = 1\nx' = -foo(x)\n", "line 2: .* uses 'foo' which is not a function"),
-    "program.py": ("print(1)", "is a program, which is not run"),
-    "data.xml": ("x: 1", "line 1: it is no XML"),
+    "program.py": ("print(1)", "is a program and is not executed"),
+    "data.xml": ("x: 1", "line 1: it is not XML"),
     "model.sbml": (cellml("2.0", X), "begins with <model>; it must begin with <sbml>"),
 }  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_it_ends_in_one_sentence(name: str, tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("m.xml", "m.ant", "m.yaml"):
         os.mkfifo(tmp_path / name)
-        with pytest.raises(FlowError, match=f"{name}' cannot be read: it is no regular file"):
+        with pytest.raises(FlowError, match=f"{name}' cannot be read: it is not a regular file"):
             OdeSystem.from_file(tmp_path / name)
 
 

@@ -28,7 +28,7 @@ def test_entities_are_refused_in_every_encoding() -> None:
 
 
 def test_an_entity_that_nobody_defined_is_no_xml() -> None:
-    with pytest.raises(FlowError, match="line 2: it is no XML: undefined entity"):
+    with pytest.raises(FlowError, match="line 2: it is not XML: undefined entity"):
         Markup.check(b"<sbml>\n&amp;&b;</sbml>", "m.xml")
 
 
@@ -53,7 +53,7 @@ def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_mistake_names_its_line() -> None:
-    with pytest.raises(FlowError, match=r"'m\.xml', line 3: it is no XML: mismatched tag"):
+    with pytest.raises(FlowError, match=r"'m\.xml', line 3: it is not XML: mismatched tag"):
         Markup.check(b"<a>\n<b>\n</a>", "m.xml")
 
 
@@ -105,7 +105,7 @@ EQUATION = (
         ("<mathml:math><mathml:pi/></mathml:math>", "line 3: <mathml:math> is MathML with the pre"),
         (
             '<math xmlns="{0}"><apply><ci>f</ci><ci>x</ci></apply></math>',
-            "line 3: an <apply> begins with <ci>, which is no operation of CellML",
+            "line 3: an <apply> begins with <ci>, which is not an operation of CellML",
         ),
         # libcellml takes this for the number alone.
         (

@@ -238,7 +238,7 @@ def test_a_function_becomes_yaml(tmp_path: Path) -> None:
         system.to_file(tmp_path / "spring.yaml")
     with pytest.raises(FlowError, match=r"'spring.xml' must end in one of .yaml, .yml"):
         system.to_file("spring.xml")
-    with pytest.raises(FlowError, match=r"'spring.py' is a program, which is not run; write"):
+    with pytest.raises(FlowError, match=r"'spring.py' is a program and is not executed; write"):
         OdeSystem.from_file("spring.py")
 
 
@@ -300,7 +300,7 @@ REFUSED = {
         ),
         "line 7, reaction 'r': fast reactions are not supported",
     ),
-    "syntax.ant": ("model m\n A -> B; k*foo(\nend\n", "line 2: it is no valid Antimony: synt"),
+    "syntax.ant": ("model m\n A -> B; k*foo(\nend\n", "line 2: it is not valid Antimony: synt"),
     "import.ant": ('# first\nimport "other.ant"\nmodel m\nend\n', "line 2: imports of other files"),
     "entity.xml": (
         '<!DOCTYPE sbml [<!ENTITY a SYSTEM "file:///etc/passwd">]>\n<sbml>&a;</sbml>',

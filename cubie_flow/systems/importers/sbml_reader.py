@@ -1,0 +1,428 @@
+"""Contents of an SBML model, read through libsbml into plain records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from attrs import define, field, frozen
+
+from cubie_flow.errors import FlowError
+from cubie_flow.expressions.graph import Node
+from cubie_flow.systems.importers.formula import Builder, Formula, Function
+from cubie_flow.systems.importers.markup import Markup
+from cubie_flow.systems.importers.mathml import formula_of
+from cubie_flow.systems.importers.names import sentence, system_name
+from cubie_flow.systems.importers.units import unit_text
+from cubie_flow.systems.ordering import dependency_order
+
+
+@frozen
+class SbmlEvent:
+    """An event of the model.
+
+    Parameters
+    ----------
+    name : str
+        Identifier, or the name where it has none.
+    where : str
+        Place in the file, for errors.
+    trigger : Formula
+        The event happens when this becomes true.
+    assignments : mapping
+        New values by identifier.
+    priority : Formula or None
+    initial_value : bool
+        Value of the trigger before the start.
+    persistent : bool
+        Whether it still happens if another event at the same time makes the trigger false.
+    values_of_trigger : bool
+        Whether the assignments use the values from before other events at the same time.
+    """
+
+    name: str
+    where: str
+    trigger: Formula
+    assignments: Mapping[str, Formula]
+    priority: Formula | None = None
+    initial_value: bool = True
+    persistent: bool = True
+    values_of_trigger: bool = True
+
+
+@define
+class Symbol:
+    """The element that an identifier names.
+
+    Parameters
+    ----------
+    kind : {"compartment", "species", "parameter", "speciesReference"}
+    where : str
+        Place in the file, for errors.
+    value : float or None
+        Start value in formulas; None where the element gives none.
+    unit, label : str
+    """
+
+    kind: str
+    where: str
+    value: float | None
+    unit: str = ""
+    label: str = ""
+
+
+@define
+class Species:
+    """Attributes of a species in addition to its symbol."""
+
+    compartment: str
+    as_amount: bool
+    amount: float | None
+    concentration: float | None
+    changed_by_reactions: bool
+    conversion: str
+
+
+@define
+class Effect:
+    """Change of a species by one reactant or product of a reaction."""
+
+    species: str
+    sign: float
+    coefficient: Formula
+    where: str
+
+
+@define
+class Reaction:
+    """A reaction: its rate and its effects on species."""
+
+    where: str
+    rate: Formula | None
+    label: str
+    effects: list[Effect] = field(factory=list)
+
+
+class SbmlReader:
+    """Reads one model, section by section.
+
+    Parameters
+    ----------
+    libsbml : module
+    document : libsbml.SBMLDocument
+    markup : Markup
+    name : str
+        Name of a model without an identifier.
+    file : str
+        Names the file in errors.
+    """
+
+    def __init__(self, libsbml: Any, document: Any, markup: Markup, name: str, file: str) -> None:
+        self.libsbml = libsbml
+        self.model = document.getModel()
+        self.level = document.getLevel()
+        self.markup = markup
+        self.file = file
+        self.name = system_name(self.model.getId(), name)
+        self.symbols: dict[str, Symbol] = {}
+        self.species: dict[str, Species] = {}
+        self.reactions: dict[str, Reaction] = {}
+        self.assigned: dict[str, Formula] = {}
+        self.rates: dict[str, Formula] = {}
+        self.initial: dict[str, Formula] = {}
+        #: Places of rules and of initial assignments in the file.
+        self.rule_places: dict[str, str] = {}
+        self.initial_places: dict[str, str] = {}
+        self.builder = Builder()
+        self.events: list[SbmlEvent] = []
+
+    def read(self) -> None:
+        """Read the model; each section uses those before it.
+
+        Raises
+        ------
+        FlowError
+            For the first thing that is not supported, with its place.
+        """
+        self._check_supported()
+        self.builder = Builder(self._functions())
+        self._rules()
+        self._compartments()
+        self._parameters()
+        self._species()
+        self._reactions()
+        self.events = self._events()
+
+    # contents of the file ----------------------------------------------------------------------
+
+    def refuse(self, where: str, reason: str) -> NoReturn:
+        """Raise an error that names the file and a place in it."""
+        raise FlowError(f"'{self.file}', {where}: {reason}")
+
+    def _place(self, element: str, key: str) -> str:
+        """Return the place of an element in the file."""
+        return self.markup.place(element, key)
+
+    def _formula(self, math: Any, where: str, local: Mapping[str, str] | None = None) -> Formula:
+        return formula_of(self.libsbml, math, f"'{self.file}', {where}", local or {})
+
+    def _check_supported(self) -> None:
+        for number, item in enumerate(self.model.getListOfConstraints(), 1):
+            if item.getMath() is not None:
+                where = f"line {item.getLine()}, constraint {number}"
+                self.refuse(where, "constraints are not supported")
+        for rule in self.model.getListOfRules():
+            if rule.isAlgebraic():
+                self.refuse(
+                    f"line {rule.getLine()}, algebraicRule", "algebraic rules are not supported"
+                )
+
+    def _functions(self) -> dict[str, Function]:
+        functions = {}
+        for item in self.model.getListOfFunctionDefinitions():
+            name = item.getId()
+            where = self._place("functionDefinition", name)
+            arguments = tuple(item.getArgument(i).getName() for i in range(item.getNumArguments()))
+            if item.getBody() is None:
+                continue
+            functions[name] = Function(arguments, self._formula(item.getBody(), where))
+        return functions
+
+    def _rules(self) -> None:
+        for rule in self.model.getListOfRules():
+            variable, written = rule.getVariable(), rule.getMath()
+            if written is None:  # a rule without a formula has no effect (L3V2, 4.9)
+                continue
+            kind = "rateRule" if rule.isRate() else "assignmentRule"
+            where = self._place(kind, variable)
+            group = self.rates if rule.isRate() else self.assigned
+            group[variable] = self._formula(written, where)
+            self.rule_places[variable] = where
+        for item in self.model.getListOfInitialAssignments():
+            if item.getMath() is not None:
+                where = self._place("initialAssignment", item.getSymbol())
+                self.initial[item.getSymbol()] = self._formula(item.getMath(), where)
+                self.initial_places[item.getSymbol()] = where
+
+    def _label(self, item: Any) -> str:
+        return sentence(item.getName()) if item.isSetName() else ""
+
+    def _compartments(self) -> None:
+        for item in self.model.getListOfCompartments():
+            value = item.getSize() if item.isSetSize() else None
+            if value is None and _is_point(item):
+                continue  # it has no size
+            self.symbols[item.getId()] = Symbol(
+                "compartment",
+                self._place("compartment", item.getId()),
+                value,
+                unit_text(self.libsbml, item.getDerivedUnitDefinition()),
+                self._label(item),
+            )
+
+    def _parameters(self) -> None:
+        for item in self.model.getListOfParameters():
+            self.symbols[item.getId()] = Symbol(
+                "parameter",
+                self._place("parameter", item.getId()),
+                item.getValue() if item.isSetValue() else None,
+                unit_text(self.libsbml, item.getDerivedUnitDefinition()),
+                self._label(item),
+            )
+
+    def _species(self) -> None:
+        common = self.model.getConversionFactor() if self.level == 3 else ""
+        for item in self.model.getListOfSpecies():
+            name = item.getId()
+            place = self.model.getCompartment(item.getCompartment())
+            flat = place is not None and _is_point(place)
+            own = item.getConversionFactor() if self.level == 3 else ""
+            self.species[name] = Species(
+                compartment=item.getCompartment(),
+                as_amount=item.getHasOnlySubstanceUnits() or flat,
+                amount=item.getInitialAmount() if item.isSetInitialAmount() else None,
+                concentration=(
+                    item.getInitialConcentration() if item.isSetInitialConcentration() else None
+                ),
+                changed_by_reactions=not (item.getBoundaryCondition() or item.getConstant()),
+                conversion=own or common,
+            )
+            self.symbols[name] = Symbol(
+                "species",
+                self._place("species", name),
+                None,
+                unit_text(self.libsbml, item.getDerivedUnitDefinition()),
+                self._label(item),
+            )
+
+    def _reactions(self) -> None:
+        mentioned = self._mentioned()
+        for item in self.model.getListOfReactions():
+            name = item.getId()
+            where = self._place("reaction", name)
+            if item.isSetFast() and item.getFast():
+                self.refuse(where, "fast reactions are not supported")
+            reaction = Reaction(where, None, self._label(item))
+            law = item.getKineticLaw()
+            if law is not None and law.getMath() is not None:
+                reaction.rate = self._formula(law.getMath(), where, self._local(name, law, where))
+            for references, sign in (
+                (item.getListOfReactants(), -1.0),
+                (item.getListOfProducts(), 1.0),
+            ):
+                for reference in references:
+                    reaction.effects.append(self._effect(reference, sign, where, mentioned))
+            self.reactions[name] = reaction
+
+    def _mentioned(self) -> set[str]:
+        """Return every identifier that a formula of the model uses or computes."""
+        formulas = [*self.assigned.values(), *self.rates.values(), *self.initial.values()]
+        names = {*self.assigned, *self.rates, *self.initial}
+        for event in self.model.getListOfEvents():
+            names |= {a.getVariable() for a in event.getListOfEventAssignments()}
+        for reaction in self.model.getListOfReactions():
+            law = reaction.getKineticLaw()
+            if law is not None and law.getMath() is not None:
+                where = self._place("reaction", reaction.getId())
+                formulas.append(self._formula(law.getMath(), where))
+        for formula in formulas:
+            names |= {part.value for part in formula.walk() if part.op in ("name", "rate")}
+        return names
+
+    def _local(self, reaction: str, law: Any, where: str) -> dict[str, str]:
+        """Add local parameters as ``<reaction>_<parameter>``; return these names by identifier."""
+        items = law.getListOfParameters() if self.level == 2 else law.getListOfLocalParameters()
+        renamed = {}
+        for item in items:
+            name = f"{reaction}_{item.getId()}"
+            while name in self.symbols or self.model.getElementBySId(name) is not None:
+                name += "_"
+            renamed[item.getId()] = name
+            self.symbols[name] = Symbol(
+                "parameter",
+                f"{where}, parameter '{item.getId()}'",
+                item.getValue() if item.isSetValue() else None,
+                unit_text(self.libsbml, item.getDerivedUnitDefinition()),
+                self._label(item) or f"{item.getId()} of {reaction}",
+            )
+        return renamed
+
+    def _effect(self, item: Any, sign: float, reaction: str, mentioned: set[str]) -> Effect:
+        """Return the effect of a reactant or product, whose stoichiometry may be a formula."""
+        where = f"{reaction}, species '{item.getSpecies()}'"
+        value = item.getStoichiometry() if item.isSetStoichiometry() else None
+        if value is None and self.level == 2:
+            value = 1.0
+        if self.level == 2 and item.isSetStoichiometryMath():
+            written = item.getStoichiometryMath().getMath()
+            if written is not None:
+                return Effect(item.getSpecies(), sign, self._formula(written, where), where)
+        name = item.getId() if self.level == 3 and item.isSetIdAttribute() else ""
+        if name and name in mentioned:
+            self.symbols[name] = Symbol(
+                "speciesReference", self._place("speciesReference", name), value, "", ""
+            )
+            return Effect(item.getSpecies(), sign, Formula("name", name), where)
+        if value is None:
+            self.refuse(where, "its stoichiometry is not given")
+        if not math.isfinite(value):
+            self.refuse(where, f"its stoichiometry is {value}, which is not finite")
+        return Effect(item.getSpecies(), sign, Formula("number", value), where)
+
+    def _events(self) -> list[SbmlEvent]:
+        """Return the events."""
+        records = []
+        for number, item in enumerate(self.model.getListOfEvents(), 1):
+            key = item.getId() or item.getName()
+            where = self._place("event", key) if key else f"event {number}"
+            trigger = item.getTrigger()
+            if trigger is None or trigger.getMath() is None:
+                continue  # without a condition it never happens (L3V2, 4.12)
+
+            def part(owner: Any, where: str = where) -> Formula | None:
+                has = owner is not None and owner.getMath() is not None
+                return self._formula(owner.getMath(), where) if has else None
+
+            delay = part(item.getDelay())
+            if delay is not None and not (delay.op == "number" and delay.value == 0.0):
+                self.refuse(where, "delays of events are not supported")
+            assignments = {
+                a.getVariable(): self._formula(a.getMath(), where)
+                for a in item.getListOfEventAssignments()
+                if a.getMath() is not None
+            }
+            new = self.level == 3
+            records.append(
+                SbmlEvent(
+                    name=key or "event",
+                    where=where,
+                    trigger=self._formula(trigger.getMath(), where),
+                    assignments=assignments,
+                    priority=part(item.getPriority()) if new else None,
+                    initial_value=trigger.getInitialValue() if new else True,
+                    persistent=trigger.getPersistent() if new else True,
+                    values_of_trigger=item.getUseValuesFromTriggerTime(),
+                )
+            )
+        return records
+
+    # for the equations --------------------------------------------------------------------------
+
+    def where_of(self, name: str) -> str:
+        """Return the place of the rule or element of an identifier."""
+        if name in self.rule_places:
+            return self.rule_places[name]
+        return self.symbols[name].where if name in self.symbols else self.reactions[name].where
+
+    def in_order(self, uses: Mapping[str, Iterable[str]]) -> list[str]:
+        """Return identifiers in an order in which each follows those it uses."""
+
+        def refuse(circle: list[str]) -> NoReturn:
+            reason = f"values use each other in a circle: {' -> '.join(circle)}"
+            self.refuse(self.where_of(circle[0]), reason)
+
+        return dependency_order(uses, refuse)
+
+    def refuse_missing_value(self, name: str) -> NoReturn:
+        """Raise the error for an identifier without a value."""
+        if name not in self.symbols and name not in self.reactions:
+            raise FlowError(f"'{self.file}': '{name}' is not defined")
+        self.refuse(self.where_of(name), "it has no value, and no rule or initial assignment")
+
+    def refuse_start(self, name: str, value: float) -> NoReturn:
+        """Raise the error for an infinite start value."""
+        where = self.initial_places.get(name) or self.where_of(name)
+        self.refuse(where, f"its value at the start is {value}, not finite")
+
+    def build(self, formula: Formula, names: Mapping[str, Node], where: str) -> Node:
+        """Return the graph of a formula, in terms of `names`.
+
+        Parameters
+        ----------
+        formula : Formula
+        names : mapping
+            Node of every quantity.
+        where : str
+            Place in the file, for errors.
+        """
+        return self.builder.build(formula, names, f"'{self.file}', {where}")
+
+    def moves(self, name: str) -> bool:
+        """Return whether a rule or an event changes `name` over time."""
+        return name in self.assigned or name in self.rates or name in self.set_by_events
+
+    def may_jump(self, name: str) -> bool:
+        """Return whether an event may make `name` jump, by assignment or through its rule."""
+        return name in self.assigned or name in self.set_by_events
+
+    @property
+    def set_by_events(self) -> set[str]:
+        """Identifiers that events assign."""
+        return {name for event in self.events for name in event.assignments}
+
+
+def _is_point(compartment: Any) -> bool:
+    """Return whether a compartment has no dimensions, and therefore no size."""
+    set_ = compartment.isSetSpatialDimensions()
+    return bool(set_ and compartment.getSpatialDimensionsAsDouble() == 0)
