@@ -10,7 +10,7 @@ examination is in a branch, which a group of lanes takes if one of them needs it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cubie_flow.expressions.block import BlockBuilder
@@ -50,7 +50,7 @@ from cubie_flow.integrators.event_schedule import (
     agenda,
 )
 from cubie_flow.integrators.extrema import MaximumSearch
-from cubie_flow.integrators.margins import NEVER, Margins
+from cubie_flow.integrators.margins import NEVER, Margins, first_elements
 from cubie_flow.integrators.steps.base import Step, any_of
 from cubie_flow.systems.events import is_closed
 
@@ -115,7 +115,7 @@ class EventLocator:
         turns = self.maxima.candidates()
         unusual = [*self._departures(), *turns.values(), landing, _unsettled()]
         rare = block.let("rare", logical_and(good, any_of(unusual)))
-        block.assign(_elements(("cut", "lost")), [FALSE, FALSE])
+        block.assign(first_elements(("cut", "lost")), [FALSE, FALSE])
         with block.when(rare):
             self._examine(rare, turns, landing, ending)
             self._update_memory(rare, landing)
@@ -148,7 +148,7 @@ class EventLocator:
         half = block.let("half", margins.triggers(margins.inside(const(0.5))))
         at_end = block.let("at_end", margins.triggers(margins.stop))
         block.assign(
-            _elements(("happens", "turned", "paused", "top", "place")),
+            first_elements(("happens", "turned", "paused", "top", "place")),
             [FALSE, FALSE, FALSE, const(0.5), agenda(CUT)],
         )
         if turns:
@@ -168,7 +168,7 @@ class EventLocator:
             self._trigger_at_end(wanted, ending)
         top = load("top", 0) * self.h + self.t
         block.assign(
-            _elements(("cut", "place")),
+            first_elements(("cut", "place")),
             [
                 logical_or(_truth("cut"), _truth("paused")),
                 where(_truth("paused"), top, load("place", 0)),
@@ -253,7 +253,9 @@ class EventLocator:
         early = logical_and(within, compare(">=", self.margins.excess(inner), 2.0 * noise))
         early = block.let("early", early)
         crossing = block.let("crossing", logical_and(detected, logical_or(early, at_end)))
-        block.assign(_elements(("low", "high", "settled")), [ZERO, where(early, inner, ONE), FALSE])
+        block.assign(
+            first_elements(("low", "high", "settled")), [ZERO, where(early, inner, ONE), FALSE]
+        )
         nearest = block.let("nearest", self.near / self.h)
         block.let("beyond", where(free, const(_BEYOND), ZERO))
         # A step that was cut once ends about `_BEYOND` after its event.
@@ -291,7 +293,7 @@ class EventLocator:
         hit = compare(">=", self.margins.excess(before), 2.0 * noise)
         hit = logical_and(hit, self.margins.triggers(self.margins.inside(before)))
         self.block.assign(
-            _elements(("settled", "high")),
+            first_elements(("settled", "high")),
             [
                 logical_and(closing, logical_not(hit)),
                 where(logical_and(closing, hit), before, high),
@@ -308,7 +310,7 @@ class EventLocator:
         low, high, trial = load("low", 0), load("high", 0), load("trial", 0)
         fine = block.let("fine", maximum(load("nearest", 0), load("beyond", 0)))
         block.assign(
-            _elements(("trial", "pace", "aim", "narrowing")),
+            first_elements(("trial", "pace", "aim", "narrowing")),
             [self._first_guess(noise), const(4.0), 0.25 * fine, wanted],
         )
         going = _truth("narrowing")
@@ -320,7 +322,7 @@ class EventLocator:
             hit = block.let("hit", logical_and(edge, compare(">=", value, 0.0)))
             up, down = logical_and(going, hit), logical_and(going, logical_not(hit))
             block.assign(
-                _elements(("low", "high")), [where(down, trial, low), where(up, trial, high)]
+                first_elements(("low", "high")), [where(down, trial, low), where(up, trial, high)]
             )
             self._try_next(going)
 
@@ -365,7 +367,7 @@ class EventLocator:
         behind = logical_and(hit, logical_and(rises, compare("<=", move, fine)))
         more = logical_not(logical_or(behind, compare("<=", gap, fine)))
         block.assign(
-            _elements(("trial", "pace", "narrowing")),
+            first_elements(("trial", "pace", "narrowing")),
             [
                 where(going, where(usable, beyond, 0.5 * gap + low), trial),
                 fabs(move),
@@ -423,7 +425,3 @@ def _unsettled() -> Node:
 
 def _truth(name: str) -> Node:
     return load(name, 0, kind="bool")
-
-
-def _elements(names: Iterable[str]) -> list[tuple[str, int]]:
-    return [(name, 0) for name in names]

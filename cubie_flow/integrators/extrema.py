@@ -7,7 +7,7 @@ zero. The maximum is then searched for on the interpolant.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import (
@@ -25,7 +25,7 @@ from cubie_flow.expressions.graph import (
     where,
 )
 from cubie_flow.integrators.event_schedule import CUTS, OFF, agenda
-from cubie_flow.integrators.margins import NEVER, Margins, Moment, is_on
+from cubie_flow.integrators.margins import NEVER, Margins, Moment, first_elements, is_on
 
 # Error of the interpolant near the maximum of a margin, as a part of the curvature of the margin
 # over the step. Closer to the ends of the step than `_EDGE` the interpolant is exact enough.
@@ -145,7 +145,7 @@ class MaximumSearch:
             values = [where(following, *pair) for pair in zip(own, values, strict=True)]
         some = logical_and(searching, compare("<", candidate, none))
         self.block.assign(
-            [("searching", 0), ("candidate", 0), ("chosen", 0), *_places(_BRACKET)],
+            [("searching", 0), ("candidate", 0), ("chosen", 0), *first_elements(_BRACKET)],
             [some, where(searching, candidate, before), chosen, *values],
         )
 
@@ -159,7 +159,7 @@ class MaximumSearch:
         left, right, _, _, rise, fall = self._bracket
         block.let("bend", (rise - fall) * ((right - left) * self.h))
         block.assign(
-            _places(("summit", "climbing", "kinked", "best", "best_height")),
+            first_elements(("summit", "climbing", "kinked", "best", "best_height")),
             [self._smooth_maximum, wanted, TRUE, ZERO, NEVER],
         )
         climbing = load("climbing", 0, kind="bool")
@@ -201,7 +201,7 @@ class MaximumSearch:
         best, best_height = load("best", 0), load("best_height", 0)
         better = logical_and(climbing, compare(">", height, best_height))
         block.assign(
-            _places(("best", "best_height")),
+            first_elements(("best", "best_height")),
             [where(better, summit, best), where(better, height, best_height)],
         )
 
@@ -212,7 +212,7 @@ class MaximumSearch:
         grows = compare(">", slope, 0.0)
         up, down = logical_and(climbing, grows), logical_and(climbing, logical_not(grows))
         self.block.assign(
-            _places(_BRACKET),
+            first_elements(_BRACKET),
             [
                 where(up, summit, left), where(down, summit, right), where(up, height, low),
                 where(down, height, far_low), where(up, slope, rise), where(down, slope, fall),
@@ -243,7 +243,7 @@ class MaximumSearch:
         pauses = logical_and(pauses, compare("==", agenda(CUTS), 0.0))
         ends = block.let("ends", logical_or(located, pauses))
         block.assign(
-            _places(("turned", "paused", "top", "summit", "climbing", "kinked")),
+            first_elements(("turned", "paused", "top", "summit", "climbing", "kinked")),
             [
                 logical_or(load("turned", 0, kind="bool"), located),
                 logical_or(load("paused", 0, kind="bool"), pauses),
@@ -261,7 +261,3 @@ class MaximumSearch:
         close = compare(">", load("best_height", 0), (-_CLOSE) * load("bend", 0))
         amid = logical_and(compare(">", best, _EDGE), compare("<", best, 1.0 - _EDGE))
         return logical_and(close, amid)
-
-
-def _places(names: Iterable[str]) -> list[tuple[str, int]]:
-    return [(name, 0) for name in names]

@@ -6,7 +6,7 @@ moment of the step. The side of each condition decides which of them are negated
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from cubie_flow.expressions.block import BlockBuilder
@@ -165,3 +165,8 @@ class Margins:
 def is_on(side: Node) -> Node:
     """Return whether a condition counts as true."""
     return compare("==", side, ON)
+
+
+def first_elements(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Return the first elements of buffers or values, as targets of assignments."""
+    return [(name, 0) for name in names]
