@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+from threading import Lock, Thread
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 
 from cubie_flow.kernels.targets.result_pool import ResultPool
@@ -41,3 +46,44 @@ def test_small_arrays_are_ordinary_ones() -> None:
     memory = ResultPool()
     assert memory.empty(10, "float64").base is None
     assert memory.empty((0, 5), "int32").shape == (0, 5)
+
+
+class CollectingLock:
+    """A lock under which a garbage collection frees an array in a cycle."""
+
+    def __init__(self, pool: ResultPool) -> None:
+        self.pool = pool
+        self.lock = Lock()
+
+    def acquire(self, *words: Any, **settings: Any) -> bool:
+        taken = self.lock.acquire(*words, **settings)
+        if taken:
+            gc.collect()
+        return taken
+
+    def release(self) -> None:
+        self.lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def test_a_collection_under_the_lock_waits_for_nothing() -> None:
+    pool = ResultPool()
+    pool._lock = CollectingLock(pool)  # type: ignore[assignment]
+
+    def use() -> None:
+        for _ in range(20):
+            held = SimpleNamespace(array=pool.empty(SHAPE, "float32"))
+            held.itself = held
+
+    thread = Thread(target=use, daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    assert not thread.is_alive(), "the pool waits for itself"
+    gc.collect()
+    pool.empty(SHAPE, "float32")
+    assert not pool._returned

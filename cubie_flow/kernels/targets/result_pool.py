@@ -6,6 +6,7 @@ trajectories that takes as long as solving (docs/lab-book.md).
 
 from __future__ import annotations
 
+from collections import deque
 from ctypes import c_char
 from threading import Lock
 from typing import Any
@@ -33,6 +34,8 @@ class ResultPool:
     def __init__(self) -> None:
         self._idle: dict[int, list[Any]] = {}
         self._lock = Lock()
+        #: Blocks of freed arrays with their sizes, which nobody has taken back yet.
+        self._returned: deque[tuple[Any, int]] = deque()
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         """Return an array that is not initialised.
@@ -48,6 +51,7 @@ class ResultPool:
             return np.empty(shape, kind)
         # Sizes are rounded up, so that an array often fits the memory of another.
         size = -(-need // self.LEAST) * self.LEAST
+        self._collect()
         with self._lock:
             blocks = self._idle.get(size)
             block = blocks.pop() if blocks else None
@@ -58,12 +62,36 @@ class ResultPool:
         return np.frombuffer(memory, kind, count).reshape(shape)
 
     def _put_back(self, block: Any, size: int) -> None:
-        with self._lock:
-            idle = sum(one * len(blocks) for one, blocks in self._idle.items())
+        """Take the memory of a freed array back.
+
+        A garbage collection may call this in any thread, also in one that holds the lock. So it
+        must not wait for the lock.
+        """
+        self._returned.append((block, size))
+        self._collect()
+
+    def _collect(self) -> None:
+        """Keep returned blocks for later arrays, unless another caller is just doing so."""
+        while self._returned and self._lock.acquire(blocking=False):
+            try:
+                surplus = self._keep()
+            finally:
+                self._lock.release()
+            for block in surplus:
+                self._free(block)
+
+    def _keep(self) -> list[Any]:
+        """Move returned blocks to the idle ones; return those beyond the bound."""
+        surplus = []
+        idle = sum(size * len(blocks) for size, blocks in self._idle.items())
+        while self._returned:
+            block, size = self._returned.popleft()
             if idle + size <= self.IDLE:
+                idle += size
                 self._idle.setdefault(size, []).append(block)
-                return
-        self._free(block)
+            else:
+                surplus.append(block)
+        return surplus
 
     def _allocate(self, size: int) -> Any:
         """Return new memory, or None if none of this kind is left."""
