@@ -226,7 +226,9 @@ class _Reader:
                 pass
             case ast.Name(id=text) if text in flags or text not in self.known:
                 if text in self.known:
-                    raise self._refuse(word, "is a word and a quantity; write the word in quotes")
+                    column = ast.unparse(other)
+                    reason = f"is a {column} and a quantity; write the {column} in quotes"
+                    raise self._refuse(word, reason)
             case _:
                 return
         if text not in flags:

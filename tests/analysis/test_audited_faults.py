@@ -57,13 +57,13 @@ def test_start_values_that_were_frozen(tmp_path: Path, monkeypatch: pytest.Monke
         output=OutputChoice(),
     )  # fmt: skip
     clean(audited(made, tmp_path / "right"))
-    compiled = kernel.compiled_in
+    compiled = kernel.kernel_settings
 
     def frozen(given: Study) -> Any:
         states = tuple(evolve(state, start=None) for state in given.system.states)
         return compiled(evolve(given, system=evolve(given.system, states=states)))
 
-    monkeypatch.setattr(kernel, "compiled_in", frozen)
+    monkeypatch.setattr(kernel, "kernel_settings", frozen)
     table = audited(made, tmp_path / "wrong", monkeypatch.undo)
     wrong = np.abs(70.0 - np.linspace(50.0, 90.0, 8)) > 5.0
     assert (table.error.values[wrong] > 0.05).all()

@@ -241,7 +241,7 @@ MISTAKES = [
     (["output.times=[1, 99]", "output.save_every=null"], ["99", "25"]),
     (["controller=fixed", "controller.dt=null"], ["controller.dt"]),
     (["algorithm=rk4", "controller=pi"], ["rk4", "fixed"]),
-    (["buffers.stage_location=shared"], ["buffers.stage", "no buffer"]),
+    (["buffers.stage_location=shared"], ["buffers.stage", "is not a buffer"]),
     (["system.file=nowhere.yaml"], ["nowhere.yaml"]),
     (["study=${nothing}"], ["nothing"]),
     (["study=a/b"], ["a/b"]),

@@ -142,5 +142,7 @@ def test_a_status_and_a_quantity_of_one_name_are_not_confused() -> None:
         model, make_design("zip", {"success": [0.0, 1.0]}), duration=1.0,
         output=OutputChoice(times=(1.0,), where="status == success"),
     )  # fmt: skip
-    with pytest.raises(FlowError, match="'success' is a status and a quantity of the model"):
+    with pytest.raises(
+        FlowError, match="'success' is a status and a quantity; write the status in quotes"
+    ):
         solve_study(study)

@@ -90,7 +90,18 @@ class RosenbrockStep(ImplicitStep):
 
     def estimate(self, block: BlockBuilder, h: Node, t: Node) -> Node:
         total = combined(self.method.error, self._row)
-        return const(0.0) if total is None else total
+        total = const(0.0) if total is None else total
+        return total + self._trapezoidal(block, h, t) if self.method.trapezoidal else total
+
+    def _trapezoidal(self, block: BlockBuilder, h: Node, t: Node) -> Node:
+        """Return the filtered difference from the trapezoidal rule at the element of a sweep."""
+        shift = load("shift", 0)
+        slopes = 0.5 * (load("derivative", 0, 1) + self.end_derivative)
+        change = load("proposed_state", 0, 1) - load("state", 0, 1)
+        block.sweep(self.settings.states, {"residual": shift * (change - h * slopes)})
+        target = ("stage_derivative", 0)
+        self.linear_solver.solve(block, ("residual", 0), target, "state", t, shift)
+        return load("stage_derivative", 0, 1)
 
     def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:
         total = self.polynomial(block, theta, self._row)

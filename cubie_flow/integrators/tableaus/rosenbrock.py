@@ -57,6 +57,11 @@ class Rosenbrock(Method):
         factor ``h``; one row per stage.
     w_method : bool
         Whether the order holds for any matrix in place of ``J``, and without ``df/dt``.
+    trapezoidal : bool
+        Whether the error also contains the difference from the trapezoidal rule, filtered by one
+        more solution of the linear system (L. F. Shampine, Implementation of implicit formulas
+        for the solution of ODEs, SIAM J. Sci. Stat. Comput. 1, 103-118, 1980). It is for methods
+        whose embedded error vanishes for linear equations.
     """
 
     gamma: float
@@ -67,6 +72,7 @@ class Rosenbrock(Method):
     time_weights: Row
     error: Row
     w_method: bool = False
+    trapezoidal: bool = False
 
 
 class Coefficients(TypedDict):
@@ -200,6 +206,9 @@ ROS3P = Rosenbrock(
     ),
     source="J. Lang and J. Verwer, ROS3P: an accurate third-order Rosenbrock solver designed for "
     "parabolic problems, BIT 41, 731-738 (2001)",
+    # Three stages of this kind have no embedded second-order method with another stability
+    # function: the published estimate is zero for every linear equation.
+    trapezoidal=True,
     controller="pi",
     gains=(0.7, -0.4, 0.0),
     max_factor=6.0,
