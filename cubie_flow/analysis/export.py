@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from cubie_flow.analysis import runs
 from cubie_flow.batches.store_names import RUN, TIME
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.process.safe_files import replaced_when_complete
 from cubie_flow.storage.schema import plain
 
 if TYPE_CHECKING:
@@ -105,15 +105,11 @@ def _chosen(data: Dataset, asked: Sequence[str] | None, table: bool) -> list[str
 @contextmanager
 def _replaced_when_complete(path: Path) -> Iterator[Path]:
     """Yield a temporary file that replaces `path` when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with replaced_when_complete(path) as partial:
+            yield partial
     except OSError as error:
         raise FlowError(f"'{path}' cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _pieces(data: Dataset, names: Sequence[str]) -> Iterator[tuple[slice, Columns]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cubie_flow.credentials import redacted
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import open_inside
 
 log = logging.getLogger("cubie_flow")
 
@@ -22,12 +23,28 @@ class _RedactingFormatter(logging.Formatter):
         return redacted(super().format(record))
 
 
+class _LogFile(logging.FileHandler):
+    """Appends to the log of a run, which must be no link."""
+
+    def _open(self) -> Any:
+        def opener(path: str, flags: int) -> int:
+            return open_inside(Path(path).parent, Path(path).name, flags)
+
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=opener)
+
+
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Write log records and warnings to a file; log the error that ends the block."""
+    """Write log records and warnings to a file; log the error that ends the block.
+
+    Raises
+    ------
+    FlowError
+        If the file is a link.
+    """
     # A full disk ends the run with one error; the logger does not report it a second time.
     logging.raiseExceptions = False
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
     loggers: list[Any] = [log, logging.getLogger("py.warnings")]
     logging.captureWarnings(True)

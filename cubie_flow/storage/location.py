@@ -33,7 +33,10 @@ def _address(given: str | Path) -> str:
 
 
 def _group_path(text: str) -> str:
-    return text.strip("/")
+    group = text.strip("/")
+    if set(group.split("/")) & {".", ".."}:
+        raise FlowError(f"'{text}' is no group of a store: it leads out of it")
+    return group
 
 
 @frozen
