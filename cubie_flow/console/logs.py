@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,10 +28,9 @@ class _LogFile(logging.FileHandler):
     """Appends to the log of a run, which must be no link."""
 
     def _open(self) -> Any:
-        def opener(path: str, flags: int) -> int:
-            return open_inside(Path(path).parent, Path(path).name, flags)
-
-        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=opener)
+        path = Path(self.baseFilename)
+        descriptor = open_inside(path.parent, path.name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        return open(descriptor, self.mode, encoding=self.encoding)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
