@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from cubie_flow.analysis import runs
 from cubie_flow.batches.store_names import RUN, TIME
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.process.python_path import import_library
 from cubie_flow.process.safe_files import replaced_when_complete
 from cubie_flow.storage.schema import plain
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 FORMATS = {".parquet": "Parquet", ".csv": "CSV", ".nc": "NetCDF", ".npz": "NumPy"}
 #: Most values of one variable in memory at once.
 BLOCK = 2_000_000
+#: What a formula of a spreadsheet may begin with; the last four are the wide forms of the first.
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 Columns = dict[str, NDArray[Any]]
 
 
@@ -144,7 +149,7 @@ def _tables(data: Dataset, names: Sequence[str]) -> Iterator[Columns]:
 
 def _parquet(data: Dataset, names: Sequence[str], path: Path) -> None:
     pyarrow = _library("pyarrow", "parquet")
-    from pyarrow import parquet
+    parquet = _library("pyarrow.parquet", "parquet")
 
     writer = None
     try:
@@ -166,7 +171,23 @@ def _csv(data: Dataset, names: Sequence[str], path: Path) -> None:
 
     with path.open("w", encoding="utf-8", newline="") as file:
         for number, table in enumerate(_tables(data, names)):
-            pd.DataFrame(table).to_csv(file, index=False, header=number == 0)
+            columns = {_cell(name): _cells(values) for name, values in table.items()}
+            pd.DataFrame(columns).to_csv(file, index=False, header=number == 0)
+
+
+def _cells(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a column whose texts no spreadsheet takes for formulas."""
+    if values.dtype.kind in "biuf":
+        return values
+    return np.array([_cell(v) if isinstance(v, str) else v for v in values], dtype=object)
+
+
+def _cell(text: str) -> str:
+    """Return a text of a store as a cell that no spreadsheet takes for a formula.
+
+    OWASP's rule: what begins like a formula gets an apostrophe in front. Numbers stay numbers.
+    """
+    return f"'{text}" if text.startswith(FORMULAS) and not NUMBER.fullmatch(text) else text
 
 
 def _netcdf(data: Dataset, names: Sequence[str], path: Path) -> None:
@@ -221,10 +242,8 @@ def _numpy(data: Dataset, names: Sequence[str], path: Path) -> None:
 
 
 def _library(name: str, extra: str) -> Any:
-    from importlib import import_module
-
     try:
-        return import_module(name)
+        return import_library(name)
     except ImportError as error:
         raise FlowError(
             f"this format needs {name}, which is not installed: pip install 'cubie-flow[{extra}]'"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.process.python_path import import_library
 
 Array = NDArray[np.float64]
 HASH_ROWS = 65_536
@@ -260,7 +261,7 @@ def _read_csv(path: Path) -> Any:
 
 def _parquet(path: Path) -> Any:
     try:
-        import pyarrow.parquet as parquet
+        parquet = import_library("pyarrow.parquet")
     except ImportError:
         raise FlowError(
             f"batch.path '{path}' is a Parquet file, which needs pyarrow (pip install pyarrow); "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.process.python_path import import_library
 from cubie_flow.systems.quantities import shortened
 
 ENDINGS = (".csv", ".parquet", ".pq")
@@ -76,7 +77,7 @@ def _csv(path: Path, key: str) -> dict[str, list[object]]:
 
 def _parquet(path: Path, key: str) -> dict[str, list[object]]:
     try:
-        import pyarrow.parquet as parquet
+        parquet = import_library("pyarrow.parquet")
     except ImportError:
         raise FlowError(
             f"{key} '{path}' is a Parquet file, which needs pyarrow (pip install pyarrow); a "
