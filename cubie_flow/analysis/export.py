@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 FORMATS = {".parquet": "Parquet", ".csv": "CSV", ".nc": "NetCDF", ".npz": "NumPy"}
 #: Most values of one variable in memory at once.
 BLOCK = 2_000_000
-#: What a formula of a spreadsheet may begin with; the last four are the wide forms of the first.
-FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+#: Where a formula of a spreadsheet may begin: at the start of a text, and after what another
+#: program may take for the end of a cell. Wide forms of the four signs count too.
+FORMULA = re.compile("(^|[;,|\\t\\n])(?=[=+@\\-\\t\\n\uff1d\uff0b\uff0d\uff20])")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 Columns = dict[str, NDArray[Any]]
 
@@ -185,9 +186,12 @@ def _cells(values: NDArray[Any]) -> NDArray[Any]:
 def _cell(text: str) -> str:
     """Return a text of a store as a cell that no spreadsheet takes for a formula.
 
-    OWASP's rule: what begins like a formula gets an apostrophe in front. Numbers stay numbers.
+    OWASP's rule: an apostrophe goes in front of what begins like a formula. Numbers stay numbers.
     """
-    return f"'{text}" if text.startswith(FORMULAS) and not NUMBER.fullmatch(text) else text
+    if NUMBER.fullmatch(text):
+        return text
+    # The writer leaves a lone carriage return unquoted, and readers end the row there.
+    return FORMULA.sub(r"\1'", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _netcdf(data: Dataset, names: Sequence[str], path: Path) -> None:

@@ -51,7 +51,8 @@ class JobStatusFiles:
 
     def create(self) -> None:
         """Create an empty folder in place of that of an earlier command."""
-        refuse_link(self.folder)
+        for name in (self.folder.name, ".submitit"):
+            refuse_link(self.folder.parent / name)
         self.delete()
         self.folder.mkdir(parents=True)
 

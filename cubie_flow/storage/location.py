@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 
 from cubie_flow.credentials import redacted, refuse_credentials, remember
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import LinkRefused
 from cubie_flow.registries import CLIENTS
 
 if TYPE_CHECKING:
@@ -192,6 +193,8 @@ class Location:
                 zarr.open_group(
                     store, path=self.group, mode="r", use_consolidated=False, zarr_format=3
                 )
+            except LinkRefused:
+                raise
             except (FileNotFoundError, ValueError, NotADirectoryError):
                 raise FlowError(
                     f"'{self.name}' holds something that is not a results store, so it is not "

@@ -111,6 +111,20 @@ def test_ls_says_which_store_is_a_link(
     assert "symbolic link" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["job_1", "job_1/x", "job_1/status/c", "job_1/zarr.json"])
+def test_a_multirun_refuses_links_in_the_groups_of_its_jobs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in WORDS if not word.startswith("hydra")]
+    assert flow(["-m", "t_start=0,1", "hydra.sweep.dir=run", *words]) == 0
+    moved(tmp_path / "run" / "results.zarr" / name, tmp_path / "outside")
+    capsys.readouterr()
+    assert flow(["resume=run", "recheck=true"]) == 1
+    assert "is a symbolic link" in capsys.readouterr().err
+    assert (tmp_path / "outside").exists()
+
+
 def test_a_folder_that_the_user_names_may_be_a_link(run: Path, tmp_path: Path) -> None:
     unfinish(run)
     moved(run, tmp_path / "elsewhere")
