@@ -120,7 +120,7 @@ def open_inside(folder: Path, name: str, flags: int = os.O_RDONLY) -> int:
     Raises
     ------
     LinkRefused
-        If the name or a part of it is a link, or it is no regular file, such as a pipe.
+        If the name or a part of it is a link, or it is something else, such as a pipe.
     OSError
         If it cannot be opened.
     """

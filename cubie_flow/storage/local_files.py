@@ -138,4 +138,4 @@ def _span(byte_range: Any, size: int) -> tuple[int, int]:
         return byte_range.offset, -1
     if isinstance(byte_range, SuffixByteRequest):
         return max(0, size - byte_range.suffix), -1
-    raise TypeError(f"{byte_range} is no range of bytes")
+    raise TypeError(f"{byte_range} is not a range of bytes")

@@ -36,7 +36,7 @@ def _address(given: str | Path) -> str:
 def _group_path(text: str) -> str:
     group = text.strip("/")
     if set(group.split("/")) & {".", ".."}:
-        raise FlowError(f"'{text}' is no group of a store: it leads out of it")
+        raise FlowError(f"'{text}' is not a group of a store: it leads out of it")
     return group
 
 

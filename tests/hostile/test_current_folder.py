@@ -26,14 +26,14 @@ DECOYS = (
 @pytest.fixture
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """Make a folder of decoys the current one, and return what tells which of them ran."""
-    told = tmp_path / "told"
+    noted = tmp_path / "noted"
     folder = tmp_path / "here"
     for name in DECOYS:
         path = folder / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"open({str(told)!r}, 'a').write('{name} ')\nraise ImportError\n")
+        path.write_text(f"open({str(noted)!r}, 'a').write('{name} ')\nraise ImportError\n")
     monkeypatch.chdir(folder)
-    return lambda: told.read_text() if told.exists() else ""
+    return lambda: noted.read_text() if noted.exists() else ""
 
 
 def command(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -100,10 +100,10 @@ def test_processes_of_a_pool_start_without_the_current_folder(ran: Callable[[], 
 
 
 def test_no_program_of_a_checkout_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, told = tmp_path / "checkout", tmp_path / "told"
+    folder, noted = tmp_path / "checkout", tmp_path / "noted"
     folder.mkdir()
     script = folder / "git"
-    script.write_text(f"#!/bin/sh\necho ran >> '{told}'\ncat\n")
+    script.write_text(f"#!/bin/sh\necho ran >> '{noted}'\ncat\n")
     script.chmod(0o755)
     git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     (folder / "file.txt").write_text("one\n")
@@ -117,4 +117,4 @@ def test_no_program_of_a_checkout_runs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", os.pathsep.join([".", "", os.environ["PATH"]]))
     record = provenance(folder=folder)
     assert record["git_modified"] is True
-    assert not told.exists()
+    assert not noted.exists()

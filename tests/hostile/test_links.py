@@ -80,10 +80,10 @@ def test_a_resume_refuses_a_link_and_names_it(
     moved(run / name, outside)
     kept = outside.read_bytes() if outside.is_file() else sorted(outside.rglob("*"))
     assert flow(["resume=run"]) == 1
-    told = capsys.readouterr().err
-    assert name in told
-    assert "is a symbolic link" in told
-    assert len(told.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert name in printed
+    assert "is a symbolic link" in printed
+    assert len(printed.splitlines()) == 1
     assert kept == (outside.read_bytes() if outside.is_file() else sorted(outside.rglob("*")))
 
 
