@@ -125,6 +125,18 @@ def test_a_multirun_refuses_links_in_the_groups_of_its_jobs(
     assert (tmp_path / "outside").exists()
 
 
+def test_a_repository_of_icechunk_has_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("icechunk")
+    monkeypatch.chdir(tmp_path)
+    assert flow([*WORDS, "storage.client=icechunk"]) == 0
+    moved(tmp_path / "run" / "results.icechunk" / "chunks", tmp_path / "outside")
+    assert results(["show", "run"]) == 1
+    assert flow(["resume=run"]) == 1
+    assert capsys.readouterr().err.count("chunks' is a symbolic link") == 2
+
+
 def test_a_folder_that_the_user_names_may_be_a_link(run: Path, tmp_path: Path) -> None:
     unfinish(run)
     moved(run, tmp_path / "elsewhere")
