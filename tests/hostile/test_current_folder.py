@@ -57,6 +57,18 @@ def test_the_command_imports_nothing_from_the_current_folder(
     assert ran() == ""
 
 
+def test_workers_import_nothing_from_the_current_folder(ran: Callable[[], str]) -> None:
+    pytest.importorskip("distributed")
+    for name in ("dask", "distributed", "tornado", "cloudpickle", "msgpack"):
+        Path(f"{name}.py").write_text(Path("yaml.py").read_text())
+    done = command(
+        "engine=dask", "engine.workers=2", "batch.size=64", "storage.shard_runs=16", "duration=1",
+        "storage.picture=false", "engine.progress=false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ran() == ""
+
+
 def test_a_folder_that_the_environment_names_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
