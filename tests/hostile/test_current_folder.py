@@ -93,6 +93,17 @@ def test_antimony_is_not_imported_from_next_to_a_model(
     assert ran() == ""
 
 
+def test_numba_is_not_configured_by_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".numba_config.yaml").write_text(f"cuda_driver: {tmp_path}/evil.so\n")
+    done = command("task=doctor")
+    assert done.returncode == 1
+    assert "would configure numba" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_an_isolated_program_sees_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-secret")
     program = "import os\nprint(sorted(os.environ), sys.path)"
