@@ -2,6 +2,12 @@
 
 import sys
 
+from cubie_flow.process.python_path import leave_out_current_folder
+
+if __name__ == "__main__":
+    # Before anything else is imported, which a file in the current folder could replace.
+    leave_out_current_folder()
+
 from cubie_flow.cli.app import main
 
 if __name__ == "__main__":

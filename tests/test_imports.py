@@ -22,8 +22,8 @@ ROOMS: dict[str, set[str]] = {
     "expressions": set(),
     "maths": {"expressions"},
     "memory": set(),
-    "batches": set(),
-    "systems": {"batches", "expressions", "maths"},
+    "batches": {"process"},
+    "systems": {"batches", "expressions", "maths", "process"},
     "integrators": {"batches", "expressions", "memory", "systems"},
     "kernels": {"expressions", "integrators", "memory", "process", "registries"},
     "storage": {"batches", "credentials", "process", "registries"},
@@ -53,7 +53,7 @@ ROOMS: dict[str, set[str]] = {
         "analysis", "config", "console", "credentials", "kernels", "multirun", "placement",
         "process", "storage", "study",
     },
-    "__main__": {"cli"},
+    "__main__": {"cli", "process"},
 }  # fmt: skip
 FILES = sorted(
     path

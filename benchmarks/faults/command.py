@@ -205,6 +205,8 @@ def _stolen(folder: Path, outcome: Outcome) -> str:
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and secret.encode() in path.read_bytes():
             return "secret written"
+    if any((folder.parent / "victim").rglob("*")):
+        return "victim changed"
     victim = folder.parent / "victim.txt"
     if victim.exists() and victim.read_text() != "precious\n":
         return "victim changed"

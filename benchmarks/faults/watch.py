@@ -25,11 +25,15 @@ from attrs import asdict, define, field
 PATIENCE = 60.0
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 _PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
-#: Functions that change a file system, with the positions of the paths that they change.
+#: Functions that change a file system, with the positions of the paths that they change and of the
+#: handles of folders that these are relative to.
 _CHANGES = {
-    "os.rename": (0, 1), "os.remove": (0,), "os.mkdir": (0,), "os.rmdir": (0,), "os.link": (1,),
-    "os.symlink": (1,), "os.truncate": (0,), "shutil.rmtree": (0,), "os.chmod": (0,),
+    "os.rename": ((0, 2), (1, 3)), "os.remove": ((0, 1),), "os.mkdir": ((0, 2),),
+    "os.rmdir": ((0, 1),), "os.link": ((1, 3),), "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),), "shutil.rmtree": ((0, None),), "os.chmod": ((0, 2),),
 }  # fmt: skip
+#: Those that change what a link leads to, and not the link.
+_FOLLOWING = ("os.truncate", "os.chmod")
 
 
 @define
@@ -104,18 +108,23 @@ class _Audit:
             path, mode, flags = args
             writing = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             if isinstance(path, str | bytes | os.PathLike) and (writing or "w" in str(mode)):
-                self._change(path, event)
+                self._change(path, event, follow=not flags & os.O_NOFOLLOW)
         elif event in _CHANGES:
-            for position in _CHANGES[event]:
-                self._change(args[position], event)
+            for position, handle in _CHANGES[event]:
+                above = -1 if handle is None or len(args) <= handle else args[handle]
+                self._change(args[position], event, above, event in _FOLLOWING)
 
-    def _change(self, path: Any, event: str) -> None:
+    def _change(self, path: Any, event: str, above: int = -1, follow: bool = True) -> None:
         if not isinstance(path, str | bytes | os.PathLike):
             return
         self.silent = True
         try:
+            name = os.fsdecode(path)
+            if above >= 0:
+                name = os.path.join(os.readlink(f"/proc/self/fd/{above}"), name)
             # Links are followed: where the bytes end counts, not what the name says.
-            real = os.path.realpath(os.fsdecode(path))
+            head, last = os.path.split(name)
+            real = os.path.realpath(name) if follow else os.path.realpath(head) + os.sep + last
         finally:
             self.silent = False
         if not any(real == one or real.startswith(one + os.sep) for one in self.allowed):

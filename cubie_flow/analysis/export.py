@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from cubie_flow.analysis import runs
 from cubie_flow.batches.store_names import RUN, TIME
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.process.python_path import import_library
+from cubie_flow.process.safe_files import replaced_when_complete
 from cubie_flow.storage.schema import plain
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 FORMATS = {".parquet": "Parquet", ".csv": "CSV", ".nc": "NetCDF", ".npz": "NumPy"}
 #: Most values of one variable in memory at once.
 BLOCK = 2_000_000
+#: Where a formula of a spreadsheet may begin: at the start of a text, and after what another
+#: program may take for the end of a cell. Wide forms of the four signs count too.
+FORMULA = re.compile("(^|[;,|\\t\\n])(?=[=+@\\-\\t\\n\uff1d\uff0b\uff0d\uff20])")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 Columns = dict[str, NDArray[Any]]
 
 
@@ -105,15 +111,11 @@ def _chosen(data: Dataset, asked: Sequence[str] | None, table: bool) -> list[str
 @contextmanager
 def _replaced_when_complete(path: Path) -> Iterator[Path]:
     """Yield a temporary file that replaces `path` when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with replaced_when_complete(path) as partial:
+            yield partial
     except OSError as error:
         raise FlowError(f"'{path}' cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _pieces(data: Dataset, names: Sequence[str]) -> Iterator[tuple[slice, Columns]]:
@@ -148,7 +150,7 @@ def _tables(data: Dataset, names: Sequence[str]) -> Iterator[Columns]:
 
 def _parquet(data: Dataset, names: Sequence[str], path: Path) -> None:
     pyarrow = _library("pyarrow", "parquet")
-    from pyarrow import parquet
+    parquet = _library("pyarrow.parquet", "parquet")
 
     writer = None
     try:
@@ -170,7 +172,26 @@ def _csv(data: Dataset, names: Sequence[str], path: Path) -> None:
 
     with path.open("w", encoding="utf-8", newline="") as file:
         for number, table in enumerate(_tables(data, names)):
-            pd.DataFrame(table).to_csv(file, index=False, header=number == 0)
+            columns = {_cell(name): _cells(values) for name, values in table.items()}
+            pd.DataFrame(columns).to_csv(file, index=False, header=number == 0)
+
+
+def _cells(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a column whose texts no spreadsheet takes for formulas."""
+    if values.dtype.kind in "biuf":
+        return values
+    return np.array([_cell(v) if isinstance(v, str) else v for v in values], dtype=object)
+
+
+def _cell(text: str) -> str:
+    """Return a text of a store as a cell that no spreadsheet takes for a formula.
+
+    OWASP's rule: an apostrophe goes in front of what begins like a formula. Numbers stay numbers.
+    """
+    if NUMBER.fullmatch(text):
+        return text
+    # The writer leaves a lone carriage return unquoted, and readers end the row there.
+    return FORMULA.sub(r"\1'", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _netcdf(data: Dataset, names: Sequence[str], path: Path) -> None:
@@ -225,10 +246,8 @@ def _numpy(data: Dataset, names: Sequence[str], path: Path) -> None:
 
 
 def _library(name: str, extra: str) -> Any:
-    from importlib import import_module
-
     try:
-        return import_module(name)
+        return import_library(name)
     except ImportError as error:
         raise FlowError(
             f"this format needs {name}, which is not installed: pip install 'cubie-flow[{extra}]'"

@@ -12,6 +12,7 @@ from typing import Any
 from attrs import frozen
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.process.safe_files import read_inside, refuse_link
 from cubie_flow.storage.folders import ELSEWHERE, RESULTS, SUFFIXES, VERSIONED, found_location
 from cubie_flow.storage.location import ICECHUNK, Location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
@@ -57,6 +58,7 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
         return Location(path, client=ICECHUNK)
     if (path / METADATA).exists() or path.suffix == ".zarr":
         return Location(path)
+    refuse_link(path / RESULTS)
     if (path / RESULTS).is_dir():
         return Location(path / RESULTS)
     if (path / ".zgroup").exists():
@@ -177,8 +179,9 @@ def _read_nodes(root: Path) -> dict[str, dict[str, Any]]:
         if METADATA not in files:
             below.clear()
             continue
+        refuse_link(Path(folder) / METADATA)
         with suppress(OSError, ValueError):
-            node = json.loads((Path(folder) / METADATA).read_text(encoding="utf-8"))
+            node = json.loads(read_inside(Path(folder), METADATA))
             if node["node_type"] == "array":
                 below.clear()  # the folders of an array hold only chunks
             if Path(folder) != root:
@@ -209,7 +212,7 @@ def check(path: str, attrs: Mapping[str, Any]) -> None:
 
 def _metadata(path: Path) -> str:
     try:
-        return (path / METADATA).read_text(encoding="utf-8")
+        return read_inside(path, METADATA).decode()
     except FileNotFoundError:
         if (path / ".zgroup").exists() or (path / ".zattrs").exists():
             raise FlowError(

@@ -37,7 +37,7 @@ def open_group(location: Location, group: str, chunks: Any = None) -> Dataset:
     import xarray
 
     try:
-        store = location.address if _is_local(location) else location.store(read_only=True)
+        store = location.store(read_only=True)
         with warnings.catch_warnings():
             # A store that is still being written has no consolidated metadata: nothing to report.
             warnings.filterwarnings("ignore", message=".*consolidated.*", category=RuntimeWarning)

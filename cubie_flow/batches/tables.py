@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.process.python_path import import_library
 
 Array = NDArray[np.float64]
 ENDINGS = (".csv", ".parquet", ".pq")
@@ -340,7 +341,7 @@ def _check_lines(path: Path, key: str) -> None:
 
 def _parquet(path: Path, key: str) -> Any:
     try:
-        import pyarrow.parquet as parquet
+        parquet = import_library("pyarrow.parquet")
     except ImportError:
         raise FlowError(
             f"{key} '{path}' is a Parquet file, which needs pyarrow (pip install pyarrow); a "

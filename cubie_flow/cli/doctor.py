@@ -63,6 +63,8 @@ def _cache() -> list[tuple[str, str]]:
     from cubie_flow.kernels.cache import FOLDER_VARIABLE, KernelCache
 
     cache = KernelCache()
+    if cache.refusal:
+        return [("cache", cache.refusal)]
     kernels, size = cache.size()
     text = f"{cache.folder}: {kernels} kernels, {size / 1e6:.1f} of at most {cache.limit / 1e6:.0f}"
     return [("cache", f"{text} MB; {FOLDER_VARIABLE} moves it, task=clear_cache empties it")]

@@ -128,7 +128,7 @@ def _draw_picture(session: Session, settings: Settings, study: Study) -> Path | 
             from cubie_flow.analysis.pictures.overview import tried
 
         location = session.location
-        store = location.store(read_only=True) if location.folder is None else location.folder
+        store = location.store(read_only=True)
         picture, why = tried(store, session.folder / f"{study.name}.png", location.group or None)
         settings.notes.extend([why] if why else [])
         return picture

@@ -23,6 +23,7 @@ from cubie_flow.config.overrides import refuse_unknown_experiment
 from cubie_flow.config.schema import Settings
 from cubie_flow.errors import FlowError
 from cubie_flow.process.profile import stopwatch
+from cubie_flow.process.safe_files import refuse_link, write_file
 from cubie_flow.process.startup import no_collections
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def run(request: Request) -> None:
         confirm(settings, study, location)
         session.begin_writing(location, storage["lease"])
         config_yaml = request.yaml()
-        (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
+        write_file(folder / CONFIG, config_yaml)
         log.info("%s %s", study.name, " ".join(request.overrides))
         solve(
             session,
@@ -162,9 +163,10 @@ def placement(request: Request) -> None:
 
     with run_folder(settings, study) as folder, open_session(folder) as session:
         results = folder / RESULTS
+        refuse_link(results)
         session.begin_writing(Location(results), None)
         config_yaml = request.yaml()
-        (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
+        write_file(folder / CONFIG, config_yaml)
         log.info("%s %s", study.name, " ".join(request.overrides))
         ranked = study_placements(
             study,

@@ -14,6 +14,7 @@ from cubie_flow.config.identity import LATER, RESUMABLE, may_change
 from cubie_flow.config.schema import Settings
 from cubie_flow.credentials import OPTIONS
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import refuse_link
 from cubie_flow.storage.folders import CONFIG, RESULTS, VERSIONED, found_location
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def folder_of(given: str, word: str = "resume=") -> Path:
     folder = path.parent if path.name in (RESULTS, VERSIONED) else path
     if found_location(folder) is None:
         raise FlowError(f"{word}{given}: it has no {RESULTS}")
+    refuse_link(folder / CONFIG)
     if not (folder / CONFIG).is_file():
         raise FlowError(f"{word}{given}: its {CONFIG} is missing")
     return folder

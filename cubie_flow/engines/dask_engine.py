@@ -18,6 +18,7 @@ from cubie_flow.engines.clusters import make_cluster
 from cubie_flow.engines.shard_dispatcher import ShardDispatcher
 from cubie_flow.errors import FlowError
 from cubie_flow.process.machine import usable_cores
+from cubie_flow.process.python_path import safe_children
 from cubie_flow.process.signals import signals_blocked
 
 
@@ -136,7 +137,7 @@ def _connect(scheduler: str) -> Client:
 def _local_cluster(workers: int) -> LocalCluster:
     """Start worker processes of one thread each on this machine."""
     # The threads that start workers, also later ones, are started here.
-    with signals_blocked():
+    with signals_blocked(), safe_children():
         return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

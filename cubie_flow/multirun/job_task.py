@@ -21,6 +21,7 @@ from cubie_flow import credentials
 from cubie_flow.console.logs import logged
 from cubie_flow.multirun.jobs import JOB_ERRORS, JobReader, error_sentence, failed_row, run_job
 from cubie_flow.multirun.stored_jobs import load_job, resume_job
+from cubie_flow.process.safe_files import refuse_link
 from cubie_flow.process.signals import StopGuard, Stopped
 from cubie_flow.storage import index, new_location
 from cubie_flow.storage.folders import LOG
@@ -50,6 +51,8 @@ class JobStatusFiles:
 
     def create(self) -> None:
         """Create an empty folder in place of that of an earlier command."""
+        for name in (self.folder.name, ".submitit"):
+            refuse_link(self.folder.parent / name)
         self.delete()
         self.folder.mkdir(parents=True)
 

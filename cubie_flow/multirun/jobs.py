@@ -18,6 +18,7 @@ from cubie_flow.config import overrides
 from cubie_flow.config.hydra_private import config_yaml
 from cubie_flow.config.schema import Settings
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import refuse_link
 from cubie_flow.storage import Location, index, leased, locked
 
 if TYPE_CHECKING:
@@ -208,6 +209,7 @@ def run_job(
     try:
         study = resolve_placement(job.settings, job.study) if start == "new" else job.study
         if folder is not None:
+            refuse_link(folder)
             folder.mkdir(parents=True, exist_ok=True)
         # Jobs of a launcher may outlive the process that waits for them: each holds its group.
         with (

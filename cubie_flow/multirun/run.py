@@ -27,6 +27,7 @@ from cubie_flow.multirun.launching import launch
 from cubie_flow.multirun.size import confirm, count_text, size_text, total_amount
 from cubie_flow.multirun.table import Table
 from cubie_flow.placement.resolve import engine_of
+from cubie_flow.process.safe_files import write_file
 from cubie_flow.process.signals import StopGuard, Stopped
 from cubie_flow.process.startup import keep_dask_out
 from cubie_flow.storage import Location, index, new_location, note_location
@@ -92,7 +93,7 @@ def run_multirun(
         if storage["overwrite"]:
             root.delete()
         root.require_empty()
-        (folder / CONFIG).write_text(_shared_yaml(config), encoding="utf-8")
+        write_file(folder / CONFIG, _shared_yaml(config))
         log.info("%s", " ".join(overrides))
         table.write()
         note_location(folder, root)
@@ -263,7 +264,7 @@ def _draw_pictures(table: Table, folder: Path, jobs: Sequence[Job]) -> list[tupl
     from cubie_flow.analysis.pictures.overview import tried
 
     root = table.root
-    store = root.store(read_only=True) if root.folder is None else root.folder
+    store = root.store(read_only=True)
     tries = [tried(store, folder / f"{job.group}.png", job.group) for job in drawn]
     facts = [("note", why) for _, why in tries if why]
     if any(picture for picture, _ in tries):

@@ -22,6 +22,7 @@ from cubie_flow.multirun.jobs import (
     error_sentence,
     run_job,
 )
+from cubie_flow.process.safe_files import LinkRefused
 from cubie_flow.storage import Location, ResultStore, index
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def is_begun(group: Location) -> bool:
         return False
     try:
         ResultStore.open(group)
+    except LinkRefused:
+        raise
     except FlowError:
         return False
     return True
@@ -52,6 +55,8 @@ def complete_row(group: Location, study: Study | None = None) -> index.Row | Non
     """
     try:
         store = ResultStore.open(group)
+    except LinkRefused:
+        raise
     except FlowError:
         return None
     attrs, runs = store.attrs, store.plan.runs

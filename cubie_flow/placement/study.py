@@ -34,6 +34,7 @@ from cubie_flow.placement.search import (
     search_space,
 )
 from cubie_flow.process.machine import usable_cores
+from cubie_flow.process.python_path import safe_children
 from cubie_flow.study.kernel import build_kernel, tolerances
 from cubie_flow.study.study import Study
 
@@ -55,7 +56,8 @@ def _processes(study: Study, gate: Gate, workers: int) -> Iterator[MeasureAll]:
     # Nodes of expressions are compared by identity, so a system is sent as plain values.
     rest = {f.name: getattr(study, f.name) for f in fields(Study) if f.name != "system"}
     work = partial(measure_elsewhere, study.system.to_mapping(), rest, dict(gate))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with safe_children(), ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
             yield lambda placements: pool.map(work, placements)
         except BaseException:

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 
 from cubie_flow.errors import FlowError
 
+#: Numba reads it where a process starts.
+NUMBA_CONFIG = ".numba_config.yaml"
+
 
 class _Process:
     """State of the process.
@@ -43,6 +46,12 @@ def check_surroundings() -> None:
         os.getcwd()
     except OSError:
         raise FlowError("the current folder has been deleted; change to one that exists") from None
+    if os.path.lexists(NUMBA_CONFIG):
+        raise FlowError(
+            f"'{NUMBA_CONFIG}' in the current folder would configure numba, which then may load "
+            "any library; set variables such as NUMBA_NUM_THREADS instead and rename the file, or "
+            "start in another folder"
+        )
 
 
 def keep_dask_out() -> None:

@@ -9,8 +9,9 @@ from functools import cache
 from time import perf_counter, sleep
 from typing import Any
 
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import WrapperStore
 
+from cubie_flow.storage.local_files import SafeLocalStore
 from cubie_flow.storage.zarr_adapter import sync
 
 
@@ -77,8 +78,8 @@ class TimedStore:
         """Commit the transaction."""
 
 
-class FolderStore(TimedStore, LocalStore):  # type: ignore[misc]
-    """A folder: every file is renamed into place once it is complete."""
+class FolderStore(TimedStore, SafeLocalStore):
+    """A folder of files."""
 
 
 class RemoteStore(TimedStore, WrapperStore):  # type: ignore[misc]

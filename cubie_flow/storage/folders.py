@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cubie_flow.credentials import HIDDEN, OPTIONS, remember
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import read_inside, refuse_link, write_file
 from cubie_flow.storage.location import ICECHUNK, Location
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
@@ -43,8 +44,7 @@ def new_run_folder(root: str | Path, study: str, now: datetime) -> Path:
     FlowError
         If the folder cannot be created.
     """
-    if not study or study in (".", "..") or "/" in study or "\\" in study:
-        raise FlowError(f"'{study}' cannot be the name of a study: it becomes the name of a folder")
+    refuse_study_name(study)
     day = Path(root) / study / now.strftime("%Y-%m-%d")
     time = now.strftime("%H-%M-%S")
     try:
@@ -62,6 +62,20 @@ def new_run_folder(root: str | Path, study: str, now: datetime) -> Path:
     raise AssertionError("count() never ends")
 
 
+def refuse_study_name(study: str) -> None:
+    """Refuse a name of a study that could not be the name of a folder and of a picture.
+
+    Raises
+    ------
+    FlowError
+        If it is empty, leads to another folder, or has characters that cannot be printed.
+    """
+    if study in ("", ".", "..") or set(study) & {"/", "\\"} or not study.isprintable():
+        raise FlowError(
+            f"{study!r:.80} cannot be the name of a study: it becomes the name of a folder"
+        )
+
+
 def new_location(storage: Mapping[str, Any], folder: Path) -> Location:
     """Return the location of the store of a new run.
 
@@ -76,6 +90,7 @@ def new_location(storage: Mapping[str, Any], folder: Path) -> Location:
     kwargs = {name: storage[name] for name in ("client", "options")}
     url, name = storage["url"], VERSIONED if storage["client"] == ICECHUNK else RESULTS
     if url is None:
+        refuse_link(folder / name)
         return Location(folder / name, client=storage["client"])
     if not url.rstrip("/").endswith(SUFFIXES):
         root = Path(storage["folder"]).absolute()
@@ -89,7 +104,7 @@ def note_location(folder: Path, location: Location) -> None:
     """Write into the folder of a run where its results are; options are left out."""
     if location.path not in (folder / RESULTS, folder / VERSIONED):
         noted = {name: getattr(location, name) for name in ("address", "client")}
-        (folder / ELSEWHERE).write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
+        write_file(folder / ELSEWHERE, json.dumps(noted, indent=1) + "\n")
 
 
 def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Location | None:
@@ -106,12 +121,14 @@ def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Lo
     FlowError
         If the files of the folder cannot be read.
     """
+    for name in (RESULTS, VERSIONED, ELSEWHERE, CONFIG):
+        refuse_link(folder / name)
     if (folder / RESULTS).is_dir():
         return Location(folder / RESULTS)
     if (folder / VERSIONED).is_dir():
         return Location(folder / VERSIONED, client=ICECHUNK)
     try:
-        noted = json.loads((folder / ELSEWHERE).read_text(encoding="utf-8"))
+        noted = json.loads(read_inside(folder, ELSEWHERE))
         if options is None and (folder / CONFIG).exists():
             stored = OmegaConf.select(OmegaConf.load(folder / CONFIG), OPTIONS, default={})
             given: Any = OmegaConf.to_container(stored, resolve=True)

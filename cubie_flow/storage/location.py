@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 
 from cubie_flow.credentials import redacted, refuse_credentials, remember
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import LinkRefused
 from cubie_flow.registries import CLIENTS
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def _address(given: str | Path) -> str:
 
 
 def _group_path(text: str) -> str:
-    return text.strip("/")
+    group = text.strip("/")
+    if set(group.split("/")) & {".", ".."}:
+        raise FlowError(f"'{text}' is not a group of a store: it leads out of it")
+    return group
 
 
 @frozen
@@ -189,6 +193,8 @@ class Location:
                 zarr.open_group(
                     store, path=self.group, mode="r", use_consolidated=False, zarr_format=3
                 )
+            except LinkRefused:
+                raise
             except (FileNotFoundError, ValueError, NotADirectoryError):
                 raise FlowError(
                     f"'{self.name}' holds something that is not a results store, so it is not "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +17,7 @@ from time import monotonic
 
 from cubie_flow.credentials import redacted
 from cubie_flow.process.machine import cpu_name
+from cubie_flow.process.python_path import small_environment
 
 #: By folder: the time of the last look, the commit of its checkout, and whether it is modified.
 _CHECKOUTS: dict[Path, tuple[float, str, bool]] = {}
@@ -54,8 +57,7 @@ def provenance(overrides: Sequence[str] = (), folder: str | Path = ".") -> dict[
     path = Path(folder).absolute()
     known, commit, modified = _CHECKOUTS.get(path, (-inf, "", False))
     if monotonic() > known + 60.0:
-        commit = _git(folder, "rev-parse", "HEAD")
-        modified = bool(commit and _git(folder, "status", "--porcelain", "-uno"))
+        commit, modified = _git_state(str(path))
         _CHECKOUTS[path] = monotonic(), commit, modified
     if commit:
         record["git_commit"] = commit
@@ -77,13 +79,39 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _git(folder: str | Path, *arguments: str) -> str:
-    """Return the output of git; empty without git or a checkout, or if it is too slow."""
+def _git_state(folder: str) -> tuple[str, bool]:
+    """Return the commit of a checkout, and whether it is modified; no program of it is run."""
+    git = _program("git")
+    commit = _output(git, folder, "rev-parse", "HEAD") if git else ""
+    if not commit:
+        return "", False
+    # The config in a checkout may name programs through which git reads files.
+    asked = ("config", "--name-only", "--show-scope", "--get-regexp", r"^filter\.")
+    named = [line.partition("\t") for line in _output(git, folder, *asked).splitlines()]
+    filters = [key for scope, _, key in named if scope in ("local", "worktree")]
+    status = ("status", "--porcelain", "-uno", "--ignore-submodules=dirty")
+    return commit, bool(_output(git, folder, *status, without=filters))
+
+
+def _program(name: str) -> str:
+    """Return the path of a program, which is never looked for in the current folder."""
+    places = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    found = shutil.which(name, path=os.pathsep.join(filter(os.path.isabs, places)) or os.sep)
+    return found if found and os.path.isabs(found) else ""
+
+
+def _output(git: str, folder: str, *arguments: str, without: Sequence[str] = ()) -> str:
+    """Return the output of git; empty outside of a checkout, or if it is too slow."""
     # Optional locks off: recording must not write into a checkout.
-    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    options = ["--no-optional-locks", "-c", "core.fsmonitor=false"]
+    options += ["-c", f"core.hooksPath={os.devnull}"]
+    emptied = {"GIT_CONFIG_COUNT": str(len(without))}
+    for number, key in enumerate(without):
+        emptied |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": ""}
     try:
         done = subprocess.run(
-            command,
+            [git, *options, "-C", folder, *arguments],
+            env=_git_environment() | emptied,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -93,3 +121,10 @@ def _git(folder: str | Path, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _git_environment() -> dict[str, str]:
+    """Return what git needs to find its own config; no credentials."""
+    names = ("HOME", "XDG_CONFIG_HOME", "USERPROFILE")
+    known = {name: os.environ[name] for name in names if name in os.environ}
+    return small_environment() | known | {"GIT_TERMINAL_PROMPT": "0"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cubie_flow.batches.store_names import CHECKSUMS, MEMORY, RUN, STATUS
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.process.safe_files import LinkRefused
 from cubie_flow.storage.creation import write_schema
 from cubie_flow.storage.encoding import Encoder
 from cubie_flow.storage.groups import (
@@ -111,6 +112,8 @@ class ResultStore:
                     raise FileNotFoundError(name)  # zarr would create the folder
                 group = open_group(location.store(), location.group)
                 arrays = dict(group.arrays())
+            except LinkRefused:
+                raise
             except (FileNotFoundError, ValueError) as error:
                 raise FlowError(f"'{name}' is not a results store: it has no Zarr group") from error
         if STATUS not in arrays:
@@ -230,10 +233,13 @@ class ResultStore:
         complete = set()
         with reported(self.location, "read"):
             for index, (start, stop) in enumerate(self.plan.shards):
-                # A shard with a truncated file is not complete.
-                with suppress(*self._damage):
+                try:
                     if (self.status(start, stop) != UNWRITTEN).all():
                         complete.add(index)
+                except LinkRefused:
+                    raise
+                except self._damage:
+                    continue  # a shard with a truncated file is not complete
         return complete
 
     @property
@@ -256,6 +262,8 @@ class ResultStore:
                 start, stop = self.plan.shards[index]
                 try:
                     arrays = {name: np.asarray(a[start:stop]) for name, a in self._arrays.items()}
+                except LinkRefused:
+                    raise
                 except self._damage:
                     damaged.append(index)
                     continue

@@ -14,6 +14,7 @@ import icechunk
 from zarr.storage import WrapperStore
 
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import refuse_links_below
 from cubie_flow.storage.backends import RemoteStore, TimedStore, let_threads_end
 
 BRANCH = "main"
@@ -112,6 +113,7 @@ def _storage(address: str, options: Mapping[str, Any]) -> Any:
     if "://" not in address:
         if options:
             raise FlowError(f"storage.options is given, but '{address}' is a folder and has none")
+        refuse_links_below(Path(address))
         return icechunk.local_filesystem_storage(str(Path(address)))
     parts = urlsplit(address)
     root = {"bucket": parts.netloc, "prefix": parts.path.strip("/")}

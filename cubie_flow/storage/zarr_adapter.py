@@ -10,9 +10,10 @@ from zarr.core.sync import sync
 __all__ = ["buffer", "chunk_key", "dimension_names", "shard_runs", "sync"]
 
 
-def buffer(content: bytes) -> Any:
-    """Return bytes as a store of zarr takes them."""
-    return cpu.Buffer.from_bytes(content)
+def buffer(content: bytes, prototype: Any = None) -> Any:
+    """Return bytes as a store of zarr takes them, or as a prototype of buffers holds them."""
+    kind = cpu.Buffer if prototype is None else prototype.buffer
+    return kind.from_bytes(content)
 
 
 def chunk_key(array: Any, index: int) -> str:

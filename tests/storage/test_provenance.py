@@ -91,7 +91,7 @@ def test_a_folder_is_looked_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     """Each job of a multirun asks, and git takes as long as a small job."""
     asked: list[str] = []
     module = importlib.import_module("cubie_flow.storage.provenance")
-    monkeypatch.setattr(module, "_git", lambda folder, *words: asked.append(words[0]) or "")
+    monkeypatch.setattr(module, "_output", lambda git, *words: asked.append(words[1]) or "")
     for _ in range(3):
         assert "git_commit" not in provenance(folder=tmp_path)
     assert asked == ["rev-parse"]

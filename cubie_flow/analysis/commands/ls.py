@@ -14,6 +14,7 @@ import click
 from cubie_flow.analysis import folders, output
 from cubie_flow.console.tables import print_table
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import refuse_link
 
 #: Stores that are read at the same time.
 THREADS = 8
@@ -40,6 +41,7 @@ def ls(folder: str, as_json: bool) -> None:
 def _row(path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"path": os.path.relpath(folders.run_of(path))}
     try:
+        refuse_link(path)
         head = folders.head(str(path)) if path.suffix == ".zarr" else _remote_head(path)
     except FlowError as error:
         text = str(error).removeprefix(f"'{path}' ")

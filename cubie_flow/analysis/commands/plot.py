@@ -76,11 +76,16 @@ def plot(
     data, several = _open(kind, paths, where)
     picture = draw(data if several else data[0], **given)
     study = str(data[0].attrs.get("study") or data[0].attrs.get("title") or "result")
-    file = picture.save(target or Path(f"{study.replace('/', '_')}_{kind}.png"))
+    file = picture.save(target or Path(f"{_file_name(study)}_{kind}.png"))
     if as_json:
         output.print_json({"picture": str(file), "kind": kind, "shows": picture.description})
     else:
         print(f"wrote {file}: {picture.description}")
+
+
+def _file_name(study: str) -> str:
+    """Return the name of a study, which a store states, as part of the name of a file."""
+    return "".join(c if c.isprintable() and c not in "/\\" else "_" for c in study[:100])
 
 
 def _open(kind: str, paths: tuple[str, ...], where: str | None) -> tuple[list[Any], bool]:

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,10 +79,7 @@ class Picture(Figure):  # type: ignore[misc]
         if kind not in ("png", "svg", "pdf"):
             raise FlowError(f"the picture is '{target}'; it must end in .png, .svg or .pdf")
         try:
-            if kind == "png":
-                self._write_png(path, dpi)
-            else:
-                self.savefig(path, dpi=dpi, metadata=_metadata(kind, self.description))
+            write_file(path, self._bytes(kind, dpi))
         except OSError as error:
             reason = error.strerror or str(error)
             raise FlowError(f"the picture '{target}' cannot be written: {reason}") from error
@@ -89,15 +87,18 @@ class Picture(Figure):  # type: ignore[misc]
 
     def png(self, dpi: int = DPI) -> bytes:
         """Return the picture as the bytes of a PNG file."""
-        file = BytesIO()
-        self._write_png(file, dpi)
-        return file.getvalue()
+        return self._bytes("png", dpi)
 
-    def _write_png(self, target: Any, dpi: int) -> None:
+    def _bytes(self, kind: str, dpi: int) -> bytes:
+        file, metadata = BytesIO(), _metadata(kind, self.description)
+        if kind != "png":
+            self.savefig(file, format=kind, dpi=dpi, metadata=metadata)
+            return file.getvalue()
         # `savefig` would draw everything twice, the first time only for the layout.
         self.set_dpi(dpi)
         canvas: Any = self.canvas
-        canvas.print_png(target, metadata=_metadata("png", self.description))
+        canvas.print_png(file, metadata=metadata)
+        return file.getvalue()
 
     def _repr_png_(self) -> bytes:
         """Show the picture in a notebook."""

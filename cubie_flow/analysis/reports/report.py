@@ -19,6 +19,7 @@ from cubie_flow.analysis.pictures.reading import saved
 from cubie_flow.analysis.reports import charts, tables
 from cubie_flow.analysis.runs import swept
 from cubie_flow.errors import FlowError
+from cubie_flow.process.safe_files import write_file
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -70,7 +71,7 @@ def write_report(data: Dataset, target: str | Path) -> Path:
         raise FlowError(f"the report is '{target}'; it must end in .html")
     text = page(data)
     try:
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FlowError(f"the report '{target}' cannot be written: {reason}") from error

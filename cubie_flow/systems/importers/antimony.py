@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from typing import NoReturn
 
 from attrs import evolve
 
 from cubie_flow.errors import FlowError
+from cubie_flow.process.python_path import isolated, small_environment
 from cubie_flow.systems.importers import sbml
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.names import missing
@@ -26,7 +26,7 @@ MAX_SECONDS, MAX_MEMORY = 30, 4_000_000_000
 #: Reads a model, and writes SBML after a plus, or an error after a minus. It can open no file,
 #: because the package would read every file that a model imports.
 _PROGRAM = f"""
-import contextlib, sys
+import contextlib
 try:
     import antimony
 except ImportError:
@@ -66,12 +66,10 @@ def read(name: str, text: str, file: str) -> OdeSystem:
     FlowError
         For a mistake, or the first feature that is not supported.
     """
-    # The other process finds the package where this process would.
-    known = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM],
-            input=text.encode(), capture_output=True, timeout=MAX_SECONDS, env=known, check=False,
+            isolated(_PROGRAM, os.path.dirname(file)), env=small_environment(),
+            input=text.encode(), capture_output=True, timeout=MAX_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise FlowError(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from attrs import define, field
 
 from cubie_flow.errors import FlowError
+from cubie_flow.process.python_path import import_library
 from cubie_flow.systems.quantities import MAX_NAME, check_name
 
 #: Characters of a library's message that errors quote.
@@ -36,10 +35,9 @@ def package(module: str, extra: str, what: str) -> Any:
         If it is not installed, with the command that installs it.
     """
     try:
-        loaded: ModuleType = import_module(module)
+        return import_library(module)
     except ImportError:
         raise missing(extra, what) from None
-    return loaded
 
 
 def missing(extra: str, what: str) -> FlowError:
