@@ -14,6 +14,8 @@ from typing import Any
 from cubie_flow.errors import FlowError, nearest
 
 CUDA = "cuda"
+#: Where clusters on this machine listen.
+LOOPBACK = "127.0.0.1"
 _CLASSES = {
     CUDA: ("dask_cuda", "LocalCUDACluster"),
     "slurm": ("dask_jobqueue", "SLURMCluster"),
@@ -126,9 +128,19 @@ def make_cluster(name: str, options: Mapping[str, Any], workers: int | None) -> 
         raise FlowError(
             f"engine.cluster={name} needs a package: pip install {_PACKAGES[module]}"
         ) from error
-    count = {"n_workers": workers} if name == CUDA and workers else {}
+    more: dict[str, Any] = {}
+    if name == CUDA:
+        # On this machine alone. Even without a dashboard it would take the dashboard's port.
+        more = {
+            "dashboard_address": None,
+            "scheduler_kwargs": {"dashboard_address": f"{LOOPBACK}:0"},
+        }
+        if "interface" not in options:
+            more["host"] = LOOPBACK
+        if workers:
+            more["n_workers"] = workers
     try:
-        cluster = cluster_class(**options, **count)
+        cluster = cluster_class(**options, **more)
         if name != CUDA:
             cluster.scale(jobs=workers or 1)
     except Exception as error:

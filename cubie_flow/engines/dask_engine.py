@@ -14,7 +14,7 @@ from attrs import frozen
 from distributed import Client, LocalCluster
 
 from cubie_flow.engines.base import EngineOptions, Listener, Work
-from cubie_flow.engines.clusters import make_cluster
+from cubie_flow.engines.clusters import LOOPBACK, make_cluster
 from cubie_flow.engines.shard_dispatcher import ShardDispatcher
 from cubie_flow.errors import FlowError
 from cubie_flow.process.machine import usable_cores
@@ -140,10 +140,10 @@ def _local_cluster(workers: int) -> LocalCluster:
         return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
-            host="127.0.0.1",
+            host=LOOPBACK,
             dashboard_address=None,
             # Even without a dashboard it would take the dashboard's port.
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+            scheduler_kwargs={"dashboard_address": f"{LOOPBACK}:0"},
             # The plan of the study bounds memory; Dask's own limit would only kill workers.
             memory_limit=0,
             silence_logs=logging.CRITICAL,
