@@ -226,8 +226,8 @@ def _refuse(key: str, value: Any, stored: Any, config: dict[str, Any], source: s
 def words_again(words: Sequence[str]) -> list[str]:
     """Return the words of a command line that a later resume needs again."""
     again = []
-    for word in words:
-        key = word.partition("=")[0].lstrip("+")
+    for word in (word.lstrip("+") for word in words):
+        key = word.partition("=")[0]
         if key in GIVEN_AGAIN or key.startswith(tuple(f"{one}." for one in GIVEN_AGAIN[2:])):
             again.append(shown(word))
     return again
