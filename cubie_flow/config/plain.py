@@ -30,7 +30,7 @@ def select(config: Any, key: str, default: Any = None) -> Any:
 
 
 def put(config: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value of a dotted key; what is no mapping on the way to it becomes one."""
+    """Set the value of a dotted key; anything but a mapping on the way to it is replaced by one."""
     *groups, last = key.split(".")
     for group in groups:
         if not isinstance(config.get(group), dict):

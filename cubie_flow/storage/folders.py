@@ -132,7 +132,7 @@ def found_location(
 ) -> Location | None:
     """Return the location of the results of a folder, None if it has none.
 
-    A folder may come from a stranger. What lies outside of it is used only if the user names it.
+    A folder may come from a stranger. Results outside of it are used only if the user names them.
 
     Parameters
     ----------

@@ -111,7 +111,7 @@ def test_a_scheduler_is_not_contacted(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "sentence"),
     [
         ({"engine__cluster": "slurm"}, "engine.cluster is 'slurm'"),
         ({"engine__options": {"queue": "x"}}, "engine.options is"),
@@ -128,14 +128,14 @@ def test_a_scheduler_is_not_contacted(
     ],
 )
 def test_what_a_stored_config_must_not_say(
-    changes: dict[str, Any], told: str, home: Path, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any], sentence: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(home / "run", **changes)
-    assert told in refused(capsys, main(["resume=run"]))
+    assert sentence in refused(capsys, main(["resume=run"]))
 
 
 def test_what_a_stored_config_may_say(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A local cluster of its own, references to its own keys, and keys that are given anew."""
+    """A local cluster of its own, references to its own keys, and keys with a new value."""
     change(
         home / "run", engine__kind="dask", duration="${batch.values.two}", t_start=SECRET,
         batch__values={"rho": {"linspace": [0, 40, 40]}}, storage__options={"key": SECRET},
@@ -154,8 +154,8 @@ def test_jobs_name_no_machines_and_no_groups_outside(
 ) -> None:
     root = zarr.open_group(home / "many" / "results.zarr", mode="r+", use_consolidated=False)
     texts = root["config"][:]
-    told = [t.replace("scheduler: null", f"scheduler: tcp://{stranger}") for t in texts]
-    root["config"][:] = np.array(told, object)
+    named = [t.replace("scheduler: null", f"scheduler: tcp://{stranger}") for t in texts]
+    root["config"][:] = np.array(named, object)
     said = refused(capsys, main(["resume=many"]))
     assert f"engine.scheduler is 'tcp://{stranger}' in the table of jobs" in said
     assert main(["resume=many", "engine=local"]) == 0
@@ -175,8 +175,8 @@ def test_an_address_of_a_folder_is_not_contacted(
     )
     change(home / "run", storage__options={"endpoint_url": f"http://{stranger}", "key": SECRET})
     shutil.rmtree(home / "run" / "results.zarr")
-    told = {"address": address, "client": client}
-    (home / "run" / "location.json").write_text(json.dumps(told))
+    note = {"address": address, "client": client}
+    (home / "run" / "location.json").write_text(json.dumps(note))
     assert results(["ls", "run"]) == 0
     assert f"not opened: the results are at '{address}'" in capsys.readouterr().out
     for words in COMMANDS:
@@ -241,7 +241,7 @@ def test_attributes_are_never_interpolated(home: Path, monkeypatch: pytest.Monke
     config["t_start"] = "${oc.env:STOLEN,0}"
     attributes(home / "run", config=yaml.safe_dump(config), study=SECRET, title=SECRET)
     data = open_results("run")
-    with pytest.raises(FlowError, match="t_start is .* in the configuration of this dataset"):
+    with pytest.raises(FlowError, match=r"t_start is .* in the configuration of this dataset"):
         data.flow.rerun([0])
     assert data.flow.rerun([0], t_start=0.0).sizes["run"] == 1
     attributes(home / "run", algorithm=SECRET)
@@ -287,12 +287,12 @@ def test_words_that_a_resume_needs_again() -> None:
 
 
 def test_clusters_of_this_machine_listen_to_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, Any] = {}
-    module = SimpleNamespace(LocalCUDACluster=lambda **given: told.update(given))
+    given: dict[str, Any] = {}
+    module = SimpleNamespace(LocalCUDACluster=lambda **given: given.update(given))
     monkeypatch.setitem(sys.modules, "dask_cuda", module)  # type: ignore[arg-type]
     make_cluster("cuda", {}, 2)
-    assert (told["host"], told["dashboard_address"], told["n_workers"]) == ("127.0.0.1", None, 2)
-    assert told["scheduler_kwargs"] == {"dashboard_address": "127.0.0.1:0"}
+    assert (given["host"], given["dashboard_address"], given["n_workers"]) == ("127.0.0.1", None, 2)
+    assert given["scheduler_kwargs"] == {"dashboard_address": "127.0.0.1:0"}
     psutil = pytest.importorskip("psutil")
     pytest.importorskip("distributed")
     from cubie_flow.engines import EngineOptions
