@@ -288,13 +288,14 @@ def test_words_that_a_resume_needs_again() -> None:
 
 def test_clusters_of_this_machine_listen_to_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    module = SimpleNamespace(LocalCUDACluster=lambda **given: given.update(given))
+    module = SimpleNamespace(LocalCUDACluster=lambda **options: given.update(options))
     monkeypatch.setitem(sys.modules, "dask_cuda", module)  # type: ignore[arg-type]
     make_cluster("cuda", {}, 2)
     assert (given["host"], given["dashboard_address"], given["n_workers"]) == ("127.0.0.1", None, 2)
     assert given["scheduler_kwargs"] == {"dashboard_address": "127.0.0.1:0"}
     psutil = pytest.importorskip("psutil")
-    pytest.importorskip("distributed")
+    pytest.importorskip("cryptography")
+    distributed = pytest.importorskip("distributed")
     from cubie_flow.engines import EngineOptions
     from cubie_flow.engines.dask_engine import open_client
 
@@ -307,5 +308,39 @@ def test_clusters_of_this_machine_listen_to_it_alone(monkeypatch: pytest.MonkeyP
             if link.status == "LISTEN"
         }
 
-    with open_client(EngineOptions(), 1):
+    with open_client(EngineOptions(), 1) as client:
         assert listening() == {"127.0.0.1"}
+        address = client.scheduler.address
+        assert address.startswith("tls://")
+        # Nobody else has the certificates, whether without or with some of his own.
+        with (
+            pytest.raises(FlowError, match="no Dask scheduler answers there"),
+            open_client(EngineOptions(scheduler=address), 1),
+        ):
+            pass
+        others = distributed.Security.temporary()
+        with pytest.raises(OSError, match="tls"):
+            distributed.Client(address, timeout=2, security=others, set_as_default=False)
+
+
+def test_clusters_of_batch_systems_have_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    pytest.importorskip("cryptography")
+    given: dict[str, Any] = {}
+
+    def cluster(**options: Any) -> SimpleNamespace:
+        given.update(options)
+        return SimpleNamespace(scale=lambda jobs: None)
+
+    module = SimpleNamespace(SLURMCluster=cluster)
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", module)  # type: ignore[arg-type]
+    monkeypatch.chdir(tmp_path)
+    make_cluster("slurm", {"cores": 1}, 1)
+    assert given["security"].require_encryption
+    (tmp_path / "a; touch b").mkdir()
+    monkeypatch.chdir(tmp_path / "a; touch b")
+    with pytest.raises(FlowError, match=r"give engine\.options\.shared_temp_directory"):
+        make_cluster("slurm", {"cores": 1}, 1)
+    make_cluster("slurm", {"cores": 1, "shared_temp_directory": str(tmp_path)}, 1)
