@@ -166,6 +166,14 @@ def test_jobs_name_no_machines_and_no_groups_outside(
         assert "job 1 is in the group '../../run/results.zarr', not in job_1" in said
 
 
+def test_the_name_of_a_folder_is_not_resolved(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.move(home / "many", home / "${oc.env:STOLEN}")
+    words = [f"resume={home}/${{oc.env:STOLEN}}", "-m", "hydra/launcher=joblib"]
+    assert "has a name that Hydra would resolve" in refused(capsys, main(words))
+
+
 @pytest.mark.parametrize("client", ["fsspec", "obstore", "icechunk"])
 def test_an_address_of_a_folder_is_not_contacted(
     client: str, home: Path, stranger: str, capsys: pytest.CaptureFixture[str]
