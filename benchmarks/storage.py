@@ -122,7 +122,7 @@ def compare_with_zarr(place: Path) -> dict[str, Any]:
 
     (store,) = place.glob("outputs/*/*/*/results.zarr")
     source, given = zarr.open_group(store, mode="r"), ResultStore.open(store)
-    settings = stored_settings(stored_config(store.parent), [], given.attrs)
+    settings = stored_settings(stored_config(store.parent), [], given.attrs, str(store.parent))
     anew = stored_study(settings, given.attrs)
     kernel = build_kernel(anew)
     _ = kernel.product  # compiled, or from the cache

@@ -31,6 +31,7 @@ HARMLESS = frozenset(
 _SECRET_NAME = re.compile(r"(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?|ACCESS_KEY(_ID)?|API_KEY)$")
 _USER_INFO = re.compile(r"([A-Za-z][\w+.-]*://)[^/\s'\"]*@")
 _QUERY = re.compile(r"([A-Za-z][\w+.-]*://[^\s'\"?]*\?)[^\s'\"]*")
+_REFERENCE = re.compile(r"\$\{secret:[^{}]*\}")
 #: Hidden values by key.
 _values: dict[str, Any] = {}
 
@@ -101,6 +102,11 @@ def redacted(text: str) -> str:
         if len(value) > 2:
             text = text.replace(value, HIDDEN)
     return text
+
+
+def shown(word: str) -> str:
+    """Return a word of a command line as it may be shown, its credentials replaced."""
+    return redacted(_REFERENCE.sub(HIDDEN, word))
 
 
 def refuse_credentials(url: str) -> None:

@@ -104,6 +104,14 @@ def _interpolations(folder: Path) -> None:
     shutil.rmtree(folder / STORE / "status" / "c")
 
 
+def _interpolated_attributes(folder: Path) -> None:
+    text = (folder / RUN / "config.yaml").read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
+    config["t_start"] = "${oc.env:STOLEN,0}"
+    config["duration"] = "${oc.decode:${oc.env:STOLEN,2}}"
+    _attributes(folder, config=yaml.safe_dump(config), algorithm=SECRET)
+
+
 def _outside_name(folder: Path) -> None:
     _config(folder, ("study", "../../../escaped"))
     _attributes(folder, study="../../../escaped", title="../../../escaped")
@@ -171,6 +179,7 @@ ATTACKS: dict[str, Attack] = {
     "an Icechunk endpoint": _icechunk,
     "the results of another study": _neighbour,
     "interpolations of the environment": _interpolations,
+    "interpolations in attributes": _interpolated_attributes,
     "a name that leads outside": _outside_name,
     "the report is a link": _link("report.html"),
     "the picture is a link": _link("faults.png"),

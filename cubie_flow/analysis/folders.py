@@ -28,21 +28,23 @@ def is_url(path: str | Path) -> bool:
     return "://" in str(path)
 
 
-def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Location:
+def place_of(given: str | Path | Location, options: Mapping[str, Any] | None = None) -> Location:
     """Return the location of a store, given the store itself or the folder of its run.
 
     Parameters
     ----------
-    given : path or str
-        A store, the folder of a run, or a URL.
+    given : path, str or Location
+        A store, the folder of a run, or a URL; a `Location` is returned as it is.
     options : mapping, optional
         Options of the client that opens a URL.
 
     Raises
     ------
     FlowError
-        If the path does not exist or holds no store.
+        If the path does not exist or holds no store, or a folder names an address outside of it.
     """
+    if isinstance(given, Location):
+        return given
     versioned = str(given).rstrip("/").endswith(".icechunk")
     if is_url(given):
         client = ICECHUNK if versioned else "fsspec"
@@ -63,7 +65,7 @@ def place_of(given: str | Path, options: Mapping[str, Any] | None = None) -> Loc
         return Location(path / RESULTS)
     if (path / ".zgroup").exists():
         return Location(path)
-    elsewhere = found_location(path, options)
+    elsewhere = found_location(path, None, lambda address: f"{address} in place of the folder")
     if elsewhere is not None:
         return elsewhere
     inside = next(stores_below(path), None)

@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Any
 from cubie_flow.analysis import folders
 from cubie_flow.analysis.groups import open_group, open_tree
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.storage.location import Location
 
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-    from cubie_flow.storage import Location
-
 
 def open_results(
-    path: str | Path, *, chunks: Any = None, options: Mapping[str, Any] | None = None
+    path: str | Path | Location,
+    *,
+    chunks: Any = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Dataset | DataTree:
     """Open a result; only its metadata and the saved times are read.
 
     Parameters
     ----------
-    path : path or str
-        ``results.zarr``, the folder of a run that holds it or names its location, or a URL that
-        fsspec knows.
+    path : path, str or Location
+        ``results.zarr``, the folder of a run that holds it, or a URL that fsspec knows. A
+        `Location` names the client as well. An address that only a folder names is not contacted.
     chunks : optional
         As of `xarray.open_zarr`: None reads NumPy arrays when their values are used, ``{}`` makes
         Dask arrays (needs Dask).
@@ -59,7 +61,7 @@ def open_results(
     """
     import cubie_flow.analysis.accessor  # noqa: F401  (registers ``.flow``)
 
-    if not isinstance(path, str | PathLike):
+    if not isinstance(path, str | PathLike | Location):
         raise FlowError(f"a result is named by its path, not by {path!r:.60}")
     location = folders.place_of(path, options)
     if location.folder is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from cubie_flow.analysis import attributes, runs
 from cubie_flow.batches.store_names import RUN
+from cubie_flow.config import plain
 from cubie_flow.errors import FlowError, nearest
 
 if TYPE_CHECKING:
@@ -164,12 +166,8 @@ def _completed_config(data: Dataset, changes: Mapping[str, Any]) -> dict[str, An
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        stored = attributes.config(data)
-        science = {key: value for key, value in stored.items() if key not in _POLICY}
-        config = OmegaConf.merge(defaults(), OmegaConf.create(science))
+        config = OmegaConf.merge(defaults(), OmegaConf.create(_stored_science(data, changes)))
         OmegaConf.set_struct(config, False)
-        # With algorithm=auto, the method that was chosen.
-        OmegaConf.update(config, "algorithm.name", str(data.attrs["algorithm"]))
         for name in ("kind", "arch", "device", "threads", "lanes"):
             value = OmegaConf.select(defaults(), f"target.{name}")
             OmegaConf.update(config, f"target.{name}", value)
@@ -187,6 +185,23 @@ def _completed_config(data: Dataset, changes: Mapping[str, Any]) -> dict[str, An
         raise FlowError(f"the configuration in this dataset cannot be used: {reason}") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _stored_science(data: Dataset, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the configuration of a dataset says about its numbers, as plain values.
+
+    Raises
+    ------
+    FlowError
+        If a key that is not changed refers to something outside of the configuration.
+    """
+    science = {key: deepcopy(v) for key, v in attributes.config(data).items() if key not in _POLICY}
+    for name in changes:
+        if plain.names_outside(plain.select(science, CHANGES.get(name, name))):
+            plain.drop(science, CHANGES[name])
+    # With algorithm=auto, the method that was chosen.
+    plain.put(science, "algorithm.name", str(data.attrs["algorithm"]))
+    return plain.resolved(science, "the configuration of this dataset")
 
 
 @cache

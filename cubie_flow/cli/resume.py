@@ -84,17 +84,20 @@ def _resume_study(folder: Path, location: Location, overrides: list[str], rechec
     from cubie_flow.config import stored
     from cubie_flow.console.session import open_session
     from cubie_flow.storage import ResultStore
+    from cubie_flow.storage.folders import CONFIG
 
     with open_session(folder) as session:
         store = ResultStore.open(location)
         store.refuse_gaps()
-        settings = stored.stored_settings(stored.stored_config(folder), overrides, store.attrs)
+        config, source = stored.stored_config(folder), f"'{folder / CONFIG}'"
+        settings = stored.stored_settings(config, overrides, store.attrs, source)
         study = stored.stored_study(settings, store.attrs)
         confirm(settings, study)
         if settings.values["dry_run"]:
             print(stored.missing(store, study, recheck))
             return
-        session.begin_writing(location, settings.values["storage"]["lease"])
+        lease = settings.values["storage"]["lease"]
+        session.begin_writing(location, lease, stored.words_again(overrides))
         log.info("%s resumed %s", study.name, " ".join(overrides))
         start = "recheck" if recheck else "resume"
         solve(session, settings, study, overrides=overrides, start=start)

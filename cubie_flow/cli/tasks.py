@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 from hydra.core.global_hydra import GlobalHydra
@@ -89,9 +89,15 @@ def run_task(config: DictConfig) -> None:
 def run(request: Request) -> None:
     """Integrate the study of a config; write its store, config, log and picture."""
     with stopwatch.phase("start-up"), no_collections():
+        from cubie_flow.config.stored import words_of_new
         from cubie_flow.console.session import open_session
         from cubie_flow.placement.resolve import resolve_placement
-        from cubie_flow.storage.folders import CONFIG, found_location, new_location, note_location
+        from cubie_flow.storage.folders import (
+            CONFIG,
+            new_location,
+            note_location,
+            refuse_noted_results,
+        )
 
     settings = request.settings
     with stopwatch.phase("configure"):
@@ -102,10 +108,11 @@ def run(request: Request) -> None:
         if not storage["overwrite"]:
             # The folder may hold another run: refuse it before anything in it changes.
             location.require_empty()
-            if (existing := found_location(folder)) is not None:
-                existing.require_empty()
+            refuse_noted_results(folder, location)
         confirm(settings, study, location)
-        session.begin_writing(location, storage["lease"])
+        options: Any = OmegaConf.to_container(request.config.storage.options)
+        again = words_of_new(settings.values["engine"], options, location, folder)
+        session.begin_writing(location, storage["lease"], again)
         config_yaml = request.yaml()
         write_file(folder / CONFIG, config_yaml)
         log.info("%s %s", study.name, " ".join(request.overrides))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cubie_flow.cli.resume import RECHECK, RESUME, split_words
-from cubie_flow.credentials import OPTIONS
+from cubie_flow.cli.resume import RECHECK, split_words
+from cubie_flow.console.paths import resume_command
+from cubie_flow.credentials import OPTIONS, URL
 from cubie_flow.errors import FlowError
 
 VERIFY = "verify="
@@ -15,7 +16,7 @@ def verify(words: list[str]) -> int:
     Parameters
     ----------
     words
-        Words of the command line: ``verify=FOLDER`` and ``storage.options``.
+        Words of the command line: ``verify=FOLDER``, ``storage.url`` and ``storage.options``.
 
     Returns
     -------
@@ -33,13 +34,14 @@ def verify(words: list[str]) -> int:
 
     folder, others = split_words(words, VERIFY)
     for word in others:
-        if not word.lstrip("+").startswith(OPTIONS):
-            raise FlowError(f"verify=FOLDER takes only {OPTIONS} in addition, not {word}")
+        if not word.lstrip("+").startswith((f"{URL}=", f"{OPTIONS}=", f"{OPTIONS}.")):
+            raise FlowError(f"verify=FOLDER takes only {URL} and {OPTIONS} besides, not {word}")
     location = stored.location_of(folder, others)
+    again = stored.words_again(others)
     if is_multirun(location):
         from cubie_flow.multirun.stored_jobs import verify_multirun
 
-        return verify_multirun(folder, location)
+        return verify_multirun(folder, location, again)
     store = ResultStore.open(location)
     store.refuse_gaps()
     complete, damaged = store.completed(), store.damaged()
@@ -49,7 +51,7 @@ def verify(words: list[str]) -> int:
         start, stop = store.plan.shards[index]
         print(f"damaged: shard {index}, runs {start:,} to {stop - 1:,}")
     if damaged or len(complete) < total:
-        recheck = f" {RECHECK}" if damaged else ""
-        print(f"python -m cubie_flow {RESUME}{folder}{recheck} does the rest")
+        recheck = [RECHECK] if damaged else []
+        print(f"{resume_command(folder, [*recheck, *again])} does the rest")
         return 1
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cubie_flow.credentials import OPTIONS
+from cubie_flow.credentials import OPTIONS, URL
 
 #: Keys that decide what is computed.
 SCIENCE = (
@@ -18,6 +18,11 @@ RESUMABLE = (
     "target.threads", "target.lanes", "target.block_size", "target.device", "buffers", "engine",
     "batch.order", "storage.picture", "storage.lease", "confirm", "dry_run", OPTIONS,
 )  # fmt: skip
+#: Keys that name machines, programs and addresses, with what their absence means. A resume takes
+#: them from the command line alone: the folder may come from a stranger.
+MACHINES: dict[str, Any] = {"engine.scheduler": None, "engine.cluster": None, "engine.options": {}}
+#: Keys that a resume needs again.
+GIVEN_AGAIN = ("engine", "engine.kind", *MACHINES, URL, OPTIONS)
 #: Keys that never decide the numbers: those of a resume, and those that name the result.
 POLICY = (*RESUMABLE, "storage", "study", "to", "task")
 KINDS = {"science": SCIENCE, "kernel": KERNEL, "policy": POLICY}

@@ -365,7 +365,7 @@ class Settings:
             For a mistake in the model or the batch.
         """
         from cubie_flow.config.defaults import batch_design
-        from cubie_flow.storage.folders import refuse_study_name
+        from cubie_flow.storage.folders import check_study_name
         from cubie_flow.study.attempts import read_rescue
         from cubie_flow.study.study import Study
         from cubie_flow.study.warnings import study_warnings
@@ -377,7 +377,7 @@ class Settings:
         design, notes = batch_design(v["batch"], system, keys)
         self.notes.extend(notes)
         name = v["study"] or system.name
-        refuse_study_name(name)
+        check_study_name(name)
         study = Study(
             name=name,
             system=system,

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from cubie_flow.config.identity import LATER, RESUMABLE, may_change
+from cubie_flow.config.identity import GIVEN_AGAIN, LATER, MACHINES, RESUMABLE, may_change
+from cubie_flow.config.plain import names_outside, put, resolved, select
 from cubie_flow.config.schema import Settings
-from cubie_flow.credentials import OPTIONS
+from cubie_flow.credentials import HIDDEN, OPTIONS, URL, shown
 from cubie_flow.errors import FlowError
 from cubie_flow.process.safe_files import refuse_link
-from cubie_flow.storage.folders import CONFIG, RESULTS, VERSIONED, found_location
+from cubie_flow.storage.folders import (
+    CONFIG,
+    RESULTS,
+    VERSIONED,
+    check_study_name,
+    found_location,
+    is_inside,
+    noted_location,
+)
 
 if TYPE_CHECKING:
     from cubie_flow.storage import Location, ResultStore
@@ -34,7 +46,7 @@ def folder_of(given: str, word: str = "resume=") -> Path:
     """
     path = Path(given)
     folder = path.parent if path.name in (RESULTS, VERSIONED) else path
-    if found_location(folder) is None:
+    if noted_location(folder) is None:
         raise FlowError(f"{word}{given}: it has no {RESULTS}")
     refuse_link(folder / CONFIG)
     if not (folder / CONFIG).is_file():
@@ -50,37 +62,67 @@ def location_of(folder: Path, overrides: Sequence[str] = ()) -> Location:
     folder
         The folder of a run.
     overrides
-        Command line; its ``storage.options`` replace those of the folder's config.
+        Command line: the only source of ``storage.options``, and of an address that is not inside
+        of the folder (``storage.url``).
 
     Raises
     ------
     FlowError
-        If there are none.
+        If there are none, or they are at an address that the command line does not name.
     """
-    config = stored_config(folder)
-    _complete(config)
-    for override in overrides:
-        key, value = _key_and_value(override)
+    given = _given(overrides)
+    options: dict[str, Any] = {}
+    for key, value in given.items():
         if key.startswith(f"{OPTIONS}."):
-            OmegaConf.update(config, key, value, force_add=True)
-    options = OmegaConf.to_container(OmegaConf.select(config, OPTIONS), resolve=True)
-    location = found_location(folder, options)  # type: ignore[arg-type]
+            if value == HIDDEN:
+                raise FlowError(f"{key} is {HIDDEN}, which stands for its value; give that")
+            put(options, key.removeprefix(f"{OPTIONS}."), value)
+    named = None if given.get(URL) is None else str(given[URL])
+    location = found_location(folder, named, lambda address: f"{URL}={address}")
     if location is None:
         raise FlowError(f"'{folder}' holds no results")
-    return location
+    return evolve(location, options=options)
 
 
-def stored_config(folder: Path) -> Any:
-    """Return the config in the folder of a run, unresolved."""
-    return OmegaConf.load(folder / CONFIG)
+def stored_config(folder: Path) -> dict[str, Any]:
+    """Return the config in the folder of a run as plain values, unresolved.
+
+    Raises
+    ------
+    FlowError
+        If it cannot be read.
+    """
+    return plain_config((folder / CONFIG).read_text(encoding="utf-8"), f"'{folder / CONFIG}'")
 
 
-def _complete(config: Any) -> None:
-    """Add the keys that a config of an earlier version lacks."""
-    OmegaConf.set_struct(config, False)
-    for key, value in LATER.items():
-        if OmegaConf.select(config, key, default=LATER) is LATER:
-            OmegaConf.update(config, key, value, force_add=True)
+def plain_config(text: str, source: str) -> dict[str, Any]:
+    """Return a config from its YAML as plain values, unresolved.
+
+    Parameters
+    ----------
+    text
+        The YAML.
+    source
+        What holds it, for messages.
+
+    Raises
+    ------
+    FlowError
+        If it cannot be read.
+    """
+    try:
+        config = OmegaConf.to_container(OmegaConf.create(text))
+    except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FlowError(f"the configuration in {source} cannot be read: {reason}") from error
+    if not isinstance(config, dict):
+        raise FlowError(f"the configuration in {source} is damaged: it must be a mapping")
+    return {str(key): value for key, value in config.items()}
+
+
+def _given(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what a command line gives each key."""
+    return dict(_key_and_value(override) for override in overrides)
 
 
 def _key_and_value(override: str) -> tuple[str, Any]:
@@ -89,50 +131,90 @@ def _key_and_value(override: str) -> tuple[str, Any]:
     if not sign or not key:
         raise FlowError(f"'{override}' is not of the form key=value, which resume= takes")
     try:
-        return key, OmegaConf.from_dotlist([f"value={text}"])["value"]
+        value = OmegaConf.from_dotlist([f"value={text}"])["value"]
+        return key, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(
+            value
+        ) else value
     except Exception as error:
         raise FlowError(f"{key} is '{text}', which YAML cannot read") from error
 
 
-def stored_settings(config: Any, overrides: Sequence[str], attrs: Mapping[str, Any]) -> Settings:
+def stored_settings(
+    config: dict[str, Any], overrides: Sequence[str], attrs: Mapping[str, Any], source: str
+) -> Settings:
     """Return the config of a run with the changes of the command line.
 
     Parameters
     ----------
     config
-        The config of the run; it is changed.
+        The config of the run as plain values, unresolved; it is changed.
     overrides
         ``key=value`` of the command line.
     attrs
         Attributes of the store.
+    source
+        What holds the config, for messages.
 
     Raises
     ------
     FlowError
-        If an override changes the science of the study, naming the key and both values.
+        If an override changes the science of the study, naming the key and both values; or if the
+        config names machines or the environment, and the command line does not.
     """
-    _complete(config)
-    for override in overrides:
-        key, value = _key_and_value(override)
-        # No file of the group is read: its name is the kind.
-        if (key, value) == ("engine", "local"):
-            # These are for workers, which engine=local does not have.
-            OmegaConf.update(config, "engine.options", {}, merge=False)
-            for name in ("workers", "scheduler", "cluster"):
-                OmegaConf.update(config, f"engine.{name}", None)
-        key = "engine.kind" if key == "engine" else key
-        if key == "buffers" or not (key == SIZE or may_change(key)):
-            _refuse(config, key, value)
+    given = _given(overrides)
+    for key, value in LATER.items():
+        if select(config, key, LATER) is LATER:
+            put(config, key, deepcopy(value))
+    _forget_machines(config, given, source)
+    for key, value in given.items():
+        # These have opened the store, see `location_of`.
+        if key in (URL, OPTIONS) or key.startswith(f"{OPTIONS}."):
             continue
-        OmegaConf.update(config, key, value, force_add=True)
-    return Settings.from_container(
-        OmegaConf.to_container(config, resolve=True), list(attrs.get("overrides", []))
-    )
+        # No file of the group is read: its name is the kind.
+        key = "engine.kind" if key == "engine" else key
+        stored = select(config, key)
+        changeable = key != "buffers" and (key == SIZE or may_change(key))
+        if changeable or names_outside(stored):
+            put(config, key, value)
+        else:
+            _refuse(key, value, stored, config, source)
+    put(config, URL, None)
+    put(config, OPTIONS, {})
+    if "system" in attrs:
+        config["system"] = {}  # the model is that of the store
+    settings = Settings.from_container(resolved(config, source), list(attrs.get("overrides", [])))
+    if settings.values["study"] is not None:
+        check_study_name(settings.values["study"])
+    return settings
 
 
-def _refuse(config: Any, key: str, value: Any) -> None:
+def _forget_machines(config: dict[str, Any], given: Mapping[str, Any], source: str) -> None:
+    """Remove machines, programs and addresses that a stored config names.
+
+    Raises
+    ------
+    FlowError
+        If it names one, and the command line does not say what is used instead.
+    """
+    engine_given = "engine" in given or "engine.kind" in given
+    for key, nothing in MACHINES.items():
+        stored = select(config, key)
+        is_given = any(one == key or one.startswith(f"{key}.") for one in given)
+        if stored not in (None, {}) and not (engine_given or is_given):
+            raise FlowError(
+                f"{key} is {str(stored)!r:.100} in {source}; a machine or program that only a "
+                f"folder names is not used, so pass it again ({key}=...), or engine=local to "
+                "solve on this machine"
+            )
+        put(config, key, deepcopy(nothing))
+    if given.get("engine") == "local":
+        put(config, "engine.workers", None)
+
+
+def _refuse(key: str, value: Any, stored: Any, config: dict[str, Any], source: str) -> None:
     """Refuse an override unless the study has this value already."""
-    stored = OmegaConf.select(config, key)
+    if isinstance(stored, str) and "${" in stored:
+        stored = select(resolved({**config, "asked": stored}, source), "asked")
     if isinstance(stored, Mapping) and "name" in stored and not isinstance(value, Mapping):
         stored = stored["name"]
     if stored != value:
@@ -141,6 +223,49 @@ def _refuse(config: Any, key: str, value: Any) -> None:
             f"resume takes new values of {', '.join(RESUMABLE)}, and a larger {SIZE} where the "
             "design can grow"
         )
+
+
+def words_again(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line that a later resume needs again."""
+    again = []
+    for word in (word.lstrip("+") for word in words):
+        key = word.partition("=")[0]
+        if key in GIVEN_AGAIN or key.startswith(tuple(f"{one}." for one in GIVEN_AGAIN[2:])):
+            again.append(shown(word))
+    return again
+
+
+def words_of_new(
+    engine: Mapping[str, Any], options: Mapping[str, Any], location: Location, folder: Path
+) -> list[str]:
+    """Return the words that a resume of a new study needs: what its folder cannot name for it.
+
+    Parameters
+    ----------
+    engine
+        Group ``engine`` of its config.
+    options
+        ``storage.options``, unresolved.
+    location
+        Where its results are.
+    folder
+        The folder of the run.
+    """
+    words = []
+    for key, nothing in MACHINES.items():
+        if (value := engine[key.partition(".")[2]]) != nothing:
+            words += _flat(key, value)
+    if not is_inside(location, folder):
+        words += [f"{URL}={location.address}", *_flat(OPTIONS, options)]
+    return [shown(word) for word in words]
+
+
+def _flat(key: str, value: Any) -> list[str]:
+    """Return the words that set a key, one for each value of a mapping."""
+    if isinstance(value, Mapping):
+        return [word for name, item in value.items() for word in _flat(f"{key}.{name}", item)]
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return [f"{key}={text}"]
 
 
 def missing_runs(store: ResultStore, study: Study, recheck: bool) -> tuple[int, int]:

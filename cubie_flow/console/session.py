@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cubie_flow.console.logs import logged
-from cubie_flow.console.paths import location_text, short_path
+from cubie_flow.console.paths import location_text, resume_command
 from cubie_flow.process.signals import Stopped
-from cubie_flow.storage import Location, found_location, leased, locked
+from cubie_flow.storage import Location, leased, locked, noted_location
 from cubie_flow.storage.folders import LOG
 from cubie_flow.storage.lease import Lease
 
@@ -36,8 +36,16 @@ class Session:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self._stack = folder, stack
+        self._again: Sequence[str] = ()
 
-    def begin_writing(self, location: Location, seconds: float | None) -> None:
+    @property
+    def resume_command(self) -> str:
+        """The command that resumes the run."""
+        return resume_command(self.folder, self._again)
+
+    def begin_writing(
+        self, location: Location, seconds: float | None, again: Sequence[str] = ()
+    ) -> None:
         """Log into the folder and lease the store until the session ends.
 
         Parameters
@@ -47,6 +55,8 @@ class Session:
         seconds
             ``storage.lease``: time without renewal after which others may take the store over;
             None for no lease.
+        again
+            Words that a command which resumes the run needs in addition to its folder.
 
         Raises
         ------
@@ -56,6 +66,7 @@ class Session:
         self._stack.enter_context(logged(self.folder / LOG))
         self.lease = self._stack.enter_context(leased(location, seconds))
         self.location = location
+        self._again = again
 
     @contextmanager
     def resumable(self) -> Iterator[None]:
@@ -63,10 +74,10 @@ class Session:
         try:
             yield
         except (KeyboardInterrupt, Stopped):
-            if found_location(self.folder) is not None:
+            if noted_location(self.folder) is not None:
                 print(
                     f"what was solved is kept in {location_text(self.location)}; "
-                    f"python -m cubie_flow resume={short_path(self.folder)} does the rest",
+                    f"{self.resume_command} does the rest",
                     file=sys.stderr,
                 )
             raise

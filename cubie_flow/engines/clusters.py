@@ -7,13 +7,17 @@ Python, a module to preload) are not listed, because a config holds values only.
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from cubie_flow.errors import FlowError, nearest
 
 CUDA = "cuda"
+#: Where clusters on this machine listen.
+LOOPBACK = "127.0.0.1"
 _CLASSES = {
     CUDA: ("dask_cuda", "LocalCUDACluster"),
     "slurm": ("dask_jobqueue", "SLURMCluster"),
@@ -29,7 +33,8 @@ _PACKAGES = {"dask_cuda": "dask-cuda", "dask_jobqueue": "dask-jobqueue"}
 #: Keywords of every batch system, and additional ones of single systems.
 _JOB = (
     "cores", "memory", "processes", "interface", "local_directory", "death_timeout",
-    "log_directory", "job_name", "job_extra_directives", "walltime", "queue",
+    "log_directory", "shared_temp_directory", "job_name", "job_extra_directives", "walltime",
+    "queue",
 )  # fmt: skip
 _MORE: Mapping[str, tuple[str, ...]] = {
     CUDA: (),
@@ -102,6 +107,45 @@ def _check_value(key: str, value: Any, line: bool) -> None:
         )
 
 
+def temporary_security() -> Any:
+    """Return certificates of this command alone, by which its workers and it know each other.
+
+    Returns
+    -------
+    distributed.security.Security or None
+        None without the package that makes them.
+    """
+    from distributed.security import Security
+
+    try:
+        return Security.temporary()
+    except ImportError:
+        return None
+
+
+def _security_of_jobs(name: str, options: Mapping[str, Any]) -> Any:
+    """Return the certificates of a batch system's workers, which read them from a shared folder.
+
+    Raises
+    ------
+    FlowError
+        If they cannot be made, or the name of the folder cannot be in a job script.
+    """
+    folder = os.getcwd()
+    if not (options.get("shared_temp_directory") or re.fullmatch(r"[\w@%+=:,./\-]*", folder)):
+        raise FlowError(
+            f"engine.cluster={name} keeps certificates in the current folder, whose name "
+            f"{folder!r} cannot be in a job script; give engine.options.shared_temp_directory"
+        )
+    security = temporary_security()
+    if security is None:
+        raise FlowError(
+            f"engine.cluster={name} needs certificates for its connections: "
+            "pip install cryptography makes them"
+        )
+    return security
+
+
 def make_cluster(name: str, options: Mapping[str, Any], workers: int | None) -> Any:
     """Start a Dask cluster.
 
@@ -126,9 +170,24 @@ def make_cluster(name: str, options: Mapping[str, Any], workers: int | None) -> 
         raise FlowError(
             f"engine.cluster={name} needs a package: pip install {_PACKAGES[module]}"
         ) from error
-    count = {"n_workers": workers} if name == CUDA and workers else {}
+    more: dict[str, Any] = {}
+    if name == CUDA:
+        # On this machine alone. Even without a dashboard it would take the dashboard's port.
+        more = {
+            "dashboard_address": None,
+            "scheduler_kwargs": {"dashboard_address": f"{LOOPBACK}:0"},
+        }
+        if "interface" not in options:
+            more["host"] = LOOPBACK
+        if workers:
+            more["n_workers"] = workers
+    else:
+        more = {"security": _security_of_jobs(name, options)}
     try:
-        cluster = cluster_class(**options, **count)
+        with warnings.catch_warnings():
+            # That certificates are in the current folder, which the documentation says.
+            warnings.filterwarnings("ignore", message="Using a temporary security object")
+            cluster = cluster_class(**options, **more)
         if name != CUDA:
             cluster.scale(jobs=workers or 1)
     except Exception as error:

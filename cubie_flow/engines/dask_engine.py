@@ -14,7 +14,7 @@ from attrs import frozen
 from distributed import Client, LocalCluster
 
 from cubie_flow.engines.base import EngineOptions, Listener, Work
-from cubie_flow.engines.clusters import make_cluster
+from cubie_flow.engines.clusters import LOOPBACK, make_cluster, temporary_security
 from cubie_flow.engines.shard_dispatcher import ShardDispatcher
 from cubie_flow.errors import FlowError
 from cubie_flow.process.machine import usable_cores
@@ -127,7 +127,7 @@ def _connect(scheduler: str) -> Client:
     """Return a client of a running scheduler."""
     try:
         return Client(scheduler, timeout=5, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError, TypeError, TimeoutError) as error:
         raise FlowError(
             f"engine.scheduler is '{scheduler}': no Dask scheduler answers there "
             f"({' '.join(str(error).split()[:12])})"
@@ -136,18 +136,22 @@ def _connect(scheduler: str) -> Client:
 
 def _local_cluster(workers: int) -> LocalCluster:
     """Start worker processes of one thread each on this machine."""
+    security = temporary_security()
+    # Other users of this machine reach its loopback; without the certificates they are refused.
+    links = {} if security is None else {"security": security, "protocol": "tls"}
     # The threads that start workers, also later ones, are started here.
     with signals_blocked(), safe_children():
         return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
-            host="127.0.0.1",
+            host=LOOPBACK,
             dashboard_address=None,
             # Even without a dashboard it would take the dashboard's port.
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+            scheduler_kwargs={"dashboard_address": f"{LOOPBACK}:0"},
             # The plan of the study bounds memory; Dask's own limit would only kill workers.
             memory_limit=0,
             silence_logs=logging.CRITICAL,
+            **links,
         )
 
 

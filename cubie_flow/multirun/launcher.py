@@ -114,13 +114,18 @@ def compose_launcher(folder: Path, words: Sequence[str]) -> Launcher | None:
     Raises
     ------
     FlowError
-        If settings of a launcher are given, but no launcher.
+        If settings of a launcher are given, but no launcher, or Hydra would resolve the folder.
     """
     chosen = [word for word in words if word.startswith("hydra/launcher=")]
     if words and not chosen:
         raise FlowError(f"{words[0]} needs hydra/launcher=NAME, which chooses the launcher")
     if not chosen or chosen[-1] == f"hydra/launcher={BASIC}":
         return None
+    if any(sign in str(folder.absolute()) for sign in ("${", "'")):
+        raise FlowError(
+            f"'{folder}' has a name that Hydra would resolve, so hydra/launcher={BASIC} alone can "
+            "finish it; rename the folder to use another launcher"
+        )
     hydra_plugins.register()
     OverridesParser.create().parse_overrides(list(words))
     with initialize_config_dir(str(shipped("conf")), version_base="1.3"):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from cubie_flow.config.stored import missing_runs
+from cubie_flow.config.stored import missing_runs, words_again
 from cubie_flow.console.session import open_session
 from cubie_flow.console.tables import fact_lines
 from cubie_flow.multirun.job_task import JobTask
@@ -77,7 +77,8 @@ def resume_multirun(
                 launcher.require_shared_machine(settings)
         keep_dask_out()
         table = Table(root, rows, {**attrs, "resumed_by": provenance(overrides)}, attrs["swept"])
-        session.begin_writing(root, settings.values["storage"]["lease"] if settings else LEASE)
+        lease = settings.values["storage"]["lease"] if settings else LEASE
+        session.begin_writing(root, lease, words_again(overrides))
         log.info("resumed %s", " ".join(overrides))
         complete = len(rows) - len(incomplete)
         print(f"{complete:,} of {len(rows):,} jobs were complete", flush=True)
@@ -89,7 +90,7 @@ def resume_multirun(
                 launch(incomplete, table, launcher, task)
             elif incomplete:
                 run_here(incomplete, table, session.lease, partial(resume_job, recheck=recheck))
-        report(table, folder, jobs)
+        report(table, session, jobs)
 
 
 def _incomplete_jobs(

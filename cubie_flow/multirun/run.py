@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 from omegaconf import DictConfig, OmegaConf
 
 from cubie_flow import credentials
 from cubie_flow.config.hydra_private import config_yaml
+from cubie_flow.config.stored import words_of_new
 from cubie_flow.console.paths import location_text, short_path
 from cubie_flow.console.progress import Progress, Show, progress
 from cubie_flow.console.session import open_session, print_and_log
@@ -37,6 +38,7 @@ from cubie_flow.study.plan import refuse_disk
 
 if TYPE_CHECKING:
     from cubie_flow.config.schema import Settings
+    from cubie_flow.console.session import Session
     from cubie_flow.engines import Engine
     from cubie_flow.storage.lease import Lease
 
@@ -89,7 +91,10 @@ def run_multirun(
     attrs = {**provenance(overrides), "sweep": axes.lines(), COMMON: common}
     table = Table(root, [job.row(axes.job_keys) for job in jobs], attrs, axes.job_keys)
     with open_session(folder) as session:
-        session.begin_writing(root, storage["lease"])
+        credentials.hide(config)
+        options: Any = OmegaConf.to_container(config.storage.options)
+        again = words_of_new(settings.values["engine"], options, root, folder)
+        session.begin_writing(root, storage["lease"], again)
         if storage["overwrite"]:
             root.delete()
         root.require_empty()
@@ -102,7 +107,7 @@ def run_multirun(
                 run_here(jobs, table, session.lease)
             else:
                 launch(jobs, table, launcher, JobTask(folder))
-        report(table, folder, jobs)
+        report(table, session, jobs)
 
 
 def _new_folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
@@ -115,8 +120,7 @@ def _new_folder(config: DictConfig, jobs: Sequence[Job]) -> Path:
 
 
 def _shared_yaml(config: DictConfig) -> str:
-    """Return the config of the multirun as YAML, without Hydra's own part and credentials."""
-    credentials.hide(config)
+    """Return the config of the multirun as YAML, without Hydra's own part."""
     return config_yaml(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
 
 
@@ -217,15 +221,15 @@ class _OverallProgress:
         self._failed_jobs += row["job_status"] == index.FAILED
 
 
-def report(table: Table, folder: Path, jobs: Sequence[Job]) -> None:
+def report(table: Table, session: Session, jobs: Sequence[Job]) -> None:
     """Print the summary of a multirun and draw the pictures of its jobs.
 
     Parameters
     ----------
     table
         The rows of all jobs.
-    folder
-        The folder of the multirun.
+    session
+        The right to write the multirun.
     jobs
         All jobs.
 
@@ -239,14 +243,14 @@ def report(table: Table, folder: Path, jobs: Sequence[Job]) -> None:
     facts = [
         ("jobs", f"{successful:,} of {total:,} ended well"),
         ("result", location_text(table.root)),
-        *_draw_pictures(table, folder, jobs),
+        *_draw_pictures(table, session.folder, jobs),
         *(("note", note) for note in notes),
     ]
     print_and_log(fact_lines(facts))
     if unsuccessful := total - successful:
         raise FlowError(
             f"{unsuccessful:,} of {total:,} jobs did not end well; "
-            f"python -m cubie_flow resume={short_path(folder)} tries them again"
+            f"{session.resume_command} tries them again"
         )
 
 

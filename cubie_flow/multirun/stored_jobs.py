@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import evolve
-from omegaconf import OmegaConf
 
-from cubie_flow.config.stored import location_of, stored_settings, stored_study
+from cubie_flow.config.stored import location_of, plain_config, stored_settings, stored_study
+from cubie_flow.console.paths import resume_command
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.status import ended_well
 from cubie_flow.multirun.jobs import (
@@ -113,7 +113,9 @@ def read_stored_job(
         store.refuse_gaps()
         attrs = store.attrs
     try:
-        settings = stored_settings(OmegaConf.create(row["config"]), overrides, attrs)
+        source = f"the table of jobs in '{root.name}'"
+        config = plain_config(row["config"], source)
+        settings = stored_settings(config, overrides, attrs, source)
         study = stored_study(settings, attrs) if begun else settings.study()
         all_overrides = tuple(attrs["overrides"])
         return checked(evolve(job, settings=settings, study=study, overrides=all_overrides))
@@ -168,7 +170,7 @@ def resume_job(job: Job, root: Location, recheck: bool, **options: Any) -> index
     return complete if begun and complete and row["job_status"] == index.SUCCESS else row
 
 
-def verify_multirun(folder: Path, root: Location) -> int:
+def verify_multirun(folder: Path, root: Location, again: Sequence[str] = ()) -> int:
     """Compare every complete shard of every job with its checksum; print a line per job.
 
     Parameters
@@ -177,6 +179,8 @@ def verify_multirun(folder: Path, root: Location) -> int:
         Folder of the multirun.
     root
         Its store.
+    again
+        Words that a resume needs in addition.
 
     Returns
     -------
@@ -208,6 +212,6 @@ def verify_multirun(folder: Path, root: Location) -> int:
         damaged += bad
         print(f"{group}: {complete:,} of {total:,} shards complete, {bad:,} damaged")
     if missing or damaged:
-        recheck = " recheck=true" if damaged else ""
-        print(f"python -m cubie_flow resume={folder}{recheck} does the rest")
+        recheck = ["recheck=true"] if damaged else []
+        print(f"{resume_command(folder, [*recheck, *again])} does the rest")
     return 1 if missing or damaged or unreadable else 0

@@ -9,6 +9,7 @@ from cubie_flow.storage.folders import (
     new_location,
     new_run_folder,
     note_location,
+    noted_location,
 )
 from cubie_flow.storage.layout import ShardPlan, plan_shards
 from cubie_flow.storage.lease import leased
@@ -35,6 +36,7 @@ __all__ = [
     "new_location",
     "new_run_folder",
     "note_location",
+    "noted_location",
     "plan_shards",
     "provenance",
 ]

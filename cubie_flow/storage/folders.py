@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from cubie_flow.credentials import HIDDEN, OPTIONS, remember
+from cubie_flow.credentials import redacted
 from cubie_flow.errors import FlowError
 from cubie_flow.process.safe_files import read_inside, refuse_link, write_file
-from cubie_flow.storage.location import ICECHUNK, Location
+from cubie_flow.registries import CLIENTS
+from cubie_flow.storage.location import FSSPEC, ICECHUNK, Location
 
 RESULTS, CONFIG, LOG = "results.zarr", "config.yaml", "run.log"
 #: The store of a run that is an Icechunk repository.
@@ -24,6 +24,8 @@ VERSIONED = "results.icechunk"
 SUFFIXES = (".zarr", ".icechunk")
 #: File that states where the results are, if they are not in the folder.
 ELSEWHERE = "location.json"
+#: Characters of the longest name of a study: files add an ending to it.
+LONGEST_NAME = 120
 
 
 def new_run_folder(root: str | Path, study: str, now: datetime) -> Path:
@@ -44,7 +46,7 @@ def new_run_folder(root: str | Path, study: str, now: datetime) -> Path:
     FlowError
         If the folder cannot be created.
     """
-    refuse_study_name(study)
+    check_study_name(study)
     day = Path(root) / study / now.strftime("%Y-%m-%d")
     time = now.strftime("%H-%M-%S")
     try:
@@ -60,20 +62,6 @@ def new_run_folder(root: str | Path, study: str, now: datetime) -> Path:
         reason = error.strerror or str(error)
         raise FlowError(f"the output folder '{day}' cannot be made: {reason}") from error
     raise AssertionError("count() never ends")
-
-
-def refuse_study_name(study: str) -> None:
-    """Refuse a name of a study that could not be the name of a folder and of a picture.
-
-    Raises
-    ------
-    FlowError
-        If it is empty, leads to another folder, or has characters that cannot be printed.
-    """
-    if study in ("", ".", "..") or set(study) & {"/", "\\"} or not study.isprintable():
-        raise FlowError(
-            f"{study!r:.80} cannot be the name of a study: it becomes the name of a folder"
-        )
 
 
 def new_location(storage: Mapping[str, Any], folder: Path) -> Location:
@@ -107,14 +95,14 @@ def note_location(folder: Path, location: Location) -> None:
         write_file(folder / ELSEWHERE, json.dumps(noted, indent=1) + "\n")
 
 
-def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Location | None:
-    """Return the location of the results of a folder, None if it has none.
+def noted_location(folder: Path) -> Location | None:
+    """Return where the results of a folder are, None if it has none; nothing is contacted.
+
+    Options of clients are never those of the folder.
 
     Parameters
     ----------
     folder : Path
-    options : mapping, optional
-        Options of the client of a URL; by default those of the folder's config.
 
     Raises
     ------
@@ -127,18 +115,107 @@ def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Lo
         return Location(folder / RESULTS)
     if (folder / VERSIONED).is_dir():
         return Location(folder / VERSIONED, client=ICECHUNK)
+    path = folder / ELSEWHERE
     try:
         noted = json.loads(read_inside(folder, ELSEWHERE))
-        if options is None and (folder / CONFIG).exists():
-            stored = OmegaConf.select(OmegaConf.load(folder / CONFIG), OPTIONS, default={})
-            given: Any = OmegaConf.to_container(stored, resolve=True)
-            options = {name: value for name, value in given.items() if value != HIDDEN}
-            remember(options)
-        return Location(**{**noted, "address": str(noted["address"])}, options=dict(options or {}))
+        address, client = noted["address"], noted.get("client", FSSPEC)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise FlowError(f"'{folder / ELSEWHERE}' cannot be read: {error}") from error
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise FlowError(f"{OPTIONS} in '{folder / CONFIG}' cannot be read: {reason}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FlowError(f"'{path}' cannot be read: {error}") from error
+    if not (isinstance(address, str) and isinstance(client, str) and address.isprintable()):
+        raise FlowError(f"'{path}' is damaged: its address and its client must be texts")
+    CLIENTS.check(client)
+    if "://" not in address:
+        address = str(folder.absolute() / address)
+    return Location(address, client=client)
+
+
+def found_location(
+    folder: Path, named: str | None, to_name: Callable[[str], str]
+) -> Location | None:
+    """Return the location of the results of a folder, None if it has none.
+
+    A folder may come from a stranger. Results outside of it are used only if the user names them.
+
+    Parameters
+    ----------
+    folder : Path
+    named : str or None
+        The address that the user names, or the beginning of it.
+    to_name : callable
+        Returns what the user has to type to name an address.
+
+    Raises
+    ------
+    FlowError
+        If the files of the folder cannot be read, or they name an address that the user does not.
+    """
+    location = noted_location(folder)
+    if location is None or is_inside(location, folder) or _is_named(location, named):
+        return location
+    other = f", and not below '{redacted(named)}'" if named else ""
+    raise FlowError(
+        f"'{folder / ELSEWHERE}' says that the results are at '{location.name}'{other}; an address "
+        f"that only a folder names is not used, so type {to_name(shlex.quote(location.address))} "
+        "if you trust it"
+    )
+
+
+def is_inside(location: Location, folder: Path) -> bool:
+    """Return whether a location is in the folder of a run, links resolved."""
+    path = location.path
+    return path is not None and path.resolve().is_relative_to(folder.resolve())
+
+
+def _is_named(location: Location, named: str | None) -> bool:
+    """Return whether a location is at an address or below it."""
+    if not named:
+        return False
+    one = Location(named)
+    if location.path is not None:
+        return one.path is not None and location.path.resolve().is_relative_to(one.path.resolve())
+    below = location.address.removeprefix(one.address)
+    if below == "" or not urlsplit(one.address).netloc:
+        return below == ""
+    return below.startswith("/") and ".." not in below.split("/")
+
+
+def refuse_noted_results(folder: Path, location: Location) -> None:
+    """Refuse the folder of a run that has results already, other than at the new location.
+
+    Raises
+    ------
+    FlowError
+        If it has; an address in the folder is not asked whether they are still there.
+    """
+    noted = noted_location(folder)
+    if noted is None or noted.address == location.address:
+        return
+    if is_inside(noted, folder):
+        noted.require_empty()
+    else:
+        raise FlowError(
+            f"'{folder / ELSEWHERE}' says that this run has results at '{noted.name}'; choose "
+            f"another folder, or delete this file if they are no longer there"
+        )
+
+
+def check_study_name(study: str) -> None:
+    """Refuse a name of a study that cannot name a folder or a file.
+
+    Parameters
+    ----------
+    study : str
+
+    Raises
+    ------
+    FlowError
+        If it would lead elsewhere or cannot be written.
+    """
+    leads_elsewhere = study in ("", ".", "..") or "/" in study or "\\" in study
+    if leads_elsewhere or not study.isprintable() or len(study) > LONGEST_NAME:
+        raise FlowError(
+            f"{study[:LONGEST_NAME]!r} cannot be the name of a study: it becomes the name of "
+            "folders and files; give another one, such as study=mine"
+        )

@@ -141,7 +141,7 @@ def read_index(location: Location) -> tuple[list[Row], dict[str, Any]]:
     Raises
     ------
     FlowError
-        If there is no such table.
+        If there is no such table, or it names other groups than it may.
     """
     root = _root(location)
     if root is None or MARK not in root.attrs:
@@ -150,4 +150,10 @@ def read_index(location: Location) -> tuple[list[Row], dict[str, Any]]:
     names = [*COLUMNS, *attrs["swept"]]
     columns = {name: root[name][:].tolist() for name in names}
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    for job, row in enumerate(rows):
+        if row["group"] != group_name(job):
+            raise FlowError(
+                f"'{location.name}' is damaged: its table says that job {job} is in the group "
+                f"{row['group']!r:.60}, not in {group_name(job)}"
+            )
     return rows, attrs

@@ -19,7 +19,7 @@ from cubie_flow.registries import CLIENTS
 if TYPE_CHECKING:
     from cubie_flow.storage.client import StorageClient
 
-ICECHUNK = "icechunk"
+FSSPEC, ICECHUNK = "fsspec", "icechunk"
 #: Where the part of a client's message begins that is meant for its developers.
 _FOR_DEVELOPERS = re.compile(r"\s*Debug source:|[\s|]*\bcontext:")
 
@@ -58,7 +58,7 @@ class Location:
 
     address: str = field(converter=_address)
     group: str = field(default="", converter=_group_path)
-    client: str = "fsspec"
+    client: str = FSSPEC
     options: Mapping[str, Any] = field(factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:

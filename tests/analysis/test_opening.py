@@ -125,9 +125,11 @@ def test_a_url_opens_too(lorenz: OdeSystem, tmp_path: Path) -> None:
     assert "bytes" in data.flow.memory()
     assert audit(url).sizes["audited"] == 3
     assert "of 3 runs" in str(cubie_flow.open_results(url).flow.summary())
-    # The folder of such a run says where it is.
+    # The folder of such a run says where it is, and its address is not contacted for that.
     note_location(tmp_path, Location(url))
-    assert cubie_flow.open_results(tmp_path).flow.path == url
+    with pytest.raises(FlowError, match=f"type {url} in place of the folder if you trust it"):
+        cubie_flow.open_results(tmp_path)
+    assert cubie_flow.open_results(Location(url)).flow.path == url
     with pytest.raises(FlowError, match="cannot be opened") as caught:
         cubie_flow.open_results("memory://analysis/nowhere.zarr")
     assert "\n" not in str(caught.value)

@@ -24,7 +24,7 @@ from cubie_flow.process.safe_files import (
 )
 from cubie_flow.storage import Location
 from cubie_flow.storage.backends import FolderStore
-from cubie_flow.storage.folders import refuse_study_name
+from cubie_flow.storage.folders import check_study_name
 from cubie_flow.storage.zarr_adapter import buffer, sync
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="makes links and pipes")
@@ -182,7 +182,7 @@ def test_a_stored_name_of_a_study_is_checked_as_a_new_one(
     assert "cannot be the name of a study" in capsys.readouterr().err
     assert sorted(run.parent.parent.rglob("*.png")) == before
     with pytest.raises(FlowError, match="cannot be the name of a study"):
-        refuse_study_name(name)
+        check_study_name(name)
 
 
 def test_a_picture_is_written_here_whatever_a_store_is_called(run: Path) -> None:

@@ -58,7 +58,9 @@ class Far:
             f"s3://results/{name}.zarr", client=client, options=options_of(client, server)
         )
         self.options = words_of(client, server)
-        self.words = [*STUDY, f"storage.url={self.place.address}", *self.options]
+        url = f"storage.url={self.place.address}"
+        self.words = [*STUDY, url, *self.options]
+        self.again = [url, *self.options[1:]]
 
     @property
     def lock(self) -> Any:
@@ -82,7 +84,7 @@ class Far:
 
     def resumed(self, folder: Path, whole: dict[str, np.ndarray], missing: int) -> None:
         """Finish it; check what was solved again and that every byte is that of `whole`."""
-        done = run(folder, "resume=run", *self.options[1:])
+        done = run(folder, "resume=run", *self.again)
         assert done.returncode == 0, done.stderr
         told = re.search(r"resumed +([\d,]+) runs were missing", done.stdout)
         assert told is not None, f"something was kept: {done.stdout}"
@@ -124,7 +126,7 @@ def test_the_lock_of_a_machine_that_is_gone_ends_in_time(
         far.lock.replace(json.dumps(content).encode(), tag)
 
     change(renewed=time.time())
-    refused = run(tmp_path, "resume=run", *far.options[1:])
+    refused = run(tmp_path, "resume=run", *far.again)
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1, refused.stderr
     assert "is being written by another process" in refused.stderr
@@ -145,7 +147,7 @@ def test_two_processes_on_one_store(
         # The folder of the first is locked besides; a copy of it, as on another machine, is not.
         copy = tmp_path / "copy"
         shutil.copytree(tmp_path / "run", copy / "run")
-        for words in (["resume=run", *far.options[1:]], [*far.words, "storage.overwrite=true"]):
+        for words in (["resume=run", *far.again], [*far.words, "storage.overwrite=true"]):
             words = [word.replace("hydra.run.dir=run", "hydra.run.dir=other") for word in words]
             second = run(copy, *words)
             assert second.returncode == 1

@@ -87,12 +87,20 @@ def test_a_study_in_an_object_store(
     group = zarr.open_group(there.store(), mode="r+")
     group["z"][600] += 1.0
     credentials._values.clear()
+    # The folder alone is not enough: the address is named again, or what it begins with.
     assert main([f"verify={folder}", *given[1:]]) == 1
+    refused = capsys.readouterr().err
+    assert f"type storage.url={address} if you trust it" in refused
+    said += refused
+    again = [f"storage.url={address}", *given[1:]]
+    assert main([f"verify={folder}", *again]) == 1
     said += "".join(capsys.readouterr())
     assert "damaged: shard 1, runs 512 to 1,023" in said
-    assert main([f"resume={folder}", "recheck=true", *given[1:]]) == 0
+    assert f"recheck=true storage.url={address} storage.options." in said
+    begins = [f"storage.url=s3://results/{client}", *given[1:]]
+    assert main([f"resume={folder}", "recheck=true", *begins]) == 0
     # It grows, and only the new runs are solved.
-    assert main([f"resume={folder}", "batch.size=2048", *given[1:]]) == 0
+    assert main([f"resume={folder}", "batch.size=2048", *again]) == 0
     said += "".join(capsys.readouterr())
     assert re.findall(r"resumed +([\d,]+) runs were missing", said) == ["512", "1,024"]
     store = ResultStore.open(there)
@@ -131,13 +139,13 @@ def test_credentials_of_the_environment_and_of_files_stay_there(
     everything = said + written(elsewhere, place("fsspec", address, server))
     assert SECRET not in everything
     assert KEY not in everything
-    # What came by value is needed again, what came by the environment is not.
+    # The folder names no options and no variables: they are given again.
     credentials._values.clear()
-    assert main([f"verify={folder}"]) == 1
-    assert "storage.options.key was given as a value, which is not stored" in (
-        capsys.readouterr().err
-    )
-    assert main([f"verify={folder}", f"storage.options.key={KEY}"]) == 0
+    again = [f"verify={folder}", f"storage.url={address}", f"storage.options.key={KEY}"]
+    assert main([*again, "storage.options.secret=***"]) == 1
+    assert "storage.options.secret is ***" in capsys.readouterr().err
+    again += [f"storage.options.endpoint_url={server}"]
+    assert main([*again, "storage.options.secret=${oc.env:MY_SECRET}"]) == 0
 
 
 def test_a_multirun_in_an_object_store_and_its_results(
@@ -155,12 +163,14 @@ def test_a_multirun_in_an_object_store_and_its_results(
     capsys.readouterr()
     assert main([*STUDY, *words]) == 1
     assert "already exists" in capsys.readouterr().err
-    assert main([f"verify={folder}"]) == 0
-    assert main([f"resume={folder}"]) == 0
+    again = words[:2]
+    assert main([f"verify={folder}", *again]) == 0
+    assert main([f"resume={folder}", *again]) == 0
     capsys.readouterr()
-    # The folder's config says how its store is opened.
-    for command, about in (("show", folder), ("verify", f"{folder}::0"), ("runs", f"{folder}::1")):
-        assert results([command, str(about)]) == 0
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    store = "s3://results/many.zarr"
+    for command, about in (("show", store), ("verify", f"{store}::0"), ("runs", f"{store}::1")):
+        assert results([command, about]) == 0
     said = "".join(capsys.readouterr())
     assert "vern7" in said
     assert SECRET not in said
@@ -253,13 +263,14 @@ def test_a_multirun_keeps_no_credentials_and_records_a_job_that_failed(
     # A server that cannot be reached is told without them, too.
     credentials._values.clear()
     lost = [word.replace(server, "http://127.0.0.1:9") for word in given]
-    assert main([f"resume={folder}", *lost[1:]]) == 1
+    named = f"storage.url={address}"
+    assert main([f"resume={folder}", named, *lost[1:]]) == 1
     refused = capsys.readouterr().err
     assert refused.count("\n") == 1
     assert SECRET not in refused
     assert KEY not in refused
-    assert set(open_results(folder, options=dict(there.options)).children) == {"job_0"}
-    assert main([f"resume={folder}", *given[1:]]) == 1
+    assert set(open_results(there).children) == {"job_0"}
+    assert main([f"resume={folder}", named, *given[1:]]) == 1
     assert "1 of 2 jobs were complete" in capsys.readouterr().out
 
 
@@ -304,17 +315,19 @@ def test_commands_about_results_at_a_url(
         patch.setattr(zarr.storage.FsspecStore, "get", counted)
         assert results(["ls", ".", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert (row["path"], row["study"], row["runs"]) == ("run", "far", 1024)
-    assert row["ended"] == "success 1,024"
-    assert asked == ["zarr.json"], "one object says it all"
+    assert (row["path"], row["runs"]) == ("run", None)
+    assert row["ended"] == f"not opened: the results are at '{url}'"
+    assert asked == [], "a list contacts nothing"
     for command in (
-        ["report", "run"], ["plot", "overview", "run", "-o", "p.png"], ["export", "run", "e.csv"],
-        ["show", url], ["verify", url], ["runs", url, "--limit", "3"], ["compare", "run", url],
-        ["export", url, "u.csv"],
+        ["report", url], ["plot", "overview", url, "-o", "p.png"], ["export", url, "e.csv"],
+        ["show", url], ["verify", url], ["runs", url, "--limit", "3"], ["compare", url, url],
     ):  # fmt: skip
         assert results(command) == 0, command
-    assert (elsewhere / "run" / "report.html").is_file()
-    assert (elsewhere / "e.csv").read_text() == (elsewhere / "u.csv").read_text()
+        told = [word if word != url else "run" for word in command]
+        capsys.readouterr()
+        assert results(told) == 1
+        assert f"type {url} in place of the folder" in capsys.readouterr().err
+    assert (elsewhere / "report.html").is_file()
     assert results(["show", "."]) == 1
     assert "there is one in 'run'" in capsys.readouterr().err
 
@@ -323,21 +336,19 @@ def test_commands_about_results_at_a_url(
 def test_a_server_that_does_not_answer_is_one_sentence(client: str, elsewhere: Path) -> None:
     """In a process of its own: what is left undone would be told when that ends."""
     (elsewhere / "run").mkdir()
-    once = {"fsspec": "config_kwargs", "obstore": "retry_config"}[client]
-    retries = {"fsspec": {"retries": {"max_attempts": 0}}, "obstore": {"max_retries": 0}}[client]
-    given = {**options_of(client, "http://127.0.0.1:9"), once: retries}
+    once = {"fsspec": "config_kwargs.retries.max_attempts", "obstore": "retry_config.max_retries"}
+    given = [*words_of(client, "http://127.0.0.1:9")[1:], f"storage.options.{once[client]}=0"]
     address = "s3://results/lost.zarr"
     told = {"address": address, "client": client}
     (elsewhere / "run" / "location.json").write_text(json.dumps(told))
-    (elsewhere / "run" / "config.yaml").write_text(json.dumps({"storage": {"options": given}}))
-    code = "import sys; from cubie_flow.analysis.cli import main; sys.exit(main())"
+    (elsewhere / "run" / "config.yaml").write_text("{}")
     done = subprocess.run(
-        [sys.executable, "-c", code, "show", "run"],
+        [sys.executable, "-m", "cubie_flow", "verify=run", f"storage.url={address}", *given],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
-    assert f"cubie-results: '{address}' cannot be opened: " in done.stderr
+    assert f"cubie-flow: '{address}' cannot be opened: " in done.stderr
     assert "Debug" not in done.stderr
     assert SECRET not in done.stderr
 

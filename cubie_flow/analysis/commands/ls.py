@@ -15,9 +15,11 @@ from cubie_flow.analysis import folders, output
 from cubie_flow.console.tables import print_table
 from cubie_flow.errors import FlowError
 from cubie_flow.process.safe_files import refuse_link
+from cubie_flow.storage.folders import SUFFIXES, is_inside, noted_location
 
 #: Stores that are read at the same time.
 THREADS = 8
+_UNKNOWN = {"study": "", "runs": None, "ended": "", "algorithm": "", "made": ""}
 
 
 @click.command()
@@ -42,10 +44,12 @@ def _row(path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"path": os.path.relpath(folders.run_of(path))}
     try:
         refuse_link(path)
+        if (address := _elsewhere(path)) is not None:
+            return {**row, **_UNKNOWN, "ended": f"not opened: the results are at '{address}'"}
         head = folders.head(str(path)) if path.suffix == ".zarr" else _remote_head(path)
     except FlowError as error:
         text = str(error).removeprefix(f"'{path}' ")
-        return {**row, "study": "", "runs": None, "ended": text, "algorithm": "", "made": ""}
+        return {**row, **_UNKNOWN, "ended": text}
     attrs = head.attrs
     if head.is_multirun:
         done = "" if attrs.get("completed") else f", {len(head.jobs)} with runs"
@@ -64,8 +68,14 @@ def _row(path: Path) -> dict[str, Any]:
     }
 
 
+def _elsewhere(path: Path) -> str | None:
+    """Return the address outside of the folder of a run at which its results are noted to be."""
+    noted = None if path.suffix in SUFFIXES else noted_location(path)
+    return None if noted is None or is_inside(noted, path) else noted.name
+
+
 def _remote_head(path: Path) -> folders.Head:
-    """Return the head of a store that a folder of a run refers to.
+    """Return the head of a store that is not a folder of Zarr files.
 
     Raises
     ------

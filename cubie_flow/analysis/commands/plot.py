@@ -11,6 +11,7 @@ import click
 from cubie_flow.analysis import output
 from cubie_flow.analysis.pictures import KINDS, drawer
 from cubie_flow.errors import FlowError
+from cubie_flow.storage.folders import check_study_name
 
 _KINDS = "".join(f"\n  {kind:<15} {text}" for kind, (_, text) in KINDS.items())
 
@@ -75,17 +76,21 @@ def plot(
             raise FlowError(f"--{name} is not an option of {kind}, which takes {takes}")
     data, several = _open(kind, paths, where)
     picture = draw(data if several else data[0], **given)
-    study = str(data[0].attrs.get("study") or data[0].attrs.get("title") or "result")
-    file = picture.save(target or Path(f"{_file_name(study)}_{kind}.png"))
+    file = picture.save(target or Path(f"{_name(data[0])}_{kind}.png"))
     if as_json:
         output.print_json({"picture": str(file), "kind": kind, "shows": picture.description})
     else:
         print(f"wrote {file}: {picture.description}")
 
 
-def _file_name(study: str) -> str:
-    """Return the name of a study, which a store states, as part of the name of a file."""
-    return "".join(c if c.isprintable() and c not in "/\\" else "_" for c in study[:100])
+def _name(data: Any) -> str:
+    """Return the name of a study as part of the name of a file."""
+    study = str(data.attrs.get("study") or data.attrs.get("title") or "result").replace("/", "_")
+    try:
+        check_study_name(study)
+    except FlowError:
+        return "result"
+    return study
 
 
 def _open(kind: str, paths: tuple[str, ...], where: str | None) -> tuple[list[Any], bool]:

@@ -21,7 +21,7 @@ def report(path: str, target: str | None, as_json: bool) -> None:
 
     data = open_runs(path)
     if target is None:
-        target = str(_run_folder(path, str(data.flow.path)) / "report.html")
+        target = str(_run_folder(str(data.flow.path)) / "report.html")
     file = write_report(data, target)
     size = file.stat().st_size
     if as_json:
@@ -30,9 +30,6 @@ def report(path: str, target: str | None, as_json: bool) -> None:
         print(f"wrote {file} ({size / 1e6:.1f} MB)")
 
 
-def _run_folder(path: str, store: str) -> Path:
-    """Return the folder of a run; with a store at a URL, `path` if it is a folder."""
-    if not folders.is_url(store):
-        return Path(store).parent
-    folder = Path(path.partition("::")[0]).expanduser()
-    return folder if folder.is_dir() else Path()
+def _run_folder(store: str) -> Path:
+    """Return the folder of a run, or the current folder for a store at a URL."""
+    return Path() if folders.is_url(store) else Path(store).parent

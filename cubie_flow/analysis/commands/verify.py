@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cubie_flow.analysis import output
+from cubie_flow.console.paths import resume_command
 
 
 @click.command()
@@ -35,7 +38,11 @@ def verify(path: str, as_json: bool) -> int:
             first, last = row["first_run"], row["last_run"]
             print(f"damaged: shard {row['shard']}, runs {first:,} to {last:,}")
         if bad or len(complete) < total:
-            more = " recheck=true" if bad else ""
-            folder = location.folder.parent if location.folder else path
-            print(f"cubie-flow resume={folder}{more} does the rest")
+            words = ["recheck=true"] if bad else []
+            if location.path is None:
+                words.append(f"storage.url={location.address}")
+                folder = Path("FOLDER")
+            else:
+                folder = location.path.parent
+            print(f"{resume_command(folder, words)} does the rest")
     return 1 if bad else 0
