@@ -17,6 +17,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "allowed_values": set(),
     "credentials": set(),
+    "documents": set(),
     "process": set(),
     "registries": set(),
     "expressions": set(),
@@ -26,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "systems": {"batches", "expressions", "maths"},
     "integrators": {"batches", "expressions", "memory", "systems"},
     "kernels": {"expressions", "integrators", "memory", "process", "registries"},
-    "storage": {"batches", "credentials", "process", "registries"},
+    "storage": {"batches", "credentials", "documents", "process", "registries"},
     "engines": {"process", "registries", "storage"},
     "console": {"credentials", "engines", "process", "storage"},
     "study": {
@@ -35,14 +36,15 @@ ROOMS: dict[str, set[str]] = {
     },
     "api": {"batches", "integrators", "storage", "study", "systems"},
     "config": {
-        "batches", "credentials", "engines", "process", "registries", "storage", "study", "systems",
+        "batches", "credentials", "documents", "engines", "process", "registries", "storage", "study",
+        "systems",
     },
     "placement": {
         "config", "console", "engines", "integrators", "kernels", "memory", "process", "storage",
         "study", "systems",
     },
     "analysis": {
-        "api", "batches", "config", "console", "integrators", "process", "storage", "study",
+        "api", "batches", "config", "console", "documents", "integrators", "process", "storage", "study",
         "systems",
     },
     "multirun": {

@@ -17,7 +17,7 @@ from cubie_flow.cli.tasks import run_task
 from cubie_flow.cli.verify import VERIFY
 from cubie_flow.config import hydra_plugins, overrides
 from cubie_flow.config.schema import shipped
-from cubie_flow.errors import FlowError
+from cubie_flow.errors import FlowError, memory_sentence
 from cubie_flow.multirun import sweeper
 from cubie_flow.process.machine import process_age
 from cubie_flow.process.profile import stopwatch
@@ -65,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of the output has ended (`| head`).
         silence_stdout()
         return 1
+    except MemoryError as error:
+        if traceback:
+            raise
+        return _report_error(memory_sentence(error))
     except (FlowError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         if traceback:
             raise
@@ -120,6 +124,8 @@ def _run_job(config: DictConfig) -> int:
         run_task(config)
     except FlowError as error:
         return _report_error(str(error))
+    except MemoryError as error:
+        return _report_error(memory_sentence(error))
     except BrokenPipeError:
         silence_stdout()  # Hydra would print a message about an error that leaves its job
         return 1

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from cubie_flow.config.identity import LATER, RESUMABLE, may_change
 from cubie_flow.config.schema import Settings
 from cubie_flow.credentials import OPTIONS
+from cubie_flow.documents import parse_json, read_config
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.folders import CONFIG, RESULTS, VERSIONED, found_location
 
@@ -70,7 +71,7 @@ def location_of(folder: Path, overrides: Sequence[str] = ()) -> Location:
 
 def stored_config(folder: Path) -> Any:
     """Return the config in the folder of a run, unresolved."""
-    return OmegaConf.load(folder / CONFIG)
+    return read_config(folder / CONFIG)
 
 
 def _complete(config: Any) -> None:
@@ -187,18 +188,22 @@ def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:
     from cubie_flow.study.accuracy import as_recorded
     from cubie_flow.systems import OdeSystem
 
-    study = settings.study(OdeSystem.from_mapping(json.loads(_stated(attrs, "system"))))
+    study = settings.study(OdeSystem.from_mapping(_object(attrs, "system")))
     # A method that was chosen from a pilot is not chosen again.
     study = as_recorded(evolve(study, algorithm=_stated(attrs, "algorithm")), attrs)
     if "compare" in attrs:
-        study = evolve(study, output=evolve(study.output, compare=json.loads(attrs["compare"])))
-    stored, now = json.loads(_stated(attrs, "design")), study.design.describe()
+        study = evolve(study, output=evolve(study.output, compare=_object(attrs, "compare")))
+    stored, now = _object(attrs, "design"), study.design.describe()
     if stored != now and not study.design.extends(stored):
         raise FlowError(
             f"the batch is not what it was when the study began (then {json.dumps(stored)}, now "
             f"{json.dumps(now)}); only a design that can grow may be larger"
         )
     return study
+
+
+def _object(attrs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return parse_json(_stated(attrs, name), f"the attribute {name} of the store")
 
 
 def _stated(attrs: Mapping[str, Any], name: str) -> str:

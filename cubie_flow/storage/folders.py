@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cubie_flow.credentials import HIDDEN, OPTIONS, remember
+from cubie_flow.documents import read_config, read_json
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.location import ICECHUNK, Location
 
@@ -111,15 +112,17 @@ def found_location(folder: Path, options: Mapping[str, Any] | None = None) -> Lo
     if (folder / VERSIONED).is_dir():
         return Location(folder / VERSIONED, client=ICECHUNK)
     try:
-        noted = json.loads((folder / ELSEWHERE).read_text(encoding="utf-8"))
+        noted = read_json(folder / ELSEWHERE)
         if options is None and (folder / CONFIG).exists():
-            stored = OmegaConf.select(OmegaConf.load(folder / CONFIG), OPTIONS, default={})
+            stored = OmegaConf.select(read_config(folder / CONFIG), OPTIONS, default={})
             given: Any = OmegaConf.to_container(stored, resolve=True)
             options = {name: value for name, value in given.items() if value != HIDDEN}
             remember(options)
         return Location(**{**noted, "address": str(noted["address"])}, options=dict(options or {}))
     except FileNotFoundError:
         return None
+    except FlowError:
+        raise
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FlowError(f"'{folder / ELSEWHERE}' cannot be read: {error}") from error
     except OmegaConfBaseException as error:

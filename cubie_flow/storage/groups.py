@@ -10,7 +10,7 @@ from typing import Any
 
 import zarr
 
-from cubie_flow.errors import FlowError
+from cubie_flow.errors import FlowError, is_from_store
 from cubie_flow.storage.location import Location
 
 
@@ -56,7 +56,10 @@ def reported(location: Location, done: str = "written") -> Iterator[None]:
     except Exception as error:
         # Clients of object stores raise errors of their own, whose text may contain secrets.
         if location.folder is not None:
-            raise
+            if not is_from_store(error):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise FlowError(f"'{location.name}' is damaged: zarr says {reason[:200]}") from error
         raise location.error(error, done) from None
 
 

@@ -170,7 +170,7 @@ class _RemoteLease(Lease):
             pid, seconds, renewed = (owner[name] for name in ("pid", "seconds", "renewed"))
             age = time() - float(renewed)
             stale = age > float(seconds) or _ended(owner)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise FlowError(
                 f"'{self._address}' is not a cubie_flow lock file; delete it if no process writes "
                 f"'{self._location.name}'"

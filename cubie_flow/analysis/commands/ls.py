@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import click
 
 from cubie_flow.analysis import folders, output
 from cubie_flow.console.tables import print_table
+from cubie_flow.documents import parse_json
 from cubie_flow.errors import FlowError
 
 #: Stores that are read at the same time.
@@ -81,6 +81,6 @@ def _remote_head(path: Path) -> folders.Head:
 def ended(attrs: Mapping[str, Any]) -> str:
     """Return how many runs ended with each status, from the attributes of a store."""
     if "statuses" in attrs:
-        counts = json.loads(attrs["statuses"])
+        counts = parse_json(attrs["statuses"], "the attribute statuses of a store")
         return ", ".join(f"{name} {count:,}" for name, count in counts.items())
     return "" if "ranked_by" in attrs else "not finished"
