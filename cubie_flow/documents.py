@@ -1,4 +1,4 @@
-"""JSON and YAML from folders and stores, which may be damaged or a stranger's: read within bounds."""
+"""JSON and YAML from folders and stores, which may be damaged or a stranger's, read in bounds."""
 
 from __future__ import annotations
 

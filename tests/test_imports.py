@@ -36,16 +36,16 @@ ROOMS: dict[str, set[str]] = {
     },
     "api": {"batches", "integrators", "storage", "study", "systems"},
     "config": {
-        "batches", "credentials", "documents", "engines", "process", "registries", "storage", "study",
-        "systems",
+        "batches", "credentials", "documents", "engines", "process", "registries", "storage",
+        "study", "systems",
     },
     "placement": {
         "config", "console", "engines", "integrators", "kernels", "memory", "process", "storage",
         "study", "systems",
     },
     "analysis": {
-        "api", "batches", "config", "console", "documents", "integrators", "process", "storage", "study",
-        "systems",
+        "api", "batches", "config", "console", "documents", "integrators", "process", "storage",
+        "study", "systems",
     },
     "multirun": {
         "analysis", "config", "console", "credentials", "engines", "integrators", "placement",

@@ -11,6 +11,7 @@ from typing import Any
 
 from zarr.storage import LocalStore, WrapperStore
 
+from cubie_flow.storage.identity import FolderIdentity
 from cubie_flow.storage.zarr_adapter import sync
 
 
@@ -78,7 +79,20 @@ class TimedStore:
 
 
 class FolderStore(TimedStore, LocalStore):  # type: ignore[misc]
-    """A folder: every file is renamed into place once it is complete."""
+    """A folder: every file is renamed into place once it is complete.
+
+    Once the folder was moved, nothing is written any more: its old path would be made again.
+    """
+
+    def __init__(self, root: Any, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._identity = FolderIdentity.of(self.root) if self.root.is_dir() else None
+
+    async def set(self, key: str, value: Any) -> None:
+        """Write one file."""
+        if self._identity is not None:
+            self._identity.check()
+        await super().set(key, value)
 
 
 class RemoteStore(TimedStore, WrapperStore):  # type: ignore[misc]

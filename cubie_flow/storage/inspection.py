@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import frozen
 
-from cubie_flow.batches.store_names import AUDIT, CHECKSUMS, MEMORY, RUN, STATUS, TIME
+from cubie_flow.batches.store_names import AUDIT, CHECKSUMS, MEMORY, RUN, STATUS
 from cubie_flow.documents import parse_json, read_json
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.schema import lacks_status
@@ -140,7 +140,8 @@ def _compare(folder: Path, promised: Mapping[str, Node]) -> None:
                     raise FlowError(lacks_status(str(folder))) from None
                 raise FlowError(
                     f"'{path}' is missing, but the store has an array or group of that name; "
-                    "restore it from a copy, or start the study again (xarray.open_zarr reads the rest)"
+                    "restore it from a copy, or start the study again (xarray.open_zarr reads "
+                    "the rest)"
                 ) from None
             continue
         _check_node(own, path)

@@ -173,7 +173,7 @@ class ResultStore:
         ------
         FlowError
             If an array is missing, unknown, of another shape or dtype, or if the store cannot be
-            written (disk full, permission).
+            written (disk full, permission, a folder that was moved).
         """
         if not 0 <= index < len(self.plan.shards):
             raise FlowError(f"shard {index} is not one of the {len(self.plan.shards)} of the study")

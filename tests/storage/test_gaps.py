@@ -85,4 +85,6 @@ def test_a_job_that_lost_a_part(part: str, copy: Path, capsys: pytest.CaptureFix
     else:
         assert not rest
         assert main([f"resume={copy}/many", "recheck=true"]) == 1
-        assert SAID[part] in capsys.readouterr().err
+        assert (
+            f"lacks its group '{part}', {CHECKED}" if grouped else SAID[part]
+        ) in capsys.readouterr().err
