@@ -35,10 +35,12 @@ def read_text(path: Path, most: int) -> str:
         If it is no regular file, cannot be read, is too large, or is not UTF-8.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading from a pipe might never end
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # reading from a pipe might never end
             raise FlowError(f"'{path}' cannot be read: it is no regular file")
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            # Memory is taken for as many bytes as are asked for.
+            content = file.read(min(about.st_size, most) + 1)
     except FileNotFoundError:
         raise
     except OSError as error:

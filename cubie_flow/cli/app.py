@@ -69,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if traceback:
             raise
         return _report_error(memory_sentence(error))
+    except RecursionError:
+        if traceback:
+            raise
+        return _report_error("what was given is nested too deeply")
     except (FlowError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         if traceback:
             raise
