@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -18,7 +19,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
-def memory_sentence(error: MemoryError) -> str:
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error means that the system gave no memory, also for a thread."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+
+
+def memory_sentence(error: BaseException) -> str:
     """Return the sentence for a lack of memory."""
     reason = f" ({text.splitlines()[0][:120]})" if (text := str(error)) else ""
     return (

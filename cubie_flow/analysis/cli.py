@@ -12,7 +12,7 @@ from importlib import import_module
 
 import click
 
-from cubie_flow.errors import FlowError, is_from_store, memory_sentence, nearest
+from cubie_flow.errors import FlowError, is_from_store, lacks_memory, memory_sentence, nearest
 from cubie_flow.process.startup import check_surroundings
 from cubie_flow.process.streams import open_streams, silence_stdout, stdout_error
 
@@ -95,9 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         name = f"'{error.filename}': " if error.filename else ""
         return _complain(stdout_error(error) or f"{name}{error.strerror or error}")
-    except MemoryError as error:
-        return _complain(memory_sentence(error))
     except Exception as error:
+        if lacks_memory(error):
+            return _complain(memory_sentence(error))
         if not is_from_store(error):
             raise
         return _complain(

@@ -17,7 +17,7 @@ from cubie_flow.cli.tasks import run_task
 from cubie_flow.cli.verify import VERIFY
 from cubie_flow.config import hydra_plugins, overrides
 from cubie_flow.config.schema import shipped
-from cubie_flow.errors import FlowError, memory_sentence
+from cubie_flow.errors import FlowError, lacks_memory, memory_sentence
 from cubie_flow.multirun import sweeper
 from cubie_flow.process.machine import process_age
 from cubie_flow.process.profile import stopwatch
@@ -65,18 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of the output has ended (`| head`).
         silence_stdout()
         return 1
-    except MemoryError as error:
-        if traceback:
-            raise
-        return _report_error(memory_sentence(error))
-    except RecursionError:
-        if traceback:
-            raise
-        return _report_error("what was given is nested too deeply")
     except (FlowError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         if traceback:
             raise
-        return _report_error(stdout_error(error) or overrides.sentence(error, words))
+        return _report_error(
+            _of_memory(error) or stdout_error(error) or overrides.sentence(error, words)
+        )
+    except (MemoryError, RuntimeError) as error:
+        message = _of_memory(error)
+        if isinstance(error, RecursionError):
+            message = "what was given is nested too deeply"
+        if traceback or not message:
+            raise
+        return _report_error(message)
     finally:
         sys.argv = saved
         if not traceback:
@@ -128,14 +129,23 @@ def _run_job(config: DictConfig) -> int:
         run_task(config)
     except FlowError as error:
         return _report_error(str(error))
-    except MemoryError as error:
-        return _report_error(memory_sentence(error))
     except BrokenPipeError:
         silence_stdout()  # Hydra would print a message about an error that leaves its job
         return 1
     except (OmegaConfBaseException, OSError, ValueError) as error:
-        return _report_error(stdout_error(error) or overrides.sentence(error, []))
+        return _report_error(
+            _of_memory(error) or stdout_error(error) or overrides.sentence(error, [])
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not (message := _of_memory(error)):
+            raise
+        return _report_error(message)
     return 0
+
+
+def _of_memory(error: BaseException) -> str:
+    """Return the sentence for a lack of memory; empty for other errors."""
+    return memory_sentence(error) if lacks_memory(error) else ""
 
 
 def _report_error(message: str, code: int = 1) -> int:
