@@ -112,14 +112,20 @@ def _run_command(words: list[str]) -> int:
 def _compose_and_run() -> int:
     """Let Hydra compose the config, and run its task, or the jobs of a multirun."""
     codes = [0]
+    stopped: list[Stopped] = []
 
     def job(config: DictConfig) -> None:
         with stopwatch.phase("rest"):
-            codes.append(_run_job(config))
+            try:
+                codes.append(_run_job(config))
+            except Stopped as error:  # Hydra would print the overrides of a job that it leaves
+                stopped.append(error)
 
     entry = hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")
     with stopwatch.phase("configure"):
         entry(job)()
+    if stopped:
+        raise stopped[0]
     return max(codes)
 
 

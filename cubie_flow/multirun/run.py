@@ -92,9 +92,10 @@ def run_multirun(
         if storage["overwrite"]:
             root.delete()
         root.require_empty()
-        (folder / CONFIG).write_text(_shared_yaml(config), encoding="utf-8")
         log.info("%s", " ".join(overrides))
+        # A folder with a config and no store is that of a study that is yet to begin.
         table.write()
+        (folder / CONFIG).write_text(_shared_yaml(config), encoding="utf-8")
         note_location(folder, root)
         with session.resumable(), table.written_at_end():
             if launcher is None:
