@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 @contextmanager
 def run_folder(settings: Settings, study: Study) -> Iterator[Path]:
     """Yield the folder of the run; delete it if no result was written."""
-    from cubie_flow.storage.folders import found_location, new_run_folder
+    from cubie_flow.storage.folders import RESULTS, found_location, new_run_folder
+    from cubie_flow.storage.unfinished import is_unfinished
 
     config = HydraConfig.get()
     is_new = config.mode != RunMode.MULTIRUN and config.run.dir == "."
@@ -40,7 +41,7 @@ def run_folder(settings: Settings, study: Study) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if is_new and found_location(folder) is None:
+        if is_new and (found_location(folder) is None or is_unfinished(folder / RESULTS)):
             shutil.rmtree(folder, ignore_errors=True)
             # Parent folders are deleted too if they are empty.
             for parent in (folder.parent, folder.parent.parent, *new_parents):

@@ -12,7 +12,7 @@ from typing import Any
 from zarr.storage import LocalStore, WrapperStore
 
 from cubie_flow.storage.identity import FolderIdentity
-from cubie_flow.storage.zarr_adapter import sync
+from cubie_flow.storage.zarr_adapter import start_thread, sync
 
 
 @cache
@@ -86,6 +86,7 @@ class FolderStore(TimedStore, LocalStore):  # type: ignore[misc]
 
     def __init__(self, root: Any, *, read_only: bool = False) -> None:
         super().__init__(root, read_only=read_only)
+        start_thread()
         self._identity = FolderIdentity.of(self.root) if self.root.is_dir() else None
 
     async def set(self, key: str, value: Any) -> None:
