@@ -202,7 +202,8 @@ def _check_node(node: Any, path: Path, name: str = "") -> None:
     shape, chunk, inner = node.get("shape"), _chunk_shape(node), _inner_chunk_shape(node)
     names = node.get("dimension_names")
     sound = (
-        node.get("node_type") == "array"
+        isinstance(shape, list)
+        and node.get("node_type") == "array"
         and isinstance(node.get("data_type"), str | dict)
         and _is_shape(shape, 0)
         and all(_is_shape(part, 1) and len(part) == len(shape) for part in (chunk, inner))

@@ -14,6 +14,7 @@ from cubie_flow.analysis import folders, output
 from cubie_flow.console.tables import print_table
 from cubie_flow.documents import parse_json
 from cubie_flow.errors import FlowError
+from cubie_flow.storage.inspection import MARK
 
 #: Stores that are read at the same time.
 THREADS = 8
@@ -48,7 +49,7 @@ def _row(path: Path) -> dict[str, Any]:
     if head.is_multirun:
         done = "" if attrs.get("completed") else f", {len(head.jobs)} with runs"
         runs, algorithm = None, ""
-        outcome = f"{attrs[folders.MARK]} jobs{done}"
+        outcome = f"{attrs[MARK]} jobs{done}"
     else:
         runs, outcome = next(iter(head.lengths.values()), None), ended(attrs)
         algorithm = str(attrs.get("algorithm", ""))
