@@ -32,12 +32,12 @@ def read_text(path: Path, most: int) -> str:
     FileNotFoundError
         If there is none.
     FlowError
-        If it is no regular file, cannot be read, is too large, or is not UTF-8.
+        If it is not a regular file, cannot be read, is too large, or is not UTF-8.
     """
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):  # reading from a pipe might never end
-            raise FlowError(f"'{path}' cannot be read: it is no regular file")
+            raise FlowError(f"'{path}' cannot be read: it is not a regular file")
         with path.open("rb") as file:
             # Memory is taken for as many bytes as are asked for.
             content = file.read(min(about.st_size, most) + 1)
@@ -79,7 +79,7 @@ def parse_json(text: Any, name: str) -> dict[str, Any]:
     Raises
     ------
     FlowError
-        If the text is no JSON object, is nested too deeply, or has a number with too many digits.
+        If the text is not a JSON object, is nested too deeply, or has a number with too many digits.
     """
     try:
         document = json.loads(text)
@@ -149,7 +149,7 @@ def parse_yaml(text: Any, name: str) -> dict[str, Any]:
     Raises
     ------
     FlowError
-        If the text is no YAML mapping, is nested too deeply, has anchors or a number with too many
+        If the text is not a YAML mapping, is nested too deeply, has anchors or a number with too many
         digits.
     """
     import yaml

@@ -52,7 +52,7 @@ ROOMS: dict[str, set[str]] = {
         "process", "storage", "study", "systems",
     },
     "cli": {
-        "analysis", "config", "console", "credentials", "kernels", "multirun", "placement",
+        "analysis", "config", "console", "credentials", "documents", "kernels", "multirun", "placement",
         "process", "storage", "study",
     },
     "__main__": {"cli"},

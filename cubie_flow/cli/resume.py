@@ -73,7 +73,7 @@ def _not_begun(words: list[str]) -> Path | None:
 
 
 def _begin(folder: Path, words: list[str]) -> None:
-    """Begin a study anew from its config: nothing of it was solved.
+    """Begin a study from the start from its config: nothing of it was solved.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def _begin(folder: Path, words: list[str]) -> None:
         delete_unfinished(folder / RESULTS)
         session.begin_writing(location, storage["lease"])
         log.info("%s was stopped before it was begun; it begins now", study.name)
-        settings.notes.append("nothing had been solved, so the study began anew")
+        settings.notes.append("nothing had been solved, so the study began from the start")
         solve(session, settings, study, overrides=overrides, config_yaml=config)
 
 

@@ -76,7 +76,7 @@ def read_metadata(folder: Path) -> Metadata:
     gathered = root.get("consolidated_metadata")
     nodes = gathered.get("metadata") if isinstance(gathered, dict) else gathered
     if nodes is not None and not isinstance(nodes, dict):
-        raise _damaged(path, "its consolidated metadata is no mapping")
+        raise _damaged(path, "its consolidated metadata is not a mapping")
     metadata = Metadata(attrs, nodes or {})
     # The jobs of a multirun are compared when they are opened.
     promised = {n: node for n, node in metadata.nodes.items() if MARK not in attrs or "/" not in n}
@@ -116,17 +116,17 @@ def _check_attributes(attrs: Mapping[str, Any], path: Path) -> None:
     """Refuse attributes of the root whose type is another than this package writes."""
     for name in attrs.keys() & {*TEXTS, *OBJECTS}:
         if not isinstance(attrs[name], str):
-            raise _damaged(path, f"its attribute '{name}' is no text")
+            raise _damaged(path, f"its attribute '{name}' is not a text")
     for name in attrs.keys() & {*OBJECTS}:
         parse_json(attrs[name], f"{path}, attribute '{name}'")
     for name in attrs.keys() & {*LISTS}:
         if not isinstance(attrs[name], list) or not all(isinstance(x, str) for x in attrs[name]):
-            raise _damaged(path, f"its attribute '{name}' is no list of texts")
+            raise _damaged(path, f"its attribute '{name}' is not a list of texts")
     for name in attrs:
         if name.startswith("seconds_") and not _is_number(attrs[name]):
-            raise _damaged(path, f"its attribute '{name}' is no number")
+            raise _damaged(path, f"its attribute '{name}' is not a number")
     if MARK in attrs and not _is_count(attrs[MARK], 0):
-        raise _damaged(path, f"its attribute '{MARK}' is no number of jobs")
+        raise _damaged(path, f"its attribute '{MARK}' is not a number of jobs")
 
 
 def _compare(folder: Path, promised: Mapping[str, Node]) -> None:
@@ -173,7 +173,7 @@ def _files(folder: Path, promised: Mapping[str, Node]) -> Iterator[tuple[str, Pa
 
 
 def _may_lack(name: str, node: Node) -> bool:
-    """Return whether an array or group is written anew while a store is used.
+    """Return whether an array or group is written again while a store is used.
 
     These are measurements of shards, an audit, and groups that others put there.
     """
@@ -196,7 +196,7 @@ def _check_node(node: Any, path: Path, name: str = "") -> None:
     """Refuse metadata of an array or group that nothing may be allocated from."""
     what = f"what it says of '{name}'" if name else "it"
     if not isinstance(node, dict) or not isinstance(node.get("attributes", {}), dict):
-        raise _damaged(path, f"{what} is no metadata of Zarr 3")
+        raise _damaged(path, f"{what} is not metadata of Zarr 3")
     if node.get("node_type") == "group":
         return
     shape, chunk, inner = node.get("shape"), _chunk_shape(node), _inner_chunk_shape(node)
@@ -211,7 +211,7 @@ def _check_node(node: Any, path: Path, name: str = "") -> None:
         and all(isinstance(name, str | None) for name in names or ())
     )
     if not sound:
-        raise _damaged(path, f"{what} is no metadata of an array of Zarr 3")
+        raise _damaged(path, f"{what} is not metadata of an array of Zarr 3")
     _check_size(node, chunk, inner, path, what)
 
 

@@ -1,4 +1,4 @@
-"""A study that was killed while its store was made begins anew; nothing else does."""
+"""A study that was killed while its store was made begins from the start; nothing else does."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_study_without_values_begins(
         (store / "y").mkdir(exist_ok=True)
         (store / "y" / "zarr.json.1.partial").write_text("{")
     assert main([f"resume={run}"]) == 0
-    assert "began anew" in capsys.readouterr().out
+    assert "began from the start" in capsys.readouterr().out
     assert main([f"verify={run}"]) == 0
     first = whole / "results.zarr" / "x" / "c" / "1" / "0"
     assert (store / "x" / "c" / "1" / "0").read_bytes() == first.read_bytes()

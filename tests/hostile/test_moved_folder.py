@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="an open folder 
 def disturbed(
     folder: Path, disturb: Callable[[], object], *words: str, status: str = "/status"
 ) -> subprocess.CompletedProcess[str]:
-    """Run a study, disturb it once two shards are complete, and return how it ended."""
+    """Start a study, disturb it once two shards are complete, and return how it ended."""
     gate = folder / "gate"
     first = folder / "run" / "results.zarr" / status.strip("/") / "c" / "1"
     with subprocess.Popen(

@@ -13,8 +13,8 @@ from cubie_flow.expressions.graph import topological
 COMPILING = "compiling"
 #: Seconds of an operation and of an elementary function, on a machine that does other work too.
 OPERATION, CALL = 0.001, 0.06
-#: Seconds above which the size is said, and above which a kernel is refused.
-SAID, MOST = 5.0, 3600.0
+#: Seconds above which the size is printed, and above which a kernel is refused.
+PRINTED, MOST = 5.0, 3600.0
 
 
 def size_of(blocks: Mapping[str, Block]) -> tuple[int, int]:
@@ -52,5 +52,5 @@ def announce(blocks: Mapping[str, Block]) -> None:
             "write chains of definitions more simply, divide the model, or use a table (series) "
             "in place of a long formula"
         )
-    if seconds > SAID:
+    if seconds > PRINTED:
         print(f"compiling {size}, which may take {seconds:.0f} s", file=sys.stderr, flush=True)
