@@ -79,7 +79,7 @@ def parse_json(text: Any, name: str) -> dict[str, Any]:
     Raises
     ------
     FlowError
-        If the text is not a JSON object, is nested too deeply, or has a number with too many digits.
+        If the text is not a JSON object, is nested too deeply, or has too long a number.
     """
     try:
         document = json.loads(text)
@@ -149,8 +149,7 @@ def parse_yaml(text: Any, name: str) -> dict[str, Any]:
     Raises
     ------
     FlowError
-        If the text is not a YAML mapping, is nested too deeply, has anchors or a number with too many
-        digits.
+        If the text is not a YAML mapping, is nested too deeply, has anchors, or too long a number.
     """
     import yaml
 

@@ -52,8 +52,8 @@ ROOMS: dict[str, set[str]] = {
         "process", "storage", "study", "systems",
     },
     "cli": {
-        "analysis", "config", "console", "credentials", "documents", "kernels", "multirun", "placement",
-        "process", "storage", "study",
+        "analysis", "config", "console", "credentials", "documents", "kernels", "multirun",
+        "placement", "process", "storage", "study",
     },
     "__main__": {"cli"},
 }  # fmt: skip

@@ -91,9 +91,16 @@ class FolderStore(TimedStore, LocalStore):  # type: ignore[misc]
 
     async def set(self, key: str, value: Any) -> None:
         """Write one file."""
+        self._check_place()
+        try:
+            await super().set(key, value)
+        except OSError:
+            self._check_place()  # it was moved meanwhile
+            raise
+
+    def _check_place(self) -> None:
         if self._identity is not None:
             self._identity.check()
-        await super().set(key, value)
 
 
 class RemoteStore(TimedStore, WrapperStore):  # type: ignore[misc]
