@@ -8,7 +8,16 @@ if __name__ == "__main__":
     # Before anything else is imported, which a file in the current folder could replace.
     leave_out_current_folder()
 
-from cubie_flow.cli.app import main
+
+def main() -> int:
+    """Run the command line of the process and return its exit code."""
+    try:
+        from cubie_flow.cli.app import main as run
+    except KeyboardInterrupt:
+        print("cubie-flow: interrupted", file=sys.stderr)
+        return 130
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,6 +15,7 @@ from attrs import evolve, fields
 from cubie_flow.batches import Design, make_design
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.run import DURATION
+from cubie_flow.process.machine import available_memory
 from cubie_flow.storage.schema import PER_RUN, StoreSchema
 from cubie_flow.study.accuracy import fine_choice
 from cubie_flow.study.attempts import read_rescue
@@ -276,13 +277,26 @@ def solve_study(study: Study) -> xarray.Dataset:
     if note and given == study.algorithm:
         warnings.warn(note, stacklevel=3)
     with lent_kernel(study) as kernel:
-        schema = store_schema(store_outline(study), study, kernel)
+        outline = store_outline(study)
+        _refuse_beyond_memory(outline)
+        schema = store_schema(outline, study, kernel)
         schema = compiled_schema(schema, {"config": to_config(study)})
         # One shard: the whole result is kept in memory, and joining shards would need it twice.
         solver = ShardSolver(study, kernel, [(0, study.design.size)], threads_of(study))
         arrays, record = solver.solve(0)
     faint = {name: Faint(*one) for name, one in record.faint.items()}
     return _dataset(schema, arrays, faint_attribute(faint))
+
+
+def _refuse_beyond_memory(outline: StoreSchema) -> None:
+    """Refuse a result that is larger than the memory."""
+    available = available_memory()
+    if outline.total_bytes > available:
+        raise FlowError(
+            f"the result of {outline.runs:,} runs has {outline.total_bytes / 1e9:,.1f} GB, more "
+            f"than the {available / 1e9:,.1f} GB of memory that are available; write it to a store "
+            "with run_study or the command, or choose fewer runs or saved times"
+        )
 
 
 def _dataset(

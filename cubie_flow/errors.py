@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -15,6 +17,29 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, empty if none is close."""
     matches = get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error means that the system gave no memory, also for a thread."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+
+
+def memory_sentence(error: BaseException) -> str:
+    """Return the sentence for a lack of memory."""
+    reason = f" ({text.splitlines()[0][:120]})" if (text := str(error)) else ""
+    return (
+        f"the memory that this process may use is not enough{reason}; raise its limit (ulimit -v), "
+        "use a larger machine, or use fewer runs, saved times or threads"
+    )
+
+
+def is_from_store(error: BaseException) -> bool:
+    """Return whether zarr or one of its codecs raised an error, or called what raised it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    homes = {str(frame.f_globals.get("__name__", "")).split(".")[0] for frame, _ in frames}
+    return not homes.isdisjoint(("zarr", "numcodecs"))
 
 
 def one_of(*allowed: object) -> Callable[[object, Any, object], None]:

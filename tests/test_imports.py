@@ -18,6 +18,7 @@ ROOMS: dict[str, set[str]] = {
     "allowed_values": set(),
     "credentials": set(),
     "process": set(),
+    "documents": {"process"},
     "registries": set(),
     "expressions": set(),
     "maths": {"expressions"},
@@ -26,32 +27,33 @@ ROOMS: dict[str, set[str]] = {
     "systems": {"batches", "expressions", "maths", "process"},
     "integrators": {"batches", "expressions", "memory", "systems"},
     "kernels": {"expressions", "integrators", "memory", "process", "registries"},
-    "storage": {"batches", "credentials", "process", "registries"},
+    "storage": {"batches", "credentials", "documents", "process", "registries"},
     "engines": {"process", "registries", "storage"},
     "console": {"credentials", "engines", "process", "storage"},
     "study": {
         "batches", "console", "engines", "expressions", "integrators", "kernels", "memory",
         "process", "registries", "storage", "systems",
     },
-    "api": {"batches", "integrators", "storage", "study", "systems"},
+    "api": {"batches", "integrators", "process", "storage", "study", "systems"},
     "config": {
-        "batches", "credentials", "engines", "process", "registries", "storage", "study", "systems",
+        "batches", "credentials", "documents", "engines", "process", "registries", "storage",
+        "study", "systems",
     },
     "placement": {
         "config", "console", "engines", "integrators", "kernels", "memory", "process", "storage",
         "study", "systems",
     },
     "analysis": {
-        "api", "batches", "config", "console", "integrators", "process", "storage", "study",
-        "systems",
+        "api", "batches", "config", "console", "documents", "integrators", "process", "storage",
+        "study", "systems",
     },
     "multirun": {
         "analysis", "config", "console", "credentials", "engines", "integrators", "placement",
         "process", "storage", "study", "systems",
     },
     "cli": {
-        "analysis", "config", "console", "credentials", "kernels", "multirun", "placement",
-        "process", "storage", "study",
+        "analysis", "config", "console", "credentials", "documents", "kernels", "multirun",
+        "placement", "process", "storage", "study",
     },
     "__main__": {"cli", "process"},
 }  # fmt: skip

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from cubie_flow.documents import parse_json, parse_yaml
 from cubie_flow.errors import FlowError
 
 if TYPE_CHECKING:
@@ -32,15 +32,10 @@ def config(data: Dataset) -> dict[str, Any]:
     FlowError
         If the dataset holds none.
     """
-    import yaml
-
     text = data.attrs.get("config")
     if not text:
         raise FlowError("this dataset holds no configuration")
-    try:
-        return dict(yaml.safe_load(text) or {})
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise FlowError("the configuration in this dataset cannot be read as YAML") from error
+    return parse_yaml(text, "the configuration in this dataset")
 
 
 def config_or_empty(data: Dataset) -> dict[str, Any]:
@@ -59,4 +54,4 @@ def seconds(data: Dataset) -> dict[str, float]:
 
 
 def _json(data: Dataset, name: str) -> dict[str, Any]:
-    return dict(json.loads(data.attrs.get(name, "{}")))
+    return parse_json(data.attrs.get(name, "{}"), f"the attribute {name} of this dataset")

@@ -7,13 +7,12 @@ Every command is a module of `cubie_flow.analysis.commands`. It is loaded when i
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 import click
 
-from cubie_flow.errors import FlowError, nearest
+from cubie_flow.errors import FlowError, is_from_store, lacks_memory, memory_sentence, nearest
 from cubie_flow.process.startup import check_surroundings
 from cubie_flow.process.streams import open_streams, silence_stdout, stdout_error
 
@@ -96,20 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         name = f"'{error.filename}': " if error.filename else ""
         return _complain(stdout_error(error) or f"{name}{error.strerror or error}")
-    except (ValueError, RuntimeError, TypeError) as error:
-        if not _is_from_store(error):
+    except Exception as error:
+        if lacks_memory(error):
+            return _complain(memory_sentence(error))
+        if not is_from_store(error):
             raise
         return _complain(
             f"a chunk of the store cannot be read ({str(error).split('.')[0]}); cubie-results "
             "verify lists the damaged shards"
         )
-
-
-def _is_from_store(error: BaseException) -> bool:
-    """Return whether zarr or one of its codecs raised the error."""
-    frames = traceback.walk_tb(error.__traceback__)
-    homes = {str(frame.f_globals.get("__name__", "")).split(".")[0] for frame, _ in frames}
-    return bool(homes & {"zarr", "numcodecs"})
 
 
 def _complain(message: str, code: int = 1) -> int:

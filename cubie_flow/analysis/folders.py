@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,16 +10,13 @@ from typing import Any
 
 from attrs import frozen
 
+from cubie_flow.documents import read_json
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.process.safe_files import read_inside, refuse_link
+from cubie_flow.process.safe_files import refuse_link
 from cubie_flow.storage.folders import ELSEWHERE, RESULTS, SUFFIXES, VERSIONED, found_location
+from cubie_flow.storage.inspection import MARK, METADATA, read_metadata
 from cubie_flow.storage.location import ICECHUNK, Location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
-from cubie_flow.storage.schema import lacks_status
-
-METADATA = "zarr.json"
-#: Attribute of the root that tells a store of several jobs from that of a study.
-MARK = "multirun"
 
 
 def is_url(path: str | Path) -> bool:
@@ -148,29 +144,21 @@ def head(path: str) -> Head:
     FlowError
         If it is not a cubie_flow store, its creation was interrupted, or a newer version made it.
     """
-    text = _metadata(Path(path))
     try:
-        document = json.loads(text)
-        attrs = document.get("attributes", {})
-        kind = document["node_type"]
-        nodes = (document.get("consolidated_metadata") or {}).get("metadata") or {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FlowError(
-            f"'{path}' is damaged: its {METADATA} does not hold metadata of Zarr 3"
-        ) from error
-    if kind != "group":
-        raise FlowError(f"'{path}' is one Zarr array; a result is the group that holds it")
+        found = read_metadata(Path(path))
+    except FileNotFoundError:
+        raise _no_store(Path(path)) from None
+    attrs, nodes = found.attrs, found.nodes
     check(path, attrs)
-    # The metadata of a multirun that is still being written is not consolidated.
-    store = Head(path, attrs, nodes or (_read_nodes(Path(path)) if MARK in attrs else {}))
+    # Metadata that is being written is not consolidated.
+    store = Head(path, attrs, nodes or _read_nodes(Path(path)))
     if store.is_multirun:
         return store
     lengths = store.lengths
-    if not store.nodes or (lengths and (len(set(lengths.values())) > 1 or 0 in lengths.values())):
+    if (not nodes and "status" not in store.nodes) or (
+        lengths and (len(set(lengths.values())) > 1 or 0 in lengths.values())
+    ):
         raise FlowError(f"'{path}' was left unfinished while it was made; delete it")
-    # The consolidated metadata still lists a deleted array, whose runs would count as not written.
-    if "status" in store.nodes and not (Path(path) / "status" / METADATA).exists():
-        raise FlowError(lacks_status(path))
     return store
 
 
@@ -183,7 +171,7 @@ def _read_nodes(root: Path) -> dict[str, dict[str, Any]]:
             continue
         refuse_link(Path(folder) / METADATA)
         with suppress(OSError, ValueError):
-            node = json.loads(read_inside(Path(folder), METADATA))
+            node = read_json(Path(folder) / METADATA)
             if node["node_type"] == "array":
                 below.clear()  # the folders of an array hold only chunks
             if Path(folder) != root:
@@ -205,24 +193,19 @@ def check(path: str, attrs: Mapping[str, Any]) -> None:
             f"'{path}' is a Zarr store, but not one of cubie_flow (it has no schema_version); "
             "xarray.open_zarr opens others"
         )
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if not isinstance(version, int) or isinstance(version, bool) or version > SCHEMA_VERSION:
         raise FlowError(
             f"'{path}' has schema_version {version}, and this version of cubie_flow reads up to "
             f"{SCHEMA_VERSION}; install a newer one, or use xarray.open_zarr"
         )
 
 
-def _metadata(path: Path) -> str:
-    try:
-        return read_inside(path, METADATA).decode()
-    except FileNotFoundError:
-        if (path / ".zgroup").exists() or (path / ".zattrs").exists():
-            raise FlowError(
-                f"'{path}' is a Zarr store of format 2; cubie_flow writes and reads format 3"
-            ) from None
-        inside = path.is_dir() and any(path.iterdir())
-        reason = f"has no {METADATA}" if inside else "is empty"
-        raise FlowError(f"'{path}' is not a Zarr store: it {reason}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise FlowError(f"'{path}' cannot be read: {reason}") from error
+def _no_store(path: Path) -> FlowError:
+    """Return the error for a folder without metadata."""
+    if (path / ".zgroup").exists() or (path / ".zattrs").exists():
+        return FlowError(
+            f"'{path}' is a Zarr store of format 2; cubie_flow writes and reads format 3"
+        )
+    inside = path.is_dir() and any(path.iterdir())
+    reason = f"has no {METADATA}" if inside else "is empty"
+    return FlowError(f"'{path}' is not a Zarr store: it {reason}")

@@ -10,6 +10,7 @@ from attrs import evolve
 from cubie_flow.analysis.opened import mark_as_opened
 from cubie_flow.batches.store_names import MEMORY
 from cubie_flow.errors import FlowError
+from cubie_flow.storage.inspection import read_metadata
 from cubie_flow.storage.location import Location
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def open_group(location: Location, group: str, chunks: Any = None) -> Dataset:
 
     try:
         store = location.store(read_only=True)
+        if location.folder is not None and group:
+            read_metadata(location.folder / group)
         with warnings.catch_warnings():
             # A store that is still being written has no consolidated metadata: nothing to report.
             warnings.filterwarnings("ignore", message=".*consolidated.*", category=RuntimeWarning)

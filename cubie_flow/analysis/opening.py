@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cubie_flow.analysis import folders
 from cubie_flow.analysis.groups import open_group, open_tree
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.storage.inspection import MARK
 from cubie_flow.storage.location import Location
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _open_remote(location: Location, chunks: Any) -> Dataset | DataTree:
 
     data = open_group(location, "", chunks)
     folders.check(location.name, data.attrs)
-    if folders.MARK not in data.attrs:
+    if MARK not in data.attrs:
         return data
     # A job that failed before it started has no group.
     root = zarr.open_group(location.store(read_only=True), mode="r", zarr_format=3)

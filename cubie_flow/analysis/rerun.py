@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cubie_flow.analysis import attributes, runs
 from cubie_flow.batches.store_names import RUN
 from cubie_flow.config import plain
+from cubie_flow.documents import parse_json
 from cubie_flow.errors import FlowError, nearest
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[s
     if not {"rtol", "atol"} & set(changes):
         study = as_recorded(study, data.attrs)
     if "compare" in data.attrs:
-        measured = json.loads(data.attrs["compare"])
+        measured = parse_json(data.attrs["compare"], "the attribute compare of this dataset")
         study = evolve(study, output=evolve(study.output, compare=measured))
     design = make_design("zip", {name: values.tolist() for name, values in columns.items()})
     if not columns and len(positions) != 1:

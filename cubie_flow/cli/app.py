@@ -17,7 +17,7 @@ from cubie_flow.cli.tasks import run_task
 from cubie_flow.cli.verify import VERIFY
 from cubie_flow.config import hydra_plugins, overrides
 from cubie_flow.config.schema import shipped
-from cubie_flow.errors import FlowError
+from cubie_flow.errors import FlowError, lacks_memory, memory_sentence
 from cubie_flow.multirun import sweeper
 from cubie_flow.process.machine import process_age
 from cubie_flow.process.profile import stopwatch
@@ -68,7 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FlowError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         if traceback:
             raise
-        return _report_error(stdout_error(error) or overrides.sentence(error, words))
+        return _report_error(
+            _of_memory(error) or stdout_error(error) or overrides.sentence(error, words)
+        )
+    except (MemoryError, RuntimeError) as error:
+        message = _of_memory(error)
+        if isinstance(error, RecursionError):
+            message = "what was given is nested too deeply"
+        if traceback or not message:
+            raise
+        return _report_error(message)
     finally:
         sys.argv = saved
         if not traceback:
@@ -103,14 +112,20 @@ def _run_command(words: list[str]) -> int:
 def _compose_and_run() -> int:
     """Let Hydra compose the config, and run its task, or the jobs of a multirun."""
     codes = [0]
+    stopped: list[Stopped] = []
 
     def job(config: DictConfig) -> None:
         with stopwatch.phase("rest"):
-            codes.append(_run_job(config))
+            try:
+                codes.append(_run_job(config))
+            except Stopped as error:  # Hydra would print the overrides of a job that it leaves
+                stopped.append(error)
 
     entry = hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")
     with stopwatch.phase("configure"):
         entry(job)()
+    if stopped:
+        raise stopped[0]
     return max(codes)
 
 
@@ -124,8 +139,19 @@ def _run_job(config: DictConfig) -> int:
         silence_stdout()  # Hydra would print a message about an error that leaves its job
         return 1
     except (OmegaConfBaseException, OSError, ValueError) as error:
-        return _report_error(stdout_error(error) or overrides.sentence(error, []))
+        return _report_error(
+            _of_memory(error) or stdout_error(error) or overrides.sentence(error, [])
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not (message := _of_memory(error)):
+            raise
+        return _report_error(message)
     return 0
+
+
+def _of_memory(error: BaseException) -> str:
+    """Return the sentence for a lack of memory; empty for other errors."""
+    return memory_sentence(error) if lacks_memory(error) else ""
 
 
 def _report_error(message: str, code: int = 1) -> int:

@@ -34,6 +34,9 @@ def resume(words: list[str]) -> int:
     from cubie_flow.config import stored
     from cubie_flow.storage.index import is_multirun
 
+    if (folder := _not_begun(words)) is not None:
+        _begin(folder, [word for word in words if not word.startswith(RESUME)])
+        return 0
     folder, others = split_words(words, RESUME)
     recheck = RECHECK in others
     # The folder itself says whether it holds a multirun, so -m is allowed and changes nothing.
@@ -53,6 +56,68 @@ def resume(words: list[str]) -> int:
     else:
         _resume_study(folder, location, others, recheck)
     return 0
+
+
+def _not_begun(words: list[str]) -> Path | None:
+    """Return the folder of a study that was stopped before its store was made; None for others."""
+    from cubie_flow.storage.folders import CONFIG, ELSEWHERE, LOG, RESULTS, VERSIONED
+    from cubie_flow.storage.unfinished import is_unfinished
+
+    given = Path(next(word for word in words if word.startswith(RESUME)).removeprefix(RESUME))
+    folder = given.parent if given.name == RESULTS else given
+    known = all((folder / name).is_file() for name in (CONFIG, LOG))
+    others = any((folder / name).exists() for name in (ELSEWHERE, VERSIONED))
+    store = folder / RESULTS
+    begun = (store.exists() or store.is_symlink()) and not is_unfinished(store)
+    return folder if known and not others and not begun else None
+
+
+def _begin(folder: Path, words: list[str]) -> None:
+    """Begin a study from the start from its config: nothing of it was solved.
+
+    Parameters
+    ----------
+    folder
+        The folder of its run.
+    words
+        The other words of the command line.
+
+    Raises
+    ------
+    FlowError
+        If the config is that of a multirun, or names another place for the results.
+    """
+    from cubie_flow.cli.study import confirm, solve
+    from cubie_flow.config import stored
+    from cubie_flow.console.session import open_session
+    from cubie_flow.documents import YAML_BYTES, read_text
+    from cubie_flow.placement.resolve import resolve_placement
+    from cubie_flow.storage import Location
+    from cubie_flow.storage.folders import CONFIG, RESULTS
+    from cubie_flow.storage.unfinished import delete_unfinished
+
+    overrides = [word for word in words if word not in (RECHECK, *MULTIRUN)]
+    with open_session(folder) as session:
+        config = read_text(folder / CONFIG, YAML_BYTES)
+        plain, source = stored.stored_config(folder), f"'{folder / CONFIG}'"
+        settings = stored.stored_settings(plain, overrides, {}, source)
+        storage = settings.values["storage"]
+        if storage["url"] is not None or storage["client"] != "fsspec":
+            raise FlowError(
+                f"resume={folder}: it was stopped before its results were begun, and they are "
+                "elsewhere; start the study again"
+            )
+        location = Location(folder / RESULTS)
+        study = resolve_placement(settings)
+        confirm(settings, study, location)
+        if settings.values["dry_run"]:
+            print(f"{'dry run':<8} all {study.design.size:,} runs of {study.name} are missing")
+            return
+        delete_unfinished(folder / RESULTS)
+        session.begin_writing(location, storage["lease"])
+        log.info("%s was stopped before it was begun; it begins now", study.name)
+        settings.notes.append("nothing had been solved, so the study began from the start")
+        solve(session, settings, study, overrides=overrides, config_yaml=config)
 
 
 def split_words(words: list[str], prefix: str) -> tuple[Path, list[str]]:

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 @contextmanager
 def run_folder(settings: Settings, study: Study) -> Iterator[Path]:
     """Yield the folder of the run; delete it if no result was written."""
-    from cubie_flow.storage.folders import check_study_name, new_run_folder, noted_location
+    from cubie_flow.storage.folders import (
+        RESULTS,
+        check_study_name,
+        new_run_folder,
+        noted_location,
+    )
+    from cubie_flow.storage.unfinished import is_unfinished
 
     check_study_name(study.name)
     config = HydraConfig.get()
@@ -41,7 +47,7 @@ def run_folder(settings: Settings, study: Study) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if is_new and noted_location(folder) is None:
+        if is_new and (noted_location(folder) is None or is_unfinished(folder / RESULTS)):
             shutil.rmtree(folder, ignore_errors=True)
             # Parent folders are deleted too if they are empty.
             for parent in (folder.parent, folder.parent.parent, *new_parents):

@@ -18,6 +18,7 @@ from cubie_flow.allowed_values import (
     SEARCHES,
 )
 from cubie_flow.credentials import refuse_credentials, remember
+from cubie_flow.documents import DIGITS
 from cubie_flow.engines.clusters import CLUSTERS
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.process.signals import read_limit
@@ -260,7 +261,7 @@ def check_config(given: Any, schema: Schema = SCHEMA, key: str = "") -> dict[str
 
 
 def refuse_targets(config: Any, key: str = "") -> None:
-    """Refuse ``_target_``, which makes Hydra run code, anywhere in a config.
+    """Refuse ``_target_``, which makes Hydra run code, and endless numbers, anywhere in a config.
 
     Raises
     ------
@@ -274,6 +275,8 @@ def refuse_targets(config: Any, key: str = "") -> None:
         where = f"{key}.{name}" if key else str(name)
         if name == "_target_":
             raise FlowError(f"'{where}' is refused: a config holds values and never names code")
+        if isinstance(item, int) and abs(item) >= 10**DIGITS:
+            raise FlowError(f"{where} has more than {DIGITS} digits; use a smaller number")
         refuse_targets(item, where)
 
 

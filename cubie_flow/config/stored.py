@@ -17,6 +17,7 @@ from cubie_flow.config.identity import GIVEN_AGAIN, LATER, MACHINES, RESUMABLE, 
 from cubie_flow.config.plain import names_outside, put, resolved, select
 from cubie_flow.config.schema import Settings
 from cubie_flow.credentials import HIDDEN, OPTIONS, URL, shown
+from cubie_flow.documents import YAML_BYTES, parse_json, parse_yaml, read_text
 from cubie_flow.errors import FlowError
 from cubie_flow.process.safe_files import refuse_link
 from cubie_flow.storage.folders import (
@@ -92,7 +93,11 @@ def stored_config(folder: Path) -> dict[str, Any]:
     FlowError
         If it cannot be read.
     """
-    return plain_config((folder / CONFIG).read_text(encoding="utf-8"), f"'{folder / CONFIG}'")
+    path = folder / CONFIG
+    try:
+        return plain_config(read_text(path, YAML_BYTES), f"'{path}'")
+    except FileNotFoundError:
+        raise FlowError(f"'{path}' is missing") from None
 
 
 def plain_config(text: str, source: str) -> dict[str, Any]:
@@ -110,6 +115,7 @@ def plain_config(text: str, source: str) -> dict[str, Any]:
     FlowError
         If it cannot be read.
     """
+    parse_yaml(text, source.strip("'"))
     try:
         config = OmegaConf.to_container(OmegaConf.create(text))
     except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
@@ -314,18 +320,22 @@ def stored_study(settings: Settings, attrs: Mapping[str, Any]) -> Study:
     from cubie_flow.study.accuracy import as_recorded
     from cubie_flow.systems import OdeSystem
 
-    study = settings.study(OdeSystem.from_mapping(json.loads(_stated(attrs, "system"))))
+    study = settings.study(OdeSystem.from_mapping(_object(attrs, "system")))
     # A method that was chosen from a pilot is not chosen again.
     study = as_recorded(evolve(study, algorithm=_stated(attrs, "algorithm")), attrs)
     if "compare" in attrs:
-        study = evolve(study, output=evolve(study.output, compare=json.loads(attrs["compare"])))
-    stored, now = json.loads(_stated(attrs, "design")), study.design.describe()
+        study = evolve(study, output=evolve(study.output, compare=_object(attrs, "compare")))
+    stored, now = _object(attrs, "design"), study.design.describe()
     if stored != now and not study.design.extends(stored):
         raise FlowError(
             f"the batch is not what it was when the study began (then {json.dumps(stored)}, now "
             f"{json.dumps(now)}); only a design that can grow may be larger"
         )
     return study
+
+
+def _object(attrs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return parse_json(_stated(attrs, name), f"the attribute {name} of the store")
 
 
 def _stated(attrs: Mapping[str, Any], name: str) -> str:

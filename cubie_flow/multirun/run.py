@@ -98,9 +98,10 @@ def run_multirun(
         if storage["overwrite"]:
             root.delete()
         root.require_empty()
-        write_file(folder / CONFIG, _shared_yaml(config))
         log.info("%s", " ".join(overrides))
+        # A folder with a config and no store is that of a study that is yet to begin.
         table.write()
+        write_file(folder / CONFIG, _shared_yaml(config))
         note_location(folder, root)
         with session.resumable(), table.written_at_end():
             if launcher is None:

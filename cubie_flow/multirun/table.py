@@ -12,6 +12,7 @@ from attrs import define
 
 from cubie_flow.process.signals import Stopped
 from cubie_flow.storage import Location, index
+from cubie_flow.storage.identity import FolderIdentity
 
 log = logging.getLogger("cubie_flow")
 
@@ -44,11 +45,19 @@ class Table:
     @contextmanager
     def written_at_end(self) -> Iterator[None]:
         """Write the table at the end of the block, also if the multirun is stopped there."""
+        folder = self.root.folder
+        identity = FolderIdentity.of(folder) if folder is not None and folder.is_dir() else None
         try:
             yield
         except (KeyboardInterrupt, Stopped):
-            self.write(finished=True)
+            self._write_in_place(identity)
             raise
+        self._write_in_place(identity)
+
+    def _write_in_place(self, identity: FolderIdentity | None) -> None:
+        """Write all rows, unless the folder of the store was moved."""
+        if identity is not None:
+            identity.check()
         self.write(finished=True)
 
     def count(self, status: int) -> int:

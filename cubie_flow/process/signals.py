@@ -17,6 +17,8 @@ from cubie_flow.process.startup import process
 
 #: Exit status after a time limit, that of timeout(1).
 TIMED_OUT = 124
+#: Guards that handle signals now.
+_listening: list[StopGuard] = []
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -57,6 +59,25 @@ def read_limit(key: str, value: object) -> float | None:
     if isinstance(value, bool) or not seconds > 0.0:
         raise FlowError(f"{key} is {value!r}; it must be seconds, or such as 90s, 30m, 3h, or null")
     return seconds
+
+
+def stop_if_asked(during: str) -> None:
+    """Stop where nothing has been solved yet, if a signal arrived.
+
+    Parameters
+    ----------
+    during : str
+        What is done, for the message.
+
+    Raises
+    ------
+    Stopped
+        If a guard of this process has caught a signal.
+    """
+    for guard in _listening:
+        if guard.signal is not None:
+            name = signal.Signals(guard.signal).name
+            raise Stopped(f"stopped by {name} while {during}", 128 + guard.signal)
 
 
 class StopGuard:
@@ -124,9 +145,11 @@ class StopGuard:
                 print(f"cubie-flow: {text}", file=sys.stderr, flush=True)
 
         before = {number: signal.signal(number, handle) for number in numbers}
+        _listening.append(self)
         try:
             yield
         finally:
+            _listening.remove(self)
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from zarr.storage import WrapperStore
 
+from cubie_flow.storage.identity import FolderIdentity
 from cubie_flow.storage.local_files import SafeLocalStore
-from cubie_flow.storage.zarr_adapter import sync
+from cubie_flow.storage.zarr_adapter import start_thread, sync
 
 
 @cache
@@ -79,7 +80,28 @@ class TimedStore:
 
 
 class FolderStore(TimedStore, SafeLocalStore):
-    """A folder of files."""
+    """A folder: every file is renamed into place once it is complete.
+
+    Once the folder was moved, nothing is written any more: its old path would be made again.
+    """
+
+    def __init__(self, root: Any, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        start_thread()
+        self._identity = FolderIdentity.of(self.root) if self.root.is_dir() else None
+
+    async def set(self, key: str, value: Any) -> None:
+        """Write one file."""
+        self._check_place()
+        try:
+            await super().set(key, value)
+        except OSError:
+            self._check_place()  # it was moved meanwhile
+            raise
+
+    def _check_place(self) -> None:
+        if self._identity is not None:
+            self._identity.check()
 
 
 class RemoteStore(TimedStore, WrapperStore):  # type: ignore[misc]

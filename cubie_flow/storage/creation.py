@@ -97,7 +97,8 @@ def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
     if schema.time is not None:
         attributes = Variable(TIME, unit=schema.time_unit, long_name="time").attributes
         coordinates[TIME] = ((TIME,), schema.time, attributes)
-        encoding[TIME] = {"_FillValue": None}  # a coordinate has no missing values (CF 2.5.1)
+        # A coordinate has no missing values (CF 2.5.1).
+        encoding[TIME] = {"_FillValue": None, "compressors": codecs()}
     # A status chunk is a whole shard, so completing a shard writes one file.
     encoding[STATUS] = {
         "chunks": (plan.shard_runs,), "compressors": codecs(), "fill_value": UNWRITTEN,

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cubie_flow.credentials import redacted
+from cubie_flow.documents import read_json
 from cubie_flow.errors import FlowError
-from cubie_flow.process.safe_files import read_inside, refuse_link, write_file
+from cubie_flow.process.safe_files import refuse_link, write_file
 from cubie_flow.registries import CLIENTS
 from cubie_flow.storage.location import FSSPEC, ICECHUNK, Location
 
@@ -117,12 +118,12 @@ def noted_location(folder: Path) -> Location | None:
         return Location(folder / VERSIONED, client=ICECHUNK)
     path = folder / ELSEWHERE
     try:
-        noted = json.loads(read_inside(folder, ELSEWHERE))
+        noted = read_json(path)
         address, client = noted["address"], noted.get("client", FSSPEC)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FlowError(f"'{path}' cannot be read: {error}") from error
+    except KeyError as error:
+        raise FlowError(f"'{path}' is damaged: it has no {error}") from error
     if not (isinstance(address, str) and isinstance(client, str) and address.isprintable()):
         raise FlowError(f"'{path}' is damaged: its address and its client must be texts")
     CLIENTS.check(client)

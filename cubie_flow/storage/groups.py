@@ -10,7 +10,7 @@ from typing import Any
 
 import zarr
 
-from cubie_flow.errors import FlowError
+from cubie_flow.errors import FlowError, is_from_store, lacks_memory, memory_sentence
 from cubie_flow.storage.location import Location
 
 
@@ -51,12 +51,17 @@ def reported(location: Location, done: str = "written") -> Iterator[None]:
         yield
     except FlowError:
         raise
-    except OSError as error:
-        raise location.error(error, done) from error
     except Exception as error:
+        if lacks_memory(error):
+            raise FlowError(memory_sentence(error)) from error
+        if isinstance(error, OSError):
+            raise location.error(error, done) from error
         # Clients of object stores raise errors of their own, whose text may contain secrets.
         if location.folder is not None:
-            raise
+            if not is_from_store(error):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise FlowError(f"'{location.name}' is damaged: zarr says {reason[:200]}") from error
         raise location.error(error, done) from None
 
 

@@ -10,12 +10,11 @@ import zarr
 
 from cubie_flow.errors import FlowError
 from cubie_flow.storage.groups import consolidate, open_group, reported, transaction
+from cubie_flow.storage.inspection import MARK, read_root
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.schema import plain
 
 JOB = "job"
-#: Attribute of the root that marks the store of a multirun.
-MARK = "multirun"
 #: Values of ``job_status``: how a job ended.
 SUCCESS, FAILED, STOPPED, PENDING = 0, 1, 2, 255
 STATES = {SUCCESS: "success", FAILED: "failed", STOPPED: "stopped", PENDING: "not_done"}
@@ -121,6 +120,8 @@ def _root(location: Location) -> zarr.Group | None:
     with reported(location, "opened"):
         try:
             if location.folder is None or location.folder.is_dir():
+                if location.folder is not None:
+                    read_root(location.folder / location.group)
                 return open_group(location.store(), location.group, "r")
         except FlowError:
             raise

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from cubie_flow.errors import FlowError
 from cubie_flow.process.machine import machine_id, process_start
+from cubie_flow.storage.identity import FolderIdentity
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.lock import locked
 from cubie_flow.storage.objects import Changed, SmallObject, Tag, small_object
@@ -40,20 +41,25 @@ class Lease:
     ----------
     lost : str
         Why the right was lost; empty while it holds.
+    folder : FolderIdentity or None
+        The folder of the run, which is not to be moved meanwhile.
     """
 
     lost = ""
+    folder: FolderIdentity | None = None
 
     def check(self) -> None:
-        """Raise an error once another process has the lock.
+        """Raise an error once another process has the lock, or the folder of the run is gone.
 
         Raises
         ------
         FlowError
-            Naming that process.
+            Naming that process or folder.
         """
         if self.lost:
             raise FlowError(self.lost)
+        if self.folder is not None:
+            self.folder.check()
 
     def between(self, check: Callable[[float], None] | None) -> Callable[[float], None]:
         """Return the check between two shards: that the lock still holds, then `check`."""
@@ -170,7 +176,7 @@ class _RemoteLease(Lease):
             pid, seconds, renewed = (owner[name] for name in ("pid", "seconds", "renewed"))
             age = time() - float(renewed)
             stale = age > float(seconds) or _ended(owner)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise FlowError(
                 f"'{self._address}' is not a cubie_flow lock file; delete it if no process writes "
                 f"'{self._location.name}'"

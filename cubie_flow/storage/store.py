@@ -18,7 +18,7 @@ import zarr
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cubie_flow.batches.store_names import CHECKSUMS, MEMORY, RUN, STATUS
+from cubie_flow.batches.store_names import CHECKSUMS, MEMORY, RUN, STATUS, TIME
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.process.safe_files import LinkRefused
 from cubie_flow.storage.creation import write_schema
@@ -30,6 +30,7 @@ from cubie_flow.storage.groups import (
     transaction,
     wait_for_all,
 )
+from cubie_flow.storage.inspection import read_metadata
 from cubie_flow.storage.layout import AT_ONCE, ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.memory_table import add_to_memory
@@ -110,9 +111,11 @@ class ResultStore:
             try:
                 if location.folder is not None and not location.folder.is_dir():
                     raise FileNotFoundError(name)  # zarr would create the folder
+                if location.folder is not None:
+                    read_metadata(location.folder / location.group)
                 group = open_group(location.store(), location.group)
                 arrays = dict(group.arrays())
-            except LinkRefused:
+            except FlowError:
                 raise
             except (FileNotFoundError, ValueError) as error:
                 raise FlowError(f"'{name}' is not a results store: it has no Zarr group") from error
@@ -171,7 +174,7 @@ class ResultStore:
         ------
         FlowError
             If an array is missing, unknown, of another shape or dtype, or if the store cannot be
-            written (disk full, permission).
+            written (disk full, permission, a folder that was moved).
         """
         if not 0 <= index < len(self.plan.shards):
             raise FlowError(f"shard {index} is not one of the {len(self.plan.shards)} of the study")
@@ -257,7 +260,8 @@ class ResultStore:
         damaged = []
         complete = sorted(self.completed())
         with reported(self.location, "read"):
-            recorded = np.asarray(self._group[CHECKSUMS]["crc32"][:])
+            recorded = self._recorded()
+            self._check_times()
             for index in complete:
                 start, stop = self.plan.shards[index]
                 try:
@@ -270,6 +274,34 @@ class ResultStore:
                 if self._checksum(arrays) != int(recorded[index]):
                     damaged.append(index)
         return damaged
+
+    def _recorded(self) -> NDArray[Any]:
+        """Return the checksums of all shards as they were recorded."""
+        array = self._group[CHECKSUMS].get("crc32")
+        if not isinstance(array, zarr.Array) or array.shape != (len(self.plan.shards),):
+            raise FlowError(
+                f"'{self.location.name}' is damaged: its checksums are not one per shard; restore "
+                "them from a copy, or start the study again"
+            )
+        return np.asarray(array[:])
+
+    def _check_times(self) -> None:
+        """Refuse saved times that are missing or damaged, which belong to no shard."""
+        array = self._group.get(TIME)
+        if not isinstance(array, zarr.Array):
+            return
+        reason = ""
+        try:
+            times = np.asarray(array[:])
+            if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+                reason = "they are not finite and increasing"
+        except self._damage as error:
+            reason = str(error).split(".")[0]
+        if reason:
+            raise FlowError(
+                f"the saved times in '{self.location.name}/{TIME}' are damaged ({reason}); "
+                "restore them from a copy, or start the study again"
+            )
 
     def _checksum(self, arrays: Mapping[str, NDArray[Any]]) -> int:
         """Return the CRC-32 of a shard's arrays in order of their names."""

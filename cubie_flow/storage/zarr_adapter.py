@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from zarr.core import sync as _threads
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
-__all__ = ["buffer", "chunk_key", "dimension_names", "shard_runs", "sync"]
+__all__ = ["buffer", "chunk_key", "dimension_names", "shard_runs", "start_thread", "sync"]
+
+
+def start_thread() -> None:
+    """Start the thread in which zarr reads and writes, so that a lack of memory shows here.
+
+    Raises
+    ------
+    RuntimeError
+        If the system starts no thread.
+    """
+    try:
+        _threads._get_loop()
+    except RuntimeError:
+        # Zarr would wait for it at exit.
+        _threads.iothread[0] = _threads.loop[0] = None
+        raise
 
 
 def buffer(content: bytes, prototype: Any = None) -> Any:

@@ -122,7 +122,8 @@ class OutputChoice:
         import numpy as np
 
         if self.save_every is not None:
-            count = int(np.floor(duration / self.save_every * (1 + 1e-12)))
+            # The quotient of large and small numbers may be infinite.
+            count = int(min(np.floor(duration / self.save_every * (1 + 1e-12)), 1e18))
             if count >= 10_000_000:
                 raise FlowError(
                     f"output.save_every={self.save_every} makes {count + 1} saved times over a "

@@ -20,6 +20,7 @@ from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
 from cubie_flow.process.machine import cpu_name, peak_memory
 from cubie_flow.process.profile import stopwatch
+from cubie_flow.process.signals import stop_if_asked
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.provenance import provenance, utc_now
 from cubie_flow.study.kernel import kernel_digest, lent_kernel, threads_of
@@ -231,6 +232,7 @@ class _Execution:
     def run(self) -> RunReport:
         """Run the study and return its report."""
         self._prepare()
+        stop_if_asked("the kernel was compiled, which the cache keeps")
         self._open_store()
         self._solve()
         return self._report()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,11 @@ import click
 
 from cubie_flow.analysis import folders, output
 from cubie_flow.console.tables import print_table
+from cubie_flow.documents import parse_json
 from cubie_flow.errors import FlowError
 from cubie_flow.process.safe_files import refuse_link
 from cubie_flow.storage.folders import SUFFIXES, is_inside, noted_location
+from cubie_flow.storage.inspection import MARK
 
 #: Stores that are read at the same time.
 THREADS = 8
@@ -54,7 +55,7 @@ def _row(path: Path) -> dict[str, Any]:
     if head.is_multirun:
         done = "" if attrs.get("completed") else f", {len(head.jobs)} with runs"
         runs, algorithm = None, ""
-        outcome = f"{attrs[folders.MARK]} jobs{done}"
+        outcome = f"{attrs[MARK]} jobs{done}"
     else:
         runs, outcome = next(iter(head.lengths.values()), None), ended(attrs)
         algorithm = str(attrs.get("algorithm", ""))
@@ -93,6 +94,6 @@ def _remote_head(path: Path) -> folders.Head:
 def ended(attrs: Mapping[str, Any]) -> str:
     """Return how many runs ended with each status, from the attributes of a store."""
     if "statuses" in attrs:
-        counts = json.loads(attrs["statuses"])
+        counts = parse_json(attrs["statuses"], "the attribute statuses of a store")
         return ", ".join(f"{name} {count:,}" for name, count in counts.items())
     return "" if "ranked_by" in attrs else "not finished"

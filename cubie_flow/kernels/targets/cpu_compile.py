@@ -20,6 +20,8 @@ from cubie_flow.expressions.emit_memory import I64
 from cubie_flow.kernels.targets.batch_loop import make_batch_loop
 from cubie_flow.kernels.targets.blocks import block_call, define_block
 from cubie_flow.kernels.targets.numba_adapter import lower
+from cubie_flow.kernels.targets.size import COMPILING, announce
+from cubie_flow.process.signals import stop_if_asked
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -68,7 +70,9 @@ def compile_batch_loop(
     places : mapping
         Place of every buffer that is in memory.
     """
+    announce(blocks)
     module, entry = _batch_loop_module(blocks, dialect, places)
+    stop_if_asked(COMPILING)
     return _target_machine().emit_object(module), entry
 
 
@@ -114,6 +118,7 @@ def _batch_loop_module(
     bodies = ir.Module("flow_bodies", context=ir.Context())
     definitions = ir.Module("flow_blocks", context=ir.Context())
     for block_name, block in blocks.items():
+        stop_if_asked(COMPILING)
         function = define_block(
             definitions, f"{_BLOCK}{block_name}", block, dialect, places, bodies
         )
@@ -123,10 +128,12 @@ def _batch_loop_module(
     module = llvm.parse_bitcode(loop)
     definitions.triple = module.triple
     module.link_in(llvm.parse_assembly(str(definitions)))
+    stop_if_asked(COMPILING)
     _inline(module, processor)
     _optimise(module, 3, processor)
     # Large functions are optimised once, on their own.
     bodies.triple = module.triple
+    stop_if_asked(COMPILING)
     large = _annotated(bodies)
     _optimise(large, 2, processor)
     module.link_in(large)
