@@ -104,7 +104,10 @@ def test_numba_is_not_configured_by_the_current_folder(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_an_isolated_program_sees_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_isolated_program_sees_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-secret")
     program = "import os\nprint(sorted(os.environ), sys.path)"
     done = subprocess.run(

@@ -191,7 +191,7 @@ def test_a_picture_is_written_here_whatever_a_store_is_called(run: Path) -> None
     document["attributes"]["study"] = "../a\\b\0c"
     path.write_text(json.dumps(document))
     assert results(["plot", "bands", "run"]) == 0
-    assert [file.name for file in run.parent.glob("*.png")] == [".._a_b_c_bands.png"]
+    assert [file.name for file in run.parent.glob("*.png")] == ["result_bands.png"]
 
 
 def test_a_group_leads_to_no_other_folder(tmp_path: Path) -> None:
