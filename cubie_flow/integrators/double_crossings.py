@@ -40,7 +40,7 @@ _STEPPED = ("floor", "compare", "and", "or", "not")
 _T, _STEP = symbol("t"), symbol("pace")
 
 
-def find_switching_functions(nodes: Sequence[Node]) -> tuple[Node, ...]:
+def find_switching_functions(nodes: Sequence[Node], kinks: bool = False) -> tuple[Node, ...]:
     """Return the functions whose signs decide the switches on states, without duplicates.
 
     A comparison ``a > b`` has the switching function ``a - b``. A function that contains ``abs``,
@@ -51,11 +51,16 @@ def find_switching_functions(nodes: Sequence[Node]) -> tuple[Node, ...]:
     ----------
     nodes : sequence of Node
         Equations in ``u``, ``p`` and ``t``, their switches in time replaced by slots.
+    kinks : bool
+        Whether to include ``abs``, ``min`` and ``max`` of states outside of conditions. Taylor
+        methods need them: they see the equations only at the ends of a step.
     """
     functions: dict[Node, None] = {}
     for node in topological(nodes):
-        if _is_inequality(node):
+        if _is_inequality(node) or (kinks and node.op in ("min", "max")):
             functions |= dict.fromkeys(_forms(node.args[0] - node.args[1]))
+        elif kinks and node.op == "fabs":
+            functions |= dict.fromkeys(_forms(node.args[0]))
     return tuple(form for form in functions if _states(form))
 
 

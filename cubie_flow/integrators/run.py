@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
@@ -209,7 +209,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         outputs = observables(s.system, parameters, watched, switches) if watched else None
         events = bound_events(s.system, parameters, switches)
         truths = [event.truth for event in events if event.times is None]
-        functions = find_switching_functions((*rhs.nodes, *truths)) if self._adapts else ()
+        functions = self._switching_functions((*rhs.nodes, *truths))
         return LoopSettings(
             rhs=rhs,
             observables=outputs,
@@ -239,6 +239,12 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             promoted=tuple(promoted.values()),
             starts=starts(s.system, parameters, computed) if computed else None,
         )
+
+    def _switching_functions(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
+        """Return the switching functions that steps are examined for, see `find_windows`."""
+        if not self._adapts:
+            return ()
+        return find_switching_functions(nodes, isinstance(method(self.settings.algorithm), Taylor))
 
     def _promoted(self, computed: Mapping[str, Node]) -> dict[str, float | None]:
         """Return the parameters that differ between runs although the batch does not vary them.

@@ -129,3 +129,12 @@ def test_which_comparisons_are_a_window() -> None:
     ):
         nodes = [where(truth, x, y)]
         assert len(find_windows(nodes, find_switching_functions(nodes))) == count
+
+
+@pytest.mark.parametrize("kink", ["abs(y)", "max(y, -y)", "-min(y, -y)"])
+def test_a_taylor_step_sees_both_crossings_of_a_kink(kink: str) -> None:
+    # y = (t - 1)**2 - 0.01 is negative for |t - 1| < 0.1.
+    model = OdeSystem.from_equations(f"x' = {kink}\ny' = 2*(t - 1)", {"x": 0.0, "y": 0.99})
+    exact = 2 / 3 - 0.02 + 2 * (0.002 - 0.002 / 3)
+    result = solve(model, duration=2.0, algorithm="taylor_12", rtol=1e-9, atol=1e-12)
+    assert float(result.x_final[0]) == pytest.approx(exact, rel=1e-7)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, Evaluate, Sweep, flattened
 from cubie_flow.expressions.traversal import topological
+from cubie_flow.process.startup import process
 
 #: What is done, in messages.
 COMPILING = "compiling"
@@ -52,5 +53,5 @@ def announce(blocks: Mapping[str, Block]) -> None:
             "write chains of definitions more simply, divide the model, or use a table (series) "
             "in place of a long formula"
         )
-    if seconds > PRINTED:
+    if seconds > PRINTED and process.owned:
         print(f"compiling {size}, which may take {seconds:.0f} s", file=sys.stderr, flush=True)
