@@ -72,6 +72,9 @@ class TimedStore:
             if not self._writing:
                 self.seconds += perf_counter() - self._began
 
+    def check_place(self) -> None:
+        """Refuse to go on if the store is no longer where it was opened; URLs do not move."""
+
     def begin(self) -> None:
         """Begin a transaction; a store of files has none and writes at once."""
 
@@ -92,14 +95,21 @@ class FolderStore(TimedStore, SafeLocalStore):
 
     async def set(self, key: str, value: Any) -> None:
         """Write one file."""
-        self._check_place()
+        self.check_place()
         try:
             await super().set(key, value)
         except OSError:
-            self._check_place()  # it was moved meanwhile
+            self.check_place()  # it was moved meanwhile
             raise
 
-    def _check_place(self) -> None:
+    def check_place(self) -> None:
+        """Refuse to go on if the folder was moved, replaced or deleted.
+
+        Raises
+        ------
+        FlowError
+            Naming the folder.
+        """
         if self._identity is not None:
             self._identity.check()
 

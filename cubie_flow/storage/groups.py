@@ -33,7 +33,13 @@ def transaction(location: Location, store: Any, message: str) -> Iterator[None]:
     """
     with reported(location):
         store.begin()
-        yield
+        try:
+            yield
+        except FlowError:
+            raise
+        except Exception:
+            store.check_place()  # a folder that was moved explains what is missing in it
+            raise
         store.commit(message)
 
 

@@ -76,7 +76,7 @@ def test_a_collection_under_the_lock_waits_for_nothing() -> None:
     pool._lock = CollectingLock(pool)  # type: ignore[assignment]
 
     def use() -> None:
-        for _ in range(20):
+        for _ in range(3):
             held = SimpleNamespace(array=pool.empty(SHAPE, "float32"))
             held.itself = held
 
