@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from cubie_flow.errors import FlowError, nearest
@@ -86,6 +85,8 @@ class Registry:
         """
         if name not in self._known and name not in more:
             # Scanning installed packages is slow, so it is done for an unknown name only.
+            from importlib.metadata import entry_points
+
             for entry in entry_points(group=self.group):
                 self._known.setdefault(entry.name, entry.value)
         if name not in self._known and name not in more:
