@@ -60,7 +60,7 @@ def test_installed_packages_register_by_entry_point(monkeypatch: pytest.MonkeyPa
     from importlib.metadata import EntryPoint
 
     entry = EntryPoint("half", "fractions:Fraction", "toys")
-    monkeypatch.setattr("cubie_flow.registries.entry_points", lambda group: [entry])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
     assert Registry("toy", "toys").get("half")(1, 2) == 0.5
 
 
