@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ from attrs import define, field
 from benchmarks.faults import damages, hostile, study
 from benchmarks.faults.kills import kill_trial
 from benchmarks.faults.watch import Outcome, watched
+from cubie_flow.kernels.cache import FOLDER_VARIABLE
 
 KINDS = ("hostile", "damages", "kills")
 Say = Callable[[str], None]
@@ -146,18 +148,16 @@ def campaign(
     try:
         whole = home / "whole"
         whole.mkdir()
-        began = time.monotonic()
         study.solve(whole)
         began = time.monotonic()
-        study.solve(home / "whole", "hydra.run.dir=outputs/again")
+        study.solve(whole, "hydra.run.dir=outputs/again")
         span = time.monotonic() - began
         shutil.rmtree(whole / "outputs" / "again")
         study.load()
-        limit = time.monotonic() + 60 * minutes if minutes is not None else None
         if "hostile" in kinds:
             _hostile(table, home, chosen, only, say)
         if "damages" in kinds:
-            _damages(table, home, seed, count, limit, chosen, only, say)
+            _damages(table, home, seed, count, minutes, chosen, only, say)
         if "kills" in kinds:
             _kills(table, home, seed, count, minutes, span, say)
     finally:
@@ -165,8 +165,13 @@ def campaign(
     return table
 
 
-def _try(table: Table, folder: Path, name: str, run: study.Command) -> Outcome:
-    cache = Path(os.environ.get("CUBIE_FLOW_CACHE", str(Path.home() / ".cache")))
+def _deadline(minutes: float | None) -> float:
+    """Return when a kind of trials that begins now has to stop."""
+    return math.inf if minutes is None else time.monotonic() + 60 * minutes
+
+
+def _try(table: Table, folder: Path, run: study.Command) -> Outcome:
+    cache = Path(os.environ.get(FOLDER_VARIABLE, str(Path.home() / ".cache")))
     allowed = [folder, cache, Path(os.environ.get("MPLCONFIGDIR", cache))]
     outcome = watched(run, folder, allowed)
     table.seconds = max(table.seconds, outcome.seconds)
@@ -185,7 +190,7 @@ def _hostile(table: Table, home: Path, chosen: list[str], only: str, say: Say) -
                 continue
             folder = study.copy(home / "whole", home / "trials" / "study")
             attack(folder)
-            outcome = _try(table, folder, name, run)
+            outcome = _try(table, folder, run)
             fault = outcome.fault or _stolen(folder, outcome)
             if not fault and outcome.programs and command not in ("resume", "recheck", "audit"):
                 fault = "program started"
@@ -219,16 +224,16 @@ def _stolen(folder: Path, outcome: Outcome) -> str:
 
 
 def _damages(
-    table: Table, home: Path, seed: int, count: int | None, limit: float | None, chosen: list[str],
-    only: str, say: Say,
+    table: Table, home: Path, seed: int, count: int | None, minutes: float | None,
+    chosen: list[str], only: str, say: Say,
 ) -> None:  # fmt: skip
-    chance = random.Random(seed)
+    chance, limit = random.Random(seed), _deadline(minutes)
     commands = {n: r for n, r in study.commands().items() if not chosen or n in chosen}
     right = study.digests(home / "whole" / study.STORE)
     whole = home / "whole"
     names = list(commands)
     for number, trial in enumerate(damages.trials(whole, seed)):
-        if (count is not None and number >= count) or (limit and time.monotonic() > limit):
+        if (count is not None and number >= count) or time.monotonic() > limit:
             return
         name = names[number % len(names)]
         title = f"{trial.file} {trial.name}, {name}"
@@ -236,7 +241,7 @@ def _damages(
             continue
         folder = study.copy(whole, home / "trials" / "study")
         trial.apply(folder, chance)
-        outcome = _try(table, folder, name, commands[name])
+        outcome = _try(table, folder, commands[name])
         fault = outcome.fault
         if not fault and name in ("resume", "recheck") and outcome.code == 0:
             fault = _wrong(folder, right, recheck=name == "recheck")
@@ -263,9 +268,9 @@ def _kills(
 ) -> None:  # fmt: skip
     right = study.digests(home / "whole" / study.STORE)
     chance = random.Random(seed)
-    limit = time.monotonic() + 60 * minutes if minutes is not None else None
+    limit = _deadline(minutes)
     number = 0
-    while (count is None or number < count) and (limit is None or time.monotonic() < limit):
+    while (count is None or number < count) and time.monotonic() < limit:
         number += 1
         kill = kill_trial(home / "kills", right, span, chance)
         name = f"kill {number} at {', '.join(f'{moment:.3f}' for moment in kill.moments)} s"
