@@ -26,7 +26,7 @@ from benchmarks.conformance.generator import FAMILIES, draw
 from benchmarks.conformance.metamorphic import CHECKS, draw_checks
 from benchmarks.conformance.reference import NoReferenceError
 from benchmarks.conformance.shrinking import shrink
-from cubie_flow.kernels.cache import FOLDER_VARIABLE, KernelCache
+from cubie_flow.kernels.cache import FOLDER_VARIABLE
 
 #: Cases per task, and tasks per worker after which the workers are replaced.
 CHUNK, TASKS = 5, 200
@@ -277,9 +277,6 @@ def _initialise_worker(cache: str) -> None:
 def _task(plan: Plan, numbers: list[int]) -> list[Outcome]:
     """Return the results of some cases."""
     outcomes = [examine_case(plan.seed, number, plan.out, plan.shrinking) for number in numbers]
-    if plan.jobs:
-        # No kernel is used by a later case, so that the cache can be emptied.
-        KernelCache().clear()
     return outcomes
 
 

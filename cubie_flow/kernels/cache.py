@@ -24,7 +24,8 @@ _MAGIC = b"cubieflow2\n"
 #: The cache is trimmed to this many bytes, least recently used first.
 SIZE_LIMIT = 512 * 2**20
 FOLDER_VARIABLE = "CUBIE_FLOW_CACHE"
-KERNEL, PARTIAL = ".kernel", ".tmp"
+#: Suffixes of a compiled kernel, a lowered batch loop, and a file that is not complete.
+KERNEL, LOOP, PARTIAL = ".kernel", ".loop", ".tmp"
 #: Seconds after which a file that was never completed is deleted.
 ABANDONED = 3600.0
 _HANDLES = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
@@ -133,7 +134,7 @@ class _Folder:
         files = []
         with os.scandir(self._path if self._handle is None else self._handle) as entries:
             for entry in entries:
-                if entry.name.endswith((KERNEL, PARTIAL)):
+                if entry.name.endswith((KERNEL, LOOP, PARTIAL)):
                     with contextlib.suppress(OSError):
                         status = entry.stat(follow_symlinks=False)
                         files.append((status.st_mtime, status.st_size, entry.name))
@@ -201,18 +202,29 @@ class KernelCache:
             else:
                 warnings.warn(str(error), stacklevel=4)
 
-    def get(self, key: str) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        """Return (header, parts) of a kernel.
+    def get(self, key: str, suffix: str = KERNEL) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+        """Return (header, parts) of a kernel, or of a lowered loop.
 
         None if it is absent or damaged, of another user or of another key.
+
+        Parameters
+        ----------
+        key : str
+        suffix : {KERNEL, LOOP}
         """
         data = None
         with self._optional(), _Folder(self.folder) as folder:
-            data = folder.read(f"{key}{KERNEL}")
+            data = folder.read(f"{key}{suffix}")
         return None if data is None else _unpacked(key, data)
 
-    def put(self, key: str, header: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
-        """Store a kernel; a cache that cannot be written is not an error.
+    def put(
+        self,
+        key: str,
+        header: Mapping[str, Any],
+        parts: Mapping[str, bytes],
+        suffix: str = KERNEL,
+    ) -> None:
+        """Store a kernel or a lowered loop; a cache that cannot be written is not an error.
 
         Parameters
         ----------
@@ -221,11 +233,12 @@ class KernelCache:
             Values that JSON holds.
         parts : mapping
             Binary parts by name.
+        suffix : {KERNEL, LOOP}
         """
         with self._optional():
             _make(self.folder)
             with _Folder(self.folder) as folder:
-                folder.write(f"{key}{KERNEL}", _packed(key, header, parts))
+                folder.write(f"{key}{suffix}", _packed(key, header, parts))
                 self._trim(folder)
 
     def _trim(self, folder: _Folder) -> None:

@@ -1,7 +1,9 @@
 """Kernels load wherever the address space has room."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +49,33 @@ print("finite", bool(np.isfinite(solve(system, parameters=values, duration=1.0).
 def test_code_reaches_its_constants_in_a_crowded_address_space() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert done.stdout == "finite True\n", done.stderr
+
+
+NEW_MODEL = """
+import sys
+from pathlib import Path
+import numpy as np
+from cubie_flow import OdeSystem, solve
+
+system = OdeSystem.from_equations({equation!r}, states={{"x": 1.0}}, parameters={{"k": 1.0}})
+values = {{"k": np.linspace(0.5, 1.0, 3)}}
+ends = solve(system, parameters=values, duration=1.0).x_final.values
+print("numba" in sys.modules, [float(x).hex() for x in ends])
+"""
+
+
+def test_a_new_model_needs_no_numba_once_its_loop_is_stored(tmp_path: Path) -> None:
+    """Numba lowers a batch loop once per method; the stored loop gives the same bits."""
+
+    def run(equation: str, cache: str) -> list[str]:
+        environment = {**os.environ, "CUBIE_FLOW_CACHE": str(tmp_path / cache)}
+        command = [sys.executable, "-c", NEW_MODEL.format(equation=equation)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert not done.returncode, done.stderr
+        return done.stdout.split(maxsplit=1)
+
+    assert run("dx/dt = -k*x", "one")[0] == "True"
+    assert len(list((tmp_path / "one").glob("*.loop"))) == 1
+    numba, ends = run("dx/dt = -k*x*x", "one")
+    assert numba == "False"
+    assert run("dx/dt = -k*x*x", "two") == ["True", ends]

@@ -12,6 +12,9 @@ from cubie_flow.expressions.dialect import ARENAS, Dialect, Place
 from cubie_flow.expressions.emit import BlockEmitter
 from cubie_flow.expressions.emit_memory import I8, I32, I64
 
+#: Prefix of the names of blocks as functions.
+BLOCK = "flow_block_"
+
 
 def emit_block(
     builder: Any,

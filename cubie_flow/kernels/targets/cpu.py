@@ -32,7 +32,7 @@ class CpuTarget(Target):
         return Dialect(settings.precision, settings.lanes or lanes, vector=width)
 
     def build(self, kernel: BatchSolverKernel) -> BuildResult:
-        """Return the loaded program; only a kernel that is not cached imports numba."""
+        """Return the loaded program; numba is imported for a loop that is not cached."""
         started, dialect = perf_counter(), kernel.dialect
         compilers = package_versions("numba", "llvmlite", "numpy")
         key = kernel.cache_key(dialect, processor=processor(), compilers=compilers)
@@ -43,7 +43,9 @@ class CpuTarget(Target):
         else:
             from cubie_flow.kernels.targets.cpu_compile import compile_batch_loop
 
-            code = CpuCode(*compile_batch_loop(kernel.run.product, dialect, kernel.places))
+            code = CpuCode(
+                *compile_batch_loop(kernel.run.product, dialect, kernel.places, kernel.cache)
+            )
             kernel.cache.put(key, {"entry": code.entry, "target": "cpu"}, {"object": code.code})
         program = CpuProgram(code, dialect, kernel.arena_bytes)
         return BuildResult(program, perf_counter() - started, cached is not None, code.figures())

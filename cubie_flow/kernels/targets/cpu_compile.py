@@ -1,64 +1,34 @@
-"""The compiler of the CPU target: numba compiles the batch loop and its blocks to object code.
+"""The compiler of the CPU target: LLVM compiles the batch loop and its blocks to object code.
 
-This module imports numba, so it is imported only for a kernel that is not cached.
+It is imported only for a kernel that is not cached, and imports numba only for a loop that is not
+cached.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
 
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.dialect import Dialect, Place
-from cubie_flow.expressions.emit_memory import I64
-from cubie_flow.kernels.targets.batch_loop import make_batch_loop
-from cubie_flow.kernels.targets.blocks import block_call, define_block
-from cubie_flow.kernels.targets.numba_adapter import lower
+from cubie_flow.kernels.cache import LOOP, KernelCache, source_digest
+from cubie_flow.kernels.targets.blocks import BLOCK, define_block
 from cubie_flow.kernels.targets.size import COMPILING, announce
+from cubie_flow.kernels.targets.target import package_versions
 from cubie_flow.process.signals import stop_if_asked
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _take(context: Any, counter: Any, following: Any, chunk: Any) -> Any:
-    """Return the next run: the next of the thread's chunk, or the first of a new chunk."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        counter, following, chunk = args
-        successor = builder.add(following, I64(1))
-        index = builder.and_(successor, builder.sub(chunk, I64(1)))
-        used_up = builder.icmp_signed("==", index, I64(0))
-        # A thread without a run passes a negative number.
-        needs_chunk = builder.or_(used_up, builder.icmp_signed("<", following, I64(0)))
-        before = builder.block
-        with builder.if_then(needs_chunk):
-            first = builder.atomic_rmw("add", counter, chunk, "monotonic")
-            after = builder.block
-        run = builder.phi(I64)
-        run.add_incoming(successor, before)
-        run.add_incoming(first, after)
-        return run
-
-    return types.int64(counter, following, chunk), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _lowest(context: Any, mask: Any) -> Any:
-    """Return the number of the lowest set bit of a mask that is not 0."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(mask), generate
-
-
 def compile_batch_loop(
-    blocks: Mapping[str, Block], dialect: Dialect, places: Mapping[str, Place]
+    blocks: Mapping[str, Block],
+    dialect: Dialect,
+    places: Mapping[str, Place],
+    cache: KernelCache | None = None,
 ) -> tuple[bytes, str]:
     """Return (object code, entry symbol) of the batch loop for this processor.
 
@@ -69,9 +39,11 @@ def compile_batch_loop(
     dialect : Dialect
     places : mapping
         Place of every buffer that is in memory.
+    cache : KernelCache, optional
+        Where loops that numba lowered are kept.
     """
     announce(blocks)
-    module, entry = _batch_loop_module(blocks, dialect, places)
+    module, entry = _batch_loop_module(blocks, dialect, places, cache)
     stop_if_asked(COMPILING)
     return _target_machine().emit_object(module), entry
 
@@ -94,7 +66,7 @@ def batch_loop_assembly(
     processor : str, optional
         LLVM's name of a processor; by default that of this machine.
     """
-    module, _ = _batch_loop_module(blocks, dialect, places, processor)
+    module, _ = _batch_loop_module(blocks, dialect, places, None, processor)
     return str(_target_machine(processor).emit_assembly(module))
 
 
@@ -102,26 +74,20 @@ def _batch_loop_module(
     blocks: Mapping[str, Block],
     dialect: Dialect,
     places: Mapping[str, Place],
+    cache: KernelCache | None,
     processor: str | None = None,
 ) -> tuple[Any, str]:
     """Return (optimised LLVM module, entry symbol) of the batch loop.
 
-    The loop depends only on the arguments and results of its blocks. Numba takes most of the time
-    of a first kernel, so it lowers a loop once, and LLVM inlines the blocks.
+    The blocks are inlined into a loop that numba lowered before.
     """
-    shape = tuple((name, block.externals, block.mask is None) for name, block in blocks.items())
-    key = (shape, dialect.real, dialect.lanes)
-    if key not in _loops:
-        _loops[key] = _lowered_loop(blocks, dialect)
-    loop, name = _loops[key]
+    loop, name = _loop(blocks, dialect, cache)
     # Large functions stay out of the loop, where LLVM would optimise them several times.
     bodies = ir.Module("flow_bodies", context=ir.Context())
     definitions = ir.Module("flow_blocks", context=ir.Context())
     for block_name, block in blocks.items():
         stop_if_asked(COMPILING)
-        function = define_block(
-            definitions, f"{_BLOCK}{block_name}", block, dialect, places, bodies
-        )
+        function = define_block(definitions, f"{BLOCK}{block_name}", block, dialect, places, bodies)
         # LLVM drops it once all calls are inlined.
         function.linkage = "linkonce_odr"
         function.attributes.add("alwaysinline")
@@ -142,44 +108,39 @@ def _batch_loop_module(
     return module, name
 
 
-#: Lowered loops as (bitcode, entry symbol), by the shape of the blocks, the precision and the
-#: lanes.
-_loops: dict[tuple[Any, str, int], tuple[bytes, str]] = {}
-_BLOCK = "flow_block_"
+#: Lowered loops as (bitcode, entry symbol), by their key in the cache.
+_loops: dict[str, tuple[bytes, str]] = {}
 
 
-def _lowered_loop(blocks: Mapping[str, Block], dialect: Dialect) -> tuple[bytes, str]:
-    """Return (bitcode, entry symbol) of the batch loop, which calls its blocks by name."""
+def _loop(
+    blocks: Mapping[str, Block], dialect: Dialect, cache: KernelCache | None
+) -> tuple[bytes, str]:
+    """Return (bitcode, entry symbol) of the batch loop, which calls its blocks by name.
 
-    def compile_function(function: Any) -> Any:
-        # Inlined before anything is compiled: nobody runs the machine code of a part.
-        return njit(function, inline="always")
-
-    calls = {
-        name: block_call(f"{_BLOCK}{name}", block, intrinsic, types)
-        for name, block in blocks.items()
+    It depends only on the arguments and results of its blocks, so most kernels of a method have
+    the same. Numba takes longer to lower it than LLVM to compile the blocks: it is kept in the
+    process and on disk.
+    """
+    parts = {
+        "blocks": [(name, block.externals, block.mask is None) for name, block in blocks.items()],
+        "dialect": (dialect.real, dialect.lanes),
+        "source": source_digest(),
+        "compilers": package_versions("numba", "llvmlite", "numpy"),
+        "triple": llvm.get_default_triple(),
     }
-    batch_loop = make_batch_loop(calls, _take, dialect.lanes, compile_function, True, _lowest)
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    if key not in _loops:
+        stored = None if cache is None else cache.get(key, LOOP)
+        if stored is not None:
+            _loops[key] = stored[1]["bitcode"], stored[0]["entry"]
+        else:
+            from cubie_flow.kernels.targets.cpu_lowering import lowered_loop
 
-    def entry(
-        shared: Any, local: Any, persistent: Any, runs: Any, attempts: int, count: int, chunk: int,
-        counter: Any, inputs: Any, initial: Any, settings: Any, times: Any, time_count: int,
-        samples: Any, rows: int, run_stride: int, time_stride: int, finals: Any, counts: Any,
-    ) -> None:  # fmt: skip
-        batch_loop(
-            (shared, local, persistent), runs, attempts, (0, count, chunk, counter),
-            (inputs, initial, settings),
-            (times, time_count, samples, rows, run_stride, time_stride), (finals, counts),
-        )  # fmt: skip
-
-    real = types.CPointer(types.float64 if dialect.real == "float64" else types.float32)
-    whole, size = types.CPointer(types.int64), types.int64
-    signature = types.void(
-        types.voidptr, types.voidptr, types.voidptr, whole, size, size, size, whole, real, real,
-        real, real, size, real, size, size, size, real, types.CPointer(types.int32),
-    )  # fmt: skip
-    module, name = lower(entry, signature)
-    return _annotated(module).as_bitcode(), name
+            module, entry = lowered_loop(blocks, dialect)
+            _loops[key] = _annotated(module).as_bitcode(), entry
+            if cache is not None:
+                cache.put(key, {"entry": entry}, {"bitcode": _loops[key][0]}, LOOP)
+    return _loops[key]
 
 
 def _annotated(module: Any) -> Any:
