@@ -34,6 +34,7 @@ LATER: dict[str, Any] = {
     "engine.cluster": None, "engine.options": {}, "engine.retries": 3,
     "batch.sweep": [], "batch.order": "given", "output.sensitivities": None,
     "output.compare": None, "output.trajectories": {"where": None}, "output.event_times": 0,
+    "controller.pending_events": 16,
     "confirm": False, "dry_run": False,
 }  # fmt: skip
 

@@ -38,6 +38,7 @@ from cubie_flow.expressions.graph import (
 from cubie_flow.expressions.traversal import substitute, topological
 from cubie_flow.integrators.controllers import EPSILON
 from cubie_flow.integrators.crossings import EventLocator
+from cubie_flow.integrators.event_queue import EventQueues
 from cubie_flow.integrators.event_schedule import (
     AGENDA,
     BY_SLOPE,
@@ -88,6 +89,8 @@ class Events:
     precision : {"float32", "float64"}
     rechecks : bool
         Whether events set parameters that decide when switches in time change.
+    places : int
+        Places of the queue of every event with a delay.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Events:
         first_row: int,
         precision: str,
         rechecks: bool = False,
+        places: int = 1,
     ) -> None:
         self.events = events
         self.targets = targets
@@ -116,6 +120,7 @@ class Events:
         self.waiting: dict[int, int] = {}
         self.count: dict[int, int] = {}
         self.stored: dict[int, int] = {}
+        self.queues = EventQueues(events, places)
         self.memory_size = max(1, self._lay_out())
         self.agenda_size = AGENDA + 2 * len(self.scheduled)
 
@@ -125,9 +130,9 @@ class Events:
         for i, event in enumerate(self.events):
             for numbers, size in (
                 (self.side, int(i in self.truths)),
-                (self.waiting, 1),
+                (self.waiting, int(event.delay is None)),
                 (self.count, int(event.record)),
-                (self.stored, len(event.resets) if event.early else 0),
+                (self.stored, len(event.resets) if event.early and event.delay is None else 0),
             ):
                 if size:
                     numbers[i] = element
@@ -145,12 +150,18 @@ class Events:
         return load("event_memory", element)
 
     def waiting_element(self, i: int) -> tuple[str, int]:
-        """Return the element that holds how often an event waits to happen."""
+        """Return the element that holds how often an event without delay waits to happen."""
         return "event_memory", self.waiting[i]
 
     def waiting_count(self, i: int) -> Node:
-        """Return how often an event waits to happen."""
+        """Return how often an event without delay waits to happen."""
         return load(*self.waiting_element(i))
+
+    def waits(self, i: int, t: Node) -> Node:
+        """Return whether an event waits to happen at the time `t`."""
+        if i in self.waiting:
+            return compare("!=", self.waiting_count(i), 0.0)
+        return compare("<=", self.queues.time(i), t + self.near(t, ZERO))
 
     def schedule_element(self, i: int) -> int:
         """Return the element of the agenda for the next time of a schedule."""
@@ -186,7 +197,7 @@ class Events:
 
     def next_stop(self) -> Node:
         """Return the next time that a step must not go beyond."""
-        if not self.scheduled:
+        if not (self.scheduled or self.queues.delayed):
             return agenda(CUT)
         return minimum(agenda(STOP), agenda(CUT)) if self.watched else agenda(STOP)
 
@@ -240,6 +251,8 @@ class Events:
             before = self.events[i].initially
             memory[element] = const(BY_VALUE if before is None else ON if before else OFF)
         block.assign([("event_memory", i) for i in memory], list(memory.values()))
+        waiting = self.queues.empty()
+        block.assign(list(waiting), list(waiting.values()))
 
     @staticmethod
     def restarts() -> Node:

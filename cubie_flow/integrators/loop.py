@@ -114,6 +114,8 @@ class LoopSettings:
         Names of the quantities that events set, each with its place in ``u`` or ``p``.
     event_times : int
         Number of times that are kept of every recorded event, the first ones.
+    pending_events : int
+        How often one event with a delay can wait at once.
     promoted : tuple of (float or None)
         Values at the start of the parameters that follow the varied ones, because events change
         them or runs differ in them; None where `starts` computes them.
@@ -143,6 +145,7 @@ class LoopSettings:
     events: tuple[Event, ...] = ()
     event_targets: tuple[tuple[str, tuple[str, int]], ...] = ()
     event_times: int = 0
+    pending_events: int = 1
     promoted: tuple[float | None, ...] = ()
     starts: Function | None = None
 
@@ -153,7 +156,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
     ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``,
     ``switch_clock``, ``pulse_range``, ``misfit``, ``agenda`` (next times to land on) and
-    ``event_memory`` (sides and counts of events).
+    ``event_memory`` (sides and counts of events) and ``event_queue`` (events with a delay).
     """
 
     # memory -----------------------------------------------------------------------------------
@@ -169,6 +172,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if self.events is not None:
             self._keep("agenda", self.events.agenda_size)
             self._keep("event_memory", self.events.memory_size)
+            if self.events.queues.size:
+                self._keep("event_queue", self.events.queues.size)
         if s.drivers:
             self._keep("driver_clock", self.driving.size)
         if s.switches:
@@ -216,6 +221,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             s.states + self.metrics.rows + SUMS * len(s.compared_numbers),
             s.precision,
             bool(changed & parameters_read(s.switches)),
+            s.pending_events,
         )
 
     @property
@@ -330,7 +336,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         return built
 
     def _event_blocks(self, events: Events) -> dict[str, Block]:
-        codes = {name: float(STATUS[name]) for name in ("success", "event_stop", "event_limit")}
+        ends = ("success", "event_stop", "event_limit", "event_queue")
+        codes = {name: float(STATUS[name]) for name in ends}
         built = {
             "waiting": _mask("waiting", self._waiting()),
             "jumping": _mask("jumping", Events.restarts()),

@@ -69,7 +69,8 @@ class Reaction:
     t : Node
         Present time of the lane.
     flags : mapping
-        Codes of the status ``running``, ``success``, ``event_stop`` and ``event_limit``.
+        Codes of the status ``running``, ``success``, ``event_stop``, ``event_limit`` and
+        ``event_queue``.
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class Reaction:
         alive = logical_or(compare("==", code, flags["running"]), ended)
         self.open = self.block.let("open", logical_and(events.pending(), alive))
         self.happening: dict[int, Node] = {}
+        #: Whether a delayed event found no place.
+        self.refused: Node = FALSE
 
     def build(self) -> Block:
         """Return the block; its mask holds the lanes in which the time of an event is stored."""
@@ -107,17 +110,25 @@ class Reaction:
         truths = dict(zip(plan.watched, values, strict=True))
         triggers = dict(zip(plan.watched, plan.triggers(values, self.t), strict=True))
         new: dict[tuple[str, int], Node] = {}
+        refused: list[Node] = []
         for i in range(len(self.events)):
             if i in truths:
                 due = compare("==", plan.side_of(i), DUE)
                 rose = logical_and(self.open, logical_or(triggers[i], due))
                 new[plan.side_element(i)] = self._side_now(i, truths[i], rose)
+                if i not in plan.waiting:
+                    added, full = self._queued(i, truths[i], rose)
+                    new |= added
+                    refused.append(full)
+                    continue
                 waits = self._waits(i, truths[i], rose)
             else:
                 rose = logical_and(self.open, compare("<=", plan.next_time(i), self.t))
                 waits = where(rose, ONE, plan.waiting_count(i))
             new[plan.waiting_element(i)] = waits
             new |= self._stored_values(i, rose)
+        if refused:
+            self.refused = block.let("refused", _any(refused))
         block.assign(list(new), list(new.values()))
 
     def _waits(self, i: int, truth: Node, rose: Node) -> Node:
@@ -126,11 +137,29 @@ class Reaction:
         waits = where(rose, plan.waiting_count(i) + 1.0, plan.waiting_count(i))
         if self.events[i].persistent:
             return waits
-        early = logical_or(
-            compare("==", plan.side_of(i), DUE), compare("==", plan.side_of(i), HELD_ON)
-        )
-        holds = logical_or(truth, early)
-        return where(logical_and(self.open, logical_not(holds)), ZERO, waits)
+        lapsed = logical_and(self.open, logical_not(self._holds(i, truth)))
+        return where(lapsed, ZERO, waits)
+
+    def _holds(self, i: int, truth: Node) -> Node:
+        """Return whether a condition holds, or counts as true already."""
+        side = self.plan.side_of(i)
+        early = logical_or(compare("==", side, DUE), compare("==", side, HELD_ON))
+        return logical_or(truth, early)
+
+    def _queued(self, i: int, truth: Node, rose: Node) -> tuple[dict[tuple[str, int], Node], Node]:
+        """Return the queue of an event whose condition may have become true, by element.
+
+        The second value says whether the event has no place, or a delay that is negative or NaN.
+        """
+        plan, event = self.plan, self.events[i]
+        assert event.delay is not None
+        delay = self.block.let(f"delay_{i}", self._bind(event.delay))
+        values = plan.bind([node for _, node in event.resets] if event.early else [], self.t)
+        values = [self.block.let(f"kept_{i}_{k}", node) for k, node in enumerate(values)]
+        holds = logical_or(self._holds(i, truth), logical_not(self.open))
+        new, full = plan.queues.added(i, rose, holds, self.t + delay, values)
+        wrong = logical_not(compare(">=", delay, 0.0))
+        return new, logical_or(full, logical_and(rose, wrong))
 
     def _side_now(self, i: int, truth: Node, rose: Node) -> Node:
         """Return the side of a condition after its evaluation."""
@@ -161,7 +190,7 @@ class Reaction:
         """Choose the event that happens now, one per lane."""
         block, plan = self.block, self.plan
         numbers = range(len(self.events))
-        waits = [logical_and(self.open, compare("!=", plan.waiting_count(i), 0.0)) for i in numbers]
+        waits = [logical_and(self.open, plan.waits(i, self.t)) for i in numbers]
         if len(waits) == 1:
             self.happening = {0: block.let("happening_0", waits[0])}
             return
@@ -199,8 +228,11 @@ class Reaction:
                 new[plan.side_element(i)] = self._side_after_reset(i, before[i])
         block.assign(list(new), list(new.values()))
         stop: Node = _NEVER
-        for i in plan.scheduled:
-            stop = minimum(plan.next_time(i), stop)
+        for time in (
+            *map(plan.next_time, plan.scheduled),
+            *map(plan.queues.time, plan.queues.delayed),
+        ):
+            stop = minimum(time, stop)
         block.assign([("agenda", STOP)], [where(self.open, stop, agenda(STOP))])
         if plan.rechecks:
             SwitchBlocks.recheck(block, self.anything)
@@ -216,15 +248,20 @@ class Reaction:
                 target = ("state" if buffer == "u" else "parameters", element)
                 if i in plan.stored:
                     value = load("event_memory", plan.stored[i] + number)
+                elif event.early and event.delay is not None:
+                    value = plan.queues.value(i, number)
                 new[target] = where(self.happening[i], value, new.get(target, load(*target)))
         self.block.assign(list(new), list(new.values()))
 
     def _count(self, i: int) -> dict[tuple[str, int], Node]:
         """Return how often an event still waits and how often it happened, by element."""
         plan, now = self.plan, self.happening[i]
-        waits = plan.waiting_count(i)
-        rest = ZERO if self.events[i].times is not None else waits - 1.0
-        new = {plan.waiting_element(i): where(now, rest, waits)}
+        if i in plan.waiting:
+            waits = plan.waiting_count(i)
+            rest = ZERO if self.events[i].times is not None else waits - 1.0
+            new = {plan.waiting_element(i): where(now, rest, waits)}
+        else:
+            new = dict(plan.queues.removed(i, now))
         if i in plan.count:
             happened = ("event_memory", plan.count[i])
             new[happened] = where(now, load(*happened) + 1.0, load(*happened))
@@ -255,7 +292,8 @@ class Reaction:
         changed = _any([self.happening[k] for k, one in enumerate(self.events) if one.resets])
         changed = logical_and(changed, logical_and(held, logical_not(stays)))
         other = where(changed, where(truth, const(ON), const(OFF)), side)
-        if not event.resets:
+        # The condition of a delayed event may have changed since, and may become true again.
+        if not event.resets or event.delay is not None:
             return other
         # An event does not happen again because of its own reset. The derivative decides the side
         # of a root that the reset left at zero.
@@ -278,8 +316,9 @@ class Reaction:
         crowd = block.let("crowd", where(anything, self._crowd(), agenda(CROWD)))
         over = logical_and(anything, compare(">", crowd, float(CROWD_LIMIT)))
         over = block.let("over", over)
-        ends = logical_or(stops, over)
+        ends = any_of([stops, over, self.refused])
         new = where(again, const(flags["running"]), self.code)
+        new = where(self.refused, const(flags["event_queue"]), new)
         new = where(over, const(flags["event_limit"]), new)
         new = where(stops, const(flags["event_stop"]), new)
         more = logical_and(self._follows(), logical_and(anything, logical_not(ends)))
@@ -316,7 +355,7 @@ class Reaction:
     def _follows(self) -> Node:
         """Return whether another event waits, or may be triggered by this one."""
         plan = self.plan
-        waits = [compare("!=", plan.waiting_count(i), 0.0) for i in range(len(self.events))]
+        waits = [plan.waits(i, self.t) for i in range(len(self.events))]
         changes = [
             self.happening[i]
             for i, event in enumerate(self.events)

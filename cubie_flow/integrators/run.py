@@ -38,6 +38,8 @@ from cubie_flow.systems.measurements import Measurements
 from cubie_flow.systems.starts import computed_starts
 
 DURATION = "duration"
+#: Largest number of times that one event with a delay can wait at once.
+MOST_PENDING = 256
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
@@ -74,6 +76,8 @@ class RunSettings:
         In the model's unit of time.
     event_times : int
         First times that are kept of every event of the model.
+    pending_events : int
+        How often one event with a delay can wait at once.
     """
 
     system: OdeSystem
@@ -100,6 +104,11 @@ class RunSettings:
         default=0,
         validator=between(-1, 10_001, "a whole number from 0 to 10000"),
         metadata={"key": "output.event_times"},
+    )
+    pending_events: int = field(
+        default=16,
+        validator=between(0, MOST_PENDING, f"a whole number from 1 to {MOST_PENDING}"),
+        metadata={"key": "controller.pending_events"},
     )
 
 
@@ -236,6 +245,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             events=events,
             event_targets=tuple(event_targets(s.system, parameters).items()),
             event_times=s.event_times,
+            pending_events=s.pending_events if any(e.delay is not None for e in events) else 1,
             promoted=tuple(promoted.values()),
             starts=starts(s.system, parameters, computed) if computed else None,
         )

@@ -62,6 +62,12 @@ ENDS = {
         "more than 200 events happened at one time",
         "let the model stop or change its state so that the event does not recur at once",
     ),
+    "event_queue": End(
+        7,
+        "an event with a delay had to wait more than controller.pending_events times at once, or "
+        "its delay was negative or NaN",
+        "raise controller.pending_events, or check the delay",
+    ),
 }
 #: Code by name, as stored in ``status``.
 STATUS = {name: end.code for name, end in ENDS.items()}

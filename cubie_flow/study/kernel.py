@@ -93,6 +93,7 @@ def kernel_settings(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         t_start=study.t_start,
         duration=study.span,
         event_times=study.output.event_times,
+        pending_events=c.pending_events,
     )
     config = BatchSolverConfig(
         target=t.kind,

@@ -48,6 +48,8 @@ class ControllerChoice:
         Bounds of the step.
     max_steps : int
         Attempted steps per run.
+    pending_events : int
+        How often one event with a delay can wait to happen at once.
     safety, min_factor, max_factor : float, optional
         Constants of the controller; None takes those of the method.
 
@@ -66,6 +68,7 @@ class ControllerChoice:
     dt_min: float = setting("controller.dt_min", number(least=0.0), 0.0)
     dt_max: float | None = setting("controller.dt_max", optional(number(above=0.0)), None)
     max_steps: int = setting("controller.max_steps", whole(1), 1_000_000)
+    pending_events: int = setting("controller.pending_events", whole(1), 16)
     safety: float | None = setting("controller.safety", optional(number(above=0.0)), None)
     min_factor: float | None = setting("controller.min_factor", optional(number(above=0.0)), None)
     max_factor: float | None = setting("controller.max_factor", optional(number(above=1.0)), None)

@@ -112,6 +112,8 @@ class EventJumps:
     def _event(self, event: Event) -> Event:
         if not event.resets:
             return event
+        if event.delay is not None:
+            self._refuse(event, "has a delay, which sensitivities do not go across")
         set_to = [dict(event.resets).get(name, symbol(name)) for name in self.states]
         moments = {name: self._moment(event, name) for name in self.dependences}
         added: list[tuple[str, Node]] = []

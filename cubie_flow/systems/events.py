@@ -87,12 +87,16 @@ class Event:
     initially : bool, optional
         Value of the condition before the start; None for its value at the start.
     persistent : bool
-        Whether it still happens if an earlier event at the same time makes the condition false.
+        Whether it still happens if the condition becomes false again before it happens: by an
+        earlier event at the same time, or during its delay.
     early : bool
         Whether it uses the values from the moment when the condition became true, before other
-        events at the same time.
+        events at the same time and before its delay.
     record : bool
         Whether its number and times are saved.
+    delay : Node, optional
+        Time from the moment when the condition becomes true to the event, with the values of that
+        moment; None for none. It may become true again before, then the event happens again.
     """
 
     name: str
@@ -107,6 +111,7 @@ class Event:
     persistent: bool = True
     early: bool = False
     record: bool = True
+    delay: Node | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -115,7 +120,8 @@ class Event:
         if self.times is not None:
             t = self.times
             when = [t.start, t.every, t.count, t.lag, *t.listed]
-        return (*when, *(node for _, node in self.resets), self.priority)
+        waits = [] if self.delay is None else [self.delay]
+        return (*when, *(node for _, node in self.resets), self.priority, *waits)
 
     def replaced(self, change: Callable[[Sequence[Node]], list[Node]]) -> Event:
         """Return the event with other expressions; `change` gets all of them at once."""
@@ -127,9 +133,11 @@ class Event:
             start, every, count, lag = (next(new) for _ in range(4))
             times = Times(start, every, count, tuple(next(new) for _ in times.listed), lag)
         resets = tuple((name, next(new)) for name, _ in self.resets)
+        priority, delay = next(new), None if self.delay is None else next(new)
         return evolve(
-            self, condition=condition, root=root, times=times, resets=resets, priority=next(new)
-        )
+            self, condition=condition, root=root, times=times, resets=resets, priority=priority,
+            delay=delay,
+        )  # fmt: skip
 
     @property
     def truth(self) -> Node:
@@ -147,6 +155,8 @@ class Event:
             self.direction, [name for name, _ in self.resets], self.stop, self.initially,
             self.persistent, self.early, self.record, content_hash(self.nodes),
         )  # fmt: skip
+        if self.delay is not None:
+            own = (*own, "delay")  # type: ignore[assignment]
         return hashlib.sha256(repr(own).encode()).hexdigest()
 
 
@@ -174,6 +184,8 @@ def check_events(events: Sequence[Event], targets: Iterable[str], where: str) ->
         place = f"{where}, event {event.name}"
         if sum(part is not None for part in (event.condition, event.root, event.times)) != 1:
             raise FlowError(f"{place}: it needs exactly one of 'when', 'root' and 'at'")
+        if event.delay is not None and event.times is not None:
+            raise FlowError(f"{place}: 'delay' is not for times; add it to the times, as their lag")
         names = [name for name, _ in event.resets]
         for name in names:
             if name not in targets:

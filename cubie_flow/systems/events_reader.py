@@ -11,6 +11,7 @@ Events by name, each with exactly one of ``when``, ``root`` and ``at``::
       spike: {root: V - 20}             # only counted and its times recorded
       pulse: {at: [1.0, 2.5, 7.0], set: {I: 0}}     # at times, which may use parameters
       daily: {at: {start: 8, every: 24, count: 10}, set: {light: 1 - light}}
+      answer: {when: signal > 1, delay: 2*tau, set: {y: y + 1}}   # happens later
 
 Further keys:
 
@@ -19,10 +20,12 @@ Further keys:
 - ``record: false``: the number and the times of the event are not saved.
 - ``initially`` (true or false): value of the condition before the start; by default its value at
   the start.
-- ``persistent: false``: the event does not happen if an earlier one at the same time makes the
-  condition false.
+- ``delay``: time from the moment when the condition becomes true, or the root is crossed, to the
+  event; computed at that moment. The condition may become true again before.
+- ``persistent: false``: the event does not happen if the condition becomes false before: by an
+  earlier event at the same time, or during the delay.
 - ``values: trigger``: the event uses the values of the moment when the condition became true,
-  before other events at the same time.
+  before other events at the same time and before the delay.
 
 A dose goes into a state; with ``duration`` or ``rate`` it is an infusion::
 
@@ -211,20 +214,25 @@ class EventsReader:
             persistent=self._flag(given, "persistent", True, where),
             early=values == "trigger",
             record=self._flag(given, "record", True, where),
+            delay=self._delay(given["delay"], f"{where}, delay") if "delay" in given else None,
         )
+
+    def _delay(self, given: Any, where: str) -> Node | None:
+        """Return the delay of an event, None for 0."""
+        node = self._number(given, where)
+        if node.op == "const" and node.value < 0.0:
+            raise FlowError(f"{where} is {node.value:g}; it must not be negative")
+        return None if node is ZERO else node
 
     @staticmethod
     def _check_keys(given: Mapping[Any, Any], where: str) -> None:
         """Refuse keys that exclude or need each other."""
-        if "delay" in given:
-            raise FlowError(
-                f"{where}: 'delay' is not supported; give a state that the event sets to the time "
-                "after which another event happens"
-            )
         if sum(key in given for key in ("when", "root", "at")) != 1:
             raise FlowError(f"{where}: it needs exactly one of 'when', 'root' and 'at'")
         if "direction" in given and "root" not in given:
             raise FlowError(f"{where}: 'direction' is only for a 'root'")
+        if "delay" in given and "at" in given:
+            raise FlowError(f"{where}: 'delay' is not for 'at'; add it to the times")
         for key in ("initially", "persistent"):
             if key in given and "when" not in given:
                 raise FlowError(f"{where}: '{key}' is only for a condition, 'when'")
@@ -380,6 +388,8 @@ def write_events(events: Sequence[Event], texts: Sequence[str]) -> dict[str, Any
             written["at"] = {**at, "lag": lag}
         written["set"] = {name: next(waiting) for name, _ in event.resets}
         written["priority"] = next(waiting)
+        if event.delay is not None:
+            written["delay"] = next(waiting)
         if event.initially is not None:
             written["initially"] = event.initially
         if event.condition is not None:

@@ -44,7 +44,6 @@ def test_a_model_is_written_and_read_back() -> None:
     [
         ({"events": {"a": {"set": {"x": 1}}}}, "event a: it needs exactly one of"),
         ({"events": {"a": {"root": "x", "when": "x > 1"}}}, "exactly one of"),
-        ({"events": {"a": {"root": "x", "delay": 1}}}, "'delay' is not supported"),
         ({"events": {"a": {"root": "x", "direction": "up"}}}, "must be one of rising"),
         ({"events": {"a": {"root": "x", "sett": {}}}}, "unknown key 'sett'"),
         ({"events": {"a": {"root": "y"}}}, "'y' is not defined"),

@@ -313,6 +313,9 @@ class Equations:
             priority = graph.ZERO
             if event.priority is not None:
                 priority = r.build(event.priority, self.names, event.where)
+            delay = None
+            if event.delay is not None:
+                delay = r.build(event.delay, self.names, event.where)
             trigger = r.build(event.trigger, self.names, event.where)
             if trigger.kind != "bool":
                 trigger = graph.compare("!=", trigger, 0.0)
@@ -325,6 +328,7 @@ class Equations:
                     initially=event.initial_value,
                     persistent=event.persistent,
                     early=event.values_of_trigger,
+                    delay=None if delay is graph.ZERO else delay,
                 )
             )
         return events

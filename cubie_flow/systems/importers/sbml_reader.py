@@ -36,9 +36,12 @@ class SbmlEvent:
     initial_value : bool
         Value of the trigger before the start.
     persistent : bool
-        Whether it still happens if another event at the same time makes the trigger false.
+        Whether it still happens if the trigger becomes false before.
     values_of_trigger : bool
-        Whether the assignments use the values from before other events at the same time.
+        Whether the assignments use the values from before the delay, and before other events at
+        the same time.
+    delay : Formula or None
+        Time from the moment when the trigger becomes true to the assignments.
     """
 
     name: str
@@ -49,6 +52,7 @@ class SbmlEvent:
     initial_value: bool = True
     persistent: bool = True
     values_of_trigger: bool = True
+    delay: Formula | None = None
 
 
 @define
@@ -344,9 +348,6 @@ class SbmlReader:
                 has = owner is not None and owner.getMath() is not None
                 return self._formula(owner.getMath(), where) if has else None
 
-            delay = part(item.getDelay())
-            if delay is not None and not (delay.op == "number" and delay.value == 0.0):
-                self.refuse(where, "delays of events are not supported")
             assignments = {
                 a.getVariable(): self._formula(a.getMath(), where)
                 for a in item.getListOfEventAssignments()
@@ -363,6 +364,7 @@ class SbmlReader:
                     initial_value=trigger.getInitialValue() if new else True,
                     persistent=trigger.getPersistent() if new else True,
                     values_of_trigger=item.getUseValuesFromTriggerTime(),
+                    delay=part(item.getDelay()),
                 )
             )
         return records
