@@ -9,7 +9,7 @@ from attrs import frozen
 
 from cubie_flow.expressions.elementary import lower
 from cubie_flow.expressions.graph import ALONE, Node, as_node
-from cubie_flow.expressions.traversal import fuse, substitute
+from cubie_flow.expressions.traversal import fuse, substitute, topological
 
 Arena = Literal["shared", "local", "persistent"]
 ARENAS: tuple[Arena, ...] = ("shared", "local", "persistent")
@@ -79,6 +79,8 @@ class Dialect:
 
 def prepare(nodes: Sequence[Node], dialect: Dialect) -> list[Node]:
     """Return `nodes` in the form that is emitted: multiply-adds fused, functions lowered."""
-    known = substitute(nodes, {ALONE: as_node(dialect.lanes == 1)})
-    fused = fuse(known)
-    return lower(fused, dialect.bits) if dialect.portable else fused
+    operations = {node.op for node in topological(nodes)}
+    if "alone" in operations:
+        nodes = substitute(nodes, {ALONE: as_node(dialect.lanes == 1)})
+    nodes = fuse(nodes)
+    return lower(nodes, dialect.bits) if dialect.portable and "call" in operations else list(nodes)
