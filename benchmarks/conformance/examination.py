@@ -23,8 +23,8 @@ from cubie_flow.errors import FlowError
 from cubie_flow.integrators.status import STATUS, WELL
 
 Array = Any
-#: Texts of the errors with which a method may refuse a model; any other error is a disagreement.
-REFUSED = ("operations", "needs an error estimate", "cannot solve")
+#: Texts of the errors with which a model or batch may be refused; any other error is a disagreement.
+REFUSED = ("operations", "needs an error estimate", "cannot solve", "all that is computed from it")
 _WELL = [STATUS[name] for name in WELL]
 
 
