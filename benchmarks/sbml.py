@@ -105,7 +105,7 @@ def run_case(folder: Path) -> Outcome:
         return Outcome(case, UNSUPPORTED, "events of equal priority in random order", tags)
     try:
         path = _model_of(folder)
-        model = read_sbml(path.stem, Markup.read(path), path.name)
+        model = read_sbml(path.stem, Markup.read(path), str(path))
     except FlowError as error:
         return Outcome(case, UNSUPPORTED, str(error), tags)
     settings = Settings.read(folder / f"{case}-settings.txt")

@@ -18,6 +18,7 @@ from cubie_flow.process.python_path import isolated, small_environment
 from cubie_flow.systems.importers import sbml
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.names import missing
+from cubie_flow.systems.importers.sbml_messages import reason
 from cubie_flow.systems.system import OdeSystem
 
 _NO_PACKAGE, _NO_LIMITS = "no package", "no limits"
@@ -102,5 +103,5 @@ def _refuse(message: str, file: str) -> NoReturn:
     # Messages of libsbml about the result follow those of antimony, more than once.
     own, _, inner = message.partition("Error message(s) from libSBML:")
     inner = inner.partition("The interpretation the Hierarchical Model")[0]
-    reason = sbml.reason(inner or re.sub(r"^Error in model string, line \d+:", "", own))
-    raise FlowError(f"{where}: it is not valid Antimony: {reason}")
+    text = reason(inner or re.sub(r"^Error in model string, line \d+:", "", own))
+    raise FlowError(f"{where}: it is not valid Antimony: {text}")

@@ -9,13 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote, urlsplit
 
 from attrs import define, field, frozen
 
 from cubie_flow.errors import FlowError, nearest
+from cubie_flow.systems.importers.inclusion import (
+    MAX_DEPTH,
+    MAX_FILES,
+    MAX_PARTS,
+    included_path,
+)
 from cubie_flow.systems.importers.markup import MAX_BYTES, Markup
 from cubie_flow.systems.importers.names import MAX_REASON, sentence
 
@@ -24,12 +29,6 @@ VERSIONS = {
     "http://www.cellml.org/cellml/1.1#": "1.1",
     "http://www.cellml.org/cellml/2.0#": "2.0",
 }
-#: Different files that one model may import.
-MAX_FILES = 100
-#: Files of one chain of imports, including the model.
-MAX_DEPTH = 16
-#: Components of a model with its imports; a file may be imported many times.
-MAX_COMPONENTS = 5_000
 #: Units that define one unit; the time of libcellml grows with the cube.
 MAX_UNITS = 200
 _ELEMENT = re.compile(r"'(\w+)' element")
@@ -220,10 +219,10 @@ class _Linker:
                     extent += size
                 else:
                     item.importSource().setModel(source)
-            if extent.components > MAX_COMPONENTS or extent.formulas > MAX_BYTES:
+            if extent.components > MAX_PARTS or extent.formulas > MAX_BYTES:
                 file.refuse(
                     where,
-                    f"with what it imports the model has more than {MAX_COMPONENTS} components or "
+                    f"with what it imports the model has more than {MAX_PARTS} components or "
                     f"{MAX_BYTES} characters of formulas",
                 )
         flat = importer.flattenModel(model)
@@ -253,7 +252,9 @@ class _Linker:
         self, file: CellmlFile, where: str, url: str, chain: tuple[Path, ...], items: list[Any]
     ) -> Any:
         """Return the flat model of an imported file, which has all of `items`."""
-        path = self._path(file, where, url)
+        path = included_path(
+            self.folder, file.path.parent, url, lambda reason: file.refuse(where, reason)
+        )
         if path in chain:
             circle = " -> ".join(str(step) for step in (*chain[chain.index(path) :], path))
             file.refuse(where, f"the files import each other in a circle: {circle}")
@@ -288,31 +289,6 @@ class _Linker:
         if self.size > MAX_BYTES:
             file.refuse(where, f"the imported files have more than {MAX_BYTES} characters")
         return self.files[path]
-
-    def _path(self, file: CellmlFile, where: str, url: str) -> Path:
-        """Return the path of an imported file inside the folder of the model."""
-        allowed = f"imports are read from files inside '{self.folder}', named without '..'"
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            file.refuse(where, f"it is not an address; {allowed}")
-        name = unquote(parts.path)
-        relative = PurePosixPath(name)
-        if url != parts.path or not name.isprintable() or "\\" in name or ":" in name:
-            file.refuse(where, f"it is not the name of a file; {allowed}")
-        if relative.is_absolute() or ".." in relative.parts or not relative.parts:
-            file.refuse(where, allowed)
-        path = file.path.parent / relative
-        try:
-            inside = path.resolve().is_relative_to(self.folder.resolve())
-            exists = path.is_file()
-        except (OSError, RuntimeError):  # a name too long, links in a circle
-            inside, exists = True, False
-        if not inside:
-            file.refuse(where, f"a link leads out of the folder; {allowed}")
-        if not exists:
-            file.refuse(where, f"the file '{path}' does not exist; {allowed}")
-        return path
 
 
 @frozen

@@ -49,6 +49,8 @@ class Markup:
         Line of every element with a name, by kind and name.
     first : dict
         Line of the first element of every kind.
+    spaces : frozenset of str
+        Namespaces of the elements and of the attributes, other than ``required``.
     """
 
     text: str
@@ -56,6 +58,7 @@ class Markup:
     namespace: str
     lines: dict[tuple[str, str], int] = field(factory=dict)
     first: dict[str, int] = field(factory=dict)
+    spaces: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, path: Path) -> Markup:
@@ -80,7 +83,7 @@ class Markup:
         checker = _Checker(where)
         text = checker.check(content)
         space, _, root = checker.root.rpartition(" ")
-        return cls(text, root, space, checker.lines, checker.first)
+        return cls(text, root, space, checker.lines, checker.first, frozenset(checker.spaces))
 
     def place(self, element: str, key: str) -> str:
         """Return the place of an element, such as ``line 12, reaction 'R1'``."""
@@ -128,6 +131,7 @@ class _Checker:
         self.open: list[_Open] = []
         self.lines: dict[tuple[str, str], int] = {}
         self.first: dict[str, int] = {}
+        self.spaces: set[str] = set()
         self.encoding = "utf-8"
         self.parser: Any = None
 
@@ -176,6 +180,10 @@ class _Checker:
             self.refuse(f"the file has more than {MAX_ELEMENTS} elements")
         kind = name.rpartition(" ")[2]
         self.first.setdefault(kind, self.parser.CurrentLineNumber)
+        for one in (name, *attributes):
+            space, _, own = one.rpartition(" ")
+            if own != "required":
+                self.spaces.add(space)
         if name.startswith(XINCLUDE):
             self.refuse("including other files (XInclude) is refused")
         if self.root.startswith(CELLML) and name.startswith(MATHML):
@@ -196,7 +204,9 @@ class _Checker:
             self.refuse(f"elements are nested more than {MAX_DEPTH} deep")
         if any(len(value) > MAX_ATTRIBUTE for value in attributes.values()):
             self.refuse(f"an attribute has more than {MAX_ATTRIBUTE} characters")
-        for key in _KEYS:
+        # Attributes of an SBML package have its namespace, as its elements have.
+        space = name.rpartition(" ")[0]
+        for key in (*_KEYS, f"{space} id"):
             if key in attributes:
                 self.lines.setdefault((kind, attributes[key]), self.parser.CurrentLineNumber)
                 break

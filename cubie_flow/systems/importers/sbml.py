@@ -12,29 +12,18 @@ compartment's size cannot jump, the state is the concentration.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.importers.markup import Markup
-from cubie_flow.systems.importers.names import MAX_REASON, package, sentence
+from cubie_flow.systems.importers.names import package
 from cubie_flow.systems.importers.sbml_equations import Equations, SbmlModel
+from cubie_flow.systems.importers.sbml_hierarchy import PACKAGE, flattened
+from cubie_flow.systems.importers.sbml_messages import ignore_units, refuse_first
 from cubie_flow.systems.importers.sbml_reader import SbmlReader
 from cubie_flow.systems.system import OdeSystem
 
-__all__ = ["SbmlModel", "read", "read_sbml", "reason"]
-
-_REFERENCE = re.compile(
-    r"\(?References?: [^()]*?(?:Sections?|Appendix) [\w.]+(?: and [\d.]+\d)?\)?"
-)
-_PACKAGE = re.compile(r"Package ('\w+') is a required package")
-#: Categories of libsbml's checks that are left out: they concern units and style only.
-_IGNORED_CHECKS = (
-    "UNITS_CONSISTENCY",
-    "SBO_CONSISTENCY",
-    "MODELING_PRACTICE",
-    "OVERDETERMINED_MODEL",
-)
+__all__ = ["SbmlModel", "read", "read_sbml"]
 
 
 def read(name: str, markup: Markup, file: str) -> OdeSystem:
@@ -74,46 +63,29 @@ def read_sbml(name: str, markup: Markup, file: str) -> SbmlModel:
     """
     libsbml = package("libsbml", "sbml", "SBML models")
     document = libsbml.readSBMLFromString(markup.text)
-    _check_document(libsbml, document, file)
+    _check_document(libsbml, document, markup, file)
+    document = flattened(libsbml, document, markup, file)
+    _check_consistency(libsbml, document, markup, file)
     reader = SbmlReader(libsbml, document, markup, name, file)
     reader.read()
     return Equations(reader).model()
 
 
-def reason(message: str) -> str:
-    """Return the part of a message of libsbml that concerns the model, in one line.
-
-    A message quotes a rule and its reference before it describes the mistake, if it does.
-    """
-    required = _PACKAGE.search(message)
-    if required:
-        return f"the SBML package {required[1]} is not supported"
-    parts = [part.strip(" .[]\n") for part in _REFERENCE.split(sentence(message))]
-    text = parts[1] if len(parts) > 1 and parts[1] else parts[0]
-    text = text.partition(" For more information, see")[0].strip(" .")
-    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
-
-
-def _check_document(libsbml: Any, document: Any, file: str) -> None:
-    def refuse_first() -> None:
-        for number in range(document.getNumErrors()):
-            error = document.getError(number)
-            if error.getSeverity() >= libsbml.LIBSBML_SEV_ERROR:
-                raise FlowError(
-                    f"'{file}', line {error.getLine()}: it is not valid SBML: "
-                    f"{reason(error.getMessage())}"
-                )
-
+def _check_document(libsbml: Any, document: Any, markup: Markup, file: str) -> None:
+    """Refuse packages that are needed and not read."""
     if document.getLevel() == 1:
         raise FlowError(f"'{file}': SBML level 1 is not supported; convert it to level 3")
-    refuse_first()
+    refuse_first(libsbml, document, markup, file)
     for number in range(document.getNumPlugins() if document.getLevel() == 3 else 0):
-        prefix = document.getPlugin(number).getPrefix()
-        if document.getPackageRequired(prefix):
+        plugin = document.getPlugin(number)
+        prefix, used = plugin.getPrefix(), plugin.getURI() in markup.spaces
+        if used and prefix != PACKAGE and document.getPackageRequired(prefix):
             raise FlowError(f"'{file}': the SBML package '{prefix}' is not supported")
     if document.getModel() is None:
         raise FlowError(f"'{file}': it holds no model")
-    for check in _IGNORED_CHECKS:
-        document.setConsistencyChecks(getattr(libsbml, f"LIBSBML_CAT_{check}"), False)
+
+
+def _check_consistency(libsbml: Any, document: Any, markup: Markup, file: str) -> None:
+    ignore_units(libsbml, document)
     document.checkConsistency()
-    refuse_first()
+    refuse_first(libsbml, document, markup, file)

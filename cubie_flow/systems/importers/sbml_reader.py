@@ -284,15 +284,24 @@ class SbmlReader:
         formulas = [*self.assigned.values(), *self.rates.values(), *self.initial.values()]
         names = {*self.assigned, *self.rates, *self.initial}
         for event in self.model.getListOfEvents():
-            names |= {a.getVariable() for a in event.getListOfEventAssignments()}
+            changes = list(event.getListOfEventAssignments())
+            names |= {change.getVariable() for change in changes}
+            parts = (event.getTrigger(), event.getDelay(), event.getPriority(), *changes)
+            formulas += self._formulas_of(parts, self._place("event", event.getId()))
         for reaction in self.model.getListOfReactions():
-            law = reaction.getKineticLaw()
-            if law is not None and law.getMath() is not None:
-                where = self._place("reaction", reaction.getId())
-                formulas.append(self._formula(law.getMath(), where))
+            where = self._place("reaction", reaction.getId())
+            formulas += self._formulas_of([reaction.getKineticLaw()], where)
         for formula in formulas:
             names |= {part.value for part in formula.walk() if part.op in ("name", "rate")}
         return names
+
+    def _formulas_of(self, owners: Iterable[Any], where: str) -> list[Formula]:
+        """Return the formulas of elements; an element without one has no effect."""
+        return [
+            self._formula(owner.getMath(), where)
+            for owner in owners
+            if owner is not None and owner.getMath() is not None
+        ]
 
     def _local(self, reaction: str, law: Any, where: str) -> dict[str, str]:
         """Add local parameters as ``<reaction>_<parameter>``; return these names by identifier."""
