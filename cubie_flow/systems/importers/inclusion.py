@@ -16,7 +16,7 @@ MAX_PARTS = 5_000
 
 
 def included_path(
-    folder: Path, beside: Path, address: str, refuse: Callable[[str], NoReturn]
+    folder: Path, folder_of: Path, address: str, refuse: Callable[[str], NoReturn]
 ) -> Path:
     """Return the path of a file that another one includes.
 
@@ -24,7 +24,7 @@ def included_path(
     ----------
     folder : Path
         Folder of the model, which must contain the file.
-    beside : Path
+    folder_of : Path
         Folder of the file that includes it.
     address : str
         As it is written in that file.
@@ -43,7 +43,7 @@ def included_path(
         refuse(f"it is not the name of a file; {allowed}")
     if relative.is_absolute() or ".." in relative.parts or not relative.parts:
         refuse(allowed)
-    path = beside / relative
+    path = folder_of / relative
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
         exists = path.is_file()

@@ -59,6 +59,7 @@ def built(*units: str) -> str:
 
 LEVEL_1 = '<sbml xmlns="http://www.sbml.org/sbml/level1" level="1" version="2"><model/></sbml>'
 PACKAGE = 'xmlns:z="http://www.sbml.org/sbml/level3/version1/z/version1" z:required="true"'
+USED = 'z:a="1"'
 INCLUDED = '<i:include xmlns:i="http://www.w3.org/2001/XInclude" href="/etc/passwd"/>'
 #: Text of a file by its name, and what is said of it.
 REFUSED = {
@@ -67,7 +68,7 @@ REFUSED = {
     "word.xml": ('<?xml version="1.0" encoding="word"?>\n<a/>', "'word' is not supported; save it"),
     "include.xml": (decay(A + INCLUDED), r"line 6: .*\(XInclude\) is refused"),
     "level.xml": (LEVEL_1, "SBML level 1 is not supported; convert it to level 3"),
-    "package.xml": (sbml(extra=PACKAGE, attributes='z:a="1"'), "the SBML package 'z' is not supported"),
+    "package.xml": (sbml(extra=PACKAGE, attributes=USED), "the SBML package 'z' is not supported"),
     "nothing.xml": (f'<sbml xmlns="{SBML}" level="3" version="2"/>', "it holds no model"),
     "formula.xml": (decay(""), "line 6, reaction 'r': an element of its formula is empty"),
     "operand.xml": (decay(apply("divide", A)), "line 6: .*has an inappropriate number of arg"),
