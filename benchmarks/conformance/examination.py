@@ -23,7 +23,7 @@ from cubie_flow.errors import FlowError
 from cubie_flow.integrators.status import STATUS, WELL
 
 Array = Any
-#: Texts of the errors with which a model or batch may be refused; any other error is a disagreement.
+#: Texts of the errors with which a case may be refused; any other error is a disagreement.
 REFUSED = ("operations", "needs an error estimate", "cannot solve", "all that is computed from it")
 _WELL = [STATUS[name] for name in WELL]
 
