@@ -150,15 +150,20 @@ class Repeat:
 
 @frozen
 class When:
-    """Run the body if any lane needs it; the body must not change the other lanes."""
+    """Run the body if any lane needs it; the body must not change the other lanes.
+
+    A `rare` body is compiled to cost little where it does not run.
+    """
 
     wanted: Node
     body: tuple[Statement, ...]
+    rare: bool = False
 
     def content(self) -> str:
         """Return what identifies the statement."""
         inner = [statement.content() for statement in self.body]
-        return repr(("when", inner, content_hash([self.wanted])))
+        kind = "rarely" if self.rare else "when"
+        return repr((kind, inner, content_hash([self.wanted])))
 
     def condition(self) -> Node:
         """Truth that makes the body run if it holds in any lane."""
@@ -330,12 +335,12 @@ class BlockBuilder:
         self.statements.append(Repeat(tuple(inner), wanted, limit))
 
     @contextmanager
-    def when(self, wanted: Node) -> Iterator[None]:
-        """Collect the statements that run only if some lane needs them."""
+    def when(self, wanted: Node, rare: bool = False) -> Iterator[None]:
+        """Collect the statements that run only if some lane needs them, see `When`."""
         outer, self.statements = self.statements, []
         yield
         inner, self.statements = self.statements, outer
-        self.statements.append(When(wanted, tuple(inner)))
+        self.statements.append(When(wanted, tuple(inner), rare))
 
     def build(
         self,

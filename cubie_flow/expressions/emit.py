@@ -112,7 +112,9 @@ class BlockEmitter(ValueEmitter):
         wanted = b.icmp_unsigned("!=", self._truth(statement.wanted), I64(0))
         before = b.block
         body, after = b.append_basic_block("when"), b.append_basic_block("whether")
-        b.cbranch(wanted, body, after)
+        branch = b.cbranch(wanted, body, after)
+        if statement.rare:
+            branch.set_weights([1, 1000])
         old = {key: self.temporaries[key] for key in carried}
         b.position_at_end(body)
         self._statements(statement.body)

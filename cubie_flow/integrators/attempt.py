@@ -27,7 +27,7 @@ from cubie_flow.integrators.controllers import (
     MAX_STEPS,
     StepController,
 )
-from cubie_flow.integrators.double_crossings import detect, window_matters
+from cubie_flow.integrators.double_crossings import DoubleCrossings
 from cubie_flow.integrators.events import Events
 from cubie_flow.integrators.lane import (
     CODE,
@@ -150,7 +150,7 @@ class Attempt:
             if unconverged:
                 error = block.let("error", where(unsolved, const(_UNSOLVED), error))
             if self.settings.switching_functions:
-                error = step.distrust(block, error, self._missed())
+                self._distrust(error)
             self.error = error
             self.ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
@@ -167,23 +167,16 @@ class Attempt:
             self.failures += [(logical_not(self.ok), "non_finite"), (unsolved, "solver_failed")]
         self.accept = block.let("accept", logical_and(self.ok, self.active))
 
-    def _missed(self) -> Node:
-        """Return whether the step passed a switch on states that its error estimate missed."""
-        s, block, step = self.settings, self.block, self.step
-        lost, width, middle = detect(
-            block,
-            s.switching_functions,
-            s.windows,
-            s.event_windows,
-            s.states,
-            self.h,
-            self.t,
-            step.end_element,
-        )
-        if not s.windows:
-            return lost
-        counts = window_matters(block, step, width, middle, s.states, self.h, self.t, self.active)
-        return logical_or(lost, counts)
+    def _distrust(self, error: Node) -> None:
+        """Increase the error of a step that passed a switch on states unseen."""
+        s, block = self.settings, self.block
+        crossings = DoubleCrossings(
+            s.switching_functions, s.windows, s.event_windows, block, self.step, s.states,
+            self.h, self.t,
+        )  # fmt: skip
+        suspect = crossings.suspect(self.active)
+        with block.when(suspect, rare=True):
+            self.step.distrust(block, error, crossings.examine(suspect))
 
     def _locate_events(self) -> None:
         """Look for events within the step; a step that passes one is cut."""

@@ -1,29 +1,34 @@
 """Switches on states that a solution crosses twice within one step.
 
 Both ends of such a step are on the same side of the switch, and the error estimate may miss what
-happens in between. The tangents of the switching function at both ends show whether a double
-crossing is possible. If they meet on the other side by more than the tolerances allow, the step is
-repeated with a shorter length, until it ends on the other side or the tangents meet before it.
+happens in between. If the tangents of the switching function at both ends meet on the other side,
+or its extremum on the interpolant is there, by more than the tolerances allow, the step is repeated
+with a shorter length, until it ends on the other side or neither is so.
 
-A condition made of several comparisons, such as ``x > low and x < high``, may hold inside a narrow
+A condition such as ``x > low and x < high`` or ``abs(x - a) < width`` may hold inside a narrow
 window only. A step that passes both ends of a window is repeated as well, if the equations inside
 the window change a state by more than the tolerances allow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
+from cubie_flow.expressions.bit_operations import bits, iand, icompare, integer, ior, ixor
 from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.derivatives import differentiate, directional
 from cubie_flow.expressions.graph import (
+    FALSE,
+    ONE,
     ZERO,
     Node,
     compare,
+    const,
     fabs,
     load,
     logical_and,
+    logical_not,
     logical_or,
     maximum,
     symbol,
@@ -32,305 +37,305 @@ from cubie_flow.expressions.graph import (
 from cubie_flow.expressions.traversal import substitute, topological
 from cubie_flow.integrators.controllers import SETTINGS
 from cubie_flow.integrators.steps.base import Step, any_of
+from cubie_flow.integrators.steps.course import Course
+from cubie_flow.integrators.switching_functions import constant_width, states_read
 
-#: Largest number of smooth forms of one condition; conditions with more forms are not examined.
-_MAX_FORMS = 8
-# Operations whose results are discontinuous or logical: such expressions have no tangent.
-_STEPPED = ("floor", "compare", "and", "or", "not")
-_T, _STEP = symbol("t"), symbol("pace")
-
-
-def find_switching_functions(nodes: Sequence[Node], kinks: bool = False) -> tuple[Node, ...]:
-    """Return the functions whose signs decide the switches on states, without duplicates.
-
-    A comparison ``a > b`` has the switching function ``a - b``. A function that contains ``abs``,
-    ``min``, ``max`` or ``where`` is replaced by its smooth forms, one per branch. Crossing the gap
-    of ``abs(V + 40) < 1e-6`` from one side to the other is therefore not a double crossing.
-
-    Parameters
-    ----------
-    nodes : sequence of Node
-        Equations in ``u``, ``p`` and ``t``, their switches in time replaced by slots.
-    kinks : bool
-        Whether to include ``abs``, ``min`` and ``max`` of states outside of conditions. Taylor
-        methods need them: they see the equations only at the ends of a step.
-    """
-    functions: dict[Node, None] = {}
-    for node in topological(nodes):
-        if _is_inequality(node) or (kinks and node.op in ("min", "max")):
-            functions |= dict.fromkeys(_forms(node.args[0] - node.args[1]))
-        elif kinks and node.op == "fabs":
-            functions |= dict.fromkeys(_forms(node.args[0]))
-    return tuple(form for form in functions if _states(form))
+_T = symbol("t")
+# Halvings of the interval that contains the extremum of a switching function.
+_HALVINGS = 12
+# A product of this size counts as zero. Added to one that is zero, it makes its sign positive.
+_TINY = {"float32": 1e-37, "float64": 1e-300}
 
 
-def count_unexamined(nodes: Sequence[Node]) -> int:
-    """Return the number of switches on states that are not examined for double crossings.
+class DoubleCrossings:
+    """Examines the step just tried, as statements of the attempt's block.
 
-    These are ``floor`` of states, and conditions with too many smooth forms.
-    """
-    count = 0
-    for node in topological(nodes):
-        if node.op == "floor":
-            count += bool(_states(node))
-        elif _is_inequality(node):
-            difference = node.args[0] - node.args[1]
-            count += bool(_states(difference)) and not _forms(difference)
-    return count
-
-
-def find_windows(nodes: Sequence[Node], functions: Sequence[Node]) -> tuple[tuple[int, int], ...]:
-    """Return the pairs of switching functions that may be the ends of one window.
-
-    Both belong to one condition and read a common state.
+    A few operations per function decide whether a step is examined at all. The examination is in a
+    branch, which a group of lanes takes if one of them needs it.
 
     Parameters
     ----------
-    nodes : sequence of Node
-        Equations as in `find_switching_functions`.
     functions : sequence of Node
-        The result of `find_switching_functions` for them.
-
-    Returns
-    -------
-    tuple of (int, int)
-        Indices in `functions`, the smaller one first, in increasing order.
-    """
-    index = {function: i for i, function in enumerate(functions)}
-    windows: set[tuple[int, int]] = set()
-    for truths in _joined(nodes):
-        forms = {node: _forms(node.args[0] - node.args[1]) for node in _comparisons(truths)}
-        for a, b in combinations(forms, 2):
-            pairs = ((index.get(one), index.get(two)) for one in forms[a] for two in forms[b])
-            for i, j in pairs:
-                if (
-                    i is not None
-                    and j is not None
-                    and _states(functions[i]) & _states(functions[j])
-                ):
-                    windows.add((min(i, j), max(i, j)))
-    return tuple(sorted(pair for pair in windows if pair[0] != pair[1]))
-
-
-def _joined(nodes: Sequence[Node]) -> Iterator[list[Node]]:
-    """Yield the truths that decide together: in one condition, choice or product."""
-    for node in topological(nodes):
-        if node.op in ("and", "or"):
-            yield [node]
-        elif node.op == "select":
-            chosen, others = node.args[1:]
-            for inner, other in ((chosen, others), (others, chosen)):
-                # The equations outside the window are the same on both sides of it.
-                if inner.op == "select" and other in inner.args[1:]:
-                    yield [node.args[0], inner.args[0]]
-        elif node.op == "mul" and all(factor.op == "select" for factor in node.args):
-            yield [factor.args[0] for factor in node.args]
-
-
-def _comparisons(truths: Sequence[Node]) -> list[Node]:
-    """Return the comparisons on states in some truths."""
-    comparisons: dict[Node, None] = {}
-    waiting = list(truths)
-    while waiting:
-        node = waiting.pop()
-        if node.op in ("and", "or", "not"):
-            waiting += node.args
-        elif _is_inequality(node) and _states(node):
-            comparisons[node] = None
-    return list(comparisons)
-
-
-def _is_inequality(node: Node) -> bool:
-    return node.op == "compare" and node.value not in ("==", "!=")
-
-
-def _states(node: Node) -> set[int]:
-    """Return the numbers of the states that an expression reads."""
-    return {
-        int(one.value[1]) for one in topological([node]) if one.op == "load" and one.value[0] == "u"
-    }
-
-
-def _forms(node: Node) -> list[Node]:
-    """Return the smooth forms of a switching function; none if there are too many."""
-    waiting: list[Node] = [node]
-    forms: list[Node] = []
-    while waiting and len(waiting) + len(forms) <= _MAX_FORMS:
-        form = waiting.pop()
-        kink = next((n for n in topological([form]) if n.op in _BRANCHES and _states(n)), None)
-        if kink is not None:
-            waiting += [substitute([form], {kink: one})[0] for one in _BRANCHES[kink.op](kink)]
-        elif not any(n.op in _STEPPED and _states(n) for n in topological([form])):
-            forms.append(form)
-    return [] if waiting else forms
-
-
-_BRANCHES: dict[str, Callable[[Node], tuple[Node, ...]]] = {
-    "fabs": lambda node: (node.args[0], -node.args[0]),
-    "min": lambda node: node.args,
-    "max": lambda node: node.args,
-    "select": lambda node: node.args[1:],
-}
-
-
-def detect(
-    block: BlockBuilder, functions: Sequence[Node], windows: Sequence[tuple[int, int]],
-    event_windows: Sequence[tuple[int, int]], states: int, h: Node, t: Node, end: tuple[str, int],
-) -> tuple[Node, Node, Node]:  # fmt: skip
-    """Write whether the step just tried may contain a double crossing or an event window.
-
-    Parameters
-    ----------
-    block : BlockBuilder
-    functions : sequence of Node
-        See `find_switching_functions`.
+        See `cubie_flow.integrators.switching_functions`.
     windows, event_windows : sequence of (int, int)
         Windows of the equations and of the conditions of events, see `find_windows`. A step must
         not pass an event window, however narrow that is.
-    states : int
-    h, t : Node
-        Length of the step, and the time at its start.
-    end : tuple of (str, int)
-        Buffer and first element of the derivative at the end of the step.
-
-    Returns
-    -------
-    Node, Node, Node
-        Whether the step has to be repeated; the width of the widest window of the equations that
-        it passes, as a part of the step (0 for none); and the middle of that window.
-    """
-    truths = []
-    ends = {i for window in (*windows, *event_windows) for i in window}
-    passed: dict[int, tuple[Node, ...]] = {}
-    for i, function in enumerate(functions):
-        truth, *values = _double_crossing(block, function, states, h, t, end)
-        truths.append(block.let(f"dip_{i}", truth))
-        if i in ends:
-            names = ("first", "last", "room")
-            passed[i] = tuple(
-                block.let(f"window_{name}_{i}", value)
-                for name, value in zip(names, values, strict=True)
-            )
-    for i, j in event_windows:
-        truths.append(block.let(f"moment_{i}_{j}", _is_passed(passed[i], passed[j])))
-    return any_of(truths), *_widest_window(block, windows, passed)
-
-
-def _widest_window(
-    block: BlockBuilder, windows: Sequence[tuple[int, int]], passed: Mapping[int, tuple[Node, ...]]
-) -> tuple[Node, Node]:
-    """Return the width and the middle of the widest passed window, as parts of the step."""
-    width = middle = ZERO
-    for i, j in windows:
-        (a, c, _), (b, d, _) = passed[i], passed[j]
-        one = block.let(f"window_{i}_{j}", a / (a - c))
-        other = block.let(f"window_{j}_{i}", b / (b - d))
-        wider = logical_and(
-            _is_passed(passed[i], passed[j]), compare(">", fabs(one - other), width)
-        )
-        wider = block.let(f"window_wider_{i}_{j}", wider)
-        width = block.let("window_width", where(wider, fabs(one - other), width))
-        middle = block.let("window_middle", where(wider, 0.5 * (one + other), middle))
-    return width, middle
-
-
-def _is_passed(one: tuple[Node, ...], two: tuple[Node, ...]) -> Node:
-    """Return whether a step crosses two switches that are apart by more than the tolerance."""
-    (a, c, room), (b, d, space) = one, two
-    both = logical_and(compare("<", a * c, 0.0), compare("<", b * d, 0.0))
-    # The value of one function where a straight line of the other is zero, times its change.
-    apart = compare(">", fabs(a * d - b * c), maximum(space * fabs(a - c), room * fabs(b - d)))
-    return logical_and(both, apart)
-
-
-def window_matters(
-    block: BlockBuilder, step: Step, width: Node, middle: Node, states: int, h: Node, t: Node,
-    active: Node,
-) -> Node:  # fmt: skip
-    """Write whether a passed window changes a state by more than its tolerance.
-
-    The right-hand side in the middle of the window decides. Inside a guard, such as
-    ``V > -40.001 and V < -39.999``, it is nearly the same as outside.
-
-    Parameters
-    ----------
     block : BlockBuilder
     step : Step
-        It has just been tried.
-    width, middle : Node
-        See `detect`.
     states : int
     h, t : Node
         Length of the step, and the time at its start.
-    active : Node
-        Lanes that integrate.
     """
-    inside = block.let("window_passed", logical_and(active, compare(">", width, 0.0)))
-    block.let("window_effect", ZERO)
-    with block.when(inside):
+
+    def __init__(
+        self, functions: Sequence[Node], windows: Sequence[tuple[int, int]],
+        event_windows: Sequence[tuple[int, int]], block: BlockBuilder, step: Step, states: int,
+        h: Node, t: Node,
+    ) -> None:  # fmt: skip
+        self.functions, self.windows, self.event_windows = functions, windows, event_windows
+        self.block, self.step, self.states, self.h, self.t = block, step, states, h, t
+        #: Values at both ends of the step and the slope at its start, per function.
+        self._values = [self._write_values(i) for i in range(len(functions))]
+
+    def suspect(self, active: Node) -> Node:
+        """Write and return whether the step has to be examined.
+
+        The signs of numbers are combined as bits, which is cheaper than comparisons.
+
+        Parameters
+        ----------
+        active : Node
+            Lanes that integrate.
+        """
+        tiny = _TINY[self.step.settings.precision]
+        tiny = _TINY[self.step.settings.precision]
+        crossed = [bits(first * last + tiny) for first, last, _ in self._values]
+        self._turning = [self._turns_back(i, sign) for i, sign in enumerate(crossed)]
+        passing = [
+            self._passes(i, j, iand(crossed[i], crossed[j]))
+            for i, j in sorted({*self.windows, *self.event_windows})
+        ]
+        doubt = _any_negative([*self._turning, *passing])
+        return self.block.let("suspect", logical_and(active, doubt))
+
+    def examine(self, suspect: Node) -> Node:
+        """Write and return whether the step has to be repeated, in lanes that are suspect."""
+        block, numbers = self.block, range(len(self.functions))
+        turning = block.let("turning", logical_and(suspect, _any_negative(self._turning)))
+        self._tolerances = [self._tolerance(i) for i in numbers]
+        truths = [self._is_passed(*pair) for pair in self.event_windows]
+        missed = block.let("missed", logical_and(suspect, any_of(truths)) if truths else FALSE)
+        with block.when(turning, rare=True):
+            turns = [self._turns(i) for i in numbers]
+            self._search(turning, turns)
+            dips = [load(f"dip_{i}", 0, kind="bool") for i in numbers]
+            doubles = any_of([logical_and(*pair) for pair in zip(turns, dips, strict=True)])
+            block.let("missed", logical_or(missed, logical_and(turning, doubles)))
+        if self.windows:
+            self._judge_windows(suspect)
+        return missed
+
+    def _write_values(self, i: int) -> tuple[Node, Node, Node]:
+        function, end = self.functions[i], self.t + self.h
+        (first,) = _at([function], "state", self.t)
+        (last,) = _at([function], "proposed_state", end)
+        (leaving,) = _at([_slope(function)], "state", self.t, ("derivative", 0))
+        names = {"first": first, "last": last, "leaving": leaving}
+        first, last, leaving = (
+            self.block.let(f"dip_{name}_{i}", value) for name, value in names.items()
+        )
+        return first, last, leaving
+
+    def _turns_back(self, i: int, crossed: Node) -> Node:
+        """Return bits that are negative where a double crossing is possible.
+
+        The tangent at the start leads to the other side, but the step does not. Every double
+        crossing that `_is_double` finds begins like this.
+        """
+        first, last, leaving = self._values[i]
+        leads = ixor(bits(leaving * self.h + first), bits(last))
+        return iand(leads, ixor(crossed, integer(-1)))
+
+    def _passes(self, i: int, j: int, crossed: Node) -> Node:
+        """Return bits that are negative where a window may be passed.
+
+        A window of one state between two constants is compared with the tolerance here, so that
+        guards as narrow as ``abs(V + 40) < 1e-6`` are rarely examined.
+        """
+        width = constant_width(self.functions[i], self.functions[j])
+        if width is None:
+            return crossed
+        (state,) = states_read(self.functions[i])
+        tolerance = load("settings", SETTINGS + state) * fabs(load("proposed_state", state))
+        tolerance = tolerance + load("settings", SETTINGS + self.states + state)
+        return iand(crossed, bits(tolerance - width))
+
+    def _turns(self, i: int) -> Node:
+        """Write whether a function turns back; write the verdict of its tangents to ``dip_i``."""
+        block, function = self.block, self.functions[i]
+        first, last, leaving = self._values[i]
+        end = self.t + self.h
+        (slope,) = _at([_slope(function)], "proposed_state", end, self.step.end_element)
+        arriving = block.let("dip_arriving", slope)
+        # A step that starts on the switch is on the side of its end.
+        on = compare("==", first, 0.0)
+        side = block.let(f"dip_side_{i}", where(on, last, first))
+        returns = logical_and(compare("<", side * leaving, 0.0), compare(">", side * arriving, 0.0))
+        same = logical_or(compare(">", first * last, 0.0), on)
+        # From first + leaving*s = last - arriving*(h - s), times the change of the slope.
+        depth = leaving * last - arriving * first - self.h * (leaving * arriving)
+        block.let(f"dip_{i}", compare(">", depth, self._tolerances[i] * fabs(arriving - leaving)))
+        return block.let(f"turn_{i}", logical_and(same, returns))
+
+    def _search(self, suspect: Node, turns: Sequence[Node]) -> None:
+        """Look for an extremum on the other side where the tangents do not meet there.
+
+        That happens where a function has an inflection. The interpolant is bisected at the sign of
+        the slope. An extremum beyond the tolerances sets ``dip_i``.
+        """
+        block, numbers = self.block, range(len(self.functions))
+        dips = [load(f"dip_{i}", 0, kind="bool") for i in numbers]
+        hopes = [logical_and(turn, logical_not(dip)) for turn, dip in zip(turns, dips, strict=True)]
+        hope = block.let("hope", logical_and(suspect, any_of(hopes)))
+        with block.when(hope, rare=True):
+            states = sorted({j for function in self.functions for j in states_read(function)})
+            course = self.step.course(self.h, states)
+            course.prepare(block)
+            for i in numbers:
+                block.assign([(f"low_{i}", 0), (f"high_{i}", 0)], [ZERO, ONE])
+            with block.repeat(lambda: hope, _HALVINGS):
+                for i in numbers:
+                    self._halve(i, course)
+
+    def _halve(self, i: int, course: Course) -> None:
+        """Halve the bracket of the extremum of a function; note if it is on the other side."""
+        block, function = self.block, self.functions[i]
+        low, high, side = (load(f"{name}_{i}", 0) for name in ("low", "high", "dip_side"))
+        middle = block.let("dip_middle", 0.5 * (low + high))
+        values, rates = course.values(middle), course.rates(middle)
+        nodes = [function, _slope(function, self.h)]
+        mapping = {load("u", j): value for j, value in values.items()}
+        mapping |= {load("way", j): rate for j, rate in rates.items()}
+        value, slope = _at(nodes, "state", middle * self.h + self.t, known=mapping)
+        value = block.let("dip_value", value)
+        beyond = logical_and(
+            compare("<", value * side, 0.0), compare(">", fabs(value), self._tolerances[i])
+        )
+        ahead = block.let("dip_ahead", compare("<", slope * side, 0.0))
+        block.assign(
+            [(f"dip_{i}", 0), (f"low_{i}", 0), (f"high_{i}", 0)],
+            [
+                logical_or(load(f"dip_{i}", 0, kind="bool"), beyond),
+                where(ahead, middle, low),
+                where(ahead, high, middle),
+            ],
+        )
+
+    def _is_passed(self, i: int, j: int) -> Node:
+        """Return whether a step crosses two switches that are apart by more than the tolerance."""
+        (a, c, _), (b, d, _) = self._values[i], self._values[j]
+        both = logical_and(compare("<", a * c, 0.0), compare("<", b * d, 0.0))
+        # The value of one function where a straight line of the other is zero, times its change.
+        room = maximum(self._tolerances[j] * fabs(a - c), self._tolerances[i] * fabs(b - d))
+        return logical_and(both, compare(">", fabs(a * d - b * c), room))
+
+    def _judge_windows(self, suspect: Node) -> None:
+        """Set ``missed`` where a passed window changes a state by more than its tolerance.
+
+        The right-hand side in the middle of a window decides. Inside a guard, such as
+        ``abs(V + 40) < 1e-6``, it is nearly the same as outside.
+        """
+        block = self.block
+        truths = [
+            block.let(f"passed_{k}", self._is_passed(*pair)) for k, pair in enumerate(self.windows)
+        ]
+        judging = block.let("judging", logical_and(suspect, any_of(truths)))
+        with block.when(judging, rare=True):
+            ranges = [self._window(*pair) for pair in self.windows]
+            block.let("window_number", const(-1.0))
+            with block.repeat(lambda: judging, len(truths)):
+                self._judge_next(truths, ranges)
+
+    def _judge_next(self, truths: Sequence[Node], ranges: Sequence[tuple[Node, Node]]) -> None:
+        """Judge the next window that the step has passed; ``judging`` is false after the last."""
+        block, judging = self.block, load("judging", 0, kind="bool")
+        number, none = load("window_number", 0), const(float(len(truths)))
+        chosen, width, middle = none, ZERO, ZERO
+        for k, truth in reversed(list(enumerate(truths))):
+            following = logical_and(truth, compare("<", number, float(k)))
+            own = (const(float(k)), *ranges[k])
+            chosen, width, middle = (
+                where(following, *pair) for pair in zip(own, (chosen, width, middle), strict=True)
+            )
+        block.assign(
+            [("window_number", 0), ("window_width", 0), ("window_middle", 0)],
+            [chosen, width, middle],
+        )
+        matters = block.let("matters", logical_and(judging, self._window_matters()))
+        more = compare("<", load("window_number", 0), none)
+        block.assign(
+            [("missed", 0), ("judging", 0)],
+            [
+                logical_or(load("missed", 0, kind="bool"), matters),
+                logical_and(logical_and(judging, more), logical_not(matters)),
+            ],
+        )
+
+    def _window(self, i: int, j: int) -> tuple[Node, Node]:
+        """Write the width and the middle of a window as parts of the step."""
+        (a, c, _), (b, d, _) = self._values[i], self._values[j]
+        one, other = a / (a - c), b / (b - d)
+        width = self.block.let(f"window_width_{i}_{j}", fabs(one - other))
+        return width, self.block.let(f"window_middle_{i}_{j}", 0.5 * (one + other))
+
+    def _window_matters(self) -> Node:
+        """Return whether the window in ``window_width`` and ``window_middle`` adds too much."""
+        block, step, states = self.block, self.step, self.states
+        width, middle = load("window_width", 0), load("window_middle", 0)
+        block.let("window_effect", ZERO)
         old, new = load("state", 0, 1), load("proposed_state", 0, 1)
         block.sweep(states, {"window_state": middle * (new - old) + old})
-        step.evaluate(block, "window_state", ("window_rate", 0), middle * h + t)
+        step.evaluate(block, "window_state", ("window_rate", 0), middle * self.h + self.t)
         rate = load("derivative", 0, 1)
         line = middle * (step.end_derivative - rate) + rate
         size = maximum(fabs(old), fabs(new))
         tolerance = load("settings", SETTINGS, 1) * size + load("settings", SETTINGS + states, 1)
-        effect = fabs((width * h) * (load("window_rate", 0, 1) - line)) / tolerance
+        effect = fabs((width * self.h) * (load("window_rate", 0, 1) - line)) / tolerance
         largest = maximum(load("window_effect", 0), effect)
         block.sweep(states, [("window_effect", 0, 0, largest)])
-    return logical_and(inside, compare(">", load("window_effect", 0), 1.0))
+        return compare(">", load("window_effect", 0), 1.0)
+
+    def _tolerance(self, i: int) -> Node:
+        """Write how much a function may change within the tolerances of its states."""
+        function, total = self.functions[i], ZERO
+        for j in sorted(states_read(function)):
+            size = maximum(fabs(load("state", j)), fabs(load("proposed_state", j)))
+            tolerance = load("settings", SETTINGS + j) * size
+            tolerance = tolerance + load("settings", SETTINGS + self.states + j)
+            sensitivity = fabs(differentiate(function, load("u", j)))
+            (sensitivity,) = _at([sensitivity], "state", self.t)
+            total = total + sensitivity * tolerance
+        return self.block.let(f"dip_tolerance_{i}", total)
 
 
-def _double_crossing(
-    block: BlockBuilder, function: Node, states: int, h: Node, t: Node, end: tuple[str, int]
-) -> tuple[Node, Node, Node, Node]:
-    """Return whether a double crossing is possible, both end values, and their tolerance."""
-    used = sorted(_states(function))
-    directions = [load("way", j) for j in used]
-    (slope,) = directional([function], [_T, *(load("u", j) for j in used)], [_STEP, *directions])
-    both = [function, slope]
-    first, leaving = _values(both, "state", ("derivative", 0), t, h)
-    last, arriving = _values(both, "proposed_state", end, t + h, h)
-    first, last = block.let("dip_first", first), block.let("dip_last", last)
-    # Signs are turned below the switch. A step that starts on the switch is on the side of its end.
-    on = compare("==", first, 0.0)
-    below = compare("<", where(on, last, first), 0.0)
-    leaving = block.let("dip_leaving", where(below, -leaving, leaving))
-    arriving = block.let("dip_arriving", where(below, -arriving, arriving))
-    returns = logical_and(compare("<", leaving, 0.0), compare(">", arriving, 0.0))
-    same = logical_or(compare(">", first * last, 0.0), on)
-    # first + leaving*s = last - arriving*(1 - s), times (arriving - leaving) > 0.
-    meeting = fabs(first) * arriving - leaving * (fabs(last) - arriving)
-    tolerance = _tolerance(function, used, states, t, h)
-    deep = compare("<", meeting, -tolerance * (arriving - leaving))
-    return logical_and(logical_and(same, returns), deep), first, last, tolerance
+def _any_negative(numbers: Sequence[Node]) -> Node:
+    return icompare("<", reduce(ior, numbers), integer(0))
 
 
-def _values(
-    nodes: Sequence[Node], state: str, rate: tuple[str, int], time: Node, h: Node
-) -> list[Node]:
-    """Return expressions at one end of a step, slopes per step of length `h`."""
-    mapping: dict[Node, Node] = {_T: time, _STEP: h}
+def _slope(function: Node, unit: Node = ONE) -> Node:
+    """Return the slope of a function, with the derivatives of the states per `unit` in ``way``."""
+    used = sorted(states_read(function))
+    places, rates = [load("u", j) for j in used], [load("way", j) for j in used]
+    return directional([function], [_T, *places], [unit, *rates])[0]
+
+
+def _at(
+    nodes: Sequence[Node], state: str, time: Node, rate: tuple[str, int] = ("derivative", 0),
+    known: Mapping[Node, Node] | None = None,
+) -> list[Node]:  # fmt: skip
+    """Return expressions at a time within the step.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        Expressions of ``u``, ``p``, ``t`` and ``way``.
+    state : str
+        Buffer of the states.
+    time : Node
+    rate : tuple of (str, int)
+        Buffer and first element of their derivatives.
+    known : mapping, optional
+        Values of single elements of ``u`` and ``way``.
+    """
+    mapping: dict[Node, Node] = {_T: time, **(known or {})}
     for node in topological(nodes):
-        if node.op != "load":
+        if node.op != "load" or node in mapping:
             continue
         buffer, element, _ = node.value
         if buffer == "u":
             mapping[node] = load(state, element)
         elif buffer == "p":
             mapping[node] = load("parameters", element)
-        else:
-            mapping[node] = h * load(rate[0], rate[1] + element)
+        elif buffer == "way":
+            mapping[node] = load(rate[0], rate[1] + element)
     return substitute(nodes, mapping)
-
-
-def _tolerance(function: Node, used: Sequence[int], states: int, t: Node, h: Node) -> Node:
-    """Return how much a switching function may change within the tolerances of its states."""
-    total = ZERO
-    for j in used:
-        size = maximum(fabs(load("state", j)), fabs(load("proposed_state", j)))
-        tolerance = load("settings", SETTINGS + j) * size
-        tolerance = tolerance + load("settings", SETTINGS + states + j)
-        sensitivity = fabs(differentiate(function, load("u", j)))
-        total = total + _values([sensitivity], "state", ("derivative", 0), t, h)[0] * tolerance
-    return total

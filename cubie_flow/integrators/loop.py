@@ -181,8 +181,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.pulses:
             self._keep("pulse_range", len(s.pulses))
         if s.windows:
-            self._use("window_state", n, "local")
-            self._use("window_rate", n, "local")
+            scratch = "register" if n <= UNROLL_LIMIT and not s.rhs.apart else "local"
+            self._use("window_state", n, scratch)
+            self._use("window_rate", n, scratch)
         if s.sampling:
             self._keep("previous_state", n)
             self._use("sample", self.outputs.size, "local")

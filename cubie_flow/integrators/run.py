@@ -11,7 +11,6 @@ from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import Block
 from cubie_flow.expressions.graph import Node
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
-from cubie_flow.integrators.double_crossings import find_switching_functions, find_windows
 from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import (
     bound_events,
@@ -31,6 +30,7 @@ from cubie_flow.integrators.steps import (
     solves_algebraic,
     step_class,
 )
+from cubie_flow.integrators.switching_functions import find_switching_functions, find_windows
 from cubie_flow.integrators.tableaus import Method, Multistep, Tableau, Taylor, method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem

@@ -9,9 +9,9 @@ import numpy as np
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import ZERO
 from cubie_flow.expressions.traversal import substitute
-from cubie_flow.integrators.double_crossings import count_unexamined, find_switching_functions
 from cubie_flow.integrators.equations import bind, finder
 from cubie_flow.integrators.pulses import find_pulses
+from cubie_flow.integrators.switching_functions import count_unexamined, find_switching_functions
 from cubie_flow.integrators.tableaus import method
 from cubie_flow.study.study import Study
 from cubie_flow.systems.events import Event

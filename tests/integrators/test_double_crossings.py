@@ -7,7 +7,11 @@ import pytest
 
 from cubie_flow import OdeSystem, solve
 from cubie_flow.expressions.graph import call, compare, load, logical_and, logical_or, where
-from cubie_flow.integrators.double_crossings import find_switching_functions, find_windows
+from cubie_flow.integrators.switching_functions import (
+    constant_width,
+    find_switching_functions,
+    find_windows,
+)
 
 LEVELS = np.array([0.9, 0.99, 0.999, 0.9999])
 
@@ -101,6 +105,32 @@ def test_windows_of_a_state_are_seen(algorithm: str, text: str) -> None:
     np.testing.assert_allclose(data.inside_final, np.log(0.2 / low), rtol=0.02, atol=2e-5)
 
 
+@pytest.mark.parametrize("algorithm", ["vern7", "rodas5p", "taylor_16"])
+def test_windows_of_one_comparison_are_seen(algorithm: str) -> None:
+    """A step passes the window of each condition, and a step from the limit returns to it."""
+    model = OdeSystem.from_mapping(
+        {
+            "states": {"x": 1.0, "y": 0.0, "a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0},
+            "parameters": {"w": 0.01},
+            "equations": {
+                "x": "-x",
+                "y": "w - 2*t",
+                "a": "where(abs(x - 0.19) < w, 1, 0)",
+                "b": "where((x - 0.19)**2 < w**2, 1, 0)",
+                "c": "where(max(x - 0.19, 0.19 - x) > w, 0, 1)",
+                "d": "where(y > 0, 1, 0)",
+            },
+        }
+    )
+    w = np.array([0.05, 0.01, 1e-3, 1e-4])
+    data = solve(model, parameters={"w": w}, duration=6.0, algorithm=algorithm, dt=1.0)
+    assert (data.status == 0).all()
+    for name in "abc":
+        exact = np.log((0.19 + w) / (0.19 - w))
+        np.testing.assert_allclose(data[f"{name}_final"], exact, rtol=2e-4, atol=1e-8)
+    np.testing.assert_allclose(data.d_final, w, rtol=2e-2)
+
+
 def test_events_within_a_window_are_counted() -> None:
     model = OdeSystem.from_mapping(
         {
@@ -120,11 +150,12 @@ def test_which_comparisons_are_a_window() -> None:
     x, y = load("u", 0), load("u", 1)
     low, high, other = compare(">", x, 0.1), compare("<", x, 0.2), compare("<", y, 0.2)
     guard = compare("<", abs(x + 40.0), 1e-6)
+    assert constant_width(*find_switching_functions([where(guard, x, y)])) == pytest.approx(2e-6)
     for truth, count in (
         (logical_and(low, high), 1),
         (logical_and(low, logical_or(high, other)), 1),
         (logical_and(low, other), 0),
-        (guard, 0),
+        (guard, 1),
         (low, 0),
     ):
         nodes = [where(truth, x, y)]

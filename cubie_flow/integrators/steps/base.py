@@ -174,8 +174,8 @@ class Step(CUDAFactory[StepSettings]):
             "error", self.norm(block, "error_square", self.estimate(block, h, t)) * self.mean
         )
 
-    def distrust(self, block: BlockBuilder, error: Node, missed: Node) -> Node:
-        """Return the error of a step, above tolerance in lanes where `missed` holds.
+    def distrust(self, block: BlockBuilder, error: Node, missed: Node) -> None:
+        """Write the error of a step, above tolerance in lanes where `missed` holds.
 
         Parameters
         ----------
@@ -185,7 +185,7 @@ class Step(CUDAFactory[StepSettings]):
         missed : Node
             Whether the step may have missed a feature of the equations.
         """
-        return block.let("error", where(missed, maximum(error, const(MISSED)), error))
+        block.let("error", where(missed, maximum(error, const(MISSED)), error))
 
     def initialise(self, block: BlockBuilder, t: Node) -> Node | None:
         """Make the state consistent; return whether that failed, None for methods that cannot."""

@@ -183,10 +183,10 @@ class TaylorStep(Step):
         error = where(strange, maximum(load("error", 0), const(4.0)), load("error", 0))
         block.assign([("error", 0)], [error])
 
-    def distrust(self, block: BlockBuilder, error: Node, missed: Node) -> Node:
+    def distrust(self, block: BlockBuilder, error: Node, missed: Node) -> None:
         strange = load("strange", 0, kind="bool")
         block.assign([("strange", 0)], [logical_or(strange, missed)])
-        return super().distrust(block, error, missed)
+        super().distrust(block, error, missed)
 
     def expected(self, length: Node, h: Node, control: ControllerSettings) -> Node:
         if not self._checks_end:
