@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.quantities import Quantity
 from cubie_flow.systems.sensitivities import Sensitivity
 
 Array = Any
+#: No start values from the batch.
+NONE: Mapping[str, float] = MappingProxyType({})
 #: Value of ``atol`` for tolerances that follow the scale of each state; the largest of these.
 AUTO, LARGEST = "auto", 1e-6
 
@@ -39,6 +42,8 @@ class Tolerances:
         Multiplier of both tolerances of every state.
     floor : float
         Lower bound of relative tolerances after the multiplication by `factor`.
+    starts : mapping
+        Largest magnitude of the start values that the batch gives, by state.
     """
 
     rtol: float | Mapping[str, float] = 1e-6
@@ -49,6 +54,7 @@ class Tolerances:
     max_steps: int = 1_000_000
     factor: float = 1.0
     floor: float = 0.0
+    starts: Mapping[str, float] = field(factory=dict)
 
     def vector(self, states: Sequence[Quantity], dtype: Any) -> Array:
         """Return the settings in the layout of the buffer ``settings``.
@@ -72,7 +78,7 @@ class Tolerances:
         """
         parts = [self.dt or 0.0, self.dt_min, self.dt_max or np.inf, float(self.max_steps)]
         rtol = relative_tolerances(states, self.rtol)
-        atol = absolute_tolerances(states, self.rtol, self.atol, dtype)
+        atol = absolute_tolerances(states, self.rtol, self.atol, dtype, self.starts)
         parts += [max(value * self.factor, min(value, self.floor)) for value in rtol]
         parts += [value * self.factor for value in atol]
         return np.asarray(parts, dtype)
@@ -104,6 +110,7 @@ def absolute_tolerances(
     rtol: float | Mapping[str, float],
     atol: float | Mapping[str, float] | str,
     dtype: Any,
+    starts: Mapping[str, float] = NONE,
 ) -> list[float]:
     """Return the absolute tolerance of every state.
 
@@ -118,6 +125,8 @@ def absolute_tolerances(
         See `Tolerances`.
     dtype : dtype
         Precision of the kernel.
+    starts : mapping
+        See `Tolerances`.
 
     Raises
     ------
@@ -128,7 +137,7 @@ def absolute_tolerances(
     follows = atol == AUTO or given is atol
     rounding, least = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
     own: dict[str, float] = {}
-    relative, scales = relative_tolerances(states, rtol), natural_scales(states)
+    relative, scales = relative_tolerances(states, rtol), natural_scales(states, starts)
     for state, part in zip(states, relative, strict=True):
         if not isinstance(state, Sensitivity):
             scaled = float(f"{max(part, rounding) * scales[state.name]:.6g}")
@@ -143,17 +152,20 @@ def absolute_tolerances(
     return _check("atol", values)
 
 
-def natural_scales(states: Sequence[Quantity]) -> dict[str, float]:
+def natural_scales(
+    states: Sequence[Quantity], starts: Mapping[str, float] = NONE
+) -> dict[str, float]:
     """Return the expected magnitude of each state by name, a power of ten in its unit.
 
     It is the largest start value among the states with the same unit, rounded up. A state that
     starts at 0, or far below the others, thus has their magnitude. If all states of a unit start at
     0, the largest start value of the other units is used; if all states start at 0, the value 1.
+    The largest value in `starts`, which a batch gives, replaces the start value of a state.
     """
     sizes: dict[str, float] = {}
     plain = [state for state in states if not isinstance(state, Sensitivity)]
     for state in plain:
-        size = abs(float(state.value))
+        size = abs(float(starts.get(state.name, state.value)))
         if math.isfinite(size):
             sizes[state.unit] = max(size, sizes.get(state.unit, 0.0))
     largest = max(sizes.values(), default=0.0) or 1.0

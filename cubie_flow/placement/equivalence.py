@@ -104,7 +104,7 @@ def _some_runs(
     runs = np.unique(np.linspace(0, study.design.size - 1, count).astype(np.int64))
     parts = [study.design.columns(int(run), int(run) + 1) for run in runs]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    limits = tolerances(study.controller)
+    limits = tolerances(study)
     if span is not None:
         limits = evolve(limits, max_steps=min(limits.max_steps, PATIENCE * SIMULATED_STEPS))
         if DURATION in columns:

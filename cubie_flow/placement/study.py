@@ -159,7 +159,7 @@ def _time_on_device(
     study: Study, stats: Sequence[CompilerStats]
 ) -> tuple[list[float], dict[str, str]]:
     """Return the median seconds of every placement on the GPU, and the gate's verdicts there."""
-    limits_, count = tolerances(study.controller), min(study.design.size, TIMED_RUNS)
+    limits_, count = tolerances(study), min(study.design.size, TIMED_RUNS)
     columns, times = study.design.columns(0, count), study.sampled
     solvers: dict[str, Callable[[], float]] = {}
     results = {}

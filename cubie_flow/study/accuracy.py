@@ -37,7 +37,8 @@ def atol_of(study: Study) -> dict[str, float]:
     """Return the absolute tolerance of every state, and of sensitivities that have their own."""
     c, states = study.controller, study.integrated.states
     given = c.atol if isinstance(c.atol, Mapping) else {}
-    values = absolute_tolerances(states, c.rtol, c.atol, study.precision)
+    starts = study.design.largest()
+    values = absolute_tolerances(states, c.rtol, c.atol, study.precision, starts)
     return {
         state.name: value
         for state, value in zip(states, values, strict=True)
@@ -54,7 +55,7 @@ def rtol_of(study: Study) -> dict[str, float]:
 
 def scales_of(study: Study) -> dict[str, float]:
     """Return the size that every state of the model is expected to have."""
-    return natural_scales(study.integrated.states)
+    return natural_scales(study.integrated.states, study.design.largest())
 
 
 def atol_attribute(study: Study) -> dict[str, str]:

@@ -242,7 +242,7 @@ class _Pilot:
         self._kernels: dict[str, BatchSolverKernel] = {}
         limit = min(study.controller.max_steps, PATIENCE)
         self._control = evolve(study.controller, kind="default", max_steps=limit)
-        self._limits = tolerances(self._control)
+        self._limits = tolerances(evolve(study, controller=self._control))
 
     def trial(self, algorithm: str) -> Trial:
         """Return the result of a method on the runs."""

@@ -17,7 +17,6 @@ from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.cache import source_digest
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.memory.hashing import stable_hash
-from cubie_flow.study.options import ControllerChoice
 from cubie_flow.study.study import Study, parts
 from cubie_flow.study.trajectory_filter import trajectory_filter
 
@@ -170,14 +169,15 @@ def _check_range(study: Study) -> None:
             )
 
 
-def tolerances(choice: ControllerChoice) -> Tolerances:
-    """Return the run-time settings of a controller, checked.
+def tolerances(study: Study) -> Tolerances:
+    """Return the run-time settings of the controller of a study, checked.
 
     Raises
     ------
     FlowError
         If a relative tolerance is 1 or more, or the smallest step is above the largest.
     """
+    choice = study.controller
     relative = choice.rtol if isinstance(choice.rtol, Mapping) else {"": choice.rtol}
     for name, value in relative.items():
         if value >= 1:
@@ -190,8 +190,9 @@ def tolerances(choice: ControllerChoice) -> Tolerances:
             f"controller.dt_min={choice.dt_min:g} is above controller.dt_max={choice.dt_max:g}"
         )
     return Tolerances(
-        choice.rtol, choice.atol, choice.dt, choice.dt_min, choice.dt_max, choice.max_steps
-    )
+        choice.rtol, choice.atol, choice.dt, choice.dt_min, choice.dt_max, choice.max_steps,
+        starts=study.design.largest(),
+    )  # fmt: skip
 
 
 def threads_of(study: Study) -> int:

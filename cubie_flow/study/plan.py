@@ -270,7 +270,7 @@ def plan_with(study: Study, kernel: BatchSolverKernel, location: Location, compi
     kernel : BatchSolverKernel
         The kernel of the study; its run-time settings are set.
     """
-    kernel.run_time_settings(tolerances(study.controller))
+    kernel.run_time_settings(tolerances(study))
     need = _Need(study, kernel)
     kernel_plan = plan_kernel(kernel, compiling)
     outline, shards = _outline(study)

@@ -71,7 +71,7 @@ class Rescue:
         if number not in self._kernels:
             self._kernels[number] = build_kernel(study)
         factor = self.study.rescue[number - 1].tolerance_factor
-        limits = evolve(tolerances(study.controller), factor=factor)
+        limits = evolve(tolerances(study), factor=factor)
         return self._kernels[number].solve(columns, count, limits, times, threads)
 
     def _study(self, number: int) -> Study:

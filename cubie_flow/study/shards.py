@@ -40,7 +40,7 @@ class _Pass:
 
     @cached_property
     def _launch(self) -> Launch:
-        limits = tolerances(self.study.controller)
+        limits = tolerances(self.study)
         return self.kernel.launch(limits, self.study.sampled, self.threads)
 
     @cached_property
@@ -74,7 +74,7 @@ class _Pass:
         """Return the order in which runs are solved, and the seconds of the pilot."""
         if self.study.order != "cost":
             return None, 0.0
-        limits, seconds = tolerances(self.study.controller), 0.0
+        limits, seconds = tolerances(self.study), 0.0
 
         def attempts(runs: Array) -> Array:
             nonlocal seconds

@@ -61,6 +61,9 @@ def test_scales_are_those_of_a_unit() -> None:
     found = natural_scales(states)
     assert [found[s.name] for s in states] == pytest.approx([100, 1, 1, 1, 1e-6, 100])
     assert natural_scales([Quantity("x", 0.0), Quantity("y", 0.0)]) == {"x": 1.0, "y": 1.0}
+    # Start values of the batch replace those of the model.
+    given = natural_scales(states, {"m": 40.0, "calcium": 0.0})
+    assert [given[s.name] for s in states] == pytest.approx([100, 100, 100, 100, 100, 100])
     # What is given wins; the precision sets what rtol can mean.
     vector = Tolerances(rtol=1e-9, atol={"m": 1e-4}).vector(states, np.float64)
     np.testing.assert_allclose(vector[-6:], [1e-7, 1e-4, 1e-9, 1e-9, 1e-15, 1e-7])
@@ -108,6 +111,14 @@ def test_the_summary_says_what_was_used() -> None:
     }
     study = Study(OdeSystem.from_mapping(cell), make_design("single", {}))
     assert accuracy(study) == "rtol 1e-06, atol auto: 1e-06 to 1e-13 for c"
+
+
+def test_start_values_of_the_batch_count() -> None:
+    starts = np.array([5e-10, 1e-9])
+    data = solve(reaction(1.0), initial_values={"x": starts}, duration=1.0)
+    assert json.loads(data.attrs["atol"]) == {"x": 1e-15, "y": 1e-15}
+    np.testing.assert_allclose(data.x_final / starts, solve(reaction(1.0), duration=1.0).x_final[0],
+                               rtol=1e-5)  # fmt: skip
 
 
 def test_stores_keep_their_tolerances() -> None:

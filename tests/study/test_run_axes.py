@@ -149,6 +149,6 @@ def _solved(runs: int) -> BatchResult:
     study = evolve(STUDY, design=design, duration=1.5)
     columns = design.columns(0, runs)
     with lent_kernel(study) as kernel:
-        limits = tolerances(study.controller)
+        limits = tolerances(study)
         result = kernel.solve(columns, runs, limits, study.sampled)
     return Rescue(study).apply(columns, result, study.sampled, 1)
