@@ -100,18 +100,15 @@ class ValueEmitter(MemoryEmitter):
     def _known_inputs(node: Node, scope: ValueScope) -> tuple[list[Node], list[Node]]:
         """Return the computed values that a graph uses, and its nodes down to those, in order."""
         inputs: list[Node] = []
-        seen: set[Node] = set()
-        stack = [node]
-        while stack:
-            top = stack.pop()
-            if top in seen:
-                continue
-            seen.add(top)
+
+        def operands(top: Node) -> tuple[Node, ...]:
+            # Nothing below a known value is looked at: that may be a whole chain of definitions.
             if scope.get(top) is not None and top.op not in ("const", "integer", "truth"):
                 inputs.append(top)
-            else:
-                stack.extend(reversed(top.args))
-        return inputs, [top for top in topological([node]) if top in seen]
+                return ()
+            return top.args
+
+        return inputs, topological([node], operands)
 
     def _intrinsic(self, name: str, *args: Any) -> Any:
         """Call an intrinsic of LLVM, or the target's replacement for it."""

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from cubie_flow.expressions.graph import Node, fma, neg, rebuild
 
 
-def topological(nodes: Iterable[Node]) -> list[Node]:
-    """Return every node reachable from `nodes` once, operands before the operations on them."""
+def topological(
+    nodes: Iterable[Node], operands: Callable[[Node], Sequence[Node]] = attrgetter("args")
+) -> list[Node]:
+    """Return every node reachable from `nodes` once, operands before the operations on them.
+
+    Parameters
+    ----------
+    nodes : iterable of Node
+    operands : callable
+        Returns the operands of a node that are looked at; called once for each node.
+    """
     order: list[Node] = []
     seen: set[Node] = set()
     stack: list[tuple[Node, bool]] = [(node, False) for node in reversed(list(nodes))]
@@ -20,7 +30,7 @@ def topological(nodes: Iterable[Node]) -> list[Node]:
         elif node not in seen:
             seen.add(node)
             stack.append((node, True))
-            stack.extend((arg, False) for arg in reversed(node.args) if arg not in seen)
+            stack.extend((arg, False) for arg in reversed(operands(node)) if arg not in seen)
     return order
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from llvmlite import ir
 
 from cubie_flow.expressions import block as blocks
+from cubie_flow.expressions import emit_values
 from cubie_flow.expressions import graph as g
 from cubie_flow.expressions.bit_operations import iadd, integer
 from cubie_flow.expressions.block import Block, BlockBuilder, Function
@@ -181,3 +183,36 @@ def test_loops_and_branches(lanes: int) -> None:
     if lanes > 1:
         assert len(set(out[1])) > 1, "every lane stops at its own time"
         assert 0 < mask < (1 << lanes) - 1
+
+
+def test_a_chain_of_functions_is_emitted_in_time_that_grows_with_its_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rarely needed part of a function is not looked for below the function's argument."""
+    visited = 0
+    order = emit_values.topological
+
+    def counted(*given: Any) -> list[g.Node]:
+        nonlocal visited
+        nodes = order(*given)
+        visited += len(nodes)
+        return nodes
+
+    monkeypatch.setattr(emit_values, "topological", counted)
+
+    def visits(length: int) -> int:
+        nonlocal visited
+        visited, node = 0, g.load("x", 0)
+        for _ in range(length):
+            node = 0.9 * g.call("sin", node) + 0.1 * node
+        b = BlockBuilder()
+        b.assign([("x", 0)], [node])
+        function = ir.Function(ir.Module("chain"), ir.FunctionType(I64, [ir.PointerType(I8)]), "f")
+        places = {"x": Place("local", 0, "float64", 1)}
+        BlockEmitter(
+            ir.IRBuilder(function.append_basic_block()), Dialect("float64", 8), places,
+            {"local": function.args[0]},
+        ).run(b.build("chain"))  # fmt: skip
+        return visited
+
+    assert 0 < visits(20) <= 2.1 * visits(10)
