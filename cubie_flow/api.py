@@ -15,20 +15,19 @@ from attrs import evolve, fields
 from cubie_flow.batches import Design, make_design
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.run import DURATION
-from cubie_flow.process.machine import available_memory
 from cubie_flow.storage.schema import PER_RUN, StoreSchema
 from cubie_flow.study.accuracy import fine_choice
 from cubie_flow.study.attempts import read_rescue
 from cubie_flow.study.auto_method import resolve_algorithm
-from cubie_flow.study.kernel import lent_kernel, threads_of
+from cubie_flow.study.in_memory import solve_in_memory
+from cubie_flow.study.kernel import lent_kernel
 from cubie_flow.study.options import ControllerChoice, OutputChoice, TargetChoice
 from cubie_flow.study.plan import plan_study
 from cubie_flow.study.run import run_study
-from cubie_flow.study.shards import ShardSolver
 from cubie_flow.study.store_schema import compiled_schema, store_outline, store_schema
 from cubie_flow.study.study import Study
 from cubie_flow.study.to_config import to_config
-from cubie_flow.study.tolerance_record import Faint, faint_attribute
+from cubie_flow.study.tolerance_record import faint_attribute
 from cubie_flow.study.warnings import without_effect
 from cubie_flow.systems import OdeSystem
 
@@ -278,25 +277,10 @@ def solve_study(study: Study) -> xarray.Dataset:
         warnings.warn(note, stacklevel=3)
     with lent_kernel(study) as kernel:
         outline = store_outline(study)
-        _refuse_beyond_memory(outline)
         schema = store_schema(outline, study, kernel)
         schema = compiled_schema(schema, {"config": to_config(study)})
-        # One shard: the whole result is kept in memory, and joining shards would need it twice.
-        solver = ShardSolver(study, kernel, [(0, study.design.size)], threads_of(study))
-        arrays, record = solver.solve(0)
-    faint = {name: Faint(*one) for name, one in record.faint.items()}
+        arrays, faint = solve_in_memory(study, kernel, outline)
     return _dataset(schema, arrays, faint_attribute(faint))
-
-
-def _refuse_beyond_memory(outline: StoreSchema) -> None:
-    """Refuse a result that is larger than the memory."""
-    available = available_memory()
-    if outline.total_bytes > available:
-        raise FlowError(
-            f"the result of {outline.runs:,} runs has {outline.total_bytes / 1e9:,.1f} GB, more "
-            f"than the {available / 1e9:,.1f} GB of memory that are available; write it to a store "
-            "with run_study or the command, or choose fewer runs or saved times"
-        )
 
 
 def _dataset(

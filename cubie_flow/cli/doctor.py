@@ -21,6 +21,7 @@ def report() -> str:
 def _gpu() -> list[tuple[str, str]]:
     from cubie_flow.kernels.targets.detect import (
         cuda_devices,
+        driver_problem,
         install_hint,
         nvidia_driver_version,
         toolkit_installed,
@@ -33,7 +34,7 @@ def _gpu() -> list[tuple[str, str]]:
     if driver is None:
         rows.append(("driver", "no NVIDIA driver (libcuda) found"))
     else:
-        rows.append(("driver", f"supports CUDA {driver}"))
+        rows.append(("driver", driver_problem() or f"supports CUDA {driver}"))
     if toolkit:
         rows.append(("toolkit", _package_versions(CUDA_PACKAGES)))
     else:

@@ -5,8 +5,9 @@ trajectory is stored. Repeated measurements at one time are reduced to their num
 and weighted mean. The sums of squares then lack a constant, which is added at the end.
 
 The table of the data follows the initial values and the tables of drivers. It holds the number of
-samples up to the last one of the data, then ``number, mean, weight, weighted mean`` of every sample
-and quantity.
+samples up to the last one of the data, then a row per sample: how many saved times come before it,
+and ``number, mean, weight, weighted mean`` of every quantity. One more row, whose only entry is the
+number of saved times, ends it. Only samples at saved times are stored.
 """
 
 from __future__ import annotations
@@ -47,6 +48,15 @@ class Comparison:
         """Number of elements of the buffer ``misfit``."""
         return SUMS * len(self.numbers)
 
+    def _row(self, index: Node) -> Node:
+        """Return the element of ``initial`` where the row of a sample begins."""
+        return float(row_width(len(self.numbers))) * index + (self.table_start + 1.0)
+
+    def passed(self, index: Node) -> Block:
+        """Return the block that looks up how many saved times come before sample `index`."""
+        count = to_int(fetch("initial", to_int(self._row(index))))
+        return Block("passed", (), ("initial",), True, count)
+
     def reset(self, block: BlockBuilder) -> None:
         """Set the sums of a run to zero."""
         block.assign([("misfit", i) for i in range(self.size)], [const(0.0)] * self.size)
@@ -54,13 +64,11 @@ class Comparison:
     def compare(self, index: Node) -> Block:
         """Return the block that adds the sample with number `index` to the sums of a run."""
         block = BlockBuilder()
-        row = block.let(
-            "row", float(_FIELDS * len(self.numbers)) * index + (self.table_start + 1.0)
-        )
+        row = block.let("row", self._row(index))
         for position, number in enumerate(self.numbers):
 
             def field(item: int, position: int = position) -> Node:
-                return fetch("initial", to_int(row + float(_FIELDS * position + item)))
+                return fetch("initial", to_int(row + float(1 + _FIELDS * position + item)))
 
             value = load("sample", number)
             targets, sums = [], []
@@ -102,7 +110,12 @@ class Comparison:
 # on the host ----------------------------------------------------------------------------------
 
 
-def table(data: Measurements, times: Array) -> Array:
+def row_width(series: int) -> int:
+    """Return the number of entries in the row of a sample."""
+    return 1 + _FIELDS * series
+
+
+def table(data: Measurements, times: Array, saved: Array) -> Array:
     """Return the table of the data, flat.
 
     Parameters
@@ -110,10 +123,12 @@ def table(data: Measurements, times: Array) -> Array:
     data : Measurements
     times : ndarray, shape (samples,)
         Times of the samples; they contain those of the data.
+    saved : ndarray of bool, shape (samples,)
+        Which samples are stored.
 
     Returns
     -------
-    ndarray, shape (1 + samples*series*4,)
+    ndarray, shape (2 + samples*(1 + series*4),)
     """
     import numpy as np
 
@@ -129,7 +144,9 @@ def table(data: Measurements, times: Array) -> Array:
             entries[:, position, 2 * item] = total
             entries[:, position, 2 * item + 1] = product / np.where(total > 0, total, 1.0)
     # No misfit depends on the samples after the last one of the data.
-    return np.concatenate([[index.max() + 1], entries.ravel()])
+    before = np.cumsum([0, *saved])
+    rows = np.column_stack([before[:-1], entries.reshape(len(times), -1)])
+    return np.concatenate([[index.max() + 1], rows.ravel(), before[-1:]])
 
 
 def _weights(one: Series) -> Array:

@@ -324,9 +324,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if self.settings.sampling:
             doubt = self._doubt() if self._can_restart else None
             built["due"] = _mask("due", self._due())
-            built |= self.sampling.blocks(step, dense, doubt)
-            if self.settings.compared_numbers:
+            compared, saved = self.settings.compared_numbers, self.settings.saved_numbers
+            # Samples at times of the data alone are not stored.
+            selects = bool(compared and saved)
+            built |= self.sampling.blocks(step, dense, doubt, selects)
+            if compared:
                 built["compare"] = self.comparison.compare(counter(SAVED))
+            if selects:
+                built["passed"] = self.comparison.passed(counter(SAVED))
         if self.events is not None:
             built |= self._event_blocks(self.events)
         if self.knots:

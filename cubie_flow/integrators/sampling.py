@@ -90,7 +90,9 @@ class Sampling:
         close = 4.0 * EPSILON[self.precision] * fabs(t_end)
         return where(compare("<=", fabs(wanted - t_end), close), t_end, wanted)
 
-    def blocks(self, step: Step, dense: bool, doubt: Node | None) -> dict[str, Block]:
+    def blocks(
+        self, step: Step, dense: bool, doubt: Node | None, selects: bool = False
+    ) -> dict[str, Block]:
         """Return the blocks by name.
 
         Parameters
@@ -100,13 +102,20 @@ class Sampling:
             Whether the step is interpolated; otherwise steps end at the times.
         doubt : Node or None
             How long before the time of a lane counts as that time, if the run may restart.
+        selects : bool
+            Whether some samples are not stored: then ``advance`` moves on to the next time, which
+            ``store_sample`` else does.
         """
         built = {
             "sample": self._sample(step, dense, doubt),
-            "store_sample": self._store(),
+            "store_sample": self._store(advancing=not selects),
             "store_missing": self._store_missing(),
             "saved": Block("saved", (), (), True, to_int(counter(SAVED))),
         }
+        if selects:
+            advancing = BlockBuilder()
+            self._advance(advancing)
+            built["advance"] = advancing.build("advance", ("times",), per_lane=True)
         extension = step.dense_output
         if dense and extension is not None and extension.extra_a:
             block = BlockBuilder()
@@ -135,12 +144,18 @@ class Sampling:
             block.sweep(self.outputs.observed, [observed])
         return block.build("sample")
 
-    def _store(self) -> Block:
-        block = BlockBuilder()
+    def _store(self, advancing: bool) -> Block:
+        block, externals = BlockBuilder(), ["samples"]
         self._copy(block, lambda number: load("sample", number))
+        if advancing:
+            self._advance(block)
+            externals.append("times")
+        return block.build("store_sample", externals, per_lane=True)
+
+    def _advance(self, block: BlockBuilder) -> None:
+        """Move on to the next time to sample."""
         block.assign([("clock", T_NEXT)], [self.next_time(clock(T_START), clock(T_END))])
         block.assign([("counters", SAVED)], [counter(SAVED) + 1.0])
-        return block.build("store_sample", ("samples", "times"), per_lane=True)
 
     def _store_missing(self) -> Block:
         block = BlockBuilder()

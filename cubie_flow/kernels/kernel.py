@@ -189,13 +189,15 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
             if entry.arena in ARENAS
         }
 
-    def fit_block(self, limit: int | None = None) -> BlockFit:
-        """Return the largest block, up to the configured size, that fits shared memory.
+    def fit_block(self, limit: int | None = None, registers: int = 0) -> BlockFit:
+        """Return the largest block, up to the configured size, that fits.
 
         Parameters
         ----------
         limit : int, optional
-            Bytes that a block may use; None asks the target.
+            Bytes of shared memory that a block may use; None asks the target.
+        registers : int
+            Registers per thread, from the compiler; 0 fits by shared memory alone.
 
         Raises
         ------
@@ -205,7 +207,11 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         if limit is None:
             limit = self._target.shared_memory_limit(self)
         return fit_block(
-            self.settings.block_size, self.shared_memory_bytes, limit, layout=self.layout
+            self.settings.block_size,
+            self.shared_memory_bytes,
+            limit,
+            layout=self.layout,
+            registers=registers,
         )
 
     # building
@@ -271,13 +277,15 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def compile_cuda(self, arch: str) -> CudaCode:
+    def compile_cuda(self, arch: str, exact: bool = True) -> CudaCode:
         """Compile for a CUDA architecture, or load the code from the cache; no GPU is needed.
 
         Parameters
         ----------
         arch : str
             Such as ``"sm_90"``.
+        exact : bool
+            Whether to compile for `arch` itself; else for an architecture whose code runs on it.
 
         Returns
         -------
@@ -291,7 +299,7 @@ class BatchSolverKernel(CUDAFactory[BatchSolverConfig]):
         """
         from cubie_flow.kernels.targets.cuda import cuda_code
 
-        return cuda_code(self, arch)[0]
+        return cuda_code(self, arch, exact)[0]
 
     # running
 

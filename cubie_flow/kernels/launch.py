@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from attrs import evolve, field, fields, frozen
 
+from cubie_flow.errors import FlowError
 from cubie_flow.integrators.comparison import SUMS, table
 from cubie_flow.integrators.drivers import check_choices, tables
 from cubie_flow.integrators.lane import COUNTS
 from cubie_flow.integrators.metrics import METRICS
 from cubie_flow.integrators.run import SingleIntegratorRun
-from cubie_flow.kernels.targets.batch import Batch, Program
+from cubie_flow.kernels.targets.batch import Batch, BatchShape, Program
 
 Array = Any
 
@@ -131,6 +132,102 @@ def _runs_first(array: Array, axis: int) -> Array:
 RUN_AXES = run_axes(BatchResult)
 
 
+@frozen
+class FinalRows:
+    """Where the parts of the final values begin: states, then metrics, misfits and events.
+
+    Attributes
+    ----------
+    metrics, misfits, events, end : int
+        First row of each part, and the number of rows.
+    """
+
+    metrics: int
+    misfits: int
+    events: int
+    end: int
+
+    @classmethod
+    def of(cls, run: SingleIntegratorRun) -> FinalRows:
+        """Return the rows of a run."""
+        loop = run.loop.settings
+        events = run.loop.events
+        misfits = loop.states + len(METRICS) * len(loop.summarised_numbers)
+        first = misfits + SUMS * len(loop.compared_numbers)
+        return cls(loop.states, misfits, first, first + (events.rows if events is not None else 0))
+
+
+@frozen(eq=False)
+class SharedArrays:
+    """What all runs of a batch share, besides the settings.
+
+    Attributes
+    ----------
+    times : ndarray
+        Times at which runs are sampled, from the start, then infinity.
+    initial : ndarray
+        Fixed initial values, then the tables of drivers and of data.
+    time_count : int
+        Times that are saved; the others are those of data.
+    """
+
+    times: Array
+    initial: Array
+    time_count: int
+
+    @classmethod
+    def of(cls, run: SingleIntegratorRun, times: Array | None) -> SharedArrays:
+        """Return the arrays of a run that is saved at `times`, relative to the start.
+
+        Raises
+        ------
+        FlowError
+            If a table has more entries than the precision can count.
+        """
+        s, dtype = run.settings, np.dtype(run.settings.precision)
+        saved = np.asarray([] if times is None else times, np.float64)
+        sampled, states = saved, s.system.states
+        parts = [[state.value for state in states], tables(s.system.drivers, len(states))]
+        if s.measured is not None:
+            sampled = np.union1d(saved, np.asarray(s.measured.times) - s.t_start)
+            stored = np.isin(sampled, saved)
+            parts.append(table(s.measured, sampled + s.t_start, stored))
+        initial = np.concatenate(parts)
+        # The kernel counts samples and addresses tables in the working precision.
+        most = int(2 / np.finfo(dtype).eps)
+        for what, size in (("sampled times", len(sampled)), ("entries of tables", len(initial))):
+            if size > most:
+                raise FlowError(
+                    f"there are {size:,} {what}, but {dtype.name} counts up to {most:,}; use "
+                    "precision=float64, or fewer times in output and in the data"
+                )
+        ending = np.concatenate([sampled, [np.inf]]).astype(dtype)
+        return cls(ending, initial.astype(dtype), len(saved))
+
+
+def batch_shape(run: SingleIntegratorRun, settings: Array, times: Array | None) -> BatchShape:
+    """Return the sizes of the batches of a run, which need no kernel.
+
+    Parameters
+    ----------
+    run : SingleIntegratorRun
+    settings : ndarray
+        Run-time settings, see `BatchSolverKernel.run_time_settings`.
+    times : ndarray, optional
+        Times to save at.
+    """
+    shared = SharedArrays.of(run, times)
+    saved = len(run.loop.settings.saved_numbers) if shared.time_count else 0
+    return BatchShape(
+        real=np.dtype(run.settings.precision).itemsize,
+        inputs=len(run.rows),
+        finals=FinalRows.of(run).end,
+        saved=saved,
+        times=shared.time_count if saved else 0,
+        shared=len(settings) + len(shared.times) + len(shared.initial),
+    )
+
+
 class Launch:
     """Solves batches of one kernel; what they share is prepared once.
 
@@ -142,7 +239,8 @@ class Launch:
     settings : ndarray
         Run-time settings, see `BatchSolverKernel.run_time_settings`.
     times : ndarray, optional
-        Times to sample at, relative to the start, increasing; needed when the run samples.
+        Times to save at, relative to the start, increasing. A run that is compared with data is
+        also sampled at the times of the data.
     threads : int
         CPU threads.
     """
@@ -157,27 +255,16 @@ class Launch:
     ) -> None:
         self._program, self._settings, self._threads = program, settings, threads
         self._memory = program.memory()
-        self._dtype = dtype = np.dtype(run.settings.precision)
-        self._rows = run.rows
-        sampled = np.asarray([] if times is None else times, np.float64)
-        self._time_count = len(sampled)
-        self._times = np.concatenate([sampled, [np.inf]]).astype(dtype)
-        states, self._drivers = run.settings.system.states, run.settings.system.drivers
-        parts = [[state.value for state in states], tables(self._drivers, len(states))]
-        if run.settings.measured is not None:
-            parts.append(table(run.settings.measured, sampled + run.settings.t_start))
-        self._initial = np.concatenate(parts).astype(dtype)
+        self._dtype = np.dtype(run.settings.precision)
+        self._rows, self._drivers = run.rows, run.settings.system.drivers
+        self._shared = SharedArrays.of(run, times)
         loop = run.loop.settings
         self._sampling, self._saved = loop.sampling, len(loop.saved_numbers)
-        self._states, self._summarised = len(states), len(loop.summarised_numbers)
-        self._compared = len(loop.compared_numbers)
+        self._summarised, self._compared = len(loop.summarised_numbers), len(loop.compared_numbers)
         events = run.loop.events
         self._recorded = len(events.recorded) if events is not None else 0
         self._times_kept = events.times_kept if events is not None else 0
-        # Rows of the final values: states, metrics, misfits, events.
-        self._first_misfit = self._states + len(METRICS) * self._summarised
-        self._first_event = self._first_misfit + SUMS * self._compared
-        self._finals = self._first_event + (events.rows if events is not None else 0)
+        self._first = FinalRows.of(run)
 
     def solve(
         self,
@@ -201,21 +288,21 @@ class Launch:
         FlowError
             If a run chooses a series that its driver does not have.
         """
-        dtype, program, times = self._dtype, self._program, self._time_count
+        dtype, program, times = self._dtype, self._program, self._shared.time_count
         inputs = np.empty((len(self._rows), count), dtype)
         for row, name in enumerate(self._rows):
             inputs[row] = columns[name]
         check_choices(self._drivers, columns)
         shape = (self._saved, count, times) if self._sampling else (1,)
         samples = self._memory.empty(shape, dtype)
-        finals = self._memory.empty((self._finals, count), dtype)
+        finals = self._memory.empty((self._first.end, count), dtype)
         counts = self._memory.empty((COUNTS, count), np.int32)
         batch = Batch(
             count=count,
             inputs=inputs,
-            initial=self._initial,
+            initial=self._shared.initial,
             settings=self._settings,
-            times=self._times,
+            times=self._shared.times,
             time_count=times,
             samples=samples,
             strides=(count * times, times, 1),
@@ -231,7 +318,8 @@ class Launch:
     def _result(self, batch: Batch, seconds: float) -> BatchResult:
         """Return the arrays of a solved batch, divided into results."""
         finals, counts, runs = batch.finals, batch.counts, batch.count
-        metrics, misfits, events = self._states, self._first_misfit, self._first_event
+        first = self._first
+        metrics, misfits, events = first.metrics, first.misfits, first.events
         times = events + self._recorded
         return BatchResult(
             samples=batch.samples if self._sampling else np.empty((0, runs, 0), self._dtype),

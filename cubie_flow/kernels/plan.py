@@ -10,9 +10,11 @@ from cubie_flow.errors import FlowError
 from cubie_flow.expressions.dialect import ARENAS
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
+from cubie_flow.kernels.targets.target import Target
 from cubie_flow.memory import BlockFit, LayoutEntry
-from cubie_flow.memory.occupancy import Occupancy, limits, occupancy
+from cubie_flow.memory.occupancy import Occupancy, is_known, limits, occupancy
 from cubie_flow.memory.sizing import BANK_BYTES, bank_conflicts
+from cubie_flow.registries import TARGETS
 
 #: Architecture of the plan where neither the config nor a GPU names one.
 ARCH = "sm_90"
@@ -32,7 +34,8 @@ class ArchPlan:
     figures : dict
         Statistics of the compiler; empty if it could not run.
     occupancy : Occupancy, optional
-        Predicted from registers, block size and shared memory.
+        Predicted from registers, block size and shared memory; None also for an architecture whose
+        limits are not known.
     missing : str
         Why there are no statistics, and what to install.
     problem : str
@@ -124,11 +127,23 @@ def plan_kernel(kernel: BatchSolverKernel, compiling: bool = True) -> KernelPlan
 
 
 def _architectures(kernel: BatchSolverKernel) -> tuple[str, ...]:
-    given, devices = kernel.settings.arch, cuda_devices()
-    if given:
+    if given := kernel.settings.arch:
         return tuple(dict.fromkeys(arch.strip() for arch in given.split(",")))
-    number = kernel.settings.device
-    return (devices[number].arch if number < len(devices) else ARCH,)
+    return (_present(kernel) or ARCH,)
+
+
+def _present(kernel: BatchSolverKernel) -> str:
+    """Return the architecture of the GPU of the settings, empty without it."""
+    devices, number = cuda_devices(), kernel.settings.device
+    return devices[number].arch if number < len(devices) else ""
+
+
+def _shared_limit(kernel: BatchSolverKernel, arch: str) -> int:
+    """Return the shared memory of a block; a GPU that is newer than our table is asked itself."""
+    if arch == _present(kernel) and not is_known(arch):
+        target: Target = TARGETS.get("cuda")()
+        return target.shared_memory_limit(kernel)
+    return limits(arch).shared_block
 
 
 def _stride_reason(kernel: BatchSolverKernel) -> str:
@@ -146,11 +161,20 @@ def _stride_reason(kernel: BatchSolverKernel) -> str:
 
 
 def _arch(kernel: BatchSolverKernel, arch: str, compiling: bool) -> ArchPlan:
-    plan = ArchPlan(arch, limits(arch).shared_block)
+    plan = _compiled(kernel, ArchPlan(arch, _shared_limit(kernel, arch)), compiling)
+    registers = plan.figures.get("registers", 0)
     try:
-        plan = evolve(plan, fit=kernel.fit_block(plan.shared_limit))
+        fit = kernel.fit_block(plan.shared_limit, registers)
     except FlowError as error:
-        plan = evolve(plan, problem=str(error))
+        return evolve(plan, problem=str(error))
+    plan = evolve(plan, fit=fit)
+    if not registers or not is_known(arch):
+        return plan
+    return evolve(plan, occupancy=occupancy(arch, registers, fit.shared_bytes, fit.block_size))
+
+
+def _compiled(kernel: BatchSolverKernel, plan: ArchPlan, compiling: bool) -> ArchPlan:
+    """Return a plan with the statistics of the compiler, or why there are none."""
     if not compiling:
         return plan
     if not toolkit_installed():
@@ -158,12 +182,10 @@ def _arch(kernel: BatchSolverKernel, arch: str, compiling: bool) -> ArchPlan:
             plan,
             missing=f"the CUDA compiler's wheels are not installed: {install_hint()}",
         )
+    arch = plan.arch
     try:
-        figures: dict[str, Any] = kernel.compile_cuda(arch).figures.as_dict()
+        code = kernel.compile_cuda(arch, exact=arch != _present(kernel))
     except FlowError as error:
         return evolve(plan, missing=str(error))
-    if plan.fit is None:
-        return evolve(plan, figures=figures)
-    fit = plan.fit
-    predicted = occupancy(arch, figures["registers"], fit.shared_bytes, fit.block_size)
-    return evolve(plan, figures=figures, occupancy=predicted)
+    figures: dict[str, Any] = code.figures.as_dict()
+    return evolve(plan, figures=figures)

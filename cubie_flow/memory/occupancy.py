@@ -98,6 +98,11 @@ def capability(arch: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def is_known(arch: str) -> bool:
+    """Return whether the limits of an architecture are known."""
+    return capability(arch) in LIMITS
+
+
 def limits(arch: str) -> Limits:
     """Return the limits of one multiprocessor of `arch`.
 
@@ -174,6 +179,25 @@ def occupancy(arch: str, registers: int, shared_bytes: int, block_size: int) -> 
     blocks = min(room.values())
     limiter = " and ".join(name for name, value in room.items() if value == blocks)
     return Occupancy(blocks, blocks * warps, blocks * warps / offered.warps, limiter)
+
+
+def largest_block(registers: int) -> int:
+    """Return the largest number of threads of a block by the registers of a thread.
+
+    It is the same for all compute capabilities since 7.0.
+
+    Parameters
+    ----------
+    registers : int
+        Registers per thread; 0 if they are not known.
+    """
+    offered = Limits(0, 1, 0, 0)
+    fitting = (
+        warps
+        for warps in range(offered.threads_block // WARP, 0, -1)
+        if _by_registers(offered, registers, warps)
+    )
+    return WARP * next(fitting, 0)
 
 
 def _by_registers(offered: Limits, registers: int, warps: int) -> int:

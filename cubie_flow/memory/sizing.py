@@ -1,4 +1,4 @@
-"""The shared memory of a block: the padded stride of a run and the block size that fits."""
+"""The size of a block: the padded stride of a run's shared memory, and how many runs fit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from attrs import frozen
 
 from cubie_flow.errors import FlowError
 from cubie_flow.memory.layout import Layout, LayoutEntry
+from cubie_flow.memory.occupancy import largest_block
 
 BANKS = 32
 BANK_BYTES = 4
@@ -99,8 +100,9 @@ def fit_block(
     limit_bytes: int,
     warp: int = 32,
     layout: Layout | None = None,
+    registers: int = 0,
 ) -> BlockFit:
-    """Halve the block size until its dynamic shared memory fits, down to a single run.
+    """Halve the block size until its shared memory and registers fit, down to a single run.
 
     Parameters
     ----------
@@ -114,6 +116,8 @@ def fit_block(
         Threads per warp: a halved block of more than a warp is rounded down to whole warps.
     layout : Layout, optional
         The layout of the run; lets the error name buffers and remedies.
+    registers : int
+        Registers per thread; 0 if they are not known.
 
     Raises
     ------
@@ -124,8 +128,10 @@ def fit_block(
         raise FlowError(f"block_size={block_size} is smaller than one run")
     if stride_bytes > limit_bytes:
         raise FlowError(_too_large(stride_bytes, limit_bytes, layout))
-    size, halvings = block_size, 0
-    while size * stride_bytes > limit_bytes:
+    size, halvings, most = block_size, 0, largest_block(registers)
+    if not most:
+        raise FlowError(f"a thread has {registers} registers, more than a GPU can give it")
+    while size * stride_bytes > limit_bytes or size > most:
         size //= 2
         halvings += 1
         if size > warp:

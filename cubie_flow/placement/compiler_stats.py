@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, field, frozen
 
 from cubie_flow.errors import FlowError
-from cubie_flow.memory import fit_block
 from cubie_flow.memory.occupancy import limits, occupancy
 from cubie_flow.placement import equivalence
 from cubie_flow.placement.search import Placement
@@ -157,7 +156,7 @@ def measure(study: Study, gate: Gate, placement: Placement) -> CompilerStats:
     kernel = build_kernel(moved)
     kernel.check_locations()
     try:
-        stats = _compile(kernel, placement, single_arch(study), study.target.block_size)
+        stats = _compile(kernel, placement, single_arch(study))
     except FlowError as error:
         stats = CompilerStats(placement, kernel.shared_memory_bytes, str(error))
     # A CPU and the simulator also run what exceeds the memory of a GPU.
@@ -165,9 +164,7 @@ def measure(study: Study, gate: Gate, placement: Placement) -> CompilerStats:
     return evolve(stats, trajectories=tuple(results))
 
 
-def _compile(
-    kernel: BatchSolverKernel, placement: Placement, arch: str, block: int
-) -> CompilerStats:
+def _compile(kernel: BatchSolverKernel, placement: Placement, arch: str) -> CompilerStats:
     """Return the statistics of the compiler.
 
     Raises
@@ -175,10 +172,10 @@ def _compile(
     FlowError
         If shared memory has no room for one run, or the kernel cannot be assembled.
     """
-    fit = fit_block(
-        block, kernel.shared_memory_bytes, limits(arch).shared_block, layout=kernel.layout
-    )
+    limit = limits(arch).shared_block
+    kernel.fit_block(limit)  # refuses what does not fit before it is compiled
     code = kernel.compile_cuda(arch)
+    fit = kernel.fit_block(limit, code.figures.registers)
     filled = occupancy(arch, code.figures.registers, fit.shared_bytes, fit.block_size)
     loads, stores = shared_accesses(code.ptx)
     return CompilerStats(

@@ -109,7 +109,7 @@ def _some_runs(
         limits = evolve(limits, max_steps=min(limits.max_steps, PATIENCE * SIMULATED_STEPS))
         if DURATION in columns:
             columns[DURATION] = np.minimum(columns[DURATION], span)
-    return runs, kernel.solve(columns, len(runs), limits, study.sampled), columns
+    return runs, kernel.solve(columns, len(runs), limits, study.times), columns
 
 
 def short_duration(study: Study) -> float:

@@ -160,7 +160,7 @@ def _time_on_device(
 ) -> tuple[list[float], dict[str, str]]:
     """Return the median seconds of every placement on the GPU, and the gate's verdicts there."""
     limits_, count = tolerances(study), min(study.design.size, TIMED_RUNS)
-    columns, times = study.design.columns(0, count), study.sampled
+    columns, times = study.design.columns(0, count), study.times
     solvers: dict[str, Callable[[], float]] = {}
     results = {}
     for figures in stats:

@@ -87,7 +87,7 @@ def kernel_settings(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         max_factor=c.max_factor,
         saved=study.saved,
         summarised=study.summarised,
-        sampling=study.sampled is not None,
+        sampling=study.sampling,
         measured=study.measured,
         t_start=study.t_start,
         duration=study.span,

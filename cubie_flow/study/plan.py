@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +18,14 @@ from cubie_flow.errors import FlowError
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.plan import KernelPlan, plan_kernel
 from cubie_flow.kernels.targets.cpu_program import ALIGNMENT
-from cubie_flow.kernels.targets.cuda_api import resident_threads
-from cubie_flow.kernels.targets.cuda_program import piece_runs
-from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.process.machine import available_memory, free_disk, process_memory
 from cubie_flow.storage import Location, StoreSchema, plan_shards
 from cubie_flow.storage.layout import AT_ONCE, SHARD_BYTES, ShardPlan
 from cubie_flow.storage.schema import PER_RUN_AND_TIME
 from cubie_flow.study.accuracy import accuracy
-from cubie_flow.study.kernel import build_kernel, tolerances
+from cubie_flow.study.device_need import DeviceNeed
+from cubie_flow.study.host_need import shard_run
+from cubie_flow.study.kernel import build_kernel
 from cubie_flow.study.plan_text import Amount, plan_row, plan_text, size_text
 from cubie_flow.study.store_schema import store_outline, store_schema
 from cubie_flow.study.study import Study
@@ -59,8 +57,11 @@ class Plan:
     disk_free : int
     host_bytes, host_available : int
         Estimated peak memory of the process, and what the machine has left for it.
-    device_bytes, device_memory : int
-        Memory of one shard on the GPU, and what the GPU has; 0 without one.
+    device_slabs, device_local : int
+        Memory of the GPU: of the pieces of a shard, and the local memory of all threads that the
+        GPU holds; 0 without one. The second is an estimate until the kernel is compiled.
+    device_memory : int
+        What the GPU has.
     problems : tuple of str
         What cannot fit, with numbers and the smallest changes that would; empty where all does.
     solver : BatchSolverKernel, optional
@@ -76,7 +77,8 @@ class Plan:
     disk_free: int
     host_bytes: int
     host_available: int
-    device_bytes: int
+    device_slabs: int
+    device_local: int
     device_memory: int
     problems: tuple[str, ...]
     solver: BatchSolverKernel | None = field(default=None, repr=False, eq=False)
@@ -123,6 +125,11 @@ class Plan:
     def store_bytes(self) -> int:
         """Bytes of the result before compression, which is the most it can be."""
         return self.schema.total_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes that a shard takes on the GPU."""
+        return self.device_slabs + self.device_local
 
     @property
     def local(self) -> bool:
@@ -270,9 +277,8 @@ def plan_with(study: Study, kernel: BatchSolverKernel, location: Location, compi
     kernel : BatchSolverKernel
         The kernel of the study; its run-time settings are set.
     """
-    kernel.run_time_settings(tolerances(study))
-    need = _Need(study, kernel)
     kernel_plan = plan_kernel(kernel, compiling)
+    need = _Need(study, kernel, kernel_plan)
     outline, shards = _outline(study)
     schema = store_schema(outline, study, kernel)
     folder = location.path
@@ -282,6 +288,7 @@ def plan_with(study: Study, kernel: BatchSolverKernel, location: Location, compi
         first = kernel_plan.architectures[:1]
         problems += [f"{arch.arch}: {arch.problem}" for arch in first if arch.problem]
     problems += need.problems(schema, location.name, disk, host)
+    slabs, local = need.device.bytes(shards.shard_runs, schema.runs)
     return Plan(
         study=study,
         location=location,
@@ -292,8 +299,9 @@ def plan_with(study: Study, kernel: BatchSolverKernel, location: Location, compi
         disk_free=disk,
         host_bytes=need.host_bytes(schema),
         host_available=host,
-        device_bytes=need.device_bytes(schema),
-        device_memory=need.device,
+        device_slabs=slabs,
+        device_local=local,
+        device_memory=need.device.memory,
         problems=tuple(problems),
         solver=kernel,
     )
@@ -309,46 +317,25 @@ class _Need:
     ----------
     study : Study
     kernel : BatchSolverKernel
+    plan : KernelPlan
     """
 
-    def __init__(self, study: Study, kernel: BatchSolverKernel) -> None:
-        self.study = study
+    def __init__(self, study: Study, kernel: BatchSolverKernel, plan: KernelPlan) -> None:
+        self.study, self.kernel = study, kernel
         self.base = process_memory() + WORKING
-        item = np.dtype(kernel.settings.precision).itemsize
-        self.rows = len(kernel.run.rows) * item
-        names = (*study.design.names, *study.design.labels)
-        self.inputs = self.rows + 8 * len(names)
-        self.number = kernel.settings.device
-        self.device = 0
-        if kernel.target == "cuda" and self.number < len(cuda_devices()):
-            self.device = cuda_devices()[self.number].memory
-
-    @cached_property
-    def _resident(self) -> int:
-        return resident_threads(self.number)
+        self.device = DeviceNeed.of(study, kernel, plan)
+        self.inputs = self.device.shape.real * len(kernel.run.rows)
+        self.inputs += 8 * len((*study.design.names, *study.design.labels))
 
     def host_bytes(self, schema: StoreSchema) -> int:
         """Return the estimated peak memory of the process."""
         shards = shard_plan(self.study, schema)
-        shard = shards.shard_runs * _run_bytes(schema, self.inputs)
+        solved, written = shard_run(self.study, self.kernel, schema)
+        others = min(SHARDS_IN_MEMORY, shards.count) - 1
         # Encoded chunks and what they are joined to, no smaller where nothing can be compressed.
         largest = shards.shard_runs * schema.bytes_per_run_largest_variable
         encoding = 2 * min(AT_ONCE, len(schema.arrays)) * largest
-        return self.base + min(SHARDS_IN_MEMORY, shards.count) * shard + encoding
-
-    def device_run(self, schema: StoreSchema) -> int:
-        """Return the bytes of one run on the GPU."""
-        # Samples are held twice: as they are written, and transposed.
-        timed = [v for v in schema.variables if v.dims == PER_RUN_AND_TIME]
-        return sum(map(schema.bytes_per_run, timed)) + _run_bytes(schema, self.rows)
-
-    def device_bytes(self, schema: StoreSchema) -> int:
-        """Return the bytes of one shard on the GPU; 0 without one, or if no run fits it."""
-        each = self.device_run(schema)
-        if not self.device or 3 * each > self.device:
-            return 0
-        count = shard_plan(self.study, schema).shard_runs
-        return min(count, 2 * piece_runs(count, each, self.device, self._resident)) * each
+        return self.base + shards.shard_runs * (solved + others * written) + encoding
 
     def problems(self, schema: StoreSchema, name: str, disk: int, host: int) -> list[str]:
         """Return what does not fit, one sentence each, with the changes that would."""
@@ -361,10 +348,10 @@ class _Need:
             ),
             ("solving needs {} of memory, but {} are available", "", self.host_bytes, host),
         ]
-        if self.device:
-            sentence = "a run needs {} of GPU memory, but there are {}"
-            limits.append((sentence, "", self.device_run, self.device // 3))
-        problems = []
+        problems = [self.device.problem] if self.device.problem else []
+        if self.device.memory and not problems:
+            sentence = "a run needs {} of GPU memory, but a piece of a batch can have {}"
+            limits.append((sentence, "", self.device.run_bytes, self.device.room))
         for sentence, other, need, limit in limits:
             if need(schema) > limit:
                 changes = _changes(schema, need, limit, self.study.span)

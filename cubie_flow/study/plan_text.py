@@ -89,8 +89,11 @@ def _study_facts(plan: Plan) -> Iterator[tuple[str, str]]:
         f"{size_text(plan.host_available)} available",
     )
     if plan.device_memory:
-        device = size_text(plan.device_memory)
-        yield "GPU", f"{size_text(plan.device_bytes)} per shard, of {device}"
+        local = ""
+        if plan.device_local:
+            local = f", {size_text(plan.device_local)} of it local memory of all resident threads"
+        total, device = size_text(plan.device_bytes), size_text(plan.device_memory)
+        yield "GPU", f"{total} per shard, of {device}{local}"
     yield "binds", plan.binding
 
 

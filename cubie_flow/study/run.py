@@ -17,7 +17,7 @@ from cubie_flow.engines import Engine, LocalEngine, RunStatistics, pick_devices
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.status import STATUS, WELL
 from cubie_flow.kernels.kernel import BatchSolverKernel
-from cubie_flow.kernels.targets.detect import cuda_devices, install_hint, toolkit_installed
+from cubie_flow.kernels.targets.detect import cuda_devices, unused_gpu
 from cubie_flow.process.machine import cpu_name, peak_memory
 from cubie_flow.process.profile import stopwatch
 from cubie_flow.process.signals import stop_if_asked
@@ -226,7 +226,8 @@ class _Execution:
         self.study, self.location = plan.study, plan.location
         self.threads = threads_of(plan.study)
         self.engine = options.engine or LocalEngine()
-        self.notes = [*_notes(plan.study)]
+        unused = unused_gpu() if plan.study.target.kind == "auto" else ""
+        self.notes = [unused] if unused else []
         self.complete: set[int] = set()
 
     def run(self) -> RunReport:
@@ -410,11 +411,3 @@ def _device(kernel: BatchSolverKernel, threads: int) -> str:
         return "CUDA simulator"
     lanes = kernel.dialect.lanes
     return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''} x {lanes} lanes"
-
-
-def _notes(study: Study) -> tuple[str, ...]:
-    """Return a note on a GPU that cannot be used."""
-    if study.target.kind == "auto" and cuda_devices() and not toolkit_installed():
-        name = cuda_devices()[0].name
-        return (f"GPU found ({name}) but not used: {install_hint()}",)
-    return ()

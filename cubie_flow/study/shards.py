@@ -15,6 +15,7 @@ from cubie_flow.engines import Record, WorkerResources, pick_devices
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult, Launch
+from cubie_flow.kernels.targets.batch import join_measured
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.layout import ShardPlan
@@ -41,7 +42,7 @@ class _Pass:
     @cached_property
     def _launch(self) -> Launch:
         limits = tolerances(self.study)
-        return self.kernel.launch(limits, self.study.sampled, self.threads)
+        return self.kernel.launch(limits, self.study.times, self.threads)
 
     @cached_property
     def _rescue(self) -> Rescue | None:
@@ -67,7 +68,7 @@ class _Pass:
         if order is not None:
             result = evolve(result.put_back(order), seconds=result.seconds + seconds)
         if self._rescue is not None:
-            result = self._rescue.apply(columns, result, self.study.sampled, self.threads)
+            result = self._rescue.apply(columns, result, self.study.times, self.threads)
         return shard_arrays(self.study, columns, result), result
 
     def _order(self, columns: Mapping[str, Array], count: int) -> tuple[Array | None, float]:
@@ -87,17 +88,17 @@ class _Pass:
 
     def trajectories(
         self, columns: Mapping[str, Array], chosen: Array
-    ) -> tuple[dict[str, Array], float]:
-        """Return trajectories, NaN for runs that are not chosen, and the seconds they took."""
+    ) -> tuple[dict[str, Array], float, Mapping[str, float]]:
+        """Return trajectories, NaN for runs that are not chosen, their seconds and measurements."""
         study, count = self.study, int(chosen.sum())
         shape = (len(chosen), len(study.times))
         saved = {name: np.full(shape, np.nan, study.precision) for name in study.saved}
         if not count:
-            return saved, 0.0
+            return saved, 0.0, {}
         arrays, result = self.solve({n: v[chosen] for n, v in columns.items()}, count)
         for name, values in saved.items():
             values[chosen] = arrays[name]
-        return saved, result.seconds
+        return saved, result.seconds, result.measured
 
 
 @frozen(eq=False)
@@ -151,11 +152,14 @@ class ShardSolver:
         arrays, result = first.solve(columns, stop - start, tick)
         if self._filter is not None:
             chosen = self._filter(arrays)
-            saved, more = second[0].trajectories(columns, chosen)
+            saved, more, measured = second[0].trajectories(columns, chosen)
             arrays = {**saved, **arrays, KEPT.name: chosen.astype(np.uint8)}
-            result = evolve(result, seconds=result.seconds + more)
+            measured = join_measured(result.measured, measured)
+            result = evolve(result, seconds=result.seconds + more, measured=measured)
         measured = {**result.measured, "shard_bytes": sum(a.nbytes for a in arrays.values())}
         transfer = measured.pop("transfer_seconds", 0.0)
+        if "device_bytes" in measured:
+            measured["device_bytes"] += measured["device_local_bytes"]
         row = {
             "start": start,
             "runs": stop - start,

@@ -273,10 +273,7 @@ def shard_arrays(
     dict
         Arrays of shape (runs,), (runs, times) or (runs, occurrences).
     """
-    samples = result.samples
-    if study.saved and study.sampled is not None and len(study.sampled) > len(study.times):
-        samples = samples[:, :, np.isin(study.sampled, study.times)]
-    arrays = {name: samples[i] for i, name in enumerate(study.saved)}
+    arrays = {name: result.samples[i] for i, name in enumerate(study.saved)}
     for i, state in enumerate(study.integrated.states):
         arrays[f"{state.name}_final"] = result.finals[i]
     for i, name in enumerate(study.summarised):

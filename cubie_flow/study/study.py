@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from attrs import evolve, field, frozen
 
 from cubie_flow.batches import Design
@@ -120,12 +119,10 @@ class Study:
                 )
         return data
 
-    @cached_property
-    def sampled(self) -> Array | None:
-        """Times at which runs are sampled, relative to the start: saved ones and the data's."""
-        if self.measured is None:
-            return self.times if self.times.size else None
-        return np.union1d(self.times, np.asarray(self.measured.times) - self.t_start)
+    @property
+    def sampling(self) -> bool:
+        """Whether runs are sampled at times: to save them, or to compare them with data."""
+        return self.measured is not None or bool(self.times.size)
 
     @property
     def saved(self) -> tuple[str, ...]:

@@ -40,6 +40,9 @@ STUDY = Study(
 class Driver:
     """What libcuda says of `PRESENT` devices; their memory is unknown."""
 
+    def cuInit(self, flags: int) -> int:
+        return 0
+
     def cuDeviceGetCount(self, count: Any) -> int:
         count._obj.value = PRESENT
         return 0
@@ -97,9 +100,9 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let the driver tell of devices for one test."""
     monkeypatch.setattr(detect, "_nvidia_driver", Driver)
     monkeypatch.setattr("cubie_flow.kernels.targets.cuda.shared_memory_limit", lambda device: 49152)
-    detect.cuda_devices.cache_clear()
+    detect.forget_devices()
     yield monkeypatch
-    detect.cuda_devices.cache_clear()
+    detect.forget_devices()
 
 
 def on(device: Any) -> Study:

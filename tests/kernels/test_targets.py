@@ -24,7 +24,7 @@ from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.kernel import BatchSolverConfig, BatchSolverKernel
 from cubie_flow.kernels.targets.cpu_compile import batch_loop_assembly
 from cubie_flow.kernels.targets.cuda_kernel import make_transpose
-from cubie_flow.kernels.targets.cuda_program import piece_runs
+from cubie_flow.kernels.targets.cuda_sizes import piece_runs
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.memory.occupancy import occupancy
 from cubie_flow.study.kernel import build_kernel
@@ -185,6 +185,9 @@ def test_no_multiply_add_is_contracted(lorenz: OdeSystem) -> None:
     assert "fma.rn.f32" in code.ptx
     loose = re.findall(r"\b(?:add|mul|sub)\.f(?:32|64)\b", code.ptx)
     assert not loose, "an add or mul without .rn may be contracted by the assembler"
+    # The number of a thread has 64 bits: large grids have more than 2^31 threads.
+    assert "mul.wide.s32" in code.ptx
+    assert not re.findall(r"\b(?:mul|mad)\.lo\.[su]32", code.ptx)
 
 
 def test_native_functions_come_from_libdevice(pendulum: OdeSystem) -> None:
@@ -254,7 +257,7 @@ def test_planned_device_memory_is_what_is_taken(lorenz: OdeSystem, runs: int) ->
         target=TargetChoice("cuda"),
         shard_runs=runs,
     )
-    planned = plan_study(study, compiling=False).device_bytes
+    planned = plan_study(study).device_slabs
     kernel = build_kernel(study)
     columns = study.design.columns(0, runs)
     result = kernel.solve(columns, runs, Tolerances(), study.times)

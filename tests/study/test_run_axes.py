@@ -150,5 +150,5 @@ def _solved(runs: int) -> BatchResult:
     columns = design.columns(0, runs)
     with lent_kernel(study) as kernel:
         limits = tolerances(study)
-        result = kernel.solve(columns, runs, limits, study.sampled)
-    return Rescue(study).apply(columns, result, study.sampled, 1)
+        result = kernel.solve(columns, runs, limits, study.times)
+    return Rescue(study).apply(columns, result, study.times, 1)

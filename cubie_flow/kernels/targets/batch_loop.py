@@ -139,7 +139,7 @@ def _make_finish(blocks: Mapping[str, Function], compile_function: Compile) -> F
     ) -> None:
         finals, counts = results
         if saving:
-            save_missing(memory, lane, run, sampling)
+            save_missing(memory, lane, run, sampling, initial)
         if compared:
             finish(memory, lane, (finals, count, run), (counts, count, run), (initial, 1, 0))
         else:
@@ -183,14 +183,13 @@ def _make_save_due(
 ) -> Function:
     """Return the function that saves the samples that are due."""
     idle = compile_function(_nothing)
-    due, sample, saved = blocks["due"], blocks["sample"], blocks["saved"]
-    store_sample = blocks["store_sample"]
+    due, sample = blocks["due"], blocks["sample"]
     dense, compared = "densify" in blocks, "compare" in blocks
     densify, compare = blocks.get("densify", idle), blocks.get("compare", idle)
+    store = _make_store(blocks, compile_function)
 
     @compile_function
     def save_due(memory: Any, runs: Any, sampling: Any, initial: Any) -> None:
-        times, _, samples, rows, run_stride, time_stride = sampling
         waiting = due(memory, 0)
         if waiting != 0 and dense:
             densify(memory, 0)
@@ -201,12 +200,40 @@ def _make_save_due(
                 waiting &= waiting - 1
                 if compared:
                     compare(memory, lane, (initial, 1, 0))
-                index = saved(memory, lane)
-                offset = runs[lane] * run_stride + index * time_stride
-                store_sample(memory, lane, (samples, rows, offset), (times, 1, index + 1))
+                store(memory, lane, runs[lane], sampling, initial)
             waiting = due(memory, 0)
 
     return save_due
+
+
+def _make_store(blocks: Mapping[str, Function], compile_function: Compile) -> Function:
+    """Return the function that stores the sample of a lane and moves on to the next time.
+
+    Where runs are compared with data, a sample at a time of the data alone is not stored.
+    """
+    store_sample, saved = blocks["store_sample"], blocks["saved"]
+    if "passed" not in blocks:
+
+        @compile_function
+        def store(memory: Any, lane: int, run: int, sampling: Any, initial: Any) -> None:
+            times, _, samples, rows, run_stride, time_stride = sampling
+            index = saved(memory, lane)
+            offset = run * run_stride + index * time_stride
+            store_sample(memory, lane, (samples, rows, offset), (times, 1, index + 1))
+
+        return store
+    passed, advance = blocks["passed"], blocks["advance"]
+
+    @compile_function
+    def store_saved(memory: Any, lane: int, run: int, sampling: Any, initial: Any) -> None:
+        times, _, samples, rows, run_stride, time_stride = sampling
+        place = passed(memory, lane, (initial, 1, 0))
+        advance(memory, lane, (times, 1, saved(memory, lane) + 1))
+        if passed(memory, lane, (initial, 1, 0)) > place:
+            offset = run * run_stride + place * time_stride
+            store_sample(memory, lane, (samples, rows, offset))
+
+    return store_saved
 
 
 def _make_save_missing(blocks: Mapping[str, Function], compile_function: Compile) -> Function:
@@ -214,11 +241,13 @@ def _make_save_missing(blocks: Mapping[str, Function], compile_function: Compile
     if "sample" not in blocks:
         return compile_function(_nothing)
     saved, store_missing = blocks["saved"], blocks["store_missing"]
+    selects, passed = "passed" in blocks, blocks.get("passed", compile_function(_nothing))
 
     @compile_function
-    def save_missing(memory: Any, lane: int, run: int, sampling: Any) -> None:
+    def save_missing(memory: Any, lane: int, run: int, sampling: Any, initial: Any) -> None:
         _, time_count, samples, rows, run_stride, time_stride = sampling
-        for index in range(saved(memory, lane), time_count):
+        first = passed(memory, lane, (initial, 1, 0)) if selects else saved(memory, lane)
+        for index in range(first, time_count):
             offset = run * run_stride + index * time_stride
             store_missing(memory, lane, (samples, rows, offset))
 

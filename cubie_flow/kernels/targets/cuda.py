@@ -18,14 +18,18 @@ from cubie_flow.kernels.targets.cuda_code import CompilerStats, CudaCode
 from cubie_flow.kernels.targets.detect import cuda_devices, require_toolkit
 from cubie_flow.kernels.targets.simulator import gpu_dialect
 from cubie_flow.kernels.targets.target import BuildResult, Target, package_versions
+from cubie_flow.memory.occupancy import capability
 
 if TYPE_CHECKING:
     from cubie_flow.kernels.kernel import BatchSolverKernel
 
-#: Packages that decide, together with our own source, what a kernel compiles to.
+#: Packages that decide, together with our own source, what a kernel compiles to: all whose code or
+#: libraries are loaded while one is compiled, see `tests/kernels/test_wheels.py`.
 WHEELS = (
-    "numba", "llvmlite", "numba-cuda", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink",
-    "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12",
+    "numba", "llvmlite", "numpy", "numba-cuda", "cuda-bindings", "cuda-core", "cuda-pathfinder",
+    "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime",
+    "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12", "nvidia-cuda-nvrtc-cu12",
+    "nvidia-cuda-runtime-cu12",
 )  # fmt: skip
 
 
@@ -48,10 +52,13 @@ class CudaTarget(Target):
             )
         from cubie_flow.kernels.targets.cuda_program import CudaProgram
 
-        arch = kernel.settings.arch or devices[number].arch
-        fit = kernel.fit_block()
-        code, cached = cuda_code(kernel, arch)
-        transpose = _transpose_code(kernel, arch) if kernel.run.loop.settings.sampling else None
+        given = kernel.settings.arch
+        arch = given or devices[number].arch
+        kernel.fit_block()  # refuses what no block has room for, before it is compiled
+        code, cached = cuda_code(kernel, arch, exact=bool(given))
+        fit = kernel.fit_block(registers=code.figures.registers)
+        saving = bool(kernel.run.loop.settings.saved_numbers)
+        transpose = _transpose_code(kernel, arch, bool(given)) if saving else None
         program = CudaProgram(code, fit.block_size, fit.shared_bytes, number, transpose)
         return BuildResult(program, perf_counter() - started, cached, code.figures.as_dict())
 
@@ -62,8 +69,29 @@ class CudaTarget(Target):
         return shared_memory_limit(kernel.settings.device)
 
 
-def cuda_code(kernel: BatchSolverKernel, arch: str) -> tuple[CudaCode, bool]:
+def compiled_arch(arch: str) -> str:
+    """Return the architecture to compile for, so that the code runs on a device of `arch`.
+
+    The compiler may be older than the device. Code for an architecture runs on those of the same
+    generation with a higher number. Without such a one, `arch` is returned and the compiler says
+    what it lacks.
+    """
+    from cubie_flow.kernels.targets.numba_cuda_adapter import get_supported_ccs
+
+    number, supported = capability(arch), get_supported_ccs()
+    older = [each for each in supported if each[0] == number[0] and each <= number]
+    return "sm_{}{}".format(*max(older)) if older else arch
+
+
+def cuda_code(kernel: BatchSolverKernel, arch: str, exact: bool = True) -> tuple[CudaCode, bool]:
     """Return the code of a kernel for an architecture, and whether it was cached.
+
+    Parameters
+    ----------
+    kernel : BatchSolverKernel
+    arch : str
+    exact : bool
+        Whether to compile for `arch` itself; else for what runs on it, see `compiled_arch`.
 
     Raises
     ------
@@ -80,13 +108,14 @@ def cuda_code(kernel: BatchSolverKernel, arch: str) -> tuple[CudaCode, bool]:
 
         emitted = evolve(dialect, library=compiler.libdevice, intrinsics=compiler.rounding)
         return compiler.compile_kernel(
-            kernel.run.product, emitted, kernel.places, kernel.arena_bytes, stride, arch
-        )
+            kernel.run.product, emitted, kernel.places, kernel.arena_bytes, stride,
+            arch if exact else compiled_arch(arch),
+        )  # fmt: skip
 
     return _cached(kernel.cache, key, arch, compile_code)
 
 
-def _transpose_code(kernel: BatchSolverKernel, arch: str) -> CudaCode:
+def _transpose_code(kernel: BatchSolverKernel, arch: str, exact: bool) -> CudaCode:
     """Return the code that transposes samples."""
     bits = kernel.dialect.bits
     parts = ("transpose", bits, arch, source_digest(), package_versions(*WHEELS))
@@ -94,7 +123,7 @@ def _transpose_code(kernel: BatchSolverKernel, arch: str) -> CudaCode:
     def compile_code() -> CudaCode:
         from cubie_flow.kernels.targets.cuda_compile import compile_transpose
 
-        return compile_transpose(bits, arch)
+        return compile_transpose(bits, arch if exact else compiled_arch(arch))
 
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     return _cached(kernel.cache, key, arch, compile_code)[0]

@@ -106,7 +106,9 @@ def _compiled(kernel: Any, signature: tuple[Any, ...], arch: str) -> CudaCode:
     number, supported = capability(arch), get_supported_ccs()
     if number not in supported:
         known = ", ".join(f"sm_{major}{minor}" for major, minor in supported)
-        raise FlowError(f"target.arch is '{arch}'; the toolkit here compiles for {known}")
+        older = number < min(supported)
+        remedy = '; for older GPUs: pip install "cubie-flow[cuda12]"' if older else ""
+        raise FlowError(f"target.arch is '{arch}'; the toolkit here compiles for {known}{remedy}")
     ptx, entry = compile_ptx(kernel, signature, number)
     cubin, stats = link(ptx, arch)
     return CudaCode(ptx, cubin, entry, arch, stats)

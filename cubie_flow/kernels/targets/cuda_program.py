@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from time import perf_counter
 
@@ -13,19 +13,15 @@ from cubie_flow.errors import FlowError
 from cubie_flow.kernels.targets.batch import Batch
 from cubie_flow.kernels.targets.cuda_api import (
     check,
-    load_function,
-    open_context,
+    missing_stack,
     pinned,
     resident_threads,
+    stack_problem,
 )
 from cubie_flow.kernels.targets.cuda_code import CudaCode
-from cubie_flow.kernels.targets.cuda_slot import LoadedKernel, Slot, run_bytes
+from cubie_flow.kernels.targets.cuda_sizes import SLOTS, fixed_bytes, piece_runs, run_bytes
+from cubie_flow.kernels.targets.cuda_slot import LoadedKernel, Slot
 from cubie_flow.kernels.targets.result_pool import ResultPool
-
-#: Fraction of the free device memory that a batch may use.
-DEVICE_FRACTION = 0.8
-#: Bytes on the device above which a batch is divided into pieces.
-PIECE_BYTES = 64 << 20
 
 
 @frozen(eq=False)
@@ -79,18 +75,21 @@ class CudaProgram:
         device: int = 0,
         transpose: CudaCode | None = None,
     ) -> None:
-        context = open_context(device)
-        function = load_function(code, shared_bytes)
-        transposing = None if transpose is None else load_function(transpose)
-        self.kernel = LoadedKernel(context, function, block_size, shared_bytes, transposing)
+        from cuda.bindings import driver
+
+        self.kernel = LoadedKernel(code, block_size, shared_bytes, device, transpose)
         self._resident = resident_threads(device)
-        self._slots = [Slot(self.kernel), Slot(self.kernel)]
+        with self.kernel.current():
+            _, memory = check(driver.cuMemGetInfo())
+        if problem := stack_problem(self.kernel.stack, self._resident, memory):
+            raise FlowError(problem)
+        with self.kernel.current():
+            self._slots = [Slot(self.kernel) for _ in range(SLOTS)]
         # One batch at a time: all batches share the slots.
         self._lock = Lock()
 
     def memory(self) -> ResultPool:
         """Return the pool that result arrays come from; large ones are page-locked."""
-        self.kernel.make_current()
         return pinned
 
     @contextmanager
@@ -104,41 +103,66 @@ class CudaProgram:
             Blocks to launch, whose threads then integrate several runs each; None gives every run
             a thread of its own.
         """
-        self.kernel.make_current()
-        slot = Slot(self.kernel)
-        slot.upload(batch, 0, batch.count)
+        with self.kernel.current():
+            slot = Slot(self.kernel)
 
-        def fetch() -> None:
-            slot.download()
-            slot.wait()
+            def fetch() -> None:
+                slot.download()
+                slot.wait()
 
-        try:
-            yield LoadedBatch(lambda: slot.launch(blocks), fetch)
-        finally:
-            slot.free()
+            try:
+                slot.upload(batch, 0, batch.count)
+                yield LoadedBatch(lambda: slot.launch(blocks), fetch)
+            finally:
+                slot.free()
 
     def run(self, batch: Batch) -> None:
-        """Integrate every run of the batch."""
-        with self._lock:
-            self.kernel.make_current()
+        """Integrate every run of the batch.
+
+        Raises
+        ------
+        FlowError
+            The first error of the driver. No memory of the batch is in use any more.
+        """
+        with self._lock, self.kernel.current():
             began, kernel = perf_counter(), 0.0
-            piece = self._piece(batch)
-            starts = range(0, batch.count, piece)
             try:
-                for number, start in enumerate(starts):
-                    slot = self._slots[number % 2]
+                piece = self._piece(batch)
+                for number, start in enumerate(range(0, batch.count, piece)):
+                    slot = self._slots[number % SLOTS]
                     kernel += slot.wait()
                     slot.upload(batch, start, min(start + piece, batch.count))
                     slot.launch()
                     slot.download()
                     if batch.tick is not None:
                         batch.tick(start)
-            finally:
-                kernel += sum(slot.wait() for slot in self._slots)
+            except BaseException:
+                with suppress(BaseException):
+                    self._wait()
+                raise
+            kernel += self._wait()
             batch.measured["device_bytes"] = sum(slot.bytes for slot in self._slots)
+            batch.measured["device_local_bytes"] = self.kernel.stack * self._resident
             batch.measured["transfer_seconds"] = max(0.0, perf_counter() - began - kernel)
         if batch.tick is not None:
             batch.tick(batch.count)
+
+    def _wait(self) -> float:
+        """Wait for every slot, then raise the first error; return the seconds in the kernel."""
+        kernel, errors = 0.0, list[BaseException]()
+        for slot in self._slots:
+            # An interrupt must not leave a slot that still writes to the memory of the batch.
+            while slot.busy:
+                try:
+                    kernel += slot.wait()
+                except BaseException as error:
+                    errors.append(error)
+        try:
+            if errors:
+                raise errors[0]
+        finally:
+            del errors  # an error that its own traceback holds would hold the slots, too
+        return kernel
 
     def _piece(self, batch: Batch) -> int:
         """Return the number of runs per piece."""
@@ -146,45 +170,18 @@ class CudaProgram:
 
         free, _ = check(driver.cuMemGetInfo())
         free += sum(slot.bytes for slot in self._slots)
-        return piece_runs(batch.count, sum(run_bytes(batch)), free, self._resident)
+        # The first launch takes local memory, which is free until then.
+        free -= missing_stack(self.kernel.device, self.kernel.stack)
+        shape = batch.shape
+        return piece_runs(batch.count, run_bytes(shape), free, self._resident, fixed_bytes(shape))
 
     def resident_blocks(self) -> int:
         """Return how many blocks of the kernel a multiprocessor holds, asked of the driver."""
         from cuda.bindings import driver
 
         kernel = self.kernel
-        blocks = driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(
-            kernel.function, kernel.block_size, kernel.shared_bytes
-        )
-        return int(check(blocks))
-
-
-def piece_runs(count: int, each: int, free: int, resident: int) -> int:
-    """Return the number of runs per piece; two pieces are on the device at a time.
-
-    Parameters
-    ----------
-    count : int
-        Runs of the batch.
-    each : int
-        Bytes per run on the device.
-    free : int
-        Free bytes of the device, those of earlier pieces included.
-    resident : int
-        Largest number of threads that the device holds at once.
-
-    Raises
-    ------
-    FlowError
-        If not even one run fits.
-    """
-    fitting = int(DEVICE_FRACTION * free / 2) // each
-    if fitting < 1:
-        raise FlowError(
-            f"one run takes {each:,} bytes on the GPU, which has {free:,} bytes free; save fewer "
-            "times or variables"
-        )
-    pieces = max(1, count * each // PIECE_BYTES)
-    # Smaller pieces would leave part of the device idle.
-    wanted = max(resident, -(-count // pieces))
-    return min(fitting, wanted, count)
+        with kernel.current():
+            blocks = driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                kernel.function, kernel.block_size, kernel.shared_bytes
+            )
+            return int(check(blocks))

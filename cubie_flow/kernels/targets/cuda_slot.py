@@ -2,65 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from ctypes import c_bool, c_int64, c_void_p
 from typing import Any
 from weakref import finalize
 
 import numpy as np
-from attrs import frozen
 
 from cubie_flow.kernels.targets.batch import Batch
-from cubie_flow.kernels.targets.cuda_api import check, pinned
-from cubie_flow.kernels.targets.cuda_code import TILE, TILE_ROWS
+from cubie_flow.kernels.targets.cuda_api import (
+    check,
+    current,
+    load_function,
+    note_stack,
+    open_context,
+    pinned,
+    thread_stack,
+)
+from cubie_flow.kernels.targets.cuda_code import TILE, TILE_ROWS, CudaCode
+from cubie_flow.kernels.targets.cuda_sizes import (
+    MAX_PITCH,
+    kernel_grid,
+    offsets,
+    regions,
+    transpose_grid,
+)
 
 Array = Any
 
 
-@frozen(eq=False)
 class LoadedKernel:
-    """Loaded functions of a context, and the launch configuration of the kernel.
+    """Functions loaded on a device, and the launch configuration of the kernel.
 
-    Attributes
+    The modules are unloaded with it; its slots hold it.
+
+    Parameters
     ----------
-    context, function : object
-        Handles of the CUDA driver.
+    code : CudaCode
     block_size : int
         Threads per block.
     shared_bytes : int
         Dynamic shared memory per block.
-    transpose : object
-        Function that transposes samples; None for a kernel that does not sample.
+    device : int
+        Number of the GPU.
+    transpose : CudaCode, optional
+        Kernel that transposes samples; None for a kernel that does not sample.
+
+    Attributes
+    ----------
+    function, transpose : object
+        Handles of the CUDA driver.
+    stack : int
+        Bytes of local memory per thread.
     """
 
-    context: Any
-    function: Any
-    block_size: int
-    shared_bytes: int
-    transpose: Any
+    def __init__(
+        self,
+        code: CudaCode,
+        block_size: int,
+        shared_bytes: int,
+        device: int = 0,
+        transpose: CudaCode | None = None,
+    ) -> None:
+        self.block_size, self.shared_bytes, self.device = block_size, shared_bytes, device
+        self._context = open_context(device)
+        modules: list[Any] = []
+        finalize(self, _unload, self._context, modules).atexit = False
+        with self.current():
+            module, self.function = load_function(code, shared_bytes)
+            modules.append(module)
+            self.transpose = None
+            if transpose is not None:
+                module, self.transpose = load_function(transpose)
+                modules.append(module)
+            self.stack = thread_stack(self.function)
 
-    def make_current(self) -> None:
-        """Make the context current in the calling thread."""
-        from cuda.bindings import driver
+    @property
+    def context(self) -> Any:
+        """Handle of the device's primary context."""
+        return self._context
 
-        check(driver.cuCtxSetCurrent(self.context))
-
-
-def run_bytes(batch: Batch) -> tuple[int, int, int, int]:
-    """Return the bytes per run on the device: inputs, finals, counts, and samples."""
-    real = batch.finals.itemsize
-    sampled = len(batch.samples) * batch.time_count if batch.time_count else 0
-    copies = 2 if batch.time_count > 1 else 1  # as written, and transposed
-    return (
-        real * len(batch.inputs),
-        real * len(batch.finals),
-        batch.counts.itemsize * len(batch.counts),
-        real * sampled * copies,
-    )
+    def current(self) -> AbstractContextManager[None]:
+        """Return a block in which the context is current in the calling thread."""
+        return current(self._context)
 
 
 class Slot:
     """A stream and device memory for one piece of a batch at a time.
+
+    All methods are called with the context of the kernel current.
 
     Parameters
     ----------
@@ -70,6 +101,8 @@ class Slot:
     ----------
     bytes : int
         Size of the device memory.
+    busy : bool
+        Whether work may be in flight, see `wait`.
     """
 
     def __init__(self, kernel: LoadedKernel) -> None:
@@ -77,13 +110,18 @@ class Slot:
 
         self._kernel = kernel
         self._stream = check(driver.cuStreamCreate(0))
-        self._events = [check(driver.cuEventCreate(0)) for _ in range(2)]
+        self._events: list[Any] = []
         #: Address of the slab, if there is one; a list, so that it can be freed without the slot.
         self._slabs: list[int] = []
         self.bytes = 0
         self._staging: Array = np.empty(0, np.uint8)
-        self._busy = False
-        finalize(self, _release, kernel, self._stream, self._events, self._slabs)
+        self.busy = False
+        #: Whether both events of the piece in flight are recorded.
+        self._timed = False
+        resources = self._stream, self._events, self._slabs
+        finalize(self, _release, kernel, *resources).atexit = False
+        for _ in range(2):
+            self._events.append(check(driver.cuEventCreate(0)))
 
     def free(self) -> None:
         """Free the device memory."""
@@ -106,34 +144,33 @@ class Slot:
         self._batch, self._start, self._count = batch, start, stop - start
         n, real = self._count, batch.finals.dtype
         shared = np.concatenate([batch.settings, batch.times, batch.initial]).astype(real)
-        inputs, finals, counts, samples = (size * n for size in run_bytes(batch))
-        transposed = samples // 2 if batch.time_count > 1 else 0
-        offsets = self._reserve(
-            (inputs, shared.nbytes, finals, counts, samples - transposed, transposed)
-        )
+        sizes = regions(batch.shape, n)
+        places = self._reserve(sizes)
         # Inputs and shared values are packed, so that one copy sends both.
-        end = offsets[1] + shared.nbytes
+        inputs, end = sizes[0], places[1] + shared.nbytes
         if self._staging.nbytes < end:
             self._staging = pinned.empty(end, np.uint8)
         staging = self._staging
         staging[:inputs].view(real).reshape(len(batch.inputs), n)[:] = batch.inputs[:, start:stop]
-        staging[offsets[1] : end].view(real)[:] = shared
+        staging[places[1] : end].view(real)[:] = shared
+        self.busy = True
         check(driver.cuMemcpyHtoDAsync(self._at[0], staging.ctypes.data, end, self._stream))
-        self._busy = True
 
-    def _reserve(self, sizes: Iterable[int]) -> list[int]:
+    def _reserve(self, sizes: Sequence[int]) -> list[int]:
         """Reserve device memory for arrays of these bytes; return their offsets in the slab."""
         from cuda.bindings import driver
 
-        offsets = [0]
-        for size in sizes:
-            offsets.append(offsets[-1] + -(-max(size, 8) // 256) * 256)
-        if offsets[-1] > self.bytes:
+        places = offsets(sizes)
+        if places[-1] > self.bytes:
             self.free()
-            self._slabs.append(int(check(driver.cuMemAlloc(offsets[-1]))))
-            self.bytes = offsets[-1]
-        self._at = [self._slabs[0] + offset for offset in offsets[:-1]]
-        return offsets
+            doing = (
+                f"when {places[-1]:,} bytes of GPU memory were reserved for {self._count:,} runs; "
+                "other programs may use this GPU"
+            )
+            self._slabs.append(int(check(driver.cuMemAlloc(places[-1]), doing)))
+            self.bytes = places[-1]
+        self._at = [self._slabs[0] + place for place in places[:-1]]
+        return places
 
     def launch(self, blocks: int | None = None) -> None:
         """Begin to integrate.
@@ -157,83 +194,105 @@ class Slot:
         )  # fmt: skip
         kinds = (c_int64, c_bool, *[c_void_p] * 4, c_int64, c_void_p, *[c_int64] * 3)
         kinds += (c_void_p, c_void_p)
-        grid = (blocks or -(-n // kernel.block_size), 1, 1)
-        block = (kernel.block_size, 1, 1)
+        grid = kernel_grid(n, kernel.block_size) if blocks is None else (blocks, 1, 1)
+        self.busy, self._timed = True, False
         check(driver.cuEventRecord(self._events[0], self._stream))
         check(
             driver.cuLaunchKernel(
-                kernel.function, *grid, *block, kernel.shared_bytes, self._stream,
-                (values, kinds), 0,
-            )
+                kernel.function, *grid, kernel.block_size, 1, 1, kernel.shared_bytes,
+                self._stream, (values, kinds), 0,
+            ),
+            f"when blocks of {kernel.block_size} threads were launched",
         )  # fmt: skip
+        note_stack(kernel.device, kernel.stack)
         check(driver.cuEventRecord(self._events[1], self._stream))
+        self._timed = True
 
     def download(self) -> None:
         """Begin to transpose the samples and to copy all results to the host."""
         batch, n, start = self._batch, self._count, self._start
+        shape = batch.shape
         *_, finals, counts, samples, transposed = self._at
-        size, times = batch.finals.itemsize, batch.time_count
-        if times > 1:
-            self._transpose(samples, transposed, len(batch.samples))
-            samples = transposed
-        if times:
-            self._copy_rows(batch.samples, samples, size * times * n, size * times * start)
-        self._copy_rows(batch.finals, finals, size * n, size * start)
+        if shape.saved:
+            if shape.times > 1:
+                self._transpose(samples, transposed)
+                samples = transposed
+            each = shape.real * shape.times
+            self._copy_rows(batch.samples, samples, each * n, each * start)
+        self._copy_rows(batch.finals, finals, shape.real * n, shape.real * start)
         self._copy_rows(batch.counts, counts, 4 * n, 4 * start)
 
-    def _transpose(self, source: int, target: int, rows: int) -> None:
+    def _transpose(self, source: int, target: int) -> None:
         from cuda.bindings import driver
 
-        assert self._kernel.transpose is not None
-        n, times = self._count, self._batch.time_count
-        values = (n, times, rows, source, target)
+        shape, n = self._batch.shape, self._count
+        values = (n, shape.times, shape.saved, source, target)
         kinds = (*[c_int64] * 3, c_void_p, c_void_p)
-        grid = (-(-n // TILE), min(-(-times // TILE), 65535), min(rows, 65535))
         check(
             driver.cuLaunchKernel(
-                self._kernel.transpose,
-                *grid,
-                TILE,
-                TILE_ROWS,
-                1,
-                0,
-                self._stream,
-                (values, kinds),
-                0,
+                self._kernel.transpose, *transpose_grid(shape, n), TILE, TILE_ROWS, 1, 0,
+                self._stream, (values, kinds), 0,
             )
-        )
+        )  # fmt: skip
 
     def _copy_rows(self, host: Array, source: int, width: int, offset: int) -> None:
         """Copy rows of `width` bytes to `offset` bytes into each row of a host array."""
         from cuda.bindings import driver
 
+        pitch = host.nbytes // len(host)
+        if pitch > MAX_PITCH:
+            for row in range(len(host)):
+                target = host.ctypes.data + row * pitch + offset
+                check(driver.cuMemcpyDtoHAsync(target, source + row * width, width, self._stream))
+            return
         copy = driver.CUDA_MEMCPY2D()
         copy.srcMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
         copy.srcDevice, copy.srcPitch = source, width
         copy.dstMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_HOST
         copy.dstHost = host.ctypes.data + offset
-        copy.dstPitch = host.nbytes // len(host)
+        copy.dstPitch = pitch
         copy.WidthInBytes, copy.Height = width, len(host)
         check(driver.cuMemcpy2DAsync(copy, self._stream))
 
     def wait(self) -> float:
-        """Wait for the piece in flight; return the seconds in the kernel."""
+        """Wait for the piece in flight; return the seconds in the kernel.
+
+        Until it returns or raises an error of the driver, memory of the batch may be written.
+        """
         from cuda.bindings import driver
 
-        if not self._busy:
+        if not self.busy:
             return 0.0
-        self._busy = False
-        check(driver.cuStreamSynchronize(self._stream))
-        return float(check(driver.cuEventElapsedTime(*self._events))) / 1e3
+        status = driver.cuStreamSynchronize(self._stream)
+        self.busy = False
+        check(status, "while the GPU integrated")
+        # A piece that could not be launched has no times.
+        return float(check(driver.cuEventElapsedTime(*self._events))) / 1e3 if self._timed else 0.0
+
+
+# A garbage collection calls the following in any thread; the context of that thread stays.
 
 
 def _release(kernel: LoadedKernel, stream: Any, events: list[Any], slabs: list[int]) -> None:
-    """Free the resources of a slot; the driver may already be unloaded when a process ends."""
+    """Free the resources of a slot."""
     from cuda.bindings import driver
 
-    driver.cuCtxSetCurrent(kernel.context)
+    driver.cuCtxPushCurrent(kernel.context)
+    # Work may be in flight if the batch was abandoned.
+    driver.cuStreamSynchronize(stream)
     while slabs:
         driver.cuMemFree(slabs.pop())
     for event in events:
         driver.cuEventDestroy(event)
     driver.cuStreamDestroy(stream)
+    driver.cuCtxPopCurrent()
+
+
+def _unload(context: Any, modules: list[Any]) -> None:
+    """Unload the modules of a kernel."""
+    from cuda.bindings import driver
+
+    driver.cuCtxPushCurrent(context)
+    for module in modules:
+        driver.cuModuleUnload(module)
+    driver.cuCtxPopCurrent()
