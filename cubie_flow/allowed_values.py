@@ -15,6 +15,8 @@ LOCATIONS = ("register", "local", "shared")
 #: Which placements of buffers ``task=placement`` compares.
 SEARCHES = ("all", "one_at_a_time", "pareto")
 #: Kinds of a batch.
-DESIGNS = ("single", "grid", "zip", "sobol", "latin_hypercube", "table")
+DESIGNS = ("single", "grid", "zip", "sobol", "latin_hypercube", "table", "subjects")
+#: From which row on a changed covariate holds: its own, or the one before it.
+CARRIES = ("forward", "backward")
 #: Orders in which the runs of a shard are solved.
 ORDERS = ("given", "cost")

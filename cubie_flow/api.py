@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import evolve, fields
 
-from cubie_flow.batches import Design, make_design
+from cubie_flow.batches import Design, make_design, swept_design
+from cubie_flow.batches.subjects import subjects_design
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.run import DURATION
 from cubie_flow.storage.schema import PER_RUN, StoreSchema
@@ -57,6 +59,8 @@ def solve(
     initial_values: Mapping[str, Any] | None = None,
     drivers: Mapping[str, Any] | None = None,
     batch: str | Design | None = None,
+    subjects: Any = None,
+    observed: str | Mapping[str, str] | None = None,
     duration: float | Any | None = None,
     t_start: float = 0.0,
     algorithm: str = "tsit5",
@@ -84,6 +88,13 @@ def solve(
     batch : {"zip", "grid"} or Design, optional
         How arrays combine: run by run (the default), or every combination. A design replaces
         the arrays.
+    subjects : path, mapping or DataFrame, optional
+        A table of doses and observations: one run per subject, see
+        `cubie_flow.batches.subjects.subjects_design`. Columns with the name of a quantity of the
+        model give it, unless `parameters` or `initial_values` do.
+    observed : str or mapping, optional
+        What ``DV`` of `subjects` measures, or several quantities by DVID or CMT; by default the
+        only observable of the model.
     duration : float or array, optional
         In the model's unit of time; the model's own by default.
     t_start : float
@@ -136,6 +147,15 @@ def solve(
     spans = None if duration is None else _numbers("duration", duration)
     if spans is not None and spans.ndim:
         varied[DURATION] = spans
+    if subjects is not None:
+        batch = _subjects(
+            subjects,
+            observed,
+            system,
+            batch,
+            {**varied, **choices},
+            {*(parameters or {}), *(initial_values or {})},
+        )
     study = Study(
         system=system,
         design=batch if isinstance(batch, Design) else _design(batch, {**varied, **choices}),
@@ -237,6 +257,25 @@ def _design(batch: str | None, varied: Mapping[str, Any]) -> Design:
     if batch is not None:
         make_design(batch, {"check": [0.0]} if batch in ("grid", "zip") else {})
     return make_design((batch or "zip") if varied else "single", varied)
+
+
+def _subjects(
+    table: Any,
+    observed: Any,
+    system: OdeSystem,
+    batch: Any,
+    varied: Mapping[str, Any],
+    given: Collection[str],
+) -> Design:
+    """Return the design of a table of subjects; every subject at every point of what varies."""
+    known = {quantity.name for quantity in system.quantities} - {*given}
+    if not isinstance(table, str | PurePath | Mapping):
+        table = {str(name): list(table[name]) for name in table}
+    own = subjects_design(table, options={"observed": observed}, known=known)
+    if batch not in (None, "zip", "grid"):
+        raise FlowError(f"batch is {batch!r:.60}, but with subjects it must be 'zip' or 'grid'")
+    axes = [{name: one} for name, one in varied.items()] if batch == "grid" else [varied]
+    return swept_design(axes, 0, lambda _: own) if varied else own
 
 
 def _numbers(key: str, value: Any) -> Array:

@@ -26,7 +26,7 @@ PAGES = (
     "engines", "first-sweep", "methods", "models", "results", "resume", "storage", "sweeps",
     "troubleshooting",
 )  # fmt: skip
-WORKED = tuple(sorted(path.stem for path in (DOCS / "examples").glob("*.md")))
+WORKED = (*sorted(path.stem for path in (DOCS / "examples").glob("*.md")), "subjects")
 TEXTS = {page: (DOCS / f"{page}.md").read_text(encoding="utf-8") for page in PAGES}
 #: What the text leaves open.
 OPEN = re.compile(r"FOLDER|NAME|KEY|=mine|\.\.\.|\*|=$")
@@ -148,7 +148,8 @@ def test_a_worked_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.Monke
         pytest.importorskip(EXTRAS[page])
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    markdown = (DOCS / "examples" / f"{page}.md").read_text(encoding="utf-8")
+    (path,) = DOCS.rglob(f"{page}.md")
+    markdown = path.read_text(encoding="utf-8")
     for language, file, text in BLOCK.findall(markdown):
         if file:
             Path(file).write_text(text, encoding="utf-8")

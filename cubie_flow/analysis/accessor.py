@@ -45,6 +45,24 @@ class FlowAccessor:
         """Show the summary and the overview picture in a notebook."""
         return to_html(self._data)
 
+    def population(self) -> xr.Dataset:
+        """Return misfits and likelihood of all subjects of ``batch=subjects`` together.
+
+        Returns
+        -------
+        xarray.Dataset
+            One ``point`` for each combination of the values of a sweep, with the sums over the runs
+            of the dataset; NaN where a run failed. ``subjects`` is their number.
+
+        Raises
+        ------
+        FlowError
+            If the dataset has no subjects.
+        """
+        from cubie_flow.analysis.population import population
+
+        return population(self._data)
+
     # selection ----------------------------------------------------------------------------------
 
     def unfold(self) -> xr.Dataset:

@@ -60,6 +60,8 @@ class Contents:
             return tuple(name for name in names if name in data.variables)
 
         series = [] if study.measured is None else [one.name for one in study.measured.series]
+        if study.subjects is not None:
+            series = list(study.subjects.observed)
         misfits = [f"{name}_{kind}" for name in series for kind in ("sse", "wls")]
         events = [event.name for event in study.recorded]
         return cls(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cubie_flow.analysis import runs
-from cubie_flow.batches.store_names import RUN, TIME
+from cubie_flow.batches.store_names import OBSERVATION, OBSERVATION_TIME, RUN, TIME
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.process.python_path import import_library
 from cubie_flow.process.safe_files import replaced_when_complete
@@ -105,6 +105,8 @@ def _chosen(data: Dataset, asked: Sequence[str] | None, table: bool) -> list[str
                     f"(it has {', '.join(known)})"
                 )
         rest = list(asked)
+    if table and not any(OBSERVATION in data.variables[name].dims for name in rest):
+        first = [name for name in first if OBSERVATION not in data.variables[name].dims]
     return list(dict.fromkeys((*first, *rest)))
 
 
@@ -126,13 +128,14 @@ def _pieces(data: Dataset, names: Sequence[str]) -> Iterator[tuple[slice, Column
 
 
 def _tables(data: Dataset, names: Sequence[str]) -> Iterator[Columns]:
-    """Yield pieces of a table with one row per run, or per run and time."""
+    """Yield pieces of a table with one row per run, or per run and time or observation."""
     words = {
         name: {value: word for word, value in runs.flags(data.variables[name]).items()}
         for name in names
     }
     timed = [name for name in names if TIME in data.variables[name].dims]
     times = data[TIME].values if timed else np.empty(0)
+    own = [name for name in names if OBSERVATION in data.variables[name].dims]
     for _, columns in _pieces(data, names):
         table: Columns = {}
         for name in (RUN, *([TIME] if timed else []), *names):
@@ -142,9 +145,14 @@ def _tables(data: Dataset, names: Sequence[str]) -> Iterator[Columns]:
             values = columns[name]
             if words.get(name):
                 values = np.array([words[name].get(int(v), str(v)) for v in values], dtype=object)
-            if timed:
-                values = values.ravel() if name in timed else np.repeat(values, len(times))
+            if timed or own:
+                length = len(times) if timed else data.sizes[OBSERVATION]
+                values = values.ravel() if values.ndim > 1 else np.repeat(values, length)
             table[name] = values
+        if OBSERVATION_TIME in table:
+            # Runs have different numbers of observations.
+            there = ~np.isnan(table[OBSERVATION_TIME])
+            table = {name: values[there] for name, values in table.items()}
         yield table
 
 

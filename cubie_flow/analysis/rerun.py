@@ -20,6 +20,7 @@ from cubie_flow.errors import FlowError, nearest
 if TYPE_CHECKING:
     from xarray import Dataset
 
+    from cubie_flow.batches import Design
     from cubie_flow.study.study import Study
     from cubie_flow.systems import OdeSystem
 
@@ -104,10 +105,31 @@ def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[s
     if "compare" in data.attrs:
         measured = parse_json(data.attrs["compare"], "the attribute compare of this dataset")
         study = evolve(study, output=evolve(study.output, compare=measured))
+    if attributes.design(data).get("kind") == "subjects":
+        return evolve(study, design=_subjects(data, positions, columns, changes))
     design = make_design("zip", {name: values.tolist() for name, values in columns.items()})
     if not columns and len(positions) != 1:
         raise FlowError("nothing varies in this dataset, so all its runs are the same; name one")
     return _limit_times(evolve(study, design=design if columns else make_design("single", {})))
+
+
+def _subjects(
+    data: Dataset,
+    positions: NDArray[np.int64],
+    columns: Mapping[str, Any],
+    changes: Mapping[str, Any],
+) -> Design:
+    """Return the design of some runs of a table of subjects, which has to exist still."""
+    from cubie_flow.batches.described import described_design
+    from cubie_flow.batches.subjects import Chosen
+
+    design = described_design(attributes.design(data))
+    changed = [name for key in VALUES for name in changes.get(key) or {}]
+    for name in changed:
+        if name in design.names:
+            raise FlowError(f"rerun cannot change '{name}', which the table of subjects gives")
+    assert not {*columns} - {*design.names}
+    return Chosen(design, runs.numbers(data, positions).tolist())
 
 
 def varied(

@@ -8,6 +8,7 @@ from typing import Any
 
 from cubie_flow.batches.design import Design
 from cubie_flow.batches.designs import make_design
+from cubie_flow.batches.subjects import Chosen, subjects_design
 from cubie_flow.batches.swept import swept_design
 from cubie_flow.errors import FlowError
 
@@ -20,15 +21,20 @@ def described_design(described: Mapping[str, Any]) -> Design:
     FlowError
         If that is impossible, because the file of a table is missing or has changed.
     """
+    if "runs" in described:
+        whole = described_design({k: v for k, v in described.items() if k != "runs"})
+        return Chosen(whole, [int(run) for run in described["runs"]])
     kind, values = str(described["kind"]), described.get("values") or {}
     sweep = described.get("sweep") or []
     outer = math.prod(make_design("zip", axis).size for axis in sweep)
     size, path = described.get("size"), described.get("path")
-    sized = kind in ("sobol", "latin_hypercube", "table")
+    sized = kind in ("sobol", "latin_hypercube", "table", "subjects")
 
     def make(seed: int) -> Design:
         own = int(size) // outer if sized and size is not None else None
-        return make_design(kind, values, own, seed, path)
+        if kind == "subjects" and path is None:
+            return subjects_design(described["table"], values, own, described["options"])
+        return make_design(kind, values, own, seed, path, described.get("options"))
 
     seed = int(described.get("seed", 0))
     design = swept_design(sweep, seed, make) if sweep else make(seed)

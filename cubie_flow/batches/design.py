@@ -10,11 +10,14 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cubie_flow.batches.tables import HASH_ROWS
 from cubie_flow.batches.values import Array
 from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:
+    from cubie_flow.batches.subjects import Subjects
 
 
 class Design(ABC):
@@ -39,6 +42,11 @@ class Design(ABC):
     labels: ClassVar[tuple[str, ...]] = ()
     names: tuple[str, ...]
     size: int
+
+    @property
+    def subjects(self) -> Subjects | None:
+        """The table of subjects that the runs follow, or None."""
+        return None
 
     @property
     def shape(self) -> dict[str, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from attrs import frozen
 from cubie_flow.allowed_values import DESIGNS
 from cubie_flow.batches.design import Design, essence
 from cubie_flow.batches.sampling import SOBOL_LIMIT, LatinHypercube, Sampled, Sobol
+from cubie_flow.batches.subjects import SubjectOptions, subjects_design
 from cubie_flow.batches.tables import HASH_ROWS, SOME, Rows, open_table
 from cubie_flow.batches.values import (
     DISTRIBUTIONS,
@@ -168,6 +169,8 @@ def make_design(
     size: int | None = None,
     seed: int = 0,
     path: str | Path | None = None,
+    options: SubjectOptions | Mapping[str, Any] | None = None,
+    known: Collection[str] = (),
 ) -> Design:
     """Make the design of a batch.
 
@@ -175,8 +178,8 @@ def make_design(
     ----------
     kind
         ``grid`` (every combination, the last name varies fastest), ``zip`` (lists advance
-        together), ``sobol``, ``latin_hypercube``, ``table`` (rows of a file) or ``single`` (one
-        run).
+        together), ``sobol``, ``latin_hypercube``, ``table`` (rows of a file), ``subjects`` (doses
+        and observations of a file) or ``single`` (one run).
     values
         Value specs by quantity, see `cubie_flow.batches.values.parse_value`. For a table, a column
         name, None for the column of the same name, or a number for every row; without values, all
@@ -187,7 +190,9 @@ def make_design(
     seed
         Seed of ``sobol`` and ``latin_hypercube``.
     path
-        The ``.csv`` or ``.parquet`` file of a table.
+        The ``.csv`` or ``.parquet`` file of a table or of subjects.
+    options, known
+        Of subjects, see `cubie_flow.batches.subjects.subjects_design`.
 
     Raises
     ------
@@ -214,8 +219,14 @@ def make_design(
         if path is None:
             raise FlowError("batch.kind 'table' needs batch.path, a .csv or .parquet file")
         return _table(path, values, size)
+    if kind == "subjects":
+        if path is None:
+            raise FlowError("batch.kind 'subjects' needs batch.path, a .csv or .parquet file")
+        return subjects_design(path, values, size, options, known)
     if path is not None:
-        raise FlowError(f"batch.path '{path}' is only for batch.kind 'table', not '{kind}'")
+        raise FlowError(
+            f"batch.path '{path}' is only for batch.kind 'table' or 'subjects', not '{kind}'"
+        )
     if not values:
         if size not in (None, 1):
             raise FlowError(f"batch.size is {size} but batch.values is empty: nothing is varied")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import frozen
@@ -15,6 +15,9 @@ from cubie_flow.batches.designs import Grid, Single, Zip
 from cubie_flow.batches.store_names import BATCH_SEED
 from cubie_flow.batches.values import Array, Constant, Distribution, Listed, parse_value
 from cubie_flow.errors import FlowError
+
+if TYPE_CHECKING:
+    from cubie_flow.batches.subjects import Subjects
 
 #: Name of the batch's seed in a sweep; no quantity of a model has a dot in its name.
 SEED = "batch.seed"
@@ -43,12 +46,17 @@ class Swept(Design):
 
     @property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (SEED_LABEL,) if len(self.inner) > 1 else ()
+        seeds = (SEED_LABEL,) if len(self.inner) > 1 else ()
+        return (*seeds, *self.inner[0].labels)
 
     @property
     def names(self) -> tuple[str, ...]:  # type: ignore[override]
         outer = [name for group in self.groups for name in group.names if name != SEED]
         return (*outer, *self.inner[0].names)
+
+    @property
+    def subjects(self) -> Subjects | None:
+        return self.inner[0].subjects
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -75,7 +83,8 @@ class Swept(Design):
         self, which: NDArray[np.int64], block: NDArray[np.int64], within: NDArray[np.int64]
     ) -> dict[str, Array]:
         """Return the columns of the batch for runs `within` of the designs `which`."""
-        columns = {name: np.empty(len(within)) for name in self.inner[0].names}
+        every = (*self.inner[0].names, *self.inner[0].labels)
+        columns = {name: np.empty(len(within)) for name in every}
         # Each block of a large batch is made separately, a small batch once per seed. Either way
         # no more than the slice, or one small batch, is in memory.
         parts = block if self.inner[0].size >= len(within) else which

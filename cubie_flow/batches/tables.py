@@ -12,7 +12,7 @@ import math
 import re
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,10 @@ class Rows(ABC):
         """Number of rows."""
 
     @abstractmethod
+    def raw(self) -> dict[str, Any]:
+        """Return every column as it is, numbers or texts."""
+
+    @abstractmethod
     def read(self, start: int, stop: int) -> Array:
         """Return rows `start` to `stop`, shape ``(stop - start, len(columns))``."""
 
@@ -106,6 +110,10 @@ class CsvRows(Rows):
         for i, column in enumerate(self.columns):
             values[:, i] = self._numbers(frame.iloc[:, header.index(column)], column, 0)
         return values
+
+    def raw(self) -> dict[str, Any]:
+        header, frame = self._frame()
+        return {name: frame.iloc[:, header.index(name)] for name in self.columns}
 
     def _frame(self) -> tuple[list[str], Any]:
         """Return the header and the rows as pandas reads them, refusing irregular lines."""
@@ -148,6 +156,10 @@ class ParquetRows(Rows):
             parts.append(rows[max(start - begin, 0) : stop - begin])
         return np.concatenate(parts)
 
+    def raw(self) -> dict[str, Any]:
+        table = self._file.read(columns=list(self.columns))
+        return {name: table.column(name).to_pandas() for name in self.columns}
+
     def _group(self, group: int) -> Array:
         # Consecutive slices use the same group, so the last one stays in memory.
         last = self._last
@@ -179,6 +191,7 @@ def open_table(
     columns: Sequence[str] | None = None,
     missing: bool = False,
     hint: str = "",
+    whole: bool = True,
 ) -> Rows:
     """Open a table of numbers.
 
@@ -199,6 +212,8 @@ def open_table(
         Whether a value may be missing; it is NaN then.
     hint : str
         Advice for a column that does not hold numbers or has no name.
+    whole : bool
+        Whether a CSV file is read now, as numbers; else when a column is asked for.
 
     Raises
     ------
@@ -230,9 +245,34 @@ def open_table(
         if header.count(column) > 1:
             raise FlowError(f"{key} '{path}' has the column '{column}' twice; rename one")
     rows = (CsvRows if is_csv else ParquetRows)(path, key, columns, missing, hint)
-    if rows.size == 0:
+    if whole and rows.size == 0:
         raise FlowError(f"{key} '{path}' has a header but no rows")
     return rows
+
+
+def raw_columns(given: str | Path | Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the columns of a table as they are, numbers and texts.
+
+    Parameters
+    ----------
+    given : path or mapping
+        A ``.csv`` or ``.parquet`` file, or columns of one length by name.
+    key : str
+        What names the table in a config; for errors.
+
+    Raises
+    ------
+    FlowError
+        If it cannot be read, has no rows, or its columns differ in length.
+    """
+    if isinstance(given, str | Path):
+        columns = open_table(Path(given).expanduser(), key, missing=True, whole=False).raw()
+    else:
+        columns = {str(name): list(values) for name, values in dict(given).items()}
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise FlowError(f"{key}: the columns of a table must have one length of at least 1")
+    return columns
 
 
 def number_column(

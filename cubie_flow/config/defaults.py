@@ -118,12 +118,28 @@ def batch_design(
     drawn, sweep = _drawn(axes)
     values, size = _values(batch, drawn, system, fixed, keys, notes)
 
+    options = {key: batch[key] for key in ("observed", "compartments", "covariates")}
+    _refuse_subject_keys(batch, options)
+    # A column with the name of a quantity gives it, unless something else does.
+    swept = {name for axis in batch["sweep"] for name in axis}
+    known = {quantity.name for quantity in system.quantities} - {*fixed, *swept}
+
     def make(seed: int) -> Design:
-        return make_design(batch["kind"], values, size, seed, batch["path"])
+        return make_design(batch["kind"], values, size, seed, batch["path"], options, known)
 
     design = swept_design(sweep, batch["seed"], make) if sweep else make(batch["seed"])
     _check_names(design, batch, values, system, fixed)
     return design, notes
+
+
+def _refuse_subject_keys(batch: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse keys of tables of subjects for another kind of batch."""
+    for key, value in options.items():
+        if batch["kind"] != "subjects" and value not in (None, {}, "forward"):
+            raise FlowError(
+                f"batch.{key} is {value!r:.60}, but only batch.kind 'subjects' uses it, not "
+                f"'{batch['kind']}'"
+            )
 
 
 def _drawn(
@@ -160,7 +176,7 @@ def _values(
         values = {name: spec for name, spec in values.items() if name not in replaced}
     emptied = varied and not values
     values.update(drawn)
-    if kind in ("table", "single"):
+    if kind in ("table", "single", "subjects"):
         return values, size
     sampled = kind in ("sobol", "latin_hypercube")
     if not values and not sampled and (emptied or set(swept) - {SEED}):

@@ -82,12 +82,14 @@ def register() -> None:
         {
             "system": {"name": None},
             "buffers": {},
-            "batch": {"values": {}},
+            "batch": {"values": {}, "compartments": {}},
+            "output": {"error": {}},
             "engine": {"options": {}},
         }
     )
     nodes = (open_keys.system, open_keys.buffers, open_keys.batch["values"])
-    for node in (*nodes, open_keys.engine.options):
+    subjects = (open_keys.batch.compartments, open_keys.output.error)
+    for node in (*nodes, *subjects, open_keys.engine.options):
         OmegaConf.set_struct(node, False)
     store = share_config_store()
     store.store(name="open_keys", node=open_keys)

@@ -33,7 +33,9 @@ LATER: dict[str, Any] = {
     "engine.confirm_bytes": 100_000_000_000, "engine.workers": None, "engine.scheduler": None,
     "engine.cluster": None, "engine.options": {}, "engine.retries": 3,
     "batch.sweep": [], "batch.order": "given", "output.sensitivities": None,
-    "output.compare": None, "output.trajectories": {"where": None}, "output.event_times": 0,
+    "batch.observed": None, "batch.compartments": {}, "batch.covariates": "forward",
+    "output.error": {}, "output.compare": None, "output.trajectories": {"where": None},
+    "output.event_times": 0,
     "controller.pending_events": 16,
     "confirm": False, "dry_run": False,
 }  # fmt: skip

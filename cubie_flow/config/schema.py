@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, field, fields, frozen
 
 from cubie_flow.allowed_values import (
+    CARRIES,
     DESIGNS,
     LINEAR_SOLVERS,
     LOCATIONS,
@@ -28,6 +29,7 @@ from cubie_flow.study.checks import (
     FLAG,
     MAPPING,
     NAMES,
+    OBSERVED,
     RESCUE,
     TEXT,
     Check,
@@ -146,6 +148,9 @@ class BatchChoice:
     size: int | None = setting("batch.size", optional(whole(1)))
     seed: int = setting("batch.seed", whole(0))
     path: str | None = setting("batch.path", optional(TEXT))
+    observed: Any = setting("batch.observed", OBSERVED)
+    compartments: dict[str, Any] = setting("batch.compartments", MAPPING)
+    covariates: str = setting("batch.covariates", choice(*CARRIES))
     sweep: list[dict[str, Any]] = setting("batch.sweep", AXES)
     order: str = setting("batch.order", choice(*ORDERS))
 

@@ -39,6 +39,8 @@ class Comparison:
         Element of ``initial`` where the table begins.
     """
 
+    sums = SUMS
+
     def __init__(self, numbers: Sequence[int], start: Node) -> None:
         self.numbers = numbers
         self.table_start = start

@@ -27,7 +27,7 @@ from cubie_flow.expressions.graph import (
     where,
 )
 from cubie_flow.integrators.attempt import Attempt
-from cubie_flow.integrators.comparison import SUMS, Comparison
+from cubie_flow.integrators.comparison import Comparison
 from cubie_flow.integrators.controllers import (
     DT,
     DT_MAX,
@@ -60,6 +60,9 @@ from cubie_flow.integrators.lane import (
 )
 from cubie_flow.integrators.metrics import Metrics
 from cubie_flow.integrators.pulses import Pulse, PulseBlocks
+from cubie_flow.integrators.records import SIZE as RECORD_CLOCK
+from cubie_flow.integrators.records import RecordBlocks, RecordSlots
+from cubie_flow.integrators.residual_errors import ObservationComparison, ResidualError
 from cubie_flow.integrators.sampling import Outputs, Sampling
 from cubie_flow.integrators.status import STATUS, WELL
 from cubie_flow.integrators.steps import Step
@@ -121,6 +124,10 @@ class LoopSettings:
         them or runs differ in them; None where `starts` computes them.
     starts : Function, optional
         Start values that every run computes; the function reads and writes ``u`` and ``p``.
+    records : RecordSlots, optional
+        Records that every run has of its own, see `cubie_flow.integrators.records`.
+    errors : tuple of ResidualError
+        Of the compared variables, where runs have observations of their own; bound to ``p``.
     """
 
     rhs: Function
@@ -148,6 +155,8 @@ class LoopSettings:
     pending_events: int = 1
     promoted: tuple[float | None, ...] = ()
     starts: Function | None = None
+    records: RecordSlots | None = None
+    errors: tuple[ResidualError, ...] = ()
 
 
 class IVPLoop(CUDAFactory[LoopSettings]):
@@ -155,8 +164,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
     Buffers: ``state``, ``derivative``, ``parameters``, ``clock``, ``counters``, and as needed
     ``previous_state``, ``sample``, ``metrics``, ``observables``, ``driver_clock``,
-    ``switch_clock``, ``pulse_range``, ``misfit``, ``agenda`` (next times to land on) and
-    ``event_memory`` (sides and counts of events) and ``event_queue`` (events with a delay).
+    ``switch_clock``, ``pulse_range``, ``misfit``, ``agenda`` (next times to land on),
+    ``event_memory`` (sides and counts of events), ``event_queue`` (events with a delay),
+    ``record_clock`` (the next record of a run), ``repeated_state`` and ``kept_state`` (of a steady
+    state).
     """
 
     # memory -----------------------------------------------------------------------------------
@@ -178,6 +189,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             self._keep("driver_clock", self.driving.size)
         if s.switches:
             self._keep("switch_clock", self.switching.size)
+        if self.records is not None:
+            self._keep("record_clock", RECORD_CLOCK)
+            if self.records.steady:
+                self._keep("repeated_state", n)
+            if self.records.on_top:
+                self._keep("kept_state", n)
         if s.pulses:
             self._keep("pulse_range", len(s.pulses))
         if s.windows:
@@ -219,7 +236,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             s.events,
             targets,
             s.event_times,
-            s.states + self.metrics.rows + SUMS * len(s.compared_numbers),
+            s.states + self.metrics.rows + self.comparison.size,
             s.precision,
             bool(changed & parameters_read(s.switches)),
             s.pending_events,
@@ -238,7 +255,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     @property
     def sampling(self) -> Sampling:
         """The blocks that sample the run."""
-        return Sampling(self.outputs, self.settings.saved_numbers, self.settings.precision)
+        s = self.settings
+        first = None if s.records is None else RecordBlocks.first_sample()
+        return Sampling(self.outputs, s.saved_numbers, s.precision, first)
 
     @property
     def driving(self) -> DriverBlocks:
@@ -258,12 +277,25 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s = self.settings
         places = dict(s.event_targets).values()
         changed = {place for buffer, place in places if buffer == "p"}
+        if s.records is not None:
+            changed |= s.records.parameters
         return PulseBlocks(s.pulses, s.parameters, frozenset(changed))
 
     @property
-    def comparison(self) -> Comparison:
+    def records(self) -> RecordBlocks | None:
+        """The statements that apply the records of a run; their table follows those of drivers."""
+        s = self.settings
+        if s.records is None:
+            return None
+        table = load("initial", s.states + HEADER * len(s.drivers))
+        return RecordBlocks(s.records, s.states, table, self._start_states, s.sampling)
+
+    @property
+    def comparison(self) -> Comparison | ObservationComparison:
         """The statements that sum the misfit to data; their table follows those of drivers."""
         s = self.settings
+        if self.records is not None:
+            return ObservationComparison(s.compared_numbers, s.errors, self.records)
         return Comparison(s.compared_numbers, load("initial", s.states + HEADER * len(s.drivers)))
 
     @property
@@ -276,15 +308,17 @@ class IVPLoop(CUDAFactory[LoopSettings]):
 
     @property
     def knots(self) -> list[Node]:
-        """Next times at which a driver or a switch in time changes form."""
+        """Next times at which a driver or a switch in time changes form, or a record happens."""
         times = [self.driving.next_knot()] if self.settings.drivers else []
-        return times + ([SwitchBlocks.next_time()] if self.settings.switches else [])
+        times += [SwitchBlocks.next_time()] if self.settings.switches else []
+        return times + ([RecordBlocks.next_time()] if self.settings.records is not None else [])
 
     @property
     def _restarts(self) -> list[Node]:
         """Conditions under which a run restarts at a knot."""
         conditions = [self.driving.restarting()] if self.driving.restarts else []
-        return conditions + ([SwitchBlocks.restarting()] if self.settings.switches else [])
+        conditions += [SwitchBlocks.restarting()] if self.settings.switches else []
+        return conditions + ([RecordBlocks.restarting()] if self.settings.records else [])
 
     @property
     def _can_restart(self) -> bool:
@@ -325,13 +359,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             doubt = self._doubt() if self._can_restart else None
             built["due"] = _mask("due", self._due())
             compared, saved = self.settings.compared_numbers, self.settings.saved_numbers
+            comparison = self.comparison
             # Samples at times of the data alone are not stored.
-            selects = bool(compared and saved)
+            selects = bool(compared and saved) and isinstance(comparison, Comparison)
             built |= self.sampling.blocks(step, dense, doubt, selects)
             if compared:
-                built["compare"] = self.comparison.compare(counter(SAVED))
-            if selects:
-                built["passed"] = self.comparison.passed(counter(SAVED))
+                built["compare"] = comparison.compare(counter(SAVED))
+            if selects and isinstance(comparison, Comparison):
+                built["passed"] = comparison.passed(counter(SAVED))
         if self.events is not None:
             built |= self._event_blocks(self.events)
         if self.knots:
@@ -354,7 +389,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         return built | (events.record_blocks(clock(T)) if events.times_kept else {})
 
     def _at_knot(self) -> Node:
-        """Return whether a lane is at a knot of a driver, or at a switch, which may be its end."""
+        """Return whether a lane is at a knot of a driver, a switch or a record.
+
+        The last two may be at the end of the run.
+        """
         s = self.settings
         running = compare("==", counter(CODE), float(RUNNING))
         conditions = []
@@ -365,6 +403,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             alive = logical_or(running, compare("==", counter(CODE), float(STATUS["success"])))
             reached = compare(">=", clock(T), SwitchBlocks.next_time())
             conditions.append(logical_and(alive, reached))
+        if s.records is not None:
+            conditions.append(RecordBlocks.due())
         return any_of(conditions)
 
     def _following(self) -> Block:
@@ -374,6 +414,9 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         t = block.let("t", clock(T))
         if s.drivers:
             self.driving.follow(block, t)
+        if self.records is not None:
+            changed = self.records.slots.parameters
+            self.records.apply(block, bool(changed & parameters_read(s.switches)))
         if s.switches:
             knot = self.driving.next_knot() if s.drivers else None
             self.switching.update(block, t, clock(T_START), clock(T_END), knot)
@@ -425,12 +468,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s = self.settings
         block = BlockBuilder()
         self._start_values(block)
-        t_start = block.let("t_start", _given(s.start_from))
+        start = s.start_from if s.records is None else s.records.start
+        t_start = block.let("t_start", _given(start))
         t_end = block.let("t_end", t_start + _given(s.duration_from))
         zero = const(0.0)
         times = {T: t_start, T_LOW: zero, T_START: t_start, T_END: t_end}
         if s.sampling:
-            next_time = self.sampling.next_time(t_start, t_end)
+            first = None if s.records is None else load("inputs", s.records.first_sample)
+            next_time = self.sampling.next_time(t_start, t_end, first)
             times |= {T_PREVIOUS: t_start, H: zero, T_NEXT: next_time}
         block.assign([("clock", i) for i in times], list(times.values()))
         block.assign(
@@ -439,6 +484,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         )
         if s.drivers:
             self.driving.find(block, t_start)
+        if self.records is not None:
+            self.records.start(block)
         if s.starts is not None:
             block.evaluate(s.starts, {"u": ("state", 0), "p": ("parameters", 0)}, t=t_start)
         if self.events is not None:
@@ -458,6 +505,16 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     def _start_values(self, block: BlockBuilder) -> None:
         """Write the states and parameters that are given."""
         s = self.settings
+        self._start_states(block)
+        varied = s.parameters - len(s.promoted)
+        if varied:
+            block.sweep(varied, {"parameters": load("inputs", s.first_parameter, 1)})
+        known = {varied + i: const(v) for i, v in enumerate(s.promoted) if v is not None}
+        block.assign([("parameters", i) for i in known], list(known.values()))
+
+    def _start_states(self, block: BlockBuilder) -> None:
+        """Write the states that are given."""
+        s = self.settings
         rows = [value for value in s.start if isinstance(value, int)]
         if len(rows) == s.states and rows == list(range(rows[0], rows[0] + s.states)):
             block.sweep(s.states, {"state": load("inputs", rows[0], 1)})
@@ -466,11 +523,6 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         else:
             known = {i: _given(value) for i, value in enumerate(s.start) if value is not None}
             block.assign([("state", i) for i in known], list(known.values()))
-        varied = s.parameters - len(s.promoted)
-        if varied:
-            block.sweep(varied, {"parameters": load("inputs", s.first_parameter, 1)})
-        known = {varied + i: const(v) for i, v in enumerate(s.promoted) if v is not None}
-        block.assign([("parameters", i) for i in known], list(known.values()))
 
     @staticmethod
     def _set_idle() -> Block:
@@ -519,6 +571,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             self.driving.restarted(block)
         if s.switches:
             SwitchBlocks.restarted(block)
+        if s.records is not None:
+            RecordBlocks.restarted(block)
         return block.build("begin", ("settings",), per_lane=True)
 
     def _reset_step(

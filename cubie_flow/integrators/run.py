@@ -8,11 +8,13 @@ from typing import Any
 from attrs import field, frozen
 
 from cubie_flow.errors import FlowError, between, nearest, one_of
-from cubie_flow.expressions.block import Block
+from cubie_flow.expressions.block import Block, Function
 from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.traversal import free_symbols
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
 from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import (
+    bind,
     bound_events,
     event_targets,
     finder,
@@ -23,6 +25,8 @@ from cubie_flow.integrators.equations import (
 )
 from cubie_flow.integrators.loop import IVPLoop, LoopSettings
 from cubie_flow.integrators.pulses import find_pulses
+from cubie_flow.integrators.records import COVER, ROWS, SET, Effect, Records, RecordSlots
+from cubie_flow.integrators.residual_errors import ResidualError
 from cubie_flow.integrators.steps import (
     LINEAR_SOLVERS,
     Step,
@@ -78,6 +82,10 @@ class RunSettings:
         First times that are kept of every event of the model.
     pending_events : int
         How often one event with a delay can wait at once.
+    records : Records, optional
+        Records that every run has of its own.
+    errors : tuple of (str, ResidualError)
+        Quantities that the observations of runs are compared with.
     """
 
     system: OdeSystem
@@ -110,6 +118,8 @@ class RunSettings:
         validator=between(0, MOST_PENDING, f"a whole number from 1 to {MOST_PENDING}"),
         metadata={"key": "controller.pending_events"},
     )
+    records: Records | None = None
+    errors: tuple[tuple[str, ResidualError], ...] = ()
 
 
 class SingleIntegratorRun(CUDAFactory[RunSettings]):
@@ -198,6 +208,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
                     f"'{s.system.name}'{nearest(name, known)}"
                 )
         rows = [name for name in (*names, DURATION) if name in s.varied]
+        rows += ROWS if s.records is not None else ()
         return tuple(rows + [name for name in parameters if name in s.varied])
 
     def _loop_settings(self) -> LoopSettings:
@@ -205,6 +216,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         s.system.refuse_unknown_outputs((*s.saved, *s.summarised))
         states = [state.name for state in s.system.states]
         compared = s.measured.names if s.measured is not None else ()
+        compared = (*compared, *(name for name, _ in s.errors))
         observed = {item.name for item in s.system.observables}
         observed &= {*s.saved, *s.summarised, *compared}
         watched = [item.name for item in s.system.observables if item.name in observed]
@@ -248,6 +260,42 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             pending_events=s.pending_events if any(e.delay is not None for e in events) else 1,
             promoted=tuple(promoted.values()),
             starts=starts(s.system, parameters, computed) if computed else None,
+            records=self._record_slots(parameters, computed),
+            errors=tuple(
+                error.bound(bind(s.system, error.nodes, parameters)) for _, error in s.errors
+            ),
+        )
+
+    def _record_slots(
+        self, parameters: Sequence[str], computed: Mapping[str, Node]
+    ) -> RecordSlots | None:
+        """Return how the records of runs are compiled in; `parameters` are those in ``p``."""
+        s, rows = self.settings, self.rows
+        if s.records is None:
+            return None
+        states = [state.name for state in s.system.states]
+
+        def target(kind: int, name: str) -> int:
+            if not name:
+                return -1
+            return parameters.index(name) if kind in (SET, COVER) else states.index(name)
+
+        def function(names: Iterable[str]) -> Function | None:
+            chosen = {name: node for name, node in computed.items() if name in names}
+            return starts(s.system, parameters, chosen) if chosen else None
+
+        moved = [
+            name
+            for name, node in computed.items()
+            if name not in states and s.records.covariates & {*free_symbols([node])}
+        ]
+        return RecordSlots(
+            effects=tuple(Effect(kind, target(kind, name)) for kind, name in s.records.effects),
+            start=rows.index(ROWS[0]),
+            first_record=rows.index(ROWS[1]),
+            first_sample=rows.index(ROWS[2]),
+            again=function(states),
+            derived=function(moved),
         )
 
     def _switching_functions(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
@@ -259,10 +307,13 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
     def _promoted(self, computed: Mapping[str, Node]) -> dict[str, float | None]:
         """Return the parameters that differ between runs although the batch does not vary them.
 
-        Events set them, or runs compute them at their start; the latter have the value None.
+        Events or records set them, or runs compute them at their start; the latter have the value
+        None.
         """
         system, rows = self.settings.system, self.rows
         changed = {name for event in system.events for name, _ in event.resets} | computed.keys()
+        if self.settings.records is not None:
+            changed |= self.settings.records.parameters
         return {
             p.name: None if p.name in computed else float(p.value)
             for p in system.parameters

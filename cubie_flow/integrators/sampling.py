@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cubie_flow.expressions.bit_operations import to_int
+from cubie_flow.expressions.bit_operations import fetch, to_int
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
 from cubie_flow.expressions.graph import Node, compare, const, fabs, load, where
 from cubie_flow.integrators.controllers import EPSILON
@@ -77,15 +77,35 @@ class Sampling:
     saved : tuple of int
         Numbers of the variables that are saved.
     precision : str
+    first : Node or None
+        Where the times of a run begin, if every run has times of its own.
     """
 
-    def __init__(self, outputs: Outputs, saved: tuple[int, ...], precision: str) -> None:
+    def __init__(
+        self,
+        outputs: Outputs,
+        saved: tuple[int, ...],
+        precision: str,
+        first: Node | None = None,
+    ) -> None:
         self.outputs = outputs
         self.saved = saved
         self.precision = precision
+        self.first = first
 
-    def next_time(self, t_start: Node, t_end: Node) -> Node:
-        """Return the next time to sample; one within rounding of the end is the end."""
+    def next_time(self, t_start: Node, t_end: Node, first: Node | None = None) -> Node:
+        """Return the next time to sample; one within rounding of the end is the end.
+
+        Parameters
+        ----------
+        t_start, t_end : Node
+            Of the run.
+        first : Node or None
+            Where its own times begin, if it has some.
+        """
+        if first is not None:
+            # The last of a run's own times and its end are the same sum.
+            return fetch("times", to_int(first)) + t_start
         wanted = load("times", 0) + t_start
         close = 4.0 * EPSILON[self.precision] * fabs(t_end)
         return where(compare("<=", fabs(wanted - t_end), close), t_end, wanted)
@@ -154,7 +174,8 @@ class Sampling:
 
     def _advance(self, block: BlockBuilder) -> None:
         """Move on to the next time to sample."""
-        block.assign([("clock", T_NEXT)], [self.next_time(clock(T_START), clock(T_END))])
+        following = self.next_time(clock(T_START), clock(T_END), self.first)
+        block.assign([("clock", T_NEXT)], [following])
         block.assign([("counters", SAVED)], [counter(SAVED) + 1.0])
 
     def _store_missing(self) -> Block:

@@ -68,6 +68,12 @@ ENDS = {
         "its delay was negative or NaN",
         "raise controller.pending_events, or check the delay",
     ),
+    "no_steady_state": End(
+        8,
+        "a dose with a steady state was repeated 8192 times, and the states did not repeat",
+        "check that the doses of an interval can be eliminated within it; SS=0 with ADDL gives a "
+        "known number of doses",
+    ),
 }
 #: Code by name, as stored in ``status``.
 STATUS = {name: end.code for name, end in ENDS.items()}

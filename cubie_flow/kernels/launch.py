@@ -10,10 +10,12 @@ import numpy as np
 from attrs import evolve, field, fields, frozen
 
 from cubie_flow.errors import FlowError
-from cubie_flow.integrators.comparison import SUMS, table
+from cubie_flow.integrators.comparison import table
+from cubie_flow.integrators.controllers import SETTINGS
 from cubie_flow.integrators.drivers import check_choices, tables
 from cubie_flow.integrators.lane import COUNTS
 from cubie_flow.integrators.metrics import METRICS
+from cubie_flow.integrators.records import RecordTable
 from cubie_flow.integrators.run import SingleIntegratorRun
 from cubie_flow.kernels.targets.batch import Batch, BatchShape, Program
 
@@ -41,8 +43,9 @@ class BatchResult:
     samples : ndarray, shape (saved, runs, times)
     finals : ndarray, shape (states, runs)
     metrics : ndarray, shape (summarised, 6, runs)
-    misfits : ndarray, shape (compared, 2, runs)
-        Sums of squared differences to data, see `cubie_flow.integrators.comparison`.
+    misfits : ndarray, shape (compared, 2 or 3, runs)
+        Sums of squared differences to data, see `cubie_flow.integrators.comparison` and
+        `cubie_flow.integrators.residual_errors`.
     event_counts : ndarray, shape (recorded events, runs)
     event_times : ndarray, shape (recorded events, times kept, runs)
         NaN after the last event.
@@ -153,7 +156,7 @@ class FinalRows:
         loop = run.loop.settings
         events = run.loop.events
         misfits = loop.states + len(METRICS) * len(loop.summarised_numbers)
-        first = misfits + SUMS * len(loop.compared_numbers)
+        first = misfits + run.loop.comparison.size
         return cls(loop.states, misfits, first, first + (events.rows if events is not None else 0))
 
 
@@ -187,6 +190,7 @@ class SharedArrays:
         s, dtype = run.settings, np.dtype(run.settings.precision)
         saved = np.asarray([] if times is None else times, np.float64)
         sampled, states = saved, s.system.states
+        count = len(saved) if s.records is None else s.records.most_samples
         parts = [[state.value for state in states], tables(s.system.drivers, len(states))]
         if s.measured is not None:
             sampled = np.union1d(saved, np.asarray(s.measured.times) - s.t_start)
@@ -202,7 +206,13 @@ class SharedArrays:
                     "precision=float64, or fewer times in output and in the data"
                 )
         ending = np.concatenate([sampled, [np.inf]]).astype(dtype)
-        return cls(ending, initial.astype(dtype), len(saved))
+        return cls(ending, initial.astype(dtype), count)
+
+    def with_records(self, own: RecordTable) -> SharedArrays:
+        """Return the arrays of a batch whose runs have records and times of their own."""
+        dtype = self.times.dtype
+        initial = np.concatenate([self.initial, own.numbers.astype(dtype)])
+        return evolve(self, times=own.times.astype(dtype), initial=initial)
 
 
 def batch_shape(run: SingleIntegratorRun, settings: Array, times: Array | None) -> BatchShape:
@@ -224,8 +234,14 @@ def batch_shape(run: SingleIntegratorRun, settings: Array, times: Array | None) 
         finals=FinalRows.of(run).end,
         saved=saved,
         times=shared.time_count if saved else 0,
-        shared=len(settings) + len(shared.times) + len(shared.initial),
+        shared=len(settings) + len(shared.times) + len(shared.initial) + _record_entries(run),
     )
+
+
+def _record_entries(run: SingleIntegratorRun) -> int:
+    """Return the number of entries of the records of all subjects, of which a batch has a part."""
+    records = run.settings.records
+    return 0 if records is None else records.size
 
 
 class Launch:
@@ -258,6 +274,7 @@ class Launch:
         self._dtype = np.dtype(run.settings.precision)
         self._rows, self._drivers = run.rows, run.settings.system.drivers
         self._shared = SharedArrays.of(run, times)
+        self._records = run.settings.records
         loop = run.loop.settings
         self._sampling, self._saved = loop.sampling, len(loop.saved_numbers)
         self._summarised, self._compared = len(loop.summarised_numbers), len(loop.compared_numbers)
@@ -265,6 +282,7 @@ class Launch:
         self._recorded = len(events.recorded) if events is not None else 0
         self._times_kept = events.times_kept if events is not None else 0
         self._first = FinalRows.of(run)
+        self._sums = run.loop.comparison.sums
 
     def solve(
         self,
@@ -288,11 +306,15 @@ class Launch:
         FlowError
             If a run chooses a series that its driver does not have.
         """
-        dtype, program, times = self._dtype, self._program, self._shared.time_count
+        dtype, program, shared = self._dtype, self._program, self._shared
+        check_choices(self._drivers, columns)
+        if self._records is not None:
+            own = self._records.batch(columns, self._settings[SETTINGS:], dtype)
+            shared, columns = shared.with_records(own), {**columns, **own.inputs}
+        times = shared.time_count
         inputs = np.empty((len(self._rows), count), dtype)
         for row, name in enumerate(self._rows):
             inputs[row] = columns[name]
-        check_choices(self._drivers, columns)
         shape = (self._saved, count, times) if self._sampling else (1,)
         samples = self._memory.empty(shape, dtype)
         finals = self._memory.empty((self._first.end, count), dtype)
@@ -300,9 +322,9 @@ class Launch:
         batch = Batch(
             count=count,
             inputs=inputs,
-            initial=self._shared.initial,
+            initial=shared.initial,
             settings=self._settings,
-            times=self._shared.times,
+            times=shared.times,
             time_count=times,
             samples=samples,
             strides=(count * times, times, 1),
@@ -325,7 +347,7 @@ class Launch:
             samples=batch.samples if self._sampling else np.empty((0, runs, 0), self._dtype),
             finals=finals[:metrics],
             metrics=finals[metrics:misfits].reshape(self._summarised, len(METRICS), runs),
-            misfits=finals[misfits:events].reshape(self._compared, SUMS, runs),
+            misfits=finals[misfits:events].reshape(self._compared, self._sums, runs),
             event_counts=finals[events:times],
             event_times=finals[times:].reshape(self._recorded, self._times_kept, runs),
             status=counts[0].astype(np.uint8),

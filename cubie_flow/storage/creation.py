@@ -23,7 +23,7 @@ from cubie_flow.storage.layout import ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.memory_table import table_columns
 from cubie_flow.storage.schema import (
-    PER_RUN_AND_OCCURRENCE,
+    PER_RUN,
     PER_RUN_AND_TIME,
     UNWRITTEN,
     StoreSchema,
@@ -123,7 +123,7 @@ def _inner_shape(variable: Variable, schema: StoreSchema) -> tuple[int, ...]:
     """Return the shape of a variable's values of one run."""
     if variable.dims == PER_RUN_AND_TIME:
         return (0 if schema.time is None else schema.time.size,)
-    return (variable.length,) if variable.dims == PER_RUN_AND_OCCURRENCE else ()
+    return () if variable.dims == PER_RUN else (variable.length,)
 
 
 def _empty(

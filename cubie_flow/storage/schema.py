@@ -10,7 +10,15 @@ from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
 from cubie_flow.batches import store_names
-from cubie_flow.batches.store_names import GROUPS, MEANINGS, OCCURRENCE, RUN, STATUS, TIME
+from cubie_flow.batches.store_names import (
+    GROUPS,
+    MEANINGS,
+    OBSERVATION,
+    OCCURRENCE,
+    RUN,
+    STATUS,
+    TIME,
+)
 from cubie_flow.errors import FlowError
 
 UNWRITTEN = 255
@@ -20,6 +28,9 @@ PER_RUN = (RUN,)
 PER_RUN_AND_TIME = (RUN, TIME)
 #: Recurring events of a run, in order of time.
 PER_RUN_AND_OCCURRENCE = (RUN, OCCURRENCE)
+#: Observations of the subject of a run, in order.
+PER_RUN_AND_OBSERVATION = (RUN, OBSERVATION)
+_DIMS = (PER_RUN, PER_RUN_AND_TIME, PER_RUN_AND_OCCURRENCE, PER_RUN_AND_OBSERVATION)
 
 # xarray converts these English words to calendar durations. With the UDUNITS symbols the time of
 # an ODE remains a number.
@@ -56,7 +67,7 @@ class Variable:
     name
         Its name in the store.
     dims
-        ``("run", "time")``, ``("run",)``, or ``("run", "occurrence")``.
+        ``("run", "time")``, ``("run",)``, ``("run", "occurrence")`` or ``("run", "observation")``.
     dtype
         NumPy dtype or its name.
     unit, long_name
@@ -64,7 +75,7 @@ class Variable:
     attrs
         More attributes, of types that JSON has.
     length
-        Elements per run along ``occurrence``.
+        Elements per run along ``occurrence`` or ``observation``.
     """
 
     name: str
@@ -76,10 +87,10 @@ class Variable:
     length: int = 1
 
     def __attrs_post_init__(self) -> None:
-        if self.dims not in (PER_RUN, PER_RUN_AND_TIME, PER_RUN_AND_OCCURRENCE):
+        if self.dims not in _DIMS:
             raise FlowError(
-                f"the dims of '{self.name}' are {self.dims}, not ('run',), ('run', 'time') or "
-                "('run', 'occurrence')"
+                f"the dims of '{self.name}' are {self.dims}, not ('run',), ('run', 'time'), "
+                "('run', 'occurrence') or ('run', 'observation')"
             )
 
     @property
@@ -113,7 +124,7 @@ class StoreSchema:
     time
         Saved times, float64, shape (n,); None if only final values are saved.
     coordinates
-        The swept quantities, each along ``run``.
+        The swept quantities, each along ``run``, and the labels of observations.
     counters
         Per-run integer arrays; by default ``steps`` and ``rejected``.
     time_unit
@@ -143,7 +154,7 @@ class StoreSchema:
     def __attrs_post_init__(self) -> None:
         if self.runs < 1:
             raise FlowError(f"a store needs at least one run, not {self.runs}")
-        own = (RUN, TIME, STATUS, OCCURRENCE, *GROUPS)
+        own = (RUN, TIME, STATUS, OCCURRENCE, OBSERVATION, *GROUPS)
         known = {name: MEANINGS[name] for name in own}
         for variable in self.arrays:
             meaning = variable.long_name or f"the quantity {variable.name}"
@@ -155,7 +166,7 @@ class StoreSchema:
             if not variable.name or "/" in variable.name or variable.name.startswith((".", "__")):
                 raise FlowError(f"'{variable.name}' cannot be the name of an array in a store")
             known[variable.name] = meaning
-        for variable in self.coordinates + self.counters:
+        for variable in self.counters:
             if variable.dims != PER_RUN:
                 raise FlowError(
                     f"'{variable.name}' must have the dimension run only, not {variable.dims}"

@@ -252,6 +252,17 @@ def _data(key: str, value: Any, allowed: str) -> Any:
 DATA = Check("the name of a .csv or .parquet file, a mapping of columns, or null", _data)
 
 
+def _observed_names(key: str, value: Any, allowed: str) -> Any:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value.values()):
+        return {str(name): item for name, item in value.items()}
+    raise refusal(key, value, allowed)
+
+
+OBSERVED = Check("a name, names by DVID or CMT such as {1: c, 2: effect}, or null", _observed_names)
+
+
 def tolerance(*, absolute: bool) -> Check:
     """Return the check of a tolerance: one number, or one per state; ``auto`` if absolute."""
     one = number(least=0.0) if absolute else number(above=0.0)

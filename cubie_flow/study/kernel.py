@@ -12,6 +12,7 @@ import numpy as np
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.traversal import topological
 from cubie_flow.integrators.drivers import check_choices
+from cubie_flow.integrators.records import VALUE
 from cubie_flow.integrators.run import RunSettings
 from cubie_flow.integrators.tolerances import Tolerances
 from cubie_flow.kernels.cache import source_digest
@@ -74,7 +75,7 @@ def lent_kernel(study: Study, *, large: bool = False) -> Iterator[BatchSolverKer
 
 def kernel_settings(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
     """Return what is compiled into the kernel of a study, besides the locations of buffers."""
-    c, t = study.controller, study.target
+    c, t, subjects = study.controller, study.target, study.subjects
     run = RunSettings(
         system=study.integrated,
         varied=study.design.names,
@@ -89,6 +90,8 @@ def kernel_settings(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         summarised=study.summarised,
         sampling=study.sampling,
         measured=study.measured,
+        records=None if subjects is None else subjects.records,
+        errors=() if subjects is None else subjects.errors,
         t_start=study.t_start,
         duration=study.span,
         event_times=study.output.event_times,
@@ -116,10 +119,12 @@ def _check_study(study: Study) -> None:
         raise FlowError(f"duration is {wrong}; it must be a finite number of at least 0")
     _check_range(study)
     _check_reach(study)
-    resolution = float(np.finfo(study.precision).eps) * max(abs(study.t_start), span)
+    starts = [study.t_start] if study.subjects is None else study.subjects.records.starts
+    latest = float(max(starts, key=abs))
+    resolution = float(np.finfo(study.precision).eps) * max(abs(latest), span)
     if 0 < span < 1000 * resolution:
         raise FlowError(
-            f"t_start={study.t_start:g} with duration={span:g} leaves times that "
+            f"t_start={latest:g} with duration={span:g} leaves times that "
             f"{study.precision} cannot tell apart; start nearer to 0 or use precision=float64"
         )
 
@@ -151,6 +156,9 @@ def _check_range(study: Study) -> None:
         for one in system.drivers
         for row in one.values
     ]
+    if study.subjects is not None:
+        values = np.abs(study.subjects.records.rows[:, VALUE]).max()
+        numbers.append((f"a dose or covariate of {study.subjects.design.table.source}", values))
     numbers += [("t_start", study.t_start), ("duration", study.span)]
     numbers += [("controller.dt", study.controller.dt or 0.0)]
     starts = [one.start for one in system.quantities if one.start is not None]

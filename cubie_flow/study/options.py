@@ -14,6 +14,7 @@ from cubie_flow.study.checks import (
     ARCHITECTURES,
     DATA,
     DEVICES,
+    MAPPING,
     NAMES,
     TEXT,
     TIMES,
@@ -94,6 +95,10 @@ class OutputChoice:
         all states are integrated too; see `cubie_flow.systems.sensitivities`.
     compare : path or mapping, optional
         Measured data whose misfit is kept of every run; see `cubie_flow.systems.measurements`.
+    error : mapping
+        Models of the residual error of the observations of subjects, by observed quantity: the
+        standard deviations ``additive``, ``proportional`` or both, or ``lognormal``; see
+        `cubie_flow.integrators.residual_errors`.
     where : str, optional
         A condition on what is kept of every run, by the names of the store, such as
         ``"x_max > 20"``: a second pass saves the trajectories of the runs that satisfy it, those
@@ -109,6 +114,7 @@ class OutputChoice:
     sensitivities: Sequence[str] | None = setting("output.sensitivities", NAMES, None)
     # Python may give more than a config can, so the data are checked where they are read.
     compare: Any = field(default=None, eq=False, metadata={"key": "output.compare", "check": DATA})
+    error: Mapping[str, Any] = setting("output.error", MAPPING, factory=dict)
     where: str | None = setting("output.trajectories.where", optional(TEXT), None)
     event_times: int = setting("output.event_times", whole(0), 10)
 

@@ -13,6 +13,7 @@ from cubie_flow.batches import store_names
 from cubie_flow.errors import FlowError
 from cubie_flow.integrators.comparison import residuals
 from cubie_flow.integrators.metrics import METRICS
+from cubie_flow.integrators.residual_errors import SQUARES, WEIGHTED, likelihood
 from cubie_flow.integrators.status import STATUS
 from cubie_flow.kernels.kernel import BatchSolverKernel
 from cubie_flow.kernels.launch import BatchResult
@@ -20,6 +21,7 @@ from cubie_flow.kernels.targets.target import BuildResult
 from cubie_flow.storage import StoreSchema, Variable
 from cubie_flow.storage.schema import (
     PER_RUN,
+    PER_RUN_AND_OBSERVATION,
     PER_RUN_AND_OCCURRENCE,
     PER_RUN_AND_TIME,
     REJECTED,
@@ -27,6 +29,7 @@ from cubie_flow.storage.schema import (
 )
 from cubie_flow.study.accuracy import atol_attribute
 from cubie_flow.study.study import Study
+from cubie_flow.study.subjects import BoundSubjects
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.dependence import initial_name
 
@@ -78,9 +81,13 @@ def variables(study: Study) -> tuple[Variable, ...]:
     study.integrated.refuse_unknown_outputs((*study.saved, *study.summarised))
     labels, real = _labels(study.integrated), study.precision
     found = []
+    subjects = study.subjects
     for name in study.saved:
         unit, text = labels[name]
-        found.append(Variable(name, PER_RUN_AND_TIME, real, unit, text))
+        if subjects is None:
+            found.append(Variable(name, PER_RUN_AND_TIME, real, unit, text))
+        else:
+            found.append(_at_observations(subjects, name, unit, text, real))
     for state in study.integrated.states:
         text = f"final value of {state.long_name or state.name}"
         found.append(Variable(f"{state.name}_final", PER_RUN, real, state.unit, text))
@@ -106,14 +113,14 @@ def variables(study: Study) -> tuple[Variable, ...]:
 
 def _misfit_variables(study: Study, labels: Mapping[str, tuple[str, str]]) -> list[Variable]:
     """Return the results of the comparison with data; float64, because small differences matter."""
+    if study.subjects is not None:
+        return _subject_misfits(study.subjects, labels)
     if study.measured is None:
         return []
     found = []
     for one in study.measured.series:
         unit, text = labels[one.name]
-        kinds = [
-            ("sse", "sum of squared residuals", f"({unit})2" if unit != "1" and unit else unit)
-        ]
+        kinds = [("sse", "sum of squared residuals", _square(unit))]
         if one.sigmas:
             kinds.append(("wls", "sum of squared residuals by their variance", "1"))
         for kind, label, own in kinds:
@@ -121,6 +128,41 @@ def _misfit_variables(study: Study, labels: Mapping[str, tuple[str, str]]) -> li
             found.append(Variable(name, PER_RUN, "float64", own, label))
     label = "logarithm of the Gaussian likelihood of the data"
     return [*found, Variable(store_names.LOGLIK, PER_RUN, "float64", "1", label)]
+
+
+def _square(unit: str) -> str:
+    """Return the unit of the square of a quantity."""
+    return f"({unit})2" if unit not in ("", "1") else unit
+
+
+def _subject_misfits(own: BoundSubjects, labels: Mapping[str, tuple[str, str]]) -> list[Variable]:
+    """Return the results of the comparison with the observations of subjects."""
+    found = []
+    for name, error in own.errors:
+        unit, text = labels[name]
+        label = f"number of observations of {text or name}"
+        found.append(Variable(f"{name}_observations", PER_RUN, "int32", "1", label))
+        logarithms = " of logarithms" if error.lognormal is not None else ""
+        kinds = [("sse", f"sum of squared residuals{logarithms}", _square(unit))]
+        if logarithms:
+            kinds = [(*kinds[0][:2], "1")]
+        if error.known:
+            kinds.append(("wls", "sum of squared residuals by their variance", "1"))
+        for kind, label, unit in kinds:
+            label = f"{label} of {text or name}"
+            found.append(Variable(f"{name}_{kind}", PER_RUN, "float64", unit, label))
+    if own.errors and all(error.known for _, error in own.errors):
+        label = "logarithm of the likelihood of the observations of the subject"
+        found.append(Variable(store_names.LOGLIK, PER_RUN, "float64", "1", label))
+    return found
+
+
+def _at_observations(
+    own: BoundSubjects, name: str, unit: str, text: str, dtype: str = "float64", **attrs: Any
+) -> Variable:
+    """Return an array with a value at every observation of a run, NaN after the last one."""
+    length = own.records.most_samples
+    return Variable(name, PER_RUN_AND_OBSERVATION, dtype, unit, text, attrs, length)
 
 
 _METRIC_LABELS = {
@@ -238,9 +280,62 @@ def _coordinates(study: Study) -> tuple[Variable, ...]:
         stored = coordinate_name(study, name)
         text = f"initial value of {text or name}" if stored != name else text or name
         coordinates.append(Variable(stored, PER_RUN, "float64", unit, text))
+    own = study.subjects
     for name in study.design.labels:
-        coordinates.append(Variable(name, PER_RUN, "float64", "1", name.replace("_", " ")))
+        text = name.replace("_", " ") if name != store_names.SUBJECT else _SUBJECT
+        attrs = {} if own is None else own.design.label_attrs(name)
+        coordinates.append(Variable(name, PER_RUN, "float64", "1", text, attrs))
+    if own is not None and own.records.most_samples:
+        unit, time = study.system.time_unit, store_names.OBSERVATION_TIME
+        coordinates.append(_at_observations(own, time, unit, "time of the observation"))
+        if own.errors:
+            unit = labels[own.observed[0]][0] if len(own.errors) == 1 else ""
+            text = "measured value"
+            coordinates.append(_at_observations(own, store_names.OBSERVED, unit, text))
+        for name in own.design.row_labels:
+            more = own.design.label_attrs(name)
+            coordinates.append(_at_observations(own, name, "1", name.replace("_", " "), **more))
     return tuple(coordinates)
+
+
+_SUBJECT = "number of the subject in its table, from 0"
+
+
+def _subject_arrays(own: BoundSubjects, subjects: Array, result: BatchResult) -> dict[str, Array]:
+    """Return what the store has of the subjects of runs, besides the samples.
+
+    Parameters
+    ----------
+    own : BoundSubjects
+    subjects : ndarray of int, shape (runs,)
+    result : BatchResult
+    """
+    arrays: dict[str, Array] = {}
+    if own.records.most_samples:
+        time = own.design.table.columns["TIME"]
+        arrays[store_names.OBSERVATION_TIME] = own.at_samples(time, subjects)
+        for name, values in own.design.row_labels.items():
+            arrays[name] = own.at_samples(values, subjects)
+    if not own.errors:
+        return arrays
+    values, numbers = own.measured(subjects)
+    arrays[store_names.OBSERVED] = values
+    counts, logs = [], []
+    for position, (name, error) in enumerate(own.errors):
+        chosen = numbers == position
+        counts.append(chosen.sum(axis=1))
+        positive = np.where(chosen & (error.lognormal is not None), values, 1.0)
+        logs.append(np.log(positive).sum(axis=1))
+        sums = result.misfits[position].astype(np.float64)
+        arrays[f"{name}_observations"] = counts[-1].astype(np.int32)
+        arrays[f"{name}_sse"] = sums[SQUARES]
+        if error.known:
+            arrays[f"{name}_wls"] = sums[WEIGHTED]
+    if all(error.known for _, error in own.errors):
+        errors = [error for _, error in own.errors]
+        found = likelihood(result.misfits, errors, np.array(counts), np.array(logs))
+        arrays[store_names.LOGLIK] = found
+    return arrays
 
 
 def _driver_hashes(system: OdeSystem) -> dict[str, str]:
@@ -271,7 +366,7 @@ def shard_arrays(
     Returns
     -------
     dict
-        Arrays of shape (runs,), (runs, times) or (runs, occurrences).
+        Arrays of shape (runs,), (runs, times), (runs, occurrences) or (runs, observations).
     """
     arrays = {name: result.samples[i] for i, name in enumerate(study.saved)}
     for i, state in enumerate(study.integrated.states):
@@ -281,6 +376,9 @@ def shard_arrays(
             arrays[f"{name}_{metric}"] = result.metrics[i, j]
     if study.measured is not None:
         arrays.update(residuals(study.measured, result.misfits))
+    if study.subjects is not None:
+        subjects = columns[store_names.SUBJECT].astype(np.int64)
+        arrays.update(_subject_arrays(study.subjects, subjects, result))
     for i, event in enumerate(study.recorded):
         arrays[f"{event.name}_count"] = result.event_counts[i].astype(np.int32)
         if study.output.event_times:

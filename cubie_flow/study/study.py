@@ -13,6 +13,7 @@ from cubie_flow.errors import FlowError
 from cubie_flow.integrators.run import DURATION
 from cubie_flow.study.attempts import Attempt
 from cubie_flow.study.options import ControllerChoice, OutputChoice, TargetChoice
+from cubie_flow.study.subjects import BoundSubjects, bind_subjects
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.events import Event
 from cubie_flow.systems.measurements import Measurements, read_measurements
@@ -76,8 +77,38 @@ class Study:
 
         A quantity that the batch gives is not computed from others.
         """
-        given = self.system.with_given(self.design.names)
+        system = self.system if self.subjects is None else self.subjects.system
+        given = system.with_given(self.design.names)
         return with_sensitivities(given, tuple(self.output.sensitivities or ()))
+
+    @cached_property
+    def subjects(self) -> BoundSubjects | None:
+        """The table of subjects that the runs follow, for the model; None without."""
+        design, output = self.design.subjects, self.output
+        if design is None:
+            if output.error:
+                raise FlowError("output.error is given, but only batch.kind 'subjects' uses it")
+            return None
+        own = "each run of batch.kind 'subjects' has its own"
+        for key, given, has in (
+            ("duration", self.duration is not None, "start and end"),
+            ("t_start", self.t_start != 0.0, "start and end"),
+            ("output.save_every", output.save_every is not None, "times to save at"),
+            ("output.times", output.times is not None, "times to save at"),
+            ("output.compare", output.compare is not None, "observations"),
+            ("output.trajectories.where", output.where is not None, "times to save at"),
+        ):
+            if given:
+                raise FlowError(f"{key} is given, but {own} {has}; leave it out")
+        if output.sensitivities:
+            raise FlowError("output.sensitivities cannot be used with batch.kind 'subjects'")
+        bound = bind_subjects(design, self.system, output.error or {})
+        if output.summaries and bound.steady:
+            raise FlowError(
+                "output.summaries cannot be used with doses of SS=1 or 2, whose repeated doses "
+                "would count; leave it out"
+            )
+        return bound
 
     @cached_property
     def spans(self) -> tuple[float, float]:
@@ -122,15 +153,20 @@ class Study:
     @property
     def sampling(self) -> bool:
         """Whether runs are sampled at times: to save them, or to compare them with data."""
+        if self.subjects is not None:
+            return self.subjects.records.most_samples > 0
         return self.measured is not None or bool(self.times.size)
 
     @property
     def saved(self) -> tuple[str, ...]:
-        """Names of what is saved over time."""
-        if not self.times.size:
+        """Names of what is saved over time, or at the observations of subjects."""
+        subjects = self.subjects
+        if not (self.times.size if subjects is None else self.sampling):
             return ()
         if self.output.variables is not None and not self.output.variables:
             raise FlowError("output.variables is empty; name at least one, or null for all states")
+        if subjects is not None and subjects.observed and self.output.variables is None:
+            return subjects.observed
         if self.output.variables is None:
             return tuple(state.name for state in self.integrated.states)
         return tuple(self.output.variables)

@@ -93,6 +93,7 @@ def without_effect(study: Study) -> list[str]:
     """Return a warning for each varied parameter that the model does not use."""
     parameters = {one.name for one in study.system.parameters}.intersection(study.design.names)
     parameters -= study.system.reaching if parameters else set()
+    parameters -= study.subjects.deviations if parameters and study.subjects is not None else set()
     return [
         f"the batch varies '{name}', which changes nothing: no equation, start value, event or "
         f"observable of '{study.system.name}' uses it"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cubie_flow import batches
 from cubie_flow.batches import make_design
+from cubie_flow.batches.subjects import Subjects
 from cubie_flow.errors import FlowError
 
 quick = settings(derandomize=True, deadline=None, max_examples=40)
@@ -242,4 +243,5 @@ def test_planning_a_grid_needs_no_scipy_or_pandas() -> None:
 def test_every_kind_of_a_design_is_allowed() -> None:
     classes = (item for item in vars(batches.designs).values() if isinstance(item, type))
     concrete = (one for one in classes if issubclass(one, batches.Design) and "kind" in vars(one))
-    assert {one.kind for one in concrete} == set(batches.designs.DESIGNS)
+    kinds = {one.kind for one in concrete} | {Subjects.kind}
+    assert kinds == set(batches.designs.DESIGNS)

@@ -66,6 +66,8 @@ def test_every_name_that_the_store_uses_is_listed(store: Path) -> None:
     assert own == {*store_names.ARRAYS, store_names.TIME}
     dims = {dim for _, array in root.arrays() for dim in array.metadata.dimension_names}
     assert dims == {store_names.RUN, store_names.TIME, store_names.OCCURRENCE}
+    # Only tables of subjects have this axis, see tests/study/test_subjects.py.
+    dims.add(store_names.OBSERVATION)
     assert own | dims | set(root.group_keys()) == set(store_names.MEANINGS)
 
 

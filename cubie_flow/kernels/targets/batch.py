@@ -61,13 +61,14 @@ class Batch:
     inputs : ndarray, shape (varied, count)
         Values of the varied quantities.
     initial : ndarray
-        Fixed initial values, shape (states,), then the tables of drivers and of data.
+        Fixed initial values, shape (states,), then the tables of drivers, and of data or records.
     settings : ndarray
         Step bounds and tolerances, see `cubie_flow.integrators.step`.
     times : ndarray
-        Sampling times from the start, then infinity.
+        Sampling times from the start, then infinity; or the lists of runs that have their own.
     time_count : int
-        Number of saved times; runs may also be sampled at the times of data.
+        Number of saved times; runs may also be sampled at the times of data. The largest number
+        where runs have their own.
     samples : ndarray, shape (saved, count, time_count)
         Written by the target, as are `finals` and `counts`.
     strides : tuple of int
