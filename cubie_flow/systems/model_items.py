@@ -17,8 +17,8 @@ from cubie_flow.systems.quantities import Quantity, check_keys, check_name, fini
 
 KEYS = (
     "name", "title", "description", "source", "time", "settings", "indices", "constants",
-    "parameters", "states", "definitions", "equations", "mass", "observables", "events",
-    "doses", "drivers", "units", "long_names", "suggested", "unused",
+    "parameters", "states", "definitions", "equations", "algebraic", "mass", "observables",
+    "events", "doses", "drivers", "units", "long_names", "suggested", "unused",
 )  # fmt: skip
 #: Sections of named items, with the word for one item.
 SECTIONS = {
@@ -91,7 +91,19 @@ class ModelItems:
         self.sections = {section: self._items(section) for section in SECTIONS}
         self.equations = self._items("equations")
         self.masses = self._items("mass")
+        self._add_algebraic()
         self.drivers = self._drivers()
+
+    def _add_algebraic(self) -> None:
+        """Add algebraic equations to the others, with a mass of 0."""
+        for name, item in self._items("algebraic").items():
+            for other, kind in ((self.equations, "an equation"), (self.masses, "a mass")):
+                if name in other:
+                    raise FlowError(
+                        f"{item.where}: there is also {kind} for '{name}'; leave one of them out"
+                    )
+            self.equations[name] = item
+            self.masses[name] = evolve(item, content=0.0)
 
     def section(self, key: str) -> Mapping[Any, Any]:
         """Return a section; empty if the model does not have it.
@@ -120,7 +132,10 @@ class ModelItems:
             bare, letters = (key, ()) if family is None else (family[1], _letters(family[2]))
             name = check_name(bare, f"{self.where}: the {kind}")
             label = f"{name}[{', '.join(letters)}]" if letters else name
-            places = {"states": "initial value of", "equations": "equation of", "mass": "mass of"}
+            places = {
+                "states": "initial value of", "equations": "equation of", "mass": "mass of",
+                "algebraic": "algebraic equation of",
+            }  # fmt: skip
             place = places.get(section, kind)
             where = f"{self.where}, {place} {label}"
             if name in items:

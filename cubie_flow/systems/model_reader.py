@@ -17,6 +17,7 @@ A model is a mapping with these keys; only `states` and `equations` are needed::
       T[i]: k*(T[i-1] - 2*T[i] + T[i+1])/dx**2
     events: {...}                       # see `cubie_flow.systems.events_reader`
     doses: [{into: x, amount: 1.0}]     # see `cubie_flow.systems.events_reader`
+    algebraic: {z: x + y - z}           # instead of an equation: what is zero, and determines z
     mass: {z: 0}                        # factors of time derivatives that are not 1
     observables: {mean: sum(T[i], i)/size}   # computed from states, parameters and t
     drivers:                            # series over time, see `cubie_flow.systems.drivers`
@@ -38,9 +39,9 @@ those of ``u[i, j]`` the names ``u_0_0`` and so on. An index may be an expressio
 and ``sum(T[i], i)`` sums over an index. A condition of ``where`` that depends on indices only is
 decided when the model is read, so ``where(i == 0, 0, T[i-1])`` never needs ``T[-1]``.
 
-An equation gives ``mass*dz/dt``. A mass of 0 makes it algebraic, ``0 = expression``. The system is
-then a differential-algebraic system of index 1, which stiff methods solve from a consistent start.
-Masses are constant numbers.
+An equation gives ``mass*dz/dt``. A mass of 0 makes it algebraic, ``0 = expression``, as does an
+entry of ``algebraic``. The system is then a differential-algebraic system of index 1, which stiff
+methods solve from a consistent start near the initial value. Masses are constant numbers.
 """
 
 from __future__ import annotations

@@ -22,8 +22,16 @@ from cubie_flow.systems.equations_text import read_equations
 from cubie_flow.systems.events import Event, check_events
 from cubie_flow.systems.model_reader import read_model
 from cubie_flow.systems.model_writer import write_model
+from cubie_flow.systems.ordering import matching
 from cubie_flow.systems.parser import parse_expression
-from cubie_flow.systems.quantities import Observable, Quantity, check_name, check_unique, finite
+from cubie_flow.systems.quantities import (
+    Observable,
+    Quantity,
+    check_name,
+    check_unique,
+    finite,
+    shortened,
+)
 from cubie_flow.systems.starts import with_numbers, with_start
 from cubie_flow.systems.trace import check_graph, trace
 
@@ -121,6 +129,21 @@ class OdeSystem:
             finite(mass, f"{where}: mass of {state.name}")
         if self.mass and not any(self.mass):
             raise FlowError(f"{where}: every mass is 0, so no equation is differential")
+        if self.mass:
+            self._check_index(where)
+
+    def _check_index(self, where: str) -> None:
+        """Refuse algebraic equations that cannot determine their states, whatever the values."""
+        numbers = [i for i, mass in enumerate(self.mass) if mass == 0.0]
+        names = [self.states[i].name for i in numbers]
+        partner = matching({i: set(free_symbols([self.derivatives[i]])) for i in numbers}, names)
+        for i in numbers:
+            if i not in partner.values():
+                raise FlowError(
+                    f"{where}: the algebraic equation of '{self.states[i].name}' determines no "
+                    f"state of {shortened(names)} that the others leave; the index is above 1, so "
+                    "differentiate the equation in time until it is 1"
+                )
 
     def _check_expressions(self, where: str) -> None:
         known = {"t"} | {item.name for item in (*self.quantities, *self.drivers)}

@@ -11,7 +11,6 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.derivatives import sparse_jacobian
 from cubie_flow.expressions.graph import Node, const, symbol
-from cubie_flow.expressions.infix import to_text
 from cubie_flow.expressions.traversal import free_symbols, substitute
 from cubie_flow.systems.importers import vocabulary
 from cubie_flow.systems.parser import is_infinite
@@ -137,8 +136,10 @@ class Builder:
         if formula.op == "call":
             return self._call(formula.value, args, stack, depth)
         node = vocabulary.apply(formula.value, args)
-        if is_infinite(node):
-            raise FlowError(f"'{to_text(node, 30)}' is not a finite number")
+        if is_infinite(node):  # 0/0 and 1/0 matter only where a run uses them
+            from cubie_flow.expressions.evaluate import evaluate
+
+            return vocabulary.literal(float(evaluate([node], {})[0]))
         return node
 
     def _call(self, name: str, args: list[Node], stack: tuple[str, ...], depth: int) -> Node:
@@ -166,6 +167,12 @@ def rate_symbol(name: str) -> str:
     return f"{_RATE}{name}"
 
 
+def rates_in(nodes: Sequence[Node]) -> set[str]:
+    """Return the names of the quantities whose time derivatives graphs use."""
+    used = free_symbols(nodes)
+    return {name.removeprefix(_RATE) for name in used if name.startswith(_RATE)}
+
+
 def without_rates(
     states: Sequence[Described],
     derivatives: Sequence[Node],
@@ -190,14 +197,14 @@ def without_rates(
         If a rate is that of an unknown quantity, or uses itself.
     """
     outputs = [*derivatives, *values.values()]
-    wanted = {s for s in free_symbols(outputs) if s.startswith(_RATE)}
-    for name in sorted(name.removeprefix(_RATE) for name in wanted):
+    wanted = rates_in(outputs)
+    for name in sorted(wanted):
         if name not in values:
             raise FlowError(
                 f"{where}: the rate of '{name}' is used, which is not defined"
                 f"{nearest(name, values)}"
             )
-    used = {name: node for name, node in values.items() if rate_symbol(name) in wanted}
+    used = {name: node for name, node in values.items() if name in wanted}
     variables = [symbol("t"), *(symbol(state.name) for state in states)]
     slopes = [const(1.0), *derivatives]
     rates: dict[Node, Node] = {}
@@ -208,7 +215,7 @@ def without_rates(
             total = graph.add(total, graph.mul(partial, slopes[column]))
         rates[symbol(rate_symbol(name))] = total
     for _ in range(len(rates) + 1):
-        if not any(name.startswith(_RATE) for name in free_symbols(outputs)):
+        if not rates_in(outputs):
             count = len(derivatives)
             return outputs[:count], dict(zip(values, outputs[count:], strict=True))
         outputs = substitute(outputs, rates)

@@ -1,4 +1,4 @@
-"""SBML, levels 2 and 3, through libsbml.
+"""SBML, levels 1, 2 and 3, through libsbml.
 
 What the elements mean follows the specification "SBML Level 3 Version 2 Core" (Hucka et al.,
 Journal of Integrative Bioinformatics 16, 2019) and "SBML Level 2 Version 5".
@@ -65,16 +65,20 @@ def read_sbml(name: str, markup: Markup, file: str) -> SbmlModel:
     document = libsbml.readSBMLFromString(markup.text)
     _check_document(libsbml, document, markup, file)
     document = flattened(libsbml, document, markup, file)
-    _check_consistency(libsbml, document, markup, file)
+    notes = _check_consistency(libsbml, document, markup, file)
+    level, version = document.getLevel(), document.getVersion()
+    if level == 1 and not document.setLevelAndVersion(2, 5, False):
+        raise FlowError(f"'{file}': libsbml cannot convert it from level 1 to level 2")
     reader = SbmlReader(libsbml, document, markup, name, file)
+    reader.source = f"SBML level {level} version {version}"
+    reader.variable_by_default = level == 1
+    reader.notes = notes
     reader.read()
     return Equations(reader).model()
 
 
 def _check_document(libsbml: Any, document: Any, markup: Markup, file: str) -> None:
     """Refuse packages that are needed and not read."""
-    if document.getLevel() == 1:
-        raise FlowError(f"'{file}': SBML level 1 is not supported; convert it to level 3")
     refuse_first(libsbml, document, markup, file)
     for number in range(document.getNumPlugins() if document.getLevel() == 3 else 0):
         plugin = document.getPlugin(number)
@@ -85,7 +89,8 @@ def _check_document(libsbml: Any, document: Any, markup: Markup, file: str) -> N
         raise FlowError(f"'{file}': it holds no model")
 
 
-def _check_consistency(libsbml: Any, document: Any, markup: Markup, file: str) -> None:
+def _check_consistency(libsbml: Any, document: Any, markup: Markup, file: str) -> list[str]:
+    """Refuse a document with a mistake; return notes about what is accepted."""
     ignore_units(libsbml, document)
     document.checkConsistency()
-    refuse_first(libsbml, document, markup, file)
+    return refuse_first(libsbml, document, markup, file)

@@ -42,8 +42,21 @@ def ignore_units(libsbml: Any, document: Any) -> None:
         document.setConsistencyChecks(getattr(libsbml, f"LIBSBML_CAT_{check}"), False)
 
 
-def refuse_first(libsbml: Any, document: Any, markup: Markup, file: str) -> None:
-    """Raise the first error of a document.
+#: What is used although libsbml calls it an error, with a note about it.
+_ACCEPTED = {
+    **dict.fromkeys(
+        ("DanglingUnitReference", "DanglingUnitSIdRef", "InvalidUnitsValue"),
+        "units that the file does not define are ignored, since no number depends on them",
+    ),
+    **dict.fromkeys(
+        ("BooleanOpsNeedBooleanArgs", "PieceNeedsBoolean", "MathResultMustBeNumeric"),
+        "truths and numbers stand for each other, as in level 3 version 2",
+    ),
+}
+
+
+def refuse_first(libsbml: Any, document: Any, markup: Markup, file: str) -> list[str]:
+    """Raise the first error of a document; return notes about what is accepted.
 
     A package that libsbml does not know counts only if the file uses it.
 
@@ -55,9 +68,14 @@ def refuse_first(libsbml: Any, document: Any, markup: Markup, file: str) -> None
     file : str
         Names the file in errors.
     """
+    accepted = {getattr(libsbml, name): note for name, note in _ACCEPTED.items()}
+    notes = []
     for number in range(document.getNumErrors()):
         error = document.getError(number)
         if error.getSeverity() < libsbml.LIBSBML_SEV_ERROR:
+            continue
+        if error.getErrorId() in accepted:
+            notes.append(accepted[error.getErrorId()])
             continue
         needed = _PACKAGE.search(error.getMessage())
         if needed and document.getNamespaces().getURI(needed[1]) not in markup.spaces:
@@ -65,3 +83,4 @@ def refuse_first(libsbml: Any, document: Any, markup: Markup, file: str) -> None
         raise FlowError(
             f"'{file}', line {error.getLine()}: it is not valid SBML: {reason(error.getMessage())}"
         )
+    return list(dict.fromkeys(notes))

@@ -106,6 +106,7 @@ class Reaction:
     rate: Formula | None
     label: str
     effects: list[Effect] = field(factory=list)
+    fast: bool = False
 
 
 class SbmlReader:
@@ -129,12 +130,24 @@ class SbmlReader:
         self.markup = markup
         self.file = file
         self.name = system_name(self.model.getId(), name)
+        self.source = f"SBML level {self.level} version {document.getVersion()}"
+        #: Level 1 does not say what is constant.
+        self.variable_by_default = False
+        #: What a user has to know about the model as it is read.
+        self.notes: list[str] = []
         self.symbols: dict[str, Symbol] = {}
         self.species: dict[str, Species] = {}
         self.reactions: dict[str, Reaction] = {}
         self.assigned: dict[str, Formula] = {}
         self.rates: dict[str, Formula] = {}
         self.initial: dict[str, Formula] = {}
+        #: Formulas of algebraic rules, which are zero, each with its place.
+        self.algebraic: list[tuple[Formula, str]] = []
+        #: Identifiers that an algebraic rule may determine, the most likely first.
+        self.unknowns: list[str] = []
+        self.constant: set[str] = set()
+        #: Species that take part in reactions.
+        self.reacting: set[str] = set()
         #: Places of rules and of initial assignments in the file.
         self.rule_places: dict[str, str] = {}
         self.initial_places: dict[str, str] = {}
@@ -156,7 +169,12 @@ class SbmlReader:
         self._parameters()
         self._species()
         self._reactions()
+        self.reacting = {
+            effect.species for item in self.reactions.values() for effect in item.effects
+        }
         self.events = self._events()
+        if self.algebraic:
+            self.unknowns = self._unknowns()
 
     # contents of the file ----------------------------------------------------------------------
 
@@ -176,11 +194,6 @@ class SbmlReader:
             if item.getMath() is not None:
                 where = f"line {item.getLine()}, constraint {number}"
                 self.refuse(where, "constraints are not supported")
-        for rule in self.model.getListOfRules():
-            if rule.isAlgebraic():
-                self.refuse(
-                    f"line {rule.getLine()}, algebraicRule", "algebraic rules are not supported"
-                )
 
     def _functions(self) -> dict[str, Function]:
         functions = {}
@@ -197,6 +210,12 @@ class SbmlReader:
         for rule in self.model.getListOfRules():
             variable, written = rule.getVariable(), rule.getMath()
             if written is None:  # a rule without a formula has no effect (L3V2, 4.9)
+                continue
+            if rule.isAlgebraic():
+                where = f"algebraicRule {len(self.algebraic) + 1}"
+                if rule.getLine():
+                    where = f"line {rule.getLine()}, {where}"
+                self.algebraic.append((self._formula(written, where), where))
                 continue
             kind = "rateRule" if rule.isRate() else "assignmentRule"
             where = self._place(kind, variable)
@@ -217,6 +236,11 @@ class SbmlReader:
             value = item.getSize() if item.isSetSize() else None
             if value is None and _is_point(item):
                 continue  # it has no size
+            name = item.getId()
+            if value is None and not (name in self.assigned or name in self.initial):
+                value = 1.0
+                if self.level != 2 or not self.variable_by_default:  # level 1 has this default
+                    self.notes.append(f"compartment '{name}' has no size, which counts as 1")
             self.symbols[item.getId()] = Symbol(
                 "compartment",
                 self._place("compartment", item.getId()),
@@ -224,6 +248,11 @@ class SbmlReader:
                 unit_text(self.libsbml, item.getDerivedUnitDefinition()),
                 self._label(item),
             )
+            self._note_constant(item, item.getId())
+
+    def _note_constant(self, item: Any, name: str) -> None:
+        if item.getConstant() and not self.variable_by_default:
+            self.constant.add(name)
 
     def _parameters(self) -> None:
         for item in self.model.getListOfParameters():
@@ -234,6 +263,7 @@ class SbmlReader:
                 unit_text(self.libsbml, item.getDerivedUnitDefinition()),
                 self._label(item),
             )
+            self._note_constant(item, item.getId())
 
     def _species(self) -> None:
         common = self.model.getConversionFactor() if self.level == 3 else ""
@@ -259,15 +289,15 @@ class SbmlReader:
                 unit_text(self.libsbml, item.getDerivedUnitDefinition()),
                 self._label(item),
             )
+            self._note_constant(item, name)
 
     def _reactions(self) -> None:
         mentioned = self._mentioned()
         for item in self.model.getListOfReactions():
             name = item.getId()
             where = self._place("reaction", name)
-            if item.isSetFast() and item.getFast():
-                self.refuse(where, "fast reactions are not supported")
-            reaction = Reaction(where, None, self._label(item))
+            fast = bool(item.isSetFast() and item.getFast())
+            reaction = Reaction(where, None, self._label(item), fast=fast)
             law = item.getKineticLaw()
             if law is not None and law.getMath() is not None:
                 reaction.rate = self._formula(law.getMath(), where, self._local(name, law, where))
@@ -282,6 +312,7 @@ class SbmlReader:
     def _mentioned(self) -> set[str]:
         """Return every identifier that a formula of the model uses or computes."""
         formulas = [*self.assigned.values(), *self.rates.values(), *self.initial.values()]
+        formulas += [formula for formula, _ in self.algebraic]
         names = {*self.assigned, *self.rates, *self.initial}
         for event in self.model.getListOfEvents():
             changes = list(event.getListOfEventAssignments())
@@ -319,6 +350,7 @@ class SbmlReader:
                 unit_text(self.libsbml, item.getDerivedUnitDefinition()),
                 self._label(item) or f"{item.getId()} of {reaction}",
             )
+            self.constant.add(name)
         return renamed
 
     def _effect(self, item: Any, sign: float, reaction: str, mentioned: set[str]) -> Effect:
@@ -336,6 +368,7 @@ class SbmlReader:
             self.symbols[name] = Symbol(
                 "speciesReference", self._place("speciesReference", name), value, "", ""
             )
+            self._note_constant(item, name)
             return Effect(item.getSpecies(), sign, Formula("name", name), where)
         if value is None:
             self.refuse(where, "its stoichiometry is not given")
@@ -377,6 +410,41 @@ class SbmlReader:
                 )
             )
         return records
+
+    def _unknowns(self) -> list[str]:
+        """Return the identifiers that algebraic rules use and nothing else determines.
+
+        The specification leaves open which of several is meant. Here it is one that no event sets,
+        that is not a boundary species, and that has no value of its own.
+        """
+        used: set[str] = set()
+        waiting = [name for formula, _ in self.algebraic for name in formula.names]
+        while waiting:
+            name = waiting.pop()
+            if name in used:
+                continue
+            used.add(name)
+            inner = self.assigned.get(name)
+            if inner is None and name in self.reactions:
+                inner = self.reactions[name].rate
+            waiting += inner.names if inner is not None else ()
+
+        def determined(name: str) -> bool:
+            own = self.species.get(name)
+            reacts = own is not None and own.changed_by_reactions and name in self.reacting
+            return reacts or name in self.assigned or name in self.rates or name in self.constant
+
+        def rank(name: str) -> tuple[bool, bool, bool]:
+            own, item = self.species.get(name), self.symbols[name]
+            given = item.value is not None or name in self.initial
+            if own is not None:
+                given = given or own.amount is not None or own.concentration is not None
+            boundary = own is not None and not own.changed_by_reactions
+            return name in self.set_by_events, boundary, given
+
+        return sorted(
+            (name for name in self.symbols if name in used and not determined(name)), key=rank
+        )
 
     # for the equations --------------------------------------------------------------------------
 
@@ -421,11 +489,11 @@ class SbmlReader:
 
     def moves(self, name: str) -> bool:
         """Return whether a rule or an event changes `name` over time."""
-        return name in self.assigned or name in self.rates or name in self.set_by_events
+        return self.may_jump(name) or name in self.rates
 
     def may_jump(self, name: str) -> bool:
         """Return whether an event may make `name` jump, by assignment or through its rule."""
-        return name in self.assigned or name in self.set_by_events
+        return name in self.assigned or name in self.set_by_events or name in self.unknowns
 
     @property
     def set_by_events(self) -> set[str]:

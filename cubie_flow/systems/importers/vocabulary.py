@@ -27,6 +27,8 @@ def number(node: Node) -> Node:
 
 def truth(node: Node) -> Node:
     """Return `node` as a truth; a number is false only where it is zero."""
+    if node.op == "select" and [arg.value for arg in node.args[1:]] == [1.0, 0.0]:
+        return node.args[0]  # a truth that was made a number
     return node if node.kind == "bool" else compare("!=", node, 0.0)
 
 

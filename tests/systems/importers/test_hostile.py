@@ -67,7 +67,7 @@ REFUSED = {
     "seven.xml": ('<?xml version="1.0" encoding="UTF-7"?>\n<a/>', "its encoding 'utf-7' is not"),
     "word.xml": ('<?xml version="1.0" encoding="word"?>\n<a/>', "'word' is not supported; save it"),
     "include.xml": (decay(A + INCLUDED), r"line 6: .*\(XInclude\) is refused"),
-    "level.xml": (LEVEL_1, "SBML level 1 is not supported; convert it to level 3"),
+    "level.xml": (LEVEL_1, "line 2: .*model must contain at least one <compartment>"),
     "package.xml": (sbml(extra=PACKAGE, attributes=USED), "the SBML package 'z' is not supported"),
     "nothing.xml": (f'<sbml xmlns="{SBML}" level="3" version="2"/>', "it holds no model"),
     "formula.xml": (decay(""), "line 6, reaction 'r': an element of its formula is empty"),
