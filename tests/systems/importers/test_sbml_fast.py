@@ -161,7 +161,7 @@ def test_refusals(parts: tuple[str, ...], reason: str) -> None:
 
 
 def test_an_unknown_equilibrium_is_not_a_number() -> None:
-    """Without its rate constant a fast reaction does not run, which is no equilibrium."""
+    """Without its rate constant a fast reaction does not run, which is not an equilibrium."""
     model = read(
         SIZES,
         amounts(A=1, B=1),
