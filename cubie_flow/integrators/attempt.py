@@ -20,6 +20,7 @@ from cubie_flow.expressions.graph import (
     minimum,
     where,
 )
+from cubie_flow.integrators import landing
 from cubie_flow.integrators.controllers import (
     DT_MAX,
     DT_MIN,
@@ -88,6 +89,7 @@ class Attempt:
         #: Conditions that end the run, with the name of its status; later ones win.
         self.failures: list[tuple[Node, str]] = []
         self.cut: Node = FALSE
+        self.landed: Node = FALSE
 
     def build(self) -> Block:
         """Return the block."""
@@ -127,6 +129,8 @@ class Attempt:
         self.stop = block.let("stop", stops)
         remaining = block.let("remaining", (self.stop - self.t) - clock(T_LOW))
         dt = block.let("dt", minimum(self.controller.proposal(), longest))
+        if self.settings.landings:
+            dt = block.let("dt", minimum(dt, landing.limit(self.t)))
         rounding = 4.0 * EPSILON[self.settings.precision] * fabs(self.t)
         self.smallest = block.let("smallest", maximum(load("settings", DT_MIN), rounding))
         if step.settings.chooses:
@@ -151,6 +155,7 @@ class Attempt:
                 error = block.let("error", where(unsolved, const(_UNSOLVED), error))
             if self.settings.switching_functions:
                 self._distrust(error)
+                error = load("error", 0)
             self.error = error
             self.ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
@@ -165,7 +170,8 @@ class Attempt:
             finite = self._finite("proposed_state")
             self.ok = block.let("ok", logical_and(finite, logical_not(unsolved)))
             self.failures += [(logical_not(self.ok), "non_finite"), (unsolved, "solver_failed")]
-        self.accept = block.let("accept", logical_and(self.ok, self.active))
+        accept = logical_and(self.ok, self.active)
+        self.accept = block.let("accept", logical_and(accept, logical_not(self.landed)))
 
     def _distrust(self, error: Node) -> None:
         """Increase the error of a step that passed a switch on states unseen."""
@@ -175,6 +181,9 @@ class Attempt:
             self.h, self.t,
         )  # fmt: skip
         suspect = crossings.suspect(self.active)
+        if s.landings:
+            place = landing.Landing(block, self.step, s.states, self.h, self.t, self.smallest)
+            self.landed = crossings.landing(place, s.landings, self.active, error)
         with block.when(suspect, rare=True):
             self.step.distrust(block, error, crossings.examine(suspect))
 
@@ -199,12 +208,17 @@ class Attempt:
         if step.settings.chooses:
             controller.follow(block, step.expected(self.dt, self.h, controller.settings))
         elif controller.adaptive:
-            copy = controller.backup(block) if self.cut is not FALSE else []
-            controller.advance(block, self.error, self.ok, self.h, self.last, longest)
+            cut = logical_or(self.cut, self.landed)
+            copy = controller.backup(block) if cut is not FALSE else []
+            last = self.last
+            if self.settings.landings:
+                last = block.let("shortened", logical_or(last, landing.is_limited(self.t)))
+            controller.advance(block, self.error, self.ok, self.h, last, longest)
             if copy:
-                # A step that is only cut at an event says nothing about the step that is possible.
-                with block.when(self.cut):
-                    controller.restore(block, self.cut, copy)
+                # A step that is only cut says nothing about the step that is possible.
+                cut = block.let("is_cut", cut) if self.settings.landings else cut
+                with block.when(cut):
+                    controller.restore(block, cut, copy)
             step.advance(block, self.error, self.ok, self.accept, self.h, self.last, longest)
 
     def _advance_time(self) -> None:

@@ -36,6 +36,7 @@ from cubie_flow.expressions.graph import (
 )
 from cubie_flow.expressions.traversal import substitute, topological
 from cubie_flow.integrators.controllers import SETTINGS
+from cubie_flow.integrators.landing import Crossing, Landing
 from cubie_flow.integrators.steps.base import Step, any_of
 from cubie_flow.integrators.steps.course import Course
 from cubie_flow.integrators.switching_functions import constant_width, states_read
@@ -90,6 +91,7 @@ class DoubleCrossings:
         tiny = _TINY[self.step.settings.precision]
         tiny = _TINY[self.step.settings.precision]
         crossed = [bits(first * last + tiny) for first, last, _ in self._values]
+        self._crossed = crossed
         self._turning = [self._turns_back(i, sign) for i, sign in enumerate(crossed)]
         passing = [
             self._passes(i, j, iand(crossed[i], crossed[j]))
@@ -114,6 +116,34 @@ class DoubleCrossings:
         if self.windows:
             self._judge_windows(suspect)
         return missed
+
+    def landing(self, landing: Landing, numbers: Sequence[int], active: Node, error: Node) -> Node:
+        """Write and return whether the step is cut where it crosses a switch.
+
+        Parameters
+        ----------
+        landing : Landing
+        numbers : sequence of int
+            Functions on which runs land.
+        active : Node
+            Lanes that integrate.
+        error : Node
+            Squared error norm of the step, 1 at tolerance.
+        """
+        block = self.block
+        cut = block.let("landing_cut", FALSE)
+        crossing = _any_negative([self._crossed[i] for i in numbers])
+        crossing = block.let("landing_wanted", logical_and(active, crossing))
+        with block.when(crossing, rare=True):
+            ends = [Crossing(*self._values[i], self._arriving(i)) for i in numbers]
+            landing.cut(crossing, ends, error)
+        return cut
+
+    def _arriving(self, i: int) -> Node:
+        """Write the slope of a function at the end of the step."""
+        nodes, end = [_slope(self.functions[i])], self.t + self.h
+        (slope,) = _at(nodes, "proposed_state", end, self.step.end_element)
+        return self.block.let(f"dip_arriving_{i}", slope)
 
     def _write_values(self, i: int) -> tuple[Node, Node, Node]:
         function, end = self.functions[i], self.t + self.h
@@ -152,11 +182,8 @@ class DoubleCrossings:
 
     def _turns(self, i: int) -> Node:
         """Write whether a function turns back; write the verdict of its tangents to ``dip_i``."""
-        block, function = self.block, self.functions[i]
+        block, arriving = self.block, self._arriving(i)
         first, last, leaving = self._values[i]
-        end = self.t + self.h
-        (slope,) = _at([_slope(function)], "proposed_state", end, self.step.end_element)
-        arriving = block.let("dip_arriving", slope)
         # A step that starts on the switch is on the side of its end.
         on = compare("==", first, 0.0)
         side = block.let(f"dip_side_{i}", where(on, last, first))

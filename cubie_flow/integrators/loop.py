@@ -26,6 +26,7 @@ from cubie_flow.expressions.graph import (
     sqrt,
     where,
 )
+from cubie_flow.integrators import landing
 from cubie_flow.integrators.attempt import Attempt
 from cubie_flow.integrators.comparison import Comparison
 from cubie_flow.integrators.controllers import (
@@ -108,6 +109,8 @@ class LoopSettings:
         Parts of the equations that may rise and fall within a step.
     switching_functions : tuple of Node
         Functions whose signs decide the switches on states.
+    landings : tuple of int
+        Those of `switching_functions` on which steps land.
     windows, event_windows : tuple of (int, int)
         Pairs of `switching_functions` that are the ends of a window, in the equations and in the
         conditions of events.
@@ -147,6 +150,7 @@ class LoopSettings:
     switches: tuple[Switch, ...] = ()
     pulses: tuple[Pulse, ...] = ()
     switching_functions: tuple[Node, ...] = field(default=(), metadata={"hash": False})
+    landings: tuple[int, ...] = field(default=(), metadata={"hash": False})
     windows: tuple[tuple[int, int], ...] = field(default=(), metadata={"hash": False})
     event_windows: tuple[tuple[int, int], ...] = field(default=(), metadata={"hash": False})
     events: tuple[Event, ...] = ()
@@ -197,6 +201,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 self._keep("kept_state", n)
         if s.pulses:
             self._keep("pulse_range", len(s.pulses))
+        if s.landings:
+            self._keep("landing", landing.SIZE)
         if s.windows:
             scratch = "register" if n <= UNROLL_LIMIT and not s.rhs.apart else "local"
             self._use("window_state", n, scratch)
@@ -586,6 +592,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         """Reset the step and its controller; a jump keeps the count of iterations."""
         dt = self._first_step(block, step, controller, t)
         controller.reset(block, dt)
+        if self.settings.landings:
+            landing.reset(block)
         iterates = jumped is not None and step.evaluations[1] > 0
         counted = block.let("counted", load("iterations", 0)) if iterates else None
         step.reset(block, dt)

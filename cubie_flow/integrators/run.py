@@ -34,7 +34,11 @@ from cubie_flow.integrators.steps import (
     solves_algebraic,
     step_class,
 )
-from cubie_flow.integrators.switching_functions import find_switching_functions, find_windows
+from cubie_flow.integrators.switching_functions import (
+    find_kinks,
+    find_switching_functions,
+    find_windows,
+)
 from cubie_flow.integrators.tableaus import Method, Multistep, Tableau, Taylor, method
 from cubie_flow.memory import CUDAFactory
 from cubie_flow.systems import OdeSystem
@@ -251,6 +255,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             precision=s.precision,
             switches=tuple(switches.switches),
             switching_functions=functions,
+            landings=self._landings(rhs.nodes, functions),
             windows=find_windows(rhs.nodes, functions),
             event_windows=find_windows(truths, functions),
             pulses=find_pulses(rhs.nodes, switches) if self._adapts else (),
@@ -302,7 +307,14 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         """Return the switching functions that steps are examined for, see `find_windows`."""
         if not self._adapts:
             return ()
-        return find_switching_functions(nodes, isinstance(method(self.settings.algorithm), Taylor))
+        return find_switching_functions(nodes, kinks=True)
+
+    def _landings(self, nodes: Sequence[Node], functions: Sequence[Node]) -> tuple[int, ...]:
+        """Return the numbers of the switching functions on which steps land."""
+        # Taylor methods see kinks by their own comparison; a method with a memory gains nothing.
+        if isinstance(method(self.settings.algorithm), Taylor | Multistep) or not self._adapts:
+            return ()
+        return find_kinks(nodes, functions)
 
     def _promoted(self, computed: Mapping[str, Node]) -> dict[str, float | None]:
         """Return the parameters that differ between runs although the batch does not vary them.

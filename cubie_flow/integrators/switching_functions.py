@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 
 from cubie_flow.expressions.derivatives import differentiate
-from cubie_flow.expressions.graph import ZERO, Node, load
+from cubie_flow.expressions.graph import ZERO, Node, const, load
 from cubie_flow.expressions.traversal import substitute, topological
 
 #: Largest number of smooth forms of one condition; conditions with more forms are not examined.
@@ -29,16 +29,28 @@ def find_switching_functions(nodes: Sequence[Node], kinks: bool = False) -> tupl
     nodes : sequence of Node
         Equations in ``u``, ``p`` and ``t``, their switches in time replaced by slots.
     kinks : bool
-        Whether to include ``abs``, ``min`` and ``max`` of states outside of conditions. Taylor
-        methods need them: they see the equations only at the ends of a step.
+        Whether to include ``abs``, ``min`` and ``max`` of states outside of conditions.
     """
     functions: dict[Node, None] = {}
+    bare = _outside_conditions(nodes) if kinks else set()
     for node in topological(nodes):
-        if _is_inequality(node) or (kinks and node.op in ("min", "max")):
+        if _is_inequality(node) or (node in bare and node.op in ("min", "max")):
             functions |= dict.fromkeys(_forms(node.args[0] - node.args[1]))
-        elif kinks and node.op == "fabs":
+        elif node in bare and node.op == "fabs":
             functions |= dict.fromkeys(_forms(node.args[0]))
     return tuple(form for form in functions if states_read(form))
+
+
+def _outside_conditions(nodes: Sequence[Node]) -> set[Node]:
+    """Return the nodes that expressions use outside of conditions."""
+    found: set[Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found and node.kind != "bool":
+            found.add(node)
+            waiting += node.args
+    return found
 
 
 def count_unexamined(nodes: Sequence[Node]) -> int:
@@ -87,21 +99,64 @@ def find_windows(nodes: Sequence[Node], functions: Sequence[Node]) -> tuple[tupl
     return tuple(sorted(pair for pair in windows if pair[0] != pair[1]))
 
 
+def find_kinks(nodes: Sequence[Node], functions: Sequence[Node]) -> tuple[int, ...]:
+    """Return the numbers of the functions at whose zeros equations have a kink, but no jump.
+
+    These are the functions of ``abs``, ``min`` and ``max`` outside of conditions, and those of
+    choices such as ``where(x > 0, x, 0.5*x)``, whose branches are equal where the state is at its
+    limit.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        Equations as in `find_switching_functions`.
+    functions : sequence of Node
+        Functions of these equations and of others.
+    """
+    kinks: set[Node] = set()
+    for node in _outside_conditions(nodes):
+        if node.op in ("min", "max"):
+            kinks |= set(_forms(node.args[0] - node.args[1]))
+        elif node.op == "fabs":
+            kinks |= set(_forms(node.args[0]))
+        elif node.op == "select" and _is_inequality(node.args[0]):
+            difference = node.args[0].args[0] - node.args[0].args[1]
+            if _are_equal(node.args[1], node.args[2], difference):
+                kinks.add(difference)
+    return tuple(i for i, one in enumerate(functions) if one in kinks)
+
+
+def _are_equal(one: Node, other: Node, difference: Node) -> bool:
+    """Return whether two expressions are equal where a linear function of one state is zero."""
+    zero = _zero(difference)
+    if zero is None:
+        return False
+    (state,) = states_read(difference)
+    a, b = substitute([one, other], {load("u", state): const(zero)})
+    return a == b
+
+
+def _zero(function: Node) -> float | None:
+    """Return the zero of a function that is linear in one state, with constant coefficients."""
+    read = states_read(function)
+    if len(read) != 1:
+        return None
+    state = load("u", next(iter(read)))
+    slope = differentiate(function, state)
+    (rest,) = substitute([function], {state: ZERO})
+    if slope.op != "const" or rest.op != "const" or not slope.value:
+        return None
+    return -float(rest.value) / float(slope.value)
+
+
 def constant_width(one: Node, two: Node) -> float | None:
     """Return the distance of the zeros of two functions, None if it is not known.
 
     It is known if both are linear in the same state, with constant coefficients.
     """
-    zeros, read = [], states_read(one)
-    if len(read) != 1 or states_read(two) != read:
+    zeros = (_zero(one), _zero(two))
+    if zeros[0] is None or zeros[1] is None or states_read(one) != states_read(two):
         return None
-    state = load("u", next(iter(read)))
-    for function in (one, two):
-        slope = differentiate(function, state)
-        (rest,) = substitute([function], {state: ZERO})
-        if slope.op != "const" or rest.op != "const" or not slope.value:
-            return None
-        zeros.append(-float(rest.value) / float(slope.value))
     return abs(zeros[0] - zeros[1])
 
 
