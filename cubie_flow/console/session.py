@@ -12,7 +12,7 @@ from cubie_flow.console.logs import logged
 from cubie_flow.console.paths import location_text, resume_command
 from cubie_flow.process.signals import Stopped
 from cubie_flow.storage import Location, leased, locked, noted_location
-from cubie_flow.storage.folders import LOG
+from cubie_flow.storage.folders import LOG, delete_partials
 from cubie_flow.storage.identity import FolderIdentity
 from cubie_flow.storage.lease import Lease
 
@@ -67,6 +67,7 @@ class Session:
         self._stack.enter_context(logged(self.folder / LOG))
         self.lease = self._stack.enter_context(leased(location, seconds))
         self.lease.folder = FolderIdentity.of(self.folder)
+        delete_partials(self.folder)
         self.location = location
         self._again = again
 

@@ -30,7 +30,7 @@ from cubie_flow.storage.schema import (
     Variable,
     plain,
 )
-from cubie_flow.storage.zarr_adapter import dimension_names, sync
+from cubie_flow.storage.zarr_adapter import arrays_of, dimension_names, sync
 
 
 def write_schema(location: Location, store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
@@ -108,7 +108,7 @@ def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
     root.to_zarr(store, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
     group = open_group(store, "")
     group.create_group(CONFIG)
-    for _, array in group.arrays():
+    for array in arrays_of(group).values():
         if dimension_names(array)[0] == RUN:
             array.resize((schema.runs, *array.shape[1:]))
     # One chunk per shard: writers never share one, and it is written with its shard.

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from cubie_flow.credentials import redacted
 from cubie_flow.documents import read_json
 from cubie_flow.errors import FlowError
-from cubie_flow.process.safe_files import refuse_link, write_file
+from cubie_flow.process.safe_files import PARTIAL, refuse_link, write_file
 from cubie_flow.registries import CLIENTS
 from cubie_flow.storage.location import FSSPEC, ICECHUNK, Location
 
@@ -87,6 +87,20 @@ def new_location(storage: Mapping[str, Any], folder: Path) -> Location:
         parts = inside.relative_to(root).parts if inside.is_relative_to(root) else (inside.name,)
         url = "/".join((url.rstrip("/"), *parts, name))
     return Location(url, **kwargs)
+
+
+def delete_partials(folder: Path) -> None:
+    """Delete incomplete files that a killed command left in the folder of a run.
+
+    Call it with the lock of the folder. Reports and pictures that others are writing stay.
+
+    Parameters
+    ----------
+    folder : Path
+    """
+    for name in (CONFIG, ELSEWHERE):
+        for partial in folder.glob(f".{name}.*{PARTIAL}"):
+            partial.unlink(missing_ok=True)
 
 
 def note_location(folder: Path, location: Location) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cubie_flow.batches.store_names import MEMORY
 from cubie_flow.storage.file_cache import cached_files
 from cubie_flow.storage.groups import open_group, put_files
-from cubie_flow.storage.zarr_adapter import dimension_names, sync
+from cubie_flow.storage.zarr_adapter import arrays_of, dimension_names, sync
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -53,7 +53,7 @@ def _stored_rows(group: zarr.Group) -> list[dict[str, Any]]:
     """Return the rows of earlier shards and delete their columns, whose length will change."""
     if not sync(group.store.exists(f"{group.path}/start/zarr.json")):
         return []
-    columns = {n: a[:] for n, a in group.arrays() if dimension_names(a) == ("shard",)}
+    columns = {n: a[:] for n, a in arrays_of(group).items() if dimension_names(a) == ("shard",)}
     for name in columns:
         del group[name]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

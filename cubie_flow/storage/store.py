@@ -35,7 +35,14 @@ from cubie_flow.storage.layout import AT_ONCE, ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.memory_table import add_to_memory
 from cubie_flow.storage.schema import STATED, UNWRITTEN, StoreSchema, lacks_status, plain
-from cubie_flow.storage.zarr_adapter import buffer, chunk_key, dimension_names, shard_runs, sync
+from cubie_flow.storage.zarr_adapter import (
+    arrays_of,
+    buffer,
+    chunk_key,
+    dimension_names,
+    shard_runs,
+    sync,
+)
 
 
 @frozen(eq=False)
@@ -114,7 +121,7 @@ class ResultStore:
                 if location.folder is not None:
                     read_metadata(location.folder / location.group)
                 group = open_group(location.store(), location.group)
-                arrays = dict(group.arrays())
+                arrays = arrays_of(group)
             except FlowError:
                 raise
             except (FileNotFoundError, ValueError) as error:

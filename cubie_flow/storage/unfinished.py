@@ -15,13 +15,14 @@ _MADE_WITH = (TIME, MEMORY, CONFIG)
 def is_unfinished(store: Path) -> bool:
     """Return whether a folder is a store of a study that was killed while it was made.
 
-    It has no ``status``, which is made last, no values of any run, and nothing of others.
+    It has no ``status``, which is made last, no values of any run, and nothing of others. The
+    folder of ``status`` may exist without what describes it.
 
     Parameters
     ----------
     store : Path
     """
-    if store.is_symlink() or not store.is_dir() or (store / STATUS).exists():
+    if store.is_symlink() or not store.is_dir() or (store / STATUS / METADATA).exists():
         return False
     for path in store.rglob("*"):
         first, *more = path.relative_to(store).parts

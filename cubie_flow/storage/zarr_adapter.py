@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from zarr.core import sync as _threads
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
-__all__ = ["buffer", "chunk_key", "dimension_names", "shard_runs", "start_thread", "sync"]
+__all__ = [
+    "arrays_of", "buffer", "chunk_key", "dimension_names", "shard_runs", "start_thread", "sync",
+]  # fmt: skip
 
 
 def start_thread() -> None:
@@ -38,6 +41,16 @@ def chunk_key(array: Any, index: int) -> str:
     metadata = array.metadata
     key: str = metadata.encode_chunk_key((index, *(0 for _ in metadata.shape[1:])))
     return key
+
+
+def arrays_of(group: Any) -> dict[str, Any]:
+    """Return the arrays of a group by name.
+
+    Zarr prints a warning for every other file, such as one that a killed process was writing.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")
+        return dict(group.arrays())
 
 
 def dimension_names(array: Any) -> tuple[str, ...]:

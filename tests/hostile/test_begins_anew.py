@@ -53,6 +53,25 @@ def test_a_study_without_values_begins(
     assert (store / "x" / "c" / "1" / "0").read_bytes() == first.read_bytes()
 
 
+def test_status_without_its_metadata_was_being_made(run: Path) -> None:
+    store = run / "results.zarr"
+    strip(store, ("zarr.json", "time", "rho", "x"))
+    (store / "status").mkdir()
+    assert main([f"resume={run}"]) == 0
+    assert main([f"verify={run}"]) == 0
+
+
+def test_files_that_a_kill_left_are_deleted_without_a_warning(
+    run: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for name in ("results.zarr/.zarr.json", "results.zarr/memory/.zarr.json", ".config.yaml"):
+        (run / name).with_name(f"{Path(name).name}.{'1' * 32}.partial").write_text("{")
+    shutil.rmtree(run / "results.zarr" / "status" / "c")
+    assert main([f"resume={run}"]) == 0
+    assert not list(run.rglob("*.partial"))
+    assert not [str(one.message) for one in recwarn]
+
+
 def test_a_store_with_values_is_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = run / "results.zarr"
     shutil.rmtree(store / "status")
