@@ -1,4 +1,4 @@
-"""``python -m benchmarks faults``: damages, hostile folders and kills, with a table at the end."""
+"""``python -m benchmarks faults``: studies that are damaged, attacked, killed and starved."""
 
 from __future__ import annotations
 
@@ -6,75 +6,192 @@ import argparse
 import json
 import math
 import os
+import platform
 import random
 import shutil
+import statistics
+import subprocess
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field
 
-from benchmarks.faults import damages, hostile, study
-from benchmarks.faults.kills import kill_trial
+from benchmarks.faults import clocks, damages, disks, hostile, limits, remotes, study
+from benchmarks.faults.kills import kill_trial, whole_changes
+from benchmarks.faults.table import Cost, Say, Table
+from benchmarks.faults.trial import Bench, Trial
 from benchmarks.faults.watch import Outcome, watched
+from cubie_flow.errors import FlowError
 from cubie_flow.kernels.cache import FOLDER_VARIABLE
 
-KINDS = ("hostile", "damages", "kills")
-Say = Callable[[str], None]
+#: Kinds with a table of trials that are tried in turn.
+TABLES: dict[str, dict[str, Trial]] = {
+    "disks": disks.TRIALS, "clocks": clocks.TRIALS, "limits": limits.TRIALS,
+    "remotes": remotes.TRIALS,
+}  # fmt: skip
+KINDS = ("hostile", "damages", "kills", *TABLES)
 
 
 @define
-class Table:
-    """Counts of trials, and the first example of every fault.
+class Campaign:
+    """Faults that are tried one after the other.
 
     Attributes
     ----------
-    tried : Counter
-        Trials by kind.
-    ended : Counter
-        How they ended, by kind and end.
-    faults : dict of str to list of str
-        What must not happen and did, with the trials.
-    seconds, memory : float
-        Largest time and memory of a command on a damaged or hostile study.
+    bench : Bench
+    seed : int
+    count : int or None
+        Trials of each kind. None for as many as the time allows, and all once where there is a
+        table of them.
+    minutes : float or None
+        Of each kind.
+    chosen : list of str
+        Commands; empty for all.
+    only : str
+        Part of the names of the trials.
+    say : callable
+        Takes lines of progress.
+    table : Table
     """
 
-    tried: Counter[str] = field(factory=Counter)
-    ended: Counter[tuple[str, str]] = field(factory=Counter)
-    faults: dict[str, list[str]] = field(factory=dict)
-    seconds: float = 0.0
-    memory: float = 0.0
+    bench: Bench
+    seed: int
+    count: int | None
+    minutes: float | None
+    chosen: list[str]
+    only: str
+    say: Say
+    table: Table = field(factory=Table)
 
-    def add(self, kind: str, name: str, end: str, fault: str, text: str, say: Say) -> None:
-        """Count a trial."""
-        self.tried[kind] += 1
-        self.ended[kind, fault or end] += 1
-        if fault:
-            self.faults.setdefault(f"{kind}: {fault}", []).append(name)
-            say(f"FAULT {fault}: {name}\n{_indented(text)}")
+    def run(self, kinds: list[str]) -> Table:
+        """Try the faults of some kinds and return the table of how they ended."""
+        self.table.healthy = self._healthy() if {"hostile", "damages"} & {*kinds} else {}
+        for kind in kinds:
+            if kind in TABLES:
+                self._in_turn(kind, TABLES[kind])
+            else:
+                {"hostile": self._hostile, "damages": self._damages, "kills": self._kills}[kind]()
+        return self.table
 
-    def text(self) -> str:
-        """Return the table."""
-        lines = []
-        for kind, count in self.tried.items():
-            ends = ", ".join(
-                f"{end} {number}" for (of, end), number in self.ended.items() if of == kind
+    def _commands(self) -> dict[str, study.Command]:
+        every = study.commands().items()
+        return {name: run for name, run in every if not self.chosen or name in self.chosen}
+
+    def _numbers(self, all_at_once: int | None = None) -> Iterator[int]:
+        """Count trials until the count or the time is used up.
+
+        Parameters
+        ----------
+        all_at_once : int, optional
+            How many there are if neither is bounded.
+        """
+        bounded = self.count is not None or self.minutes is not None
+        count = self.count if bounded else all_at_once
+        limit = math.inf if self.minutes is None else time.monotonic() + 60 * self.minutes
+        number = 0
+        while (count is None or number < count) and time.monotonic() < limit:
+            yield number
+            number += 1
+
+    def _healthy(self) -> dict[str, Cost]:
+        """Return what each command takes on a good study: the median of three, most memory."""
+        costs = {}
+        for name, run in self._commands().items():
+            every = []
+            for _ in range(3):
+                folder = study.copy(self.bench.whole, self.bench.trials / "study")
+                outcome = self._try(folder, run)
+                if outcome.code:
+                    raise FlowError(f"{name} refuses a good study: {outcome.text}")
+                every.append(Cost.of(outcome))
+            costs[name] = Cost(
+                statistics.median(cost.cpu for cost in every),
+                statistics.median(cost.seconds for cost in every),
+                max(cost.memory for cost in every),
             )
-            lines.append(f"{kind:<8} {count:>6} tried: {ends}")
-        lines.append(
-            f"largest  {self.seconds:.2f} s and {self.memory / 1e6:.0f} MB of one command on a "
-            "damaged or hostile study"
-        )
-        for fault, names in self.faults.items():
-            lines.append(f"FAULT    {fault}: {len(names)}, such as {names[0]}")
-        return "\n".join(lines)
+        return costs
 
+    def _try(self, folder: Path, run: study.Command) -> Outcome:
+        cache = Path(os.environ.get(FOLDER_VARIABLE, str(Path.home() / ".cache")))
+        return watched(run, folder, [folder, cache, Path(os.environ.get("MPLCONFIGDIR", cache))])
 
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.strip().splitlines()[-8:])
+    def _weighed(self, kind: str, name: str, command: str, outcome: Outcome) -> str:
+        """Return the fault of a command, also that it took too long or too much."""
+        heavy = self.table.weigh(kind, name, command, outcome)
+        return outcome.fault or heavy
+
+    def _hostile(self) -> None:
+        for name, attack in hostile.ATTACKS.items():
+            for command, run in self._commands().items():
+                if self.only not in name:
+                    continue
+                folder = study.copy(self.bench.whole, self.bench.trials / "study")
+                attack(folder)
+                outcome = self._try(folder, run)
+                title = f"{name}, {command}"
+                fault = self._weighed("hostile", title, command, outcome)
+                fault = fault or _stolen(folder, outcome)
+                if not fault and outcome.programs and command not in study.STARTING:
+                    fault = "program started"
+                self.table.add("hostile", title, _end(outcome), fault, outcome.text, self.say)
+                shutil.rmtree(self.bench.trials)
+
+    def _damages(self) -> None:
+        chance, commands = random.Random(self.seed), self._commands()
+        names = list(commands)
+        trials = damages.trials(self.bench.whole, self.seed)
+        for number, trial in zip(self._numbers(), trials, strict=False):
+            name = names[number % len(names)]
+            title = f"{trial.file} {trial.name}, {name}"
+            if self.only not in title:
+                continue
+            folder = study.copy(self.bench.whole, self.bench.trials / "study")
+            trial.apply(folder, chance)
+            outcome = self._try(folder, commands[name])
+            fault = self._weighed("damages", title, name, outcome)
+            if not fault and name == "recheck" and outcome.code == 0:
+                fault = _wrong(folder, self.bench.right)
+            self.table.add("damages", title, _end(outcome), fault, outcome.text, self.say)
+            shutil.rmtree(self.bench.trials, ignore_errors=True)
+            if (number + 1) % 200 == 0:
+                self.say(f"{number + 1} damages")
+
+    def _kills(self) -> None:
+        """Try kills until so many have hit a study that was running."""
+        chance, count = random.Random(self.seed), self.count
+        bounded = self.count
+        self.count = None  # of kills that hit, and not of trials
+        try:
+            for number in self._numbers():
+                if count is not None and self.table.kills.total() >= count:
+                    return
+                kill = kill_trial(
+                    self.bench.trials, self.bench.right, self.bench.changes, chance
+                )  # fmt: skip
+                self.table.kills.update(kill.phases)
+                name = f"trial {number} in {', '.join(kill.phases)}"
+                self.table.add("kills", name, "the same bytes", kill.fault, kill.text, self.say)
+                if (number + 1) % 50 == 0:
+                    self.say(f"{self.table.kills.total()} kills in {number + 1} trials")
+        finally:
+            self.count = bounded
+
+    def _in_turn(self, kind: str, trials: dict[str, Trial]) -> None:
+        """Try the trials of a kind again and again, each time with other choices."""
+        names = [name for name in trials if self.only in name]
+        if not names:
+            return
+        for number in self._numbers(len(names)):
+            name = names[number % len(names)]
+            shutil.rmtree(self.bench.trials, ignore_errors=True)
+            self.bench.trials.mkdir(parents=True)
+            result = trials[name](self.bench, random.Random(f"{self.seed} {number}"))
+            title = f"{name}, round {number // len(names)}"
+            self.table.add(kind, title, result.end, result.fault, result.text, self.say)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,121 +202,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kinds", default=",".join(KINDS), help="separated by commas")
     parser.add_argument("--commands", default="", help="only these commands, by commas")
     parser.add_argument("--only", default="", help="trials with this in their name")
-    parser.add_argument("--out", type=Path, default=None, help="JSON of the table")
+    parser.add_argument("--out", type=Path, default=None,
+                        help="JSON of the table; a campaign is added to those in it")  # fmt: skip
 
 
 def command(given: argparse.Namespace) -> int:
     """Do what the command line says; return 1 if there was a fault."""
-    table = campaign(
-        given.kinds.split(","), given.seed, given.count, given.minutes,
-        [name for name in given.commands.split(",") if name], given.only,
-        lambda line: print(line, flush=True),
-    )  # fmt: skip
+    kinds = given.kinds.split(",")
+    count = given.count
+    if given.minutes is None and count is None:
+        count = 200 if {"damages", "kills"} & {*kinds} else None
+    began = time.monotonic()
+    with _bench() as bench:
+        table = Campaign(
+            bench, given.seed, count, given.minutes,
+            [name for name in given.commands.split(",") if name], given.only,
+            lambda line: print(line, flush=True),
+        ).run(kinds)  # fmt: skip
     print(table.text())
     if given.out:
-        given.out.write_text(json.dumps(_record(table, given.seed), indent=1) + "\n")
+        about = {"seed": given.seed, "minutes": round((time.monotonic() - began) / 60, 1)}
+        _write(given.out, {**about, **table.record()})
     return int(bool(table.faults))
 
 
-def _record(table: Table, seed: int) -> dict[str, Any]:
-    ended: dict[str, dict[str, int]] = {}
-    for (kind, end), number in table.ended.items():
-        ended.setdefault(kind, {})[end] = number
-    return {
-        "seed": seed, "tried": dict(table.tried), "ended": ended,
-        "faults": {name: len(names) for name, names in table.faults.items()},
-        "largest_seconds": table.seconds, "largest_memory_bytes": table.memory,
-    }  # fmt: skip
-
-
-def campaign(
-    kinds: list[str],
-    seed: int,
-    count: int | None,
-    minutes: float | None,
-    chosen: list[str],
-    only: str,
-    say: Say,
-) -> Table:
-    """Try faults and return the table of how they ended.
-
-    Parameters
-    ----------
-    kinds : list of str
-        Of `KINDS`.
-    seed : int
-    count : int or None
-        Trials of each kind: hostile folders with every command, damages with one command each,
-        kills. None for as many as the time allows, and all hostile folders once.
-    minutes : float or None
-        Of each kind.
-    chosen : list of str
-        Commands; empty for all.
-    only : str
-        Part of the names of the trials.
-    say : callable
-        Takes lines of progress.
-    """
-    table = Table()
+@contextmanager
+def _bench() -> Iterator[Bench]:
+    """Make the good study, and import what its commands need."""
     home = Path(tempfile.mkdtemp(prefix="faults-"))
-    if minutes is None and count is None:
-        count = 200
     os.environ.update(study.environment())
     try:
-        whole = home / "whole"
-        whole.mkdir()
-        study.solve(whole)
-        began = time.monotonic()
-        study.solve(whole, "hydra.run.dir=outputs/again")
-        span = time.monotonic() - began
-        shutil.rmtree(whole / "outputs" / "again")
+        bench = Bench(home)
+        bench.whole.mkdir()
+        study.solve(bench.whole)
         study.load()
-        if "hostile" in kinds:
-            _hostile(table, home, chosen, only, say)
-        if "damages" in kinds:
-            _damages(table, home, seed, count, minutes, chosen, only, say)
-        if "kills" in kinds:
-            _kills(table, home, seed, count, minutes, span, say)
+        bench.right = study.digests(bench.whole / study.STORE)
+        bench.trials.mkdir()
+        bench.changes = whole_changes(bench.trials)
+        shutil.rmtree(bench.trials)
+        yield bench
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    return table
 
 
-def _deadline(minutes: float | None) -> float:
-    """Return when a kind of trials that begins now has to stop."""
-    return math.inf if minutes is None else time.monotonic() + 60 * minutes
-
-
-def _try(table: Table, folder: Path, run: study.Command) -> Outcome:
-    cache = Path(os.environ.get(FOLDER_VARIABLE, str(Path.home() / ".cache")))
-    allowed = [folder, cache, Path(os.environ.get("MPLCONFIGDIR", cache))]
-    outcome = watched(run, folder, allowed)
-    table.seconds = max(table.seconds, outcome.seconds)
-    table.memory = max(table.memory, outcome.memory)
-    return outcome
+def _write(path: Path, campaign: dict[str, Any]) -> None:
+    """Add a campaign to those of a record."""
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"campaigns": []}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    about = {"commit": commit, "python": platform.python_version(), "cores": os.cpu_count()}
+    record["campaigns"].append({**about, **campaign})
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _end(outcome: Outcome) -> str:
     return "worked" if outcome.code == 0 else "refused"
-
-
-def _hostile(table: Table, home: Path, chosen: list[str], only: str, say: Say) -> None:
-    for name, attack in hostile.ATTACKS.items():
-        for command, run in study.commands().items():
-            if (chosen and command not in chosen) or only not in name:
-                continue
-            folder = study.copy(home / "whole", home / "trials" / "study")
-            attack(folder)
-            outcome = _try(table, folder, run)
-            fault = outcome.fault or _stolen(folder, outcome)
-            if not fault and outcome.programs and command not in ("resume", "recheck", "audit"):
-                fault = "program started"
-            text = "\n".join(
-                [*outcome.contacts, *outcome.writes, *outcome.programs, outcome.crash,
-                 outcome.stderr]
-            )  # fmt: skip
-            table.add("hostile", f"{name}, {command}", _end(outcome), fault, text, say)
-            shutil.rmtree(home / "trials")
 
 
 def _stolen(folder: Path, outcome: Outcome) -> str:
@@ -223,57 +281,12 @@ def _stolen(folder: Path, outcome: Outcome) -> str:
     return ""
 
 
-def _damages(
-    table: Table, home: Path, seed: int, count: int | None, minutes: float | None,
-    chosen: list[str], only: str, say: Say,
-) -> None:  # fmt: skip
-    chance, limit = random.Random(seed), _deadline(minutes)
-    commands = {n: r for n, r in study.commands().items() if not chosen or n in chosen}
-    right = study.digests(home / "whole" / study.STORE)
-    whole = home / "whole"
-    names = list(commands)
-    for number, trial in enumerate(damages.trials(whole, seed)):
-        if (count is not None and number >= count) or time.monotonic() > limit:
-            return
-        name = names[number % len(names)]
-        title = f"{trial.file} {trial.name}, {name}"
-        if only not in title:
-            continue
-        folder = study.copy(whole, home / "trials" / "study")
-        trial.apply(folder, chance)
-        outcome = _try(table, folder, commands[name])
-        fault = outcome.fault
-        if not fault and name in ("resume", "recheck") and outcome.code == 0:
-            fault = _wrong(folder, right, recheck=name == "recheck")
-        text = "\n".join([*outcome.contacts, *outcome.writes, outcome.crash, outcome.stderr])
-        table.add("damages", title, _end(outcome), fault, text, say)
-        shutil.rmtree(home / "trials", ignore_errors=True)
-        if (number + 1) % 200 == 0:
-            say(f"{number + 1} damages")
+def _wrong(folder: Path, right: dict[str, str]) -> str:
+    """Return whether a study that was rechecked has other values than it should.
 
-
-def _wrong(folder: Path, right: dict[str, str], recheck: bool) -> str:
-    """Return whether a study that a command called finished has other values than it should."""
-    if not recheck:
-        return ""  # damaged values are looked for by recheck=true alone, which the docs say
+    Without ``recheck=true`` damaged values are not looked for, which the documentation says.
+    """
     try:
         return "" if study.digests(folder / study.STORE) == right else "wrong bytes"
     except Exception as error:
         return f"wrong bytes ({type(error).__name__})"
-
-
-def _kills(
-    table: Table, home: Path, seed: int, count: int | None, minutes: float | None, span: float,
-    say: Say,
-) -> None:  # fmt: skip
-    right = study.digests(home / "whole" / study.STORE)
-    chance = random.Random(seed)
-    limit = _deadline(minutes)
-    number = 0
-    while (count is None or number < count) and time.monotonic() < limit:
-        number += 1
-        kill = kill_trial(home / "kills", right, span, chance)
-        name = f"kill {number} at {', '.join(f'{moment:.3f}' for moment in kill.moments)} s"
-        table.add("kills", name, f"the same bytes after {kill.state}", kill.fault, kill.text, say)
-        if number % 50 == 0:
-            say(f"{number} kills")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ WORDS = (
 RUN = Path("outputs/run")
 STORE = RUN / "results.zarr"
 Command = Callable[[], int | None]
+#: Commands that may start programs: compilers.
+STARTING = ("resume", "recheck", "audit")
 
 
 def solve(folder: Path, *words: str) -> None:
@@ -35,11 +38,16 @@ def solve(folder: Path, *words: str) -> None:
         If the command fails.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "cubie_flow", *WORDS, f"hydra.run.dir={RUN}", *words],
+        [sys.executable, "-m", "cubie_flow", *whole_words(), *words],
         cwd=folder, capture_output=True, text=True, check=False, env=environment(),
     )  # fmt: skip
     if done.returncode:
         raise FlowError(f"the study of the fault harness does not run: {done.stderr[-500:]}")
+
+
+def whole_words() -> tuple[str, ...]:
+    """Return the arguments of the command that solves the small study."""
+    return (*WORDS, f"hydra.run.dir={RUN}")
 
 
 def environment() -> dict[str, str]:
@@ -77,12 +85,14 @@ def commands() -> Mapping[str, Command]:
         "show": lambda: results(["show", run]),
         "ls": lambda: results(["ls", "."]),
         "runs": lambda: results(["runs", run]),
-        "plot": lambda: results(["plot", run]),
+        "plot": lambda: results(["plot", "trajectories", run]),
+        "plot overview": lambda: results(["plot", "overview", run]),
         "report": lambda: results(["report", run]),
-        "export": lambda: results(["export", run, "made/runs.csv"]),
+        "export": lambda: results(["export", run, "made.csv"]),
         "audit": lambda: results(["audit", run]),
         "compare": lambda: results(["compare", run, run]),
         "verify": lambda: flow([f"verify={run}"]),
+        "results verify": lambda: results(["verify", run]),
         "resume": lambda: flow([f"resume={run}"]),
         "recheck": lambda: flow([f"resume={run}", "recheck=true"]),
         "open": _open,
@@ -120,6 +130,12 @@ def load() -> None:
         "cubie_flow.analysis.reports.report", "cubie_flow.analysis.pictures.overview",
         "cubie_flow.analysis.pictures.plots", "cubie_flow.cli.app", "cubie_flow.analysis.cli",
         "cubie_flow.api", "cubie_flow.study.run", "matplotlib.pyplot", "pandas", "xarray", "zarr",
-        "llvmlite.binding", "cubie_flow.multirun.resuming", "numba",
+        "llvmlite.binding", "cubie_flow.multirun.resuming", "numba", "dask.array",
+        "cubie_flow.config.defaults", "cubie_flow.kernels.targets.cpu",
+        "cubie_flow.storage.backends", "cubie_flow.storage.writer", "cubie_flow.study.summary",
+        "cubie_flow.systems.files", "cubie_flow.storage.unfinished",
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
+        "hydra._internal.core_plugins.basic_launcher",
     ):  # fmt: skip
-        __import__(name)
+        with suppress(ImportError):  # some are extras
+            __import__(name)

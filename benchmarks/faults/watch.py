@@ -46,6 +46,9 @@ class Outcome:
         Exit status; -9 if it had to be killed.
     stdout, stderr : str
     seconds : float
+        By the clock.
+    cpu : float
+        Seconds of the processor, its own and of programs that it started.
     memory : int
         Bytes by which its peak exceeded what the parent held.
     contacts : list of str
@@ -62,6 +65,7 @@ class Outcome:
     stdout: str = ""
     stderr: str = ""
     seconds: float = 0.0
+    cpu: float = 0.0
     memory: int = 0
     contacts: list[str] = field(factory=list)
     writes: list[str] = field(factory=list)
@@ -74,12 +78,17 @@ class Outcome:
         return bool(self.crash) or "Traceback (most recent call last)" in self.stderr
 
     @property
+    def text(self) -> str:
+        """What it did that it should not, and what it printed."""
+        return "\n".join([*self.contacts, *self.writes, *self.programs, self.crash, self.stderr])
+
+    @property
     def fault(self) -> str:
         """What must never happen and did; empty if nothing."""
         for text, happened in (
             ("contact", self.contacts), ("write outside", self.writes),
             ("traceback", self.traceback), ("hang", self.code == -signal.SIGKILL),
-            ("killed", self.code < 0), ("memory", self.memory > 500_000_000),
+            ("killed", self.code < 0),
         ):  # fmt: skip
             if happened:
                 return text
@@ -90,7 +99,7 @@ class _Audit:
     """The audit hook of a child: it collects what the command must not do."""
 
     def __init__(self, allowed: Sequence[Path]) -> None:
-        self.allowed = [str(path.resolve()) for path in allowed]
+        self.allowed = [str(path.resolve()).rstrip("/") for path in allowed]
         self.contacts: list[str] = []
         self.writes: list[str] = []
         self.programs: list[str] = []
@@ -162,9 +171,10 @@ def watched(
     if text is None:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    _, status, usage = os.wait4(child, 0)
     outcome = Outcome(**json.loads(text)) if text else Outcome()
     outcome.seconds = time.monotonic() - began
+    outcome.cpu = usage.ru_utime + usage.ru_stime
     if text is None or os.WIFSIGNALED(status):
         outcome.code = -os.WTERMSIG(status)
     return outcome
