@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from cubie_flow.errors import FlowError
 from cubie_flow.process.profile import stopwatch
@@ -43,7 +44,9 @@ def run_folder(settings: Settings, study: Study) -> Iterator[Path]:
     if is_new:
         folder = new_run_folder(root, study.name, datetime.now())
     else:
-        folder = Path(config.runtime.output_dir)
+        # As it is: the name of the current folder may look like an interpolation.
+        runtime: Any = OmegaConf.to_container(config.runtime, resolve=False)
+        folder = Path(runtime["output_dir"])
     try:
         yield folder
     finally:

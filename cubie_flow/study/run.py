@@ -269,6 +269,8 @@ class _Execution:
         """Create the store that the plan describes."""
         attrs: dict[str, Any] = {"config": self.options.config_yaml, "device": self.device}
         attrs = {**self.origin, **attrs, "numerics": self.numerics}
+        if self.options.between_shards is not None:
+            self.options.between_shards(0.0)  # the folder may have been moved while compiling
         with stopwatch.phase("write"):
             self.store = ResultStore.create(
                 self.location,

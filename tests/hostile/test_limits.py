@@ -108,3 +108,14 @@ def test_a_signal_stops_compiling(tmp_path: Path) -> None:
     assert "overrides" not in err
     assert not out
     assert not list(tmp_path.glob("outputs/**/*.zarr"))
+
+
+def test_the_name_of_the_current_folder_is_not_an_interpolation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "${oc.env:HOME}"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert main([*WORDS, "batch.size=4", "hydra.run.dir=outputs/run"]) == 0
+    assert main(["resume=outputs/run"]) == 0
+    assert (here / "outputs" / "run" / "results.zarr").is_dir()

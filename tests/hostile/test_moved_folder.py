@@ -13,6 +13,9 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "faults"))
 from held import held
 
+from cubie_flow.cli.app import main
+from cubie_flow.study import run
+
 WORDS = [
     "study=moved", "batch.values={rho: {linspace: [0, 40, 60]}}", "duration=1",
     "output.save_every=0.5", "engine.progress=false", "storage.picture=false",
@@ -82,3 +85,21 @@ def test_a_multirun_does_not_go_on_into_nothing(tmp_path: Path) -> None:
     )  # fmt: skip
     one_sentence(done)
     assert not list(tmp_path.glob("run/results.zarr/job_1"))
+
+
+def test_a_folder_that_is_moved_while_compiling_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, recorded = tmp_path / "run", run.provenance
+
+    def moved(*given: object) -> object:
+        folder.rename(tmp_path / "moved")
+        return recorded(*given)
+
+    monkeypatch.setattr(run, "provenance", moved)
+    assert main([*WORDS, f"hydra.run.dir={folder}"]) == 1
+    assert "it was moved or deleted" in capsys.readouterr().err
+    assert not folder.exists()
+    (tmp_path / "moved").rename(folder)
+    monkeypatch.undo()
+    assert main([f"resume={folder}"]) == 0
