@@ -7,6 +7,7 @@ computed variables, and converts the units of connected variables.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ _CONSTANTS = {"TRUE": "true", "FALSE": "false", "E": "exponentiale", "PI": "pi"}
 _NUMBERS = {"INF": math.inf, "NAN": math.nan}
 #: Operations with any number of operands; libcellml nests them in pairs.
 _LONG = ("PLUS", "TIMES", "AND", "OR")
+#: The name of a variable of integration in MathML.
+_BOUND = re.compile(r"<bvar\b[^<>]*>\s*<ci\b[^<>]*>\s*(\w+)\s*</ci>")
 
 
 @define
@@ -100,10 +103,30 @@ class _Reader:
         for component in components_of(model):
             if component.resetCount():
                 self._refuse(self._place(component.name()), "resets are not supported")
+        self.notes = self._clear_time(model)
         self.analysed = self._analyse(model)
         self._variables()
         self._equations()
         return self._system(model)
+
+    def _clear_time(self, model: Any) -> list[str]:
+        """Remove start values of the variable of integration; return notes about them.
+
+        libcellml refuses them. The study says when a run starts.
+        """
+        starts = {}
+        for component in components_of(model):
+            for name in {*_BOUND.findall(component.math())}:
+                variable = component.variable(name)
+                for one in _equivalent(variable) if variable is not None else ():
+                    if one.initialValue():
+                        starts[one.name()] = one.initialValue()
+                        one.removeInitialValue()
+        return [
+            f"the model starts '{name}' at {value}; give t_start={value}"
+            for name, value in starts.items()
+            if value.strip("+-0.")
+        ]
 
     def _refuse(self, where: str, reason: str) -> NoReturn:
         self.file.refuse(where, reason)
@@ -319,7 +342,7 @@ class _Reader:
         self._check_finite(quantities, given)
         return OdeSystem(
             name=system_name(model.name(), self.fallback),
-            description=self.names.note,
+            description="; ".join(filter(None, (self.names.note, *self.notes))),
             source=f"CellML {self.file.version}",
             states=tuple(quantities[: len(states)]),
             parameters=tuple(quantities[len(states) :]),

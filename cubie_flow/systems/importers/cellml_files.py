@@ -35,7 +35,17 @@ _ELEMENT = re.compile(r"'(\w+)' element")
 _COMPONENT = re.compile(r"component '(\w+)'")
 #: A number of MathML, with its attributes.
 _NUMBER = re.compile(r"<cn((?:\s[^<>]*)?)>([^<>]{1,64})</cn>")
-_REAL = re.compile(r"""\s+type=(?:"real"|'real')""")
+_PLAIN_TYPE = re.compile(r"""\s+type=(?:"(?:real|integer)"|'(?:real|integer)')""")
+_PLAIN = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+#: Prefixes of the namespace of CellML, formulas, their elements, and attributes with a prefix.
+_PREFIX = re.compile(r"""xmlns:(\w+)\s*=\s*["']http://www\.cellml\.org/cellml/""")
+_MATH = re.compile(r"<math[\s>].*?</math>", re.DOTALL)
+_ELEMENTS = re.compile(r"<[a-zA-Z][^<>]*>")
+_PREFIXED = re.compile(r"""\s+([\w.-]+):[\w.-]+\s*=\s*(?:"[^"]*"|'[^']*')""")
+#: A start value that is a number, with its quotes.
+_INITIAL = re.compile(
+    r"""(\binitial_value\s*=\s*)(["'])\s*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*\2"""
+)
 _EXPONENT = re.compile(r"\s*([-+]?)([0-9.]+)[eE]([-+]?)([0-9]+)\s*")
 
 
@@ -106,7 +116,7 @@ class CellmlFile:
             )
         # The non-strict parser reads older versions as the newest.
         parser = libcellml.Parser(self.version == "2.0")
-        text = self.markup.text if self.version == "2.0" else with_exponents(self.markup.text)
+        text = self.markup.text if self.version == "2.0" else normalised(self.markup.text)
         model = parser.parseModel(text)
         self.refuse_issues(parser, f"it is not valid CellML {self.version}")
         self.check_units(model)
@@ -135,22 +145,39 @@ class CellmlFile:
                 )
 
 
-def with_exponents(text: str) -> str:
-    """Return a model with numbers such as ``1.7e-3`` in the e-notation of MathML.
+def normalised(text: str) -> str:
+    """Return a model of an older version in the stricter form that libcellml reads.
 
-    Older files have them in ``<cn>``, and other programs read them. libcellml reads only
-    ``<cn type="e-notation">1.7<sep/>-3</cn>``.
+    Other programs read all of this: numbers such as ``1.7e-3`` and ``+2`` in ``<cn>`` and in
+    ``initial_value``, whole numbers (``type="integer"``), and identifiers of metadata in formulas.
+    The number of lines stays.
     """
+    own = {"xmlns", *_PREFIX.findall(text)}
 
-    def e_notation(match: re.Match[str]) -> str:
-        number = _EXPONENT.fullmatch(match[2])
-        attributes = _REAL.sub("", match[1])
-        if number is None or "type=" in attributes or "base=" in attributes:
-            return match[0]
-        sign, digits, below, exponent = (part.replace("+", "") for part in number.groups())
-        return f'<cn type="e-notation"{attributes}>{sign}{digits}<sep/>{below}{exponent}</cn>'
+    def attribute(match: re.Match[str]) -> str:
+        return match[0] if match[1] in own else "\n" * match[0].count("\n")
 
-    return _NUMBER.sub(e_notation, text)
+    def element(match: re.Match[str]) -> str:
+        return _PREFIXED.sub(attribute, match[0])
+
+    def formula(match: re.Match[str]) -> str:
+        return _ELEMENTS.sub(element, match[0])
+
+    text = _NUMBER.sub(_number, _MATH.sub(formula, text))
+    return _INITIAL.sub(lambda match: f'{match[1]}"{match[3].removeprefix("+")}"', text)
+
+
+def _number(match: re.Match[str]) -> str:
+    """Return a number of MathML as libcellml reads it."""
+    attributes, written = _PLAIN_TYPE.sub("", match[1]), match[2]
+    if "type=" in attributes or "base=" in attributes:
+        return match[0]
+    number = _EXPONENT.fullmatch(written)
+    if number is None:
+        plain = written.strip().removeprefix("+")
+        return f"<cn{attributes}>{plain}</cn>" if _PLAIN.fullmatch(plain) else match[0]
+    sign, digits, below, exponent = (part.replace("+", "") for part in number.groups())
+    return f'<cn type="e-notation"{attributes}>{sign}{digits}<sep/>{below}{exponent}</cn>'
 
 
 def whole_model(libcellml: Any, file: CellmlFile) -> Any:
