@@ -93,6 +93,18 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return _apply(lambda c, x, y: graph.where(_truth(c), x, y), condition, a, b)
 
 
+def delay(value: Any, lag: Any) -> Any:
+    """Return `value` as it was a time `lag` ago; numbers and arrays are returned as they are.
+
+    Parameters
+    ----------
+    value : expression, number or array
+    lag : expression or number
+        A positive time.
+    """
+    return graph.delay(value, lag) if isinstance(value, Node) else value
+
+
 def equal(a: Any, b: Any) -> Any:
     """Return the truth of ``a == b``."""
     return _apply(lambda x, y: graph.compare("==", x, y), a, b)

@@ -37,6 +37,7 @@ LATER: dict[str, Any] = {
     "output.error": {}, "output.compare": None, "output.trajectories": {"where": None},
     "output.event_times": 0,
     "controller.pending_events": 16,
+    "controller.history": 256,
     "confirm": False, "dry_run": False,
 }  # fmt: skip
 

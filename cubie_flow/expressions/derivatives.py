@@ -113,6 +113,8 @@ def operation_derivative(node: Node, d: tuple[Node, ...]) -> Node:
             return d[0] - d[1]
         case "neg":
             return -d[0]
+        case "past":
+            return x[1] * d[2]
         case "mul":
             return d[0] * x[1] + x[0] * d[1]
         case "div":

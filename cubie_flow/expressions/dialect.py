@@ -9,7 +9,7 @@ from attrs import frozen
 
 from cubie_flow.expressions.elementary import lower
 from cubie_flow.expressions.graph import ALONE, Node, as_node
-from cubie_flow.expressions.traversal import fuse, substitute, topological
+from cubie_flow.expressions.traversal import fuse, substitute, topological, transform
 
 Arena = Literal["shared", "local", "persistent"]
 ARENAS: tuple[Arena, ...] = ("shared", "local", "persistent")
@@ -77,9 +77,16 @@ class Dialect:
         return 64 if self.real == "float64" else 32
 
 
+def _read_value(node: Node) -> Node:
+    """Return the value of a look-up in the past without what its derivatives need."""
+    return node.args[0] if node.op == "past" else node
+
+
 def prepare(nodes: Sequence[Node], dialect: Dialect) -> list[Node]:
     """Return `nodes` in the form that is emitted: multiply-adds fused, functions lowered."""
     operations = {node.op for node in topological(nodes)}
+    if "past" in operations:
+        nodes = transform(nodes, _read_value)
     if "alone" in operations:
         nodes = substitute(nodes, {ALONE: as_node(dialect.lanes == 1)})
     nodes = fuse(nodes)

@@ -10,6 +10,7 @@ from llvmlite import ir
 
 from cubie_flow.expressions.block import Stride
 from cubie_flow.expressions.dialect import Dialect, Place
+from cubie_flow.expressions.graph import is_per_lane
 
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 FLOAT = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
@@ -113,8 +114,48 @@ class MemoryEmitter:
     def _moving(self, stride: Stride) -> list[tuple[Any, int]]:
         """Return the loop counters that an index depends on, each with its stride."""
         if isinstance(stride, tuple):
-            return [(self.counters[name], step) for name, step in stride]
+            return [(self._counter(name), step) for name, step in stride]
         return [(self.index, stride)] if stride and self.index is not None else []
+
+    def _counter(self, name: str) -> Any:
+        """Return the value of a loop counter, or of an index of the present lane."""
+        if name in self.counters:
+            return self.counters[name]
+        value = self.temporaries[name, 0]
+        return value if value.type == I64 else self.b.sext(value, I64)
+
+    def _lane_pointers(self, buffer: str, base: int, stride: Stride) -> list[Any]:
+        """Return the pointer to the element of every lane, where each has its own index."""
+        place = self.places[buffer]
+        size = element_size(place)
+        space = self.dialect.shared_space if place.arena == "shared" else 0
+        kind = ir.PointerType(I32 if place.dtype == "int32" else FLOAT[place.dtype], space)
+        start = self.pointers.get(buffer) or self.arenas[place.arena]
+        pointers = []
+        for lane in range(self.lanes):
+            offset: Any = I64((place.offset + base * size) * self.row + (self.first + lane) * size)
+            assert isinstance(stride, tuple)
+            for name, step in stride:
+                index = self.b.extract_element(self.temporaries[name, 0], I32(lane))
+                index = index if index.type == I64 else self.b.sext(index, I64)
+                offset = self.b.add(offset, self.b.mul(index, I64(step * size * self.row)))
+            pointers.append(self.b.bitcast(self.b.gep(start, [offset]), kind))
+        return pointers
+
+    def _gather(self, buffer: str, base: int, stride: Stride) -> Any:
+        """Return one element per lane, each at its own index."""
+        result: Any = ir.Constant(self._type("float"), ir.Undefined)
+        for lane, pointer in enumerate(self._lane_pointers(buffer, base, stride)):
+            item = self.b.load(pointer)
+            item.align = element_size(self.places[buffer])
+            result = self.b.insert_element(result, item, I32(lane))
+        return result
+
+    def _scatter(self, buffer: str, base: int, stride: Stride, value: Any) -> None:
+        """Store one element per lane, each at its own index."""
+        for lane, pointer in enumerate(self._lane_pointers(buffer, base, stride)):
+            instruction = self.b.store(self.b.extract_element(value, I32(lane)), pointer)
+            instruction.align = element_size(self.places[buffer])
 
     def _byte_pointer(self, start: Any, place: Place, base: int, stride: Stride = 0) -> Any:
         """Return the pointer to an element of a buffer whose arena begins at `start`."""
@@ -147,13 +188,15 @@ class MemoryEmitter:
 
     def _load(self, buffer: str, base: int, stride: Stride, kind: str) -> Value:
         """Return an element of a buffer, loaded if it is in memory."""
-        if (buffer, base) in self.temporaries and not self._moving(stride):
+        if (buffer, base) in self.temporaries and not (is_per_lane(stride) or self._moving(stride)):
             return self.temporaries[buffer, base]
         if buffer in self.externals:
             value = self.b.load(self._external_pointer(buffer, base, stride))
             return self._splat(self._from_memory(value, kind, scalar=True))
         if buffer not in self.places:
             raise AssertionError(f"{buffer}[{base}] is read before it is written")
+        if self.lanes > 1 and is_per_lane(stride):
+            return self._gather(buffer, base, stride)
         pointer, _, size = self._address(buffer, base, stride)
         value = self.b.load(pointer)
         value.align = size
@@ -175,6 +218,8 @@ class MemoryEmitter:
             if isinstance(goal, ir.IntType) and value.type != goal:
                 value = self.b.trunc(value, goal)
             self.b.store(value, pointer)
+        elif buffer in self.places and self.lanes > 1 and is_per_lane(stride):
+            self._scatter(buffer, base, stride, value)
         elif buffer in self.places:
             pointer, element, size = self._address(buffer, base, stride)
             if self.places[buffer].dtype == "int32" and value.type != element:

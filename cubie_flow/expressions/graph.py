@@ -204,6 +204,8 @@ def load(
 ) -> Node:
     """Return element ``base + stride*j`` of a named buffer.
 
+    A counter may be `lane_counter`, an index that every lane computes for itself.
+
     Parameters
     ----------
     buffer : str
@@ -214,6 +216,19 @@ def load(
     kind : {"float", "int"}
     """
     return make_node("load", value=(buffer, base, stride), kind=kind)
+
+
+def lane_counter(name: str) -> str:
+    """Return the name, for strides, of an index that is a value of every lane, a whole number.
+
+    The value must be assigned to element 0 of this name before.
+    """
+    return f"@{name}"
+
+
+def is_per_lane(stride: object) -> bool:
+    """Return whether the index of a load or target differs between lanes."""
+    return isinstance(stride, tuple) and any(name.startswith("@") for name, _ in stride)
 
 
 def as_node(value: Node | float) -> Node:
@@ -517,6 +532,28 @@ def rarely(condition: Node, slow: Node, fast: Node) -> Node:
     return make_node("rarely", (condition, slow, fast), kind=fast.kind)
 
 
+# the past -------------------------------------------------------------------------------------
+
+
+def delay(value: Node | float, lag: Node | float) -> Node:
+    """Return `value` as it was a time `lag` ago; a number is the same at all times."""
+    value, lag = as_node(value), as_node(lag)
+    return value if is_const(value) else make_node("delay", (value, lag))
+
+
+def past_value(value: Node, slope: Node, time: Node) -> Node:
+    """Return a value that was looked up in the past, with what its derivatives need.
+
+    Parameters
+    ----------
+    value, slope : Node
+        The value and its derivative by time, as they are read.
+    time : Node
+        The time that it belongs to, an expression of ``t``, states and parameters.
+    """
+    return make_node("past", (value, slope, time))
+
+
 # functions ------------------------------------------------------------------------------------
 
 _SIMPLE: dict[str, Callable[..., Node]] = {
@@ -567,6 +604,8 @@ def rebuild(node: Node, args: tuple[Node, ...]) -> Node:
         return power(*args) if node.value == "pow" else call(node.value, *args)
     if node.op == "compare":
         return compare(node.value, *args)
+    if node.op == "delay":
+        return delay(*args)
     return make_node(node.op, args, node.value, node.kind)
 
 

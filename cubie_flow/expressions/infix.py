@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from cubie_flow.expressions.graph import Node
 
 #: Operations that stay one factor when a minus sign stands before their text.
-_WHOLE = {"symbol", "load", "add", "sqrt", "fabs", "floor", "min", "max", "select", "call"}
+_WHOLE = {"symbol", "load", "add", "sqrt", "fabs", "floor", "min", "max", "select", "call", "delay"}
 _INFIX = {"add": (" + ", 1), "sub": (" - ", 1), "mul": ("*", 2), "div": ("/", 2)}
 
 

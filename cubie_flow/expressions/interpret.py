@@ -21,7 +21,7 @@ from cubie_flow.expressions.block import (
 )
 from cubie_flow.expressions.dialect import Dialect, Place, prepare
 from cubie_flow.expressions.evaluate import Evaluator
-from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.graph import Node, is_per_lane
 from cubie_flow.expressions.traversal import topological
 
 Array = Any
@@ -123,11 +123,28 @@ class _Frame:
         """Return the bound of a counted loop."""
         return bound if isinstance(bound, int) else self.counters[bound[0]] + bound[1]
 
-    def index(self, base: int, stride: Stride, j: int) -> int:
-        """Return the index of an element at loop index `j` and the current loop counters."""
+    def index(self, base: int, stride: Stride, j: int) -> Any:
+        """Return the index of an element at loop index `j` and the current loop counters.
+
+        It is an array if every lane has its own index.
+        """
         if isinstance(stride, int):
             return base + stride * j
+        if is_per_lane(stride):
+            parts = [step * np.ravel(self.temporaries[name, 0]) for name, step in stride]
+            return base + sum(parts)
         return base + sum(step * self.counters[name] for name, step in stride)
+
+    def own_elements(self, buffer: str, index: Array) -> tuple[Array, Array]:
+        """Return a buffer with a row per element, and the places in it of an index per lane."""
+        place = self.places[buffer]
+        assert np.all((index >= 0) & (index < place.elements)), f"{buffer}[{index}]"
+        size = np.dtype(place.dtype).itemsize
+        start = place.offset * self.lanes
+        raw = self.memory[place.arena][start : start + place.elements * size * self.lanes]
+        lanes = np.arange(self.lanes) if self.lane is None else np.array([self.lane])
+        rows = raw.view(place.dtype).reshape(place.elements, self.lanes)
+        return rows, (np.broadcast_to(index, lanes.shape), lanes)
 
     def row(self, buffer: str, index: int) -> Array:
         """Return a view of one element of a buffer: in every lane, or in the lane of the block."""
@@ -159,6 +176,9 @@ class _Frame:
         """Return the value of a load at loop index `j`."""
         buffer, base, stride = node.value
         index = self.index(base, stride, j)
+        if is_per_lane(stride):
+            rows, places = self.own_elements(buffer, index)
+            return rows[places]
         if (buffer, index) in self.temporaries:
             return self.temporaries[buffer, index]
         if buffer in self.externals:
@@ -168,8 +188,12 @@ class _Frame:
             value = self.row(buffer, index).copy()
         return np.asarray(value, self.evaluator.whole) if node.kind == "int" else value
 
-    def store(self, buffer: str, index: int, value: Array) -> None:
+    def store(self, buffer: str, index: Any, value: Array) -> None:
         """Write one element."""
+        if isinstance(index, np.ndarray):
+            rows, places = self.own_elements(buffer, index)
+            rows[places] = value
+            return
         if buffer in self.externals:
             array, step, offset = self.externals[buffer]
             array[index * step + offset] = np.ravel(value)[0]

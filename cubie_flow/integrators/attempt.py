@@ -44,9 +44,11 @@ from cubie_flow.integrators.lane import (
     clock,
     counter,
 )
+from cubie_flow.integrators.past import Past
 from cubie_flow.integrators.status import STATUS
 from cubie_flow.integrators.steps import Step
 from cubie_flow.integrators.steps.base import any_of
+from cubie_flow.integrators.steps.implicit import element
 
 if TYPE_CHECKING:
     from cubie_flow.integrators.loop import IVPLoop
@@ -94,12 +96,14 @@ class Attempt:
     def build(self) -> Block:
         """Return the block."""
         self._select_lanes()
+        self._look_back()
         self._choose_length()
         self.step.attempt(self.block, self.h, self.t, self.active)
         self._judge()
         self._locate_events()
         self._adapt_length()
         self._advance_time()
+        self._keep_step()
         if self.settings.summarised_numbers:
             self.loop.summarise(self.block, self.step, self.h, self.t, self.t_new, self.accept)
         self._move_state()
@@ -113,6 +117,27 @@ class Attempt:
         if self.loop.batches_steps(self.step, self.controller):
             self._take_batch()
         self.t = self.block.let("t", clock(T))
+
+    def _look_back(self) -> None:
+        """Find the longest step that delays allow, and the next time that they make special."""
+        past = self.settings.past
+        if past is None:
+            return
+        past.open(self.block)
+        if past.rhs.lags:
+            self.longest_back = past.longest(self.block, self.t)
+            past.find_next(self.block, self.t, self.active)
+
+    def _keep_step(self) -> None:
+        """Keep the step just tried for delays if it counts."""
+        past, block = self.settings.past, self.block
+        if past is None:
+            return
+        if self.step.dense_output is not None:
+            self.step.densify(block, self.h, self.t, "state")
+        terms = self.step.terms(block, self.h)
+        rows = [[element(term, j) for term in terms] for j in past.delayed_states]
+        past.keep(block, self.t, self.h, rows, self.accept)
 
     def _choose_length(self) -> None:
         """Choose the length of the step and the time that it must not pass."""
@@ -139,10 +164,18 @@ class Attempt:
         if self.settings.pulses:
             pulses = self.loop.pulsing
             dt = pulses.shorten(block, dt, self.t, remaining, self.smallest, self.active)
+        past = self.settings.past
+        if past is not None and past.rhs.lags:
+            dt = block.let("dt_back", maximum(minimum(dt, self.longest_back), self.smallest))
+            # A step must have a length, so a delay without one is read from the step itself.
+            gone = logical_or(Past.ahead(), compare("<=", self.longest_back, self.smallest))
+            block.assign([("past_ahead", 0)], [gone])
         # The last step may be a little longer than proposed, so that no sliver is left.
         self.last = block.let("last", compare("<=", remaining, 1.01 * dt))
         self.h = block.let("h", where(self.last, remaining, dt))
         self.dt = dt
+        if past is not None:
+            block.assign([("past_middle", 0)], [0.5 * self.h + self.t])
 
     def _judge(self) -> None:
         """Decide whether the step is good, and how the run ends if it cannot be repeated."""
@@ -156,6 +189,10 @@ class Attempt:
             if self.settings.switching_functions:
                 self._distrust(error)
                 error = load("error", 0)
+            unread = self._unread()
+            if unread:
+                step.distrust(block, error, any_of([truth for truth, _ in unread]))
+                error = load("error", 0)
             self.error = error
             self.ok = block.let("ok", compare("<=", error, 1.0))
             # NaN and infinity anywhere in the step end in the error estimate.
@@ -165,11 +202,16 @@ class Attempt:
                 (logical_and(stuck, finite), "step_too_small"),
                 (logical_and(stuck, logical_not(finite)), "non_finite"),
                 (logical_and(stuck, unsolved), "solver_failed"),
+                *((logical_and(stuck, truth), name) for truth, name in unread if name),
             ]
         else:
             finite = self._finite("proposed_state")
             self.ok = block.let("ok", logical_and(finite, logical_not(unsolved)))
             self.failures += [(logical_not(self.ok), "non_finite"), (unsolved, "solver_failed")]
+            for truth, name in self._unread():
+                if name:
+                    self.ok = block.let("ok", logical_and(self.ok, logical_not(truth)))
+                    self.failures.append((truth, name))
         accept = logical_and(self.ok, self.active)
         self.accept = block.let("accept", logical_and(accept, logical_not(self.landed)))
 
@@ -186,6 +228,19 @@ class Attempt:
             self.landed = crossings.landing(place, s.landings, self.active, error)
         with block.when(suspect, rare=True):
             self.step.distrust(block, error, crossings.examine(suspect))
+
+    def _unread(self) -> list[tuple[Node, str]]:
+        """Return why the delayed values of the step are wrong, with the name of a status.
+
+        A step without such a name is repeated: it went past a discontinuity.
+        """
+        past, block = self.settings.past, self.block
+        if past is None or not past.rhs.lags:
+            return []
+        lost, ahead = block.let("step_lost", Past.lost()), block.let("step_ahead", Past.ahead())
+        missed = past.missed(block, self.h, self.t)
+        varying = [] if missed is FALSE else [(missed, "")]
+        return [(lost, "history_overflow"), (ahead, "short_delay"), *varying]
 
     def _locate_events(self) -> None:
         """Look for events within the step; a step that passes one is cut."""
@@ -260,6 +315,13 @@ class Attempt:
             moves.append(("previous_state", 0, 1, where(moving, old, before)))
         self.block.sweep(self.settings.states, moves)
 
+    def _refuse_summary(self, ended: Node) -> tuple[Node, tuple[Node, Node]]:
+        """Return `ended` without runs whose observables failed, and these by reason."""
+        lost, ahead = (logical_and(self.accept, one) for one in (Past.lost(), Past.ahead()))
+        lost, ahead = self.block.let("sum_lost", lost), self.block.let("sum_ahead", ahead)
+        good = logical_and(ended, logical_not(logical_or(lost, ahead)))
+        return good, (lost, ahead)
+
     def _end(self) -> Block:
         """Count the attempt, write the status and return the finished block.
 
@@ -277,12 +339,19 @@ class Attempt:
         for condition, name in self.failures:
             code = where(condition, const(STATUS[name]), code)
         ended = self.last if self.loop.unwatched else compare(">=", self.t_new, self.end)
+        past = self.settings.past
+        if past is not None and past.observables.lags and self.settings.summarised_numbers:
+            ended, failed = self._refuse_summary(ended)
+            code = where(failed[0], const(STATUS["history_overflow"]), code)
+            code = where(failed[1], const(STATUS["short_delay"]), code)
         done = block.let("done", logical_and(self.accept, ended))
         code = where(done, const(STATUS["success"]), code)
         code = where(self.active, code, counter(CODE))
         block.assign([("counters", CODE)], [code])
         # The mask repeats the conditions, so that the code is not computed before the run ends.
         attention = any_of([limit, done, *(condition for condition, _ in self.failures)])
+        if past is not None:
+            attention = logical_or(attention, compare("!=", code, float(RUNNING)))
         if self.settings.sampling:
             attention = logical_or(attention, compare(">=", self.t_new, clock(T_NEXT)))
         if self.events is not None:

@@ -8,8 +8,9 @@ from attrs import evolve
 
 from cubie_flow.expressions.block import Function, operations
 from cubie_flow.expressions.graph import Node, const, load, symbol
-from cubie_flow.expressions.traversal import substitute
+from cubie_flow.expressions.traversal import substitute, topological
 from cubie_flow.integrators.drivers import polynomials, width
+from cubie_flow.integrators.past import DelayFinder
 from cubie_flow.integrators.switches import SwitchFinder
 from cubie_flow.systems import OdeSystem
 from cubie_flow.systems.events import Event
@@ -52,8 +53,10 @@ def bind(system: OdeSystem, nodes: Sequence[Node], varied: Sequence[str]) -> lis
     return substitute(nodes, mapping)
 
 
-def right_hand_side(system: OdeSystem, varied: Sequence[str], switches: SwitchFinder) -> Function:
-    """Return the function ``du = f(t, u, p)``, divided by the mass where that is not 0.
+def right_hand_side(
+    system: OdeSystem, varied: Sequence[str], switches: SwitchFinder, delays: DelayFinder
+) -> Function:
+    """Return the function ``du = f(t, u, p, d)``, divided by the mass where that is not 0.
 
     Parameters
     ----------
@@ -62,13 +65,16 @@ def right_hand_side(system: OdeSystem, varied: Sequence[str], switches: SwitchFi
         See `bind`.
     switches : SwitchFinder
         Receives the switches in time, and replaces them by slots.
+    delays : DelayFinder
+        Receives the delayed values, and replaces them by elements of ``d``.
     """
     masses = system.mass or (1.0,) * len(system.states)
     nodes = [
         node / mass if mass not in (0.0, 1.0) else node
         for node, mass in zip(system.derivatives, masses, strict=True)
     ]
-    return _function("rhs", "du", switches.replace(bind(system, nodes, varied)))
+    bound = delays.replace(bind(system, nodes, varied))
+    return _function("rhs", "du", switches.replace(bound))
 
 
 def mass_pattern(system: OdeSystem) -> tuple[int, ...]:
@@ -77,9 +83,13 @@ def mass_pattern(system: OdeSystem) -> tuple[int, ...]:
 
 
 def observables(
-    system: OdeSystem, varied: Sequence[str], names: Sequence[str], switches: SwitchFinder
+    system: OdeSystem,
+    varied: Sequence[str],
+    names: Sequence[str],
+    switches: SwitchFinder,
+    delays: DelayFinder,
 ) -> Function:
-    """Return the function of ``(t, u, p)`` that writes the observables `names`.
+    """Return the function of ``(t, u, p, d)`` that writes the observables `names`.
 
     Parameters
     ----------
@@ -89,10 +99,21 @@ def observables(
     names : sequence of str
         Observables, in the order of the outputs ``g``.
     switches : SwitchFinder
+    delays : DelayFinder
+        See `right_hand_side`.
     """
     known = {item.name: item.expression for item in system.observables}
-    nodes = switches.replace(bind(system, [known[name] for name in names], varied))
+    bound = delays.replace(bind(system, [known[name] for name in names], varied))
+    nodes = switches.replace(bound)
     return _function("observables", "g", nodes)
+
+
+def histories(system: OdeSystem, varied: Sequence[str]) -> tuple[tuple[int, Node], ...]:
+    """Return the histories by the numbers of their states; ``u`` stands for start values."""
+    numbers = {state.name: i for i, state in enumerate(system.states)}
+    nodes = bind(system, [node for _, node in system.history], varied)
+    pairs = zip(system.history, nodes, strict=True)
+    return tuple((numbers[name], node) for (name, _), node in pairs)
 
 
 def starts(system: OdeSystem, varied: Sequence[str], computed: Mapping[str, Node]) -> Function:
@@ -151,4 +172,5 @@ def event_targets(system: OdeSystem, varied: Sequence[str]) -> dict[str, tuple[s
 
 def _function(name: str, output: str, nodes: Sequence[Node]) -> Function:
     outputs = tuple((output, i) for i in range(len(nodes)))
-    return Function(name, ("u", "p"), ("t",), outputs, tuple(nodes), operations(nodes) > HEAVY)
+    inputs = ("u", "p", "d") if any(one.op == "past" for one in topological(nodes)) else ("u", "p")
+    return Function(name, inputs, ("t",), outputs, tuple(nodes), operations(nodes) > HEAVY)

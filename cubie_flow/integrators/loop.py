@@ -60,6 +60,7 @@ from cubie_flow.integrators.lane import (
     counter,
 )
 from cubie_flow.integrators.metrics import Metrics
+from cubie_flow.integrators.past import Past
 from cubie_flow.integrators.pulses import Pulse, PulseBlocks
 from cubie_flow.integrators.records import SIZE as RECORD_CLOCK
 from cubie_flow.integrators.records import RecordBlocks, RecordSlots
@@ -131,6 +132,8 @@ class LoopSettings:
         Records that every run has of its own, see `cubie_flow.integrators.records`.
     errors : tuple of ResidualError
         Of the compared variables, where runs have observations of their own; bound to ``p``.
+    past : Past, optional
+        How the past of a run is kept, if equations or observables read it.
     """
 
     rhs: Function
@@ -161,6 +164,7 @@ class LoopSettings:
     starts: Function | None = None
     records: RecordSlots | None = None
     errors: tuple[ResidualError, ...] = ()
+    past: Past | None = None
 
 
 class IVPLoop(CUDAFactory[LoopSettings]):
@@ -171,7 +175,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     ``switch_clock``, ``pulse_range``, ``misfit``, ``agenda`` (next times to land on),
     ``event_memory`` (sides and counts of events), ``event_queue`` (events with a delay),
     ``record_clock`` (the next record of a run), ``repeated_state`` and ``kept_state`` (of a steady
-    state).
+    state), and those of `cubie_flow.integrators.past`.
     """
 
     # memory -----------------------------------------------------------------------------------
@@ -203,6 +207,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             self._keep("pulse_range", len(s.pulses))
         if s.landings:
             self._keep("landing", landing.SIZE)
+        if s.past is not None:
+            self._register_past(s.past)
         if s.windows:
             scratch = "register" if n <= UNROLL_LIMIT and not s.rhs.apart else "local"
             self._use("window_state", n, scratch)
@@ -218,6 +224,16 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.observables is not None:
             size = self.outputs.observed
             self._use("observables", size, self.outputs.scratch(size))
+
+    def _register_past(self, past: Past) -> None:
+        """Register the buffers of the past."""
+        s, size = self.settings, past.delayed_size
+        self._keep("past", past.size)
+        self._keep("past_clock", past.clock_size)
+        self._keep("past_start", s.states)
+        apart = s.rhs.apart or self.outputs.in_memory or s.states > UNROLL_LIMIT
+        for name in ("delayed", "delayed_base"):
+            self._use(name, size, "local" if apart else "register")
 
     def _keep(self, name: str, size: int) -> None:
         """Register a buffer that keeps its values between steps."""
@@ -256,7 +272,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     @property
     def outputs(self) -> Outputs:
         """The variables of the run that can be sampled or summarised."""
-        return Outputs(self.settings.states, self.settings.observables)
+        return Outputs(self.settings.states, self.settings.observables, self.settings.past)
 
     @property
     def sampling(self) -> Sampling:
@@ -317,14 +333,22 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         """Next times at which a driver or a switch in time changes form, or a record happens."""
         times = [self.driving.next_knot()] if self.settings.drivers else []
         times += [SwitchBlocks.next_time()] if self.settings.switches else []
-        return times + ([RecordBlocks.next_time()] if self.settings.records is not None else [])
+        times += [RecordBlocks.next_time()] if self.settings.records is not None else []
+        return times + ([Past.next_time()] if self._lags else [])
+
+    @property
+    def _lags(self) -> Past | None:
+        """The past if the right-hand side reads it, so that discontinuities come back."""
+        past = self.settings.past
+        return past if past is not None and past.rhs.lags else None
 
     @property
     def _restarts(self) -> list[Node]:
         """Conditions under which a run restarts at a knot."""
         conditions = [self.driving.restarting()] if self.driving.restarts else []
         conditions += [SwitchBlocks.restarting()] if self.settings.switches else []
-        return conditions + ([RecordBlocks.restarting()] if self.settings.records else [])
+        conditions += [RecordBlocks.restarting()] if self.settings.records else []
+        return conditions + ([Past.restarting()] if self._lags else [])
 
     @property
     def _can_restart(self) -> bool:
@@ -405,6 +429,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if s.drivers:
             reached = compare(">=", clock(T), self.driving.next_knot())
             conditions.append(logical_and(running, reached))
+        if self._lags:
+            conditions.append(logical_and(running, compare(">=", clock(T), Past.next_time())))
         if s.switches:
             alive = logical_or(running, compare("==", counter(CODE), float(STATUS["success"])))
             reached = compare(">=", clock(T), SwitchBlocks.next_time())
@@ -418,6 +444,12 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s = self.settings
         block = BlockBuilder()
         t = block.let("t", clock(T))
+        if past := self._lags:
+            past.open(block)
+            past.arrive(block, t)
+            if s.drivers:
+                # The slope of a driver may jump at its knot.
+                past.note(block, compare("<=", self.driving.next_knot(), t), 2.0)
         if s.drivers:
             self.driving.follow(block, t)
         if self.records is not None:
@@ -506,6 +538,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
                 self.pulsing.widen(block, self.pulsing.piecewise, t_start, first)
         if s.compared_numbers:
             self.comparison.reset(block)
+        if s.past is not None:
+            s.past.start(block)
         return block.build("start", ("inputs", "times", "initial"), per_lane=True)
 
     def _start_values(self, block: BlockBuilder) -> None:
@@ -550,6 +584,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         s = self.settings
         block = BlockBuilder()
         t = block.let("t", clock(T))
+        self._note_jumps(block)
         inconsistent = step.initialise(block, t)
         if step.needs_derivative:
             step.evaluate(block, "state", step.end_element, t)
@@ -561,6 +596,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         if changed := self.pulsing.event_dependent:
             self.pulsing.widen(block, changed, t, clock(T_END))
         jumped = self._jumped()
+        failures = self._unread(block, "begin")
         self._reset_step(block, step, controller, t, jumped)
         if s.summarised_numbers:
             self.outputs.observe(block, "state", t)
@@ -570,6 +606,8 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         code = where(empty, const(STATUS["success"]), counter(CODE))
         if inconsistent is not None:
             code = where(inconsistent, const(STATUS["solver_failed"]), code)
+        for condition, name in failures:
+            code = where(condition, const(STATUS[name]), code)
         block.assign([("counters", CODE)], [code])
         if self.events is not None:
             Events.clear_restart(block)
@@ -579,7 +617,31 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             SwitchBlocks.restarted(block)
         if s.records is not None:
             RecordBlocks.restarted(block)
+        if self._lags:
+            Past.restarted(block)
         return block.build("begin", ("settings",), per_lane=True)
+
+    def _note_jumps(self, block: BlockBuilder) -> None:
+        """Note why a run restarts, for the delays that bring its jump back."""
+        past, s = self.settings.past, self.settings
+        if past is None:
+            return
+        past.open(block)
+        if s.switches:
+            past.note(block, SwitchBlocks.restarting(), 1.0)
+        if self.driving.restarts:
+            past.note(block, self.driving.restarting(), 1.0)
+        if self.events is not None:
+            past.note(block, Events.restarts(), 0.0)
+            past.rescan(block, Events.restarts())
+
+    def _unread(self, block: BlockBuilder, name: str) -> list[tuple[Node, str]]:
+        """Return whether a look-up of the block failed, with the name of its status."""
+        if self.settings.past is None:
+            return []
+        lost = block.let(f"{name}_lost", Past.lost())
+        ahead = block.let(f"{name}_ahead", Past.ahead())
+        return [(lost, "history_overflow"), (ahead, "short_delay")]
 
     def _reset_step(
         self,
@@ -622,7 +684,10 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         span = block.let("span", clock(T_END) - clock(T))
         flat = logical_or(compare("<", d0, 1e-5), compare("<", d1, 1e-5))
         h0 = where(flat, 1e-4 * minimum(span, const(1.0)), 0.01 * (d0 / d1))
-        h0 = block.let("h0", minimum(h0, span))
+        h0 = minimum(h0, span)
+        if self._lags:
+            h0 = minimum(h0, self._lags.longest(block, t))
+        h0 = block.let("h0", h0)
         block.sweep(n, {"stage_state": h0 * rate + state})
         step.evaluate(block, "stage_state", step.end_element, t + h0)
         change = step.norm_at_start(block, "d2", step.end_derivative - rate)

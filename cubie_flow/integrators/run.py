@@ -10,7 +10,7 @@ from attrs import field, frozen
 from cubie_flow.errors import FlowError, between, nearest, one_of
 from cubie_flow.expressions.block import Block, Function
 from cubie_flow.expressions.graph import Node
-from cubie_flow.expressions.traversal import free_symbols
+from cubie_flow.expressions.traversal import content_hash, free_symbols
 from cubie_flow.integrators.controllers import MEMORY, ControllerSettings, StepController
 from cubie_flow.integrators.drivers import DriverSlot
 from cubie_flow.integrators.equations import (
@@ -18,12 +18,14 @@ from cubie_flow.integrators.equations import (
     bound_events,
     event_targets,
     finder,
+    histories,
     mass_pattern,
     observables,
     right_hand_side,
     starts,
 )
 from cubie_flow.integrators.loop import IVPLoop, LoopSettings
+from cubie_flow.integrators.past import KEPT, DelayFinder, LookUps, Past, reads_delays
 from cubie_flow.integrators.pulses import find_pulses
 from cubie_flow.integrators.records import COVER, ROWS, SET, Effect, Records, RecordSlots
 from cubie_flow.integrators.residual_errors import ResidualError
@@ -90,6 +92,8 @@ class RunSettings:
         Records that every run has of its own.
     errors : tuple of (str, ResidualError)
         Quantities that the observations of runs are compared with.
+    history : int
+        Largest number of steps that are kept for delays.
     """
 
     system: OdeSystem
@@ -122,6 +126,11 @@ class RunSettings:
         validator=between(0, MOST_PENDING, f"a whole number from 1 to {MOST_PENDING}"),
         metadata={"key": "controller.pending_events"},
     )
+    history: int = field(
+        default=KEPT,
+        validator=between(1, 2**20, f"a whole number from 2 to {2**20 - 1}"),
+        metadata={"key": "controller.history"},
+    )
     records: Records | None = None
     errors: tuple[tuple[str, ResidualError], ...] = ()
 
@@ -151,17 +160,19 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         _refuse_controller(s, chosen, kind)
         _refuse_method(s, chosen, mass)
         loop = self._loop_settings()
+        past = loop.past
         step = StepSettings(
             algorithm=s.algorithm,
             rhs=loop.rhs,
             states=len(s.system.states),
             mass=mass,
             precision=s.precision,
-            dense=s.sampling and chosen.continuous,
-            ends=bool(s.summarised or s.system.events or loop.switching_functions),
+            dense=(s.sampling or past is not None) and chosen.continuous,
+            ends=bool(s.summarised or s.system.events or loop.switching_functions or past),
             chooses=isinstance(chosen, Taylor) and kind != "fixed",
             linear_solver=s.linear_solver,
             distrusted=bool(loop.switching_functions),
+            past=past,
         )
         wanted: dict[str, tuple[type[CUDAFactory[Any]], Any]] = {
             "loop": (IVPLoop, loop),
@@ -230,8 +241,10 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         promoted = self._promoted(computed)
         parameters = [*varied, *promoted]
         switches = finder(s.system, parameters)
-        rhs = right_hand_side(s.system, parameters, switches)
-        outputs = observables(s.system, parameters, watched, switches) if watched else None
+        delays = DelayFinder(0)
+        rhs = right_hand_side(s.system, parameters, switches, delays)
+        seen = DelayFinder(len(delays.lags))
+        outputs = observables(s.system, parameters, watched, switches, seen) if watched else None
         events = bound_events(s.system, parameters, switches)
         truths = [event.truth for event in events if event.times is None]
         functions = self._switching_functions((*rhs.nodes, *truths))
@@ -269,6 +282,7 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             errors=tuple(
                 error.bound(bind(s.system, error.nodes, parameters)) for _, error in s.errors
             ),
+            past=self._past(parameters, delays.look_ups, seen.look_ups),
         )
 
     def _record_slots(
@@ -303,11 +317,32 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
             derived=function(moved),
         )
 
+    def _past(self, parameters: Sequence[str], rhs: LookUps, observed: LookUps) -> Past | None:
+        """Return how the past of a run is kept, None if nothing reads it."""
+        s, chosen = self.settings, method(self.settings.algorithm)
+        if not (rhs.slots or observed.slots):
+            return None
+        _refuse_delays(s, chosen)
+        history = histories(s.system, parameters)
+        return Past(
+            rhs=rhs,
+            observables=observed,
+            history=history,
+            history_hash=content_hash([node for _, node in history]),
+            states=len(s.system.states),
+            kept=s.history,
+            degree=chosen.interpolated_degree,
+            order=chosen.order,
+            restarts=isinstance(chosen, Multistep),
+            precision=s.precision,
+        )
+
     def _switching_functions(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
         """Return the switching functions that steps are examined for, see `find_windows`."""
         if not self._adapts:
             return ()
-        return find_switching_functions(nodes, kinks=True)
+        functions = find_switching_functions(nodes, kinks=True)
+        return tuple(one for one in functions if not reads_delays([one]))
 
     def _landings(self, nodes: Sequence[Node], functions: Sequence[Node]) -> tuple[int, ...]:
         """Return the numbers of the switching functions on which steps land."""
@@ -374,6 +409,30 @@ def _refuse_controller(s: RunSettings, chosen: Method, kind: str) -> None:
         raise FlowError(
             f"controller.min_factor is '{s.min_factor:g}', but algorithm '{s.algorithm}' takes "
             "the step that its own terms allow; leave it at null"
+        )
+
+
+def _refuse_delays(s: RunSettings, chosen: Method) -> None:
+    """Refuse a method that cannot solve equations with delays."""
+    state = min(s.system.delayed)
+    if isinstance(chosen, Taylor):
+        raise FlowError(
+            f"algorithm is '{s.algorithm}', which takes no delayed values (the past of '{state}' "
+            "is read); use a Runge-Kutta method such as tsit5, or a stiff one such as rodas5p"
+        )
+    if s.records is not None:
+        raise FlowError(
+            f"batch is a table of subjects, but the equations read the past of '{state}', into "
+            "which records are not followed; give doses as events, and vary their times"
+        )
+    # The error estimate must see errors of the values that are looked up.
+    needed = chosen.embedded_order or chosen.order - 1
+    if chosen.interpolated_order < needed:
+        better = "tsit5 or vern7" if isinstance(chosen, Tableau) else "rodas5p or radau_iia_5"
+        raise FlowError(
+            f"algorithm is '{s.algorithm}', whose values within a step, of order "
+            f"{chosen.interpolated_order}, are too inaccurate for its order {chosen.order} where "
+            f"the past of '{state}' is read; use {better}"
         )
 
 

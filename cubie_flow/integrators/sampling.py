@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from cubie_flow.expressions.bit_operations import fetch, to_int
 from cubie_flow.expressions.block import UNROLL_LIMIT, Block, BlockBuilder, Function
-from cubie_flow.expressions.graph import Node, compare, const, fabs, load, where
+from cubie_flow.expressions.graph import Node, compare, const, fabs, load, logical_and, where
 from cubie_flow.integrators.controllers import EPSILON
 from cubie_flow.integrators.lane import (
+    CODE,
+    IDLE,
     SAVED,
     T_END,
     T_NEXT,
@@ -19,6 +21,8 @@ from cubie_flow.integrators.lane import (
     clock,
     counter,
 )
+from cubie_flow.integrators.past import Past
+from cubie_flow.integrators.status import STATUS
 from cubie_flow.integrators.steps import Step
 
 
@@ -30,11 +34,14 @@ class Outputs:
     states : int
     observables : Function or None
         Of the states, the parameters and the time; it writes the buffer ``observables``.
+    past : Past or None
+        How the past is kept, if the observables read it.
     """
 
-    def __init__(self, states: int, observables: Function | None) -> None:
+    def __init__(self, states: int, observables: Function | None, past: Past | None) -> None:
         self.states = states
         self.observables = observables
+        self.past = past if past is not None and past.observables.slots else None
 
     @property
     def size(self) -> int:
@@ -56,9 +63,12 @@ class Outputs:
         return "register" if size <= UNROLL_LIMIT and not self.in_memory else "local"
 
     def observe(self, block: BlockBuilder, state: str, t: Node) -> None:
-        """Evaluate the observables for the states in a buffer."""
+        """Evaluate the observables for the states in a buffer; `Past.open` must precede."""
         if self.observables is not None:
             arrays = {"u": (state, 0), "p": ("parameters", 0), "g": ("observables", 0)}
+            if past := self.past:
+                past.look_up(block, past.observables, state, t, "delayed", slopes=False)
+                arrays["d"] = ("delayed", 0)
             block.evaluate(self.observables, arrays, t=t)
 
     def variable(self, number: int, state: str) -> Node:
@@ -137,7 +147,9 @@ class Sampling:
             self._advance(advancing)
             built["advance"] = advancing.build("advance", ("times",), per_lane=True)
         extension = step.dense_output
-        if dense and extension is not None and extension.extra_a:
+        # With delays, every accepted step has these derivatives already.
+        kept = step.settings.past is not None
+        if dense and extension is not None and extension.extra_a and not kept:
             block = BlockBuilder()
             step.densify(block, clock(H), clock(T_PREVIOUS))
             built["densify"] = block.build("densify")
@@ -159,10 +171,25 @@ class Sampling:
             value = where(inside, where(before, previous, value), state)
         block.sweep(n, {"sample": value})
         if self.outputs.observables is not None:
+            if self.outputs.past is not None:
+                self.outputs.past.open(block)
             self.outputs.observe(block, "sample", t)
+            if self.outputs.past is not None:
+                self._refuse(block)
             observed = ("sample", n, 1, load("observables", 0, 1))
             block.sweep(self.outputs.observed, [observed])
         return block.build("sample")
+
+    @staticmethod
+    def _refuse(block: BlockBuilder) -> None:
+        """End runs whose sample needs a past that is not kept."""
+        due = logical_and(
+            compare("!=", counter(CODE), float(IDLE)), compare("<=", clock(T_NEXT), clock(T))
+        )
+        code = counter(CODE)
+        for truth, name in ((Past.lost(), "history_overflow"), (Past.ahead(), "short_delay")):
+            code = where(logical_and(due, truth), const(STATUS[name]), code)
+        block.assign([("counters", CODE)], [code])
 
     def _store(self, advancing: bool) -> Block:
         block, externals = BlockBuilder(), ["samples"]

@@ -74,6 +74,16 @@ ENDS = {
         "check that the doses of an interval can be eliminated within it; SS=0 with ADDL gives a "
         "known number of doses",
     ),
+    "history_overflow": End(
+        9,
+        "a delay reaches further back than the steps that are kept",
+        "raise controller.history, the number of kept steps, or loosen the tolerance",
+    ),
+    "short_delay": End(
+        10,
+        "a delay is negative, or shorter than the smallest step",
+        "let the delay stay positive; a delay of 0 is the state itself",
+    ),
 }
 #: Code by name, as stored in ``status``.
 STATUS = {name: end.code for name, end in ENDS.items()}

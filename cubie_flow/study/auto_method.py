@@ -317,7 +317,7 @@ def series_pays(study: Study) -> bool:
     """
     if study.precision != "float64" or _tolerance(study) > TIGHT:
         return False
-    if study.system.events or study.system.drivers or study.summarised:
+    if study.system.events or study.system.drivers or study.summarised or study.system.delayed:
         return False
     nodes = study.integrated.derivatives
     few = sum(node.op not in _FREE for node in topological(nodes)) <= SMALL

@@ -96,6 +96,7 @@ def kernel_settings(study: Study) -> tuple[RunSettings, BatchSolverConfig]:
         duration=study.span,
         event_times=study.output.event_times,
         pending_events=c.pending_events,
+        history=c.history,
     )
     config = BatchSolverConfig(
         target=t.kind,

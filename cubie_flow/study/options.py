@@ -53,6 +53,8 @@ class ControllerChoice:
         How often one event with a delay can wait to happen at once.
     safety, min_factor, max_factor : float, optional
         Constants of the controller; None takes those of the method.
+    history : int
+        Largest number of steps that are kept for the delays of a model.
 
     Raises
     ------
@@ -73,6 +75,7 @@ class ControllerChoice:
     safety: float | None = setting("controller.safety", optional(number(above=0.0)), None)
     min_factor: float | None = setting("controller.min_factor", optional(number(above=0.0)), None)
     max_factor: float | None = setting("controller.max_factor", optional(number(above=1.0)), None)
+    history: int = setting("controller.history", whole(2), 256)
 
 
 @frozen

@@ -8,6 +8,7 @@ import numpy as np
 
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.study.study import Study
+from cubie_flow.systems.delays import without_delays
 
 Array = Any
 #: Runs that are examined, and the relative change of a state.
@@ -45,7 +46,7 @@ def _rate(study: Study, run: int) -> float:
     table[np.arange(1, count + 1), np.arange(count)] += changes
     values |= dict(zip(names, table.T, strict=True))
     fastest = 0.0
-    for j, rate in enumerate(evaluate(system.derivatives, values)):
+    for j, rate in enumerate(evaluate(without_delays(system.derivatives), values)):
         row = np.broadcast_to(rate, (count + 1,))
         with np.errstate(all="ignore"):
             magnitude = abs(float((row[j + 1] - row[0]) / changes[j]))

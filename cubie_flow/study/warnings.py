@@ -14,6 +14,7 @@ from cubie_flow.integrators.pulses import find_pulses
 from cubie_flow.integrators.switching_functions import count_unexamined, find_switching_functions
 from cubie_flow.integrators.tableaus import method
 from cubie_flow.study.study import Study
+from cubie_flow.systems.delays import without_delays
 from cubie_flow.systems.events import Event
 from cubie_flow.systems.starts import computed_starts
 
@@ -33,7 +34,7 @@ def _unseen(study: Study) -> list[str]:
     system = study.system
     varied = [one.name for one in system.parameters if one.name in study.design.names]
     switches = finder(system, varied)
-    nodes = switches.replace(bind(system, system.derivatives, varied))
+    nodes = switches.replace(bind(system, without_delays(system.derivatives), varied))
     sentences = []
     count = count_unexamined(nodes)
     if count:

@@ -18,7 +18,7 @@ from cubie_flow.systems.quantities import Quantity, check_keys, check_name, fini
 KEYS = (
     "name", "title", "description", "source", "time", "settings", "indices", "constants",
     "parameters", "states", "definitions", "equations", "algebraic", "mass", "observables",
-    "events", "doses", "drivers", "units", "long_names", "suggested", "unused",
+    "events", "doses", "drivers", "history", "units", "long_names", "suggested", "unused",
 )  # fmt: skip
 #: Sections of named items, with the word for one item.
 SECTIONS = {
@@ -91,6 +91,7 @@ class ModelItems:
         self.sections = {section: self._items(section) for section in SECTIONS}
         self.equations = self._items("equations")
         self.masses = self._items("mass")
+        self.history = self._items("history")
         self._add_algebraic()
         self.drivers = self._drivers()
 
@@ -135,6 +136,7 @@ class ModelItems:
             places = {
                 "states": "initial value of", "equations": "equation of", "mass": "mass of",
                 "algebraic": "algebraic equation of",
+                "history": "history of",
             }  # fmt: skip
             place = places.get(section, kind)
             where = f"{self.where}, {place} {label}"

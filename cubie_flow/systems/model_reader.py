@@ -18,6 +18,7 @@ A model is a mapping with these keys; only `states` and `equations` are needed::
     events: {...}                       # see `cubie_flow.systems.events_reader`
     doses: [{into: x, amount: 1.0}]     # see `cubie_flow.systems.events_reader`
     algebraic: {z: x + y - z}           # instead of an equation: what is zero, and determines z
+    history: {x: 1 + 0.1*t}             # of states before the start; else the start value
     mass: {z: 0}                        # factors of time derivatives that are not 1
     observables: {mean: sum(T[i], i)/size}   # computed from states, parameters and t
     drivers:                            # series over time, see `cubie_flow.systems.drivers`
@@ -38,6 +39,9 @@ An indexed family ``T[i]`` is expanded: its elements have the names ``T_0``, ``T
 those of ``u[i, j]`` the names ``u_0_0`` and so on. An index may be an expression, ``T[2*i + 1]``,
 and ``sum(T[i], i)`` sums over an index. A condition of ``where`` that depends on indices only is
 decided when the model is read, so ``where(i == 0, 0, T[i-1])`` never needs ``T[-1]``.
+
+``delay(x, tau)`` in an equation or observable is x as it was a time `tau` ago; see `history`
+and `cubie_flow.systems.delays`.
 
 An equation gives ``mass*dz/dt``. A mass of 0 makes it algebraic, ``0 = expression``, as does an
 entry of ``algebraic``. The system is then a differential-algebraic system of index 1, which stiff
@@ -140,6 +144,7 @@ class _ModelReader:
         states = self._quantities("states")
         masses = self._mass(states)
         events, running, derivatives = self._events(states, masses)
+        history = self._history()
         self._check_used()
         return {
             "name": self.name,
@@ -149,6 +154,7 @@ class _ModelReader:
             "observables": observables,
             "drivers": self.given.drivers,
             "derivatives": derivatives,
+            "history": history,
             "mass": masses,
             "events": events,
             "duration": duration,
@@ -170,6 +176,14 @@ class _ModelReader:
         self.used |= reader.used
         derivatives = add_inflow(states, derivatives, masses, inflow, self.where)
         return (*events, *doses), running, derivatives
+
+    def _history(self) -> tuple[tuple[str, Node], ...]:
+        """Return the histories by the names of their states."""
+        return tuple(
+            (element_name(name, at), as_number(node, item.expression))
+            for name, item in self.given.history.items()
+            for at, node in self._build(item)
+        )
 
     # names ----------------------------------------------------------------------------------
 
@@ -265,7 +279,10 @@ class _ModelReader:
 
     def _check_equations(self) -> None:
         states = self.given.sections["states"]
-        for kind, items in (("an equation", self.given.equations), ("a mass", self.given.masses)):
+        given = self.given
+        groups = [("an equation", given.equations), ("a mass", given.masses)]
+        groups.append(("a history", given.history))
+        for kind, items in groups:
             for name, item in items.items():
                 if name not in states:
                     raise FlowError(

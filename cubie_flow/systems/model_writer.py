@@ -35,11 +35,13 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
     outputs += [node for event in system.events for node in event.nodes]
     eventful = len(outputs)
     outputs += [item.start for item in given if item.start is not None]
+    started = len(outputs)
+    outputs += [node for _, node in system.history]
     taken = {item.name for item in (*quantities, *system.drivers)}
     definitions, written = _with_definitions(outputs, taken)
     texts = [to_text(node) for node in written]
     reaching = system.reaching
-    starts = iter(texts[eventful:])
+    starts = iter(texts[eventful:started])
     values = {item.name: item.value if item.start is None else next(starts) for item in given}
     derived = zip(system.observables, texts[len(system.states) : plain], strict=True)
     model = {
@@ -56,6 +58,9 @@ def write_model(system: OdeSystem) -> dict[str, Any]:
             item.name: value
             for item, value in zip(system.states, system.mass, strict=False)
             if value != 1.0
+        },
+        "history": {
+            name: text for (name, _), text in zip(system.history, texts[started:], strict=True)
         },
         "observables": {item.name: text for item, text in derived},
         "events": write_events(system.events, texts[plain:eventful]),

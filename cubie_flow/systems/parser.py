@@ -2,9 +2,9 @@
 
 The text is Python arithmetic: ``+ - * / ** %``, comparisons and chains of them, ``and``, ``or``,
 ``not``, ``a if c else b``, numbers, names, and calls of the functions of
-`cubie_flow.expressions.graph.FUNCTIONS`, of ``where(condition, a, b)`` and of
-``sum(expression, index)``. Python's grammar reads it; every part of the syntax tree must then be
-one of these. Length, depth and work have limits, so that hostile text is refused quickly.
+`cubie_flow.expressions.graph.FUNCTIONS`, of ``where(condition, a, b)``, ``sum(expression, index)``
+and ``delay(expression, lag)``. Python's grammar reads it; every part of the syntax tree must then
+be one of these. Length, depth and work have limits, so that hostile text is refused quickly.
 """
 
 from __future__ import annotations
@@ -391,6 +391,10 @@ class _Builder:
             return self.choice(piece, args[0], args[1], args[2], depth)
         if function == "sum":
             return self.total(piece, args, depth)
+        if function == "delay":
+            if len(args) != 2:
+                self.refuse(piece, f"has {len(args)} arguments; it is delay(expression, lag)")
+            return graph.delay(*(self.number(arg, depth) for arg in args))
         if function not in graph.FUNCTIONS:
             self.refuse(piece, f"calls an unknown function{nearest(function, CALLABLE)}")
         nodes = [self.number(arg, depth) for arg in args]

@@ -17,7 +17,7 @@ MAX_WORK = 2_000_000
 #: Names that mean a number unless the model defines them.
 NUMBERS: dict[str, Node] = {"e": const(math.e), "pi": const(math.pi)}
 #: Every name that may be called.
-CALLABLE = frozenset({*graph.FUNCTIONS, "where", "sum"})
+CALLABLE = frozenset({*graph.FUNCTIONS, "where", "sum", "delay"})
 
 BOUNDARIES = ("none", "periodic", "clamp")
 

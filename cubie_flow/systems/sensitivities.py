@@ -69,6 +69,12 @@ def with_sensitivities(system: OdeSystem, names: tuple[str, ...]) -> OdeSystem:
     if not names:
         return system
     _check_names(system, names)
+    if system.delayed:
+        raise FlowError(
+            f"output.sensitivities names '{names[0]}', but the equations of '{system.name}' have "
+            f"delays (of '{min(system.delayed)}'), whose sensitivities are not computed; vary the "
+            "quantity in a batch and take differences"
+        )
     sensitivities = [_Sensitivities(system, name) for name in names]
     return evolve(
         system,

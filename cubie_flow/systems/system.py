@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,13 @@ from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node
 from cubie_flow.expressions.infix import to_text
 from cubie_flow.expressions.traversal import content_hash, free_symbols
+from cubie_flow.systems.delays import (
+    PlainDelays,
+    check_history,
+    delayed_names,
+    has_delays,
+    refuse_delays,
+)
 from cubie_flow.systems.drivers import Driver
 from cubie_flow.systems.drivers_reader import replace_drivers
 from cubie_flow.systems.equations_text import read_equations
@@ -57,6 +64,9 @@ class OdeSystem:
     mass : tuple of float, optional, shape (states,)
         Diagonal of M; 0 makes an equation algebraic. Empty for all ones.
     events : tuple of Event
+    history : tuple of (str, Node)
+        States before the start of a run, as expressions of ``t``, parameters and start values; a
+        state without one has its start value.
     title, description, source : str
     duration : float
         Default duration of a run, in `time_unit`.
@@ -79,6 +89,7 @@ class OdeSystem:
     drivers: tuple[Driver, ...] = ()
     mass: tuple[float, ...] = ()
     events: tuple[Event, ...] = ()
+    history: tuple[tuple[str, Node], ...] = ()
     title: str = ""
     description: str = ""
     source: str = ""
@@ -92,10 +103,13 @@ class OdeSystem:
         self._check_masses(where)
         if finite(self.duration, f"{where}: duration") <= 0:
             raise FlowError(f"{where}: duration is {self.duration}; it must be positive")
+        starts = [item.start for item in self.quantities if item.start is not None]
+        refuse_delays(starts, f"{where}, start values", "write the history itself there")
         states, parameters = with_numbers((self.states, self.parameters), self.drivers, where)
         object.__setattr__(self, "states", states)
         object.__setattr__(self, "parameters", parameters)
         self._check_expressions(where)
+        self._make_delays_plain(where)
 
     def _check_quantities(self, where: str) -> None:
         if not self.states:
@@ -150,6 +164,7 @@ class OdeSystem:
         pairs = zip(self.states, self.derivatives, strict=True)
         outputs = [(f"equation of {state.name}", node) for state, node in pairs]
         outputs += [(f"observable {item.name}", item.expression) for item in self.observables]
+        outputs += [(f"history of {name}", node) for name, node in self.history]
         check_graph(outputs, known, where)
         check_events(self.events, {item.name for item in self.quantities}, where)
         for event in self.events:
@@ -159,6 +174,35 @@ class OdeSystem:
                 for node in event.nodes
             )
             check_graph([(label, node) for node in nodes], known, where)
+
+    def _make_delays_plain(self, where: str) -> None:
+        """Bring delayed values into the plain form, and refuse those where none may be."""
+        refuse_delays(
+            (node for event in self.events for node in event.nodes),
+            f"{where}, events",
+            "an event sees the present; make a state or observable of it without a delay",
+        )
+        observed = [item.expression for item in self.observables]
+        if has_delays((*self.derivatives, *observed)):
+            changed = {name for event in self.events for name, _ in event.resets}
+            names = {state.name for state in self.states}
+            delays = PlainDelays(names, {one.name for one in self.drivers}, changed)
+            pairs = zip(self.states, self.derivatives, strict=True)
+            plain = [delays.plain(node, f"{where}, equation of {one.name}") for one, node in pairs]
+            observables = [
+                evolve(one, expression=delays.plain(one.expression, f"{where}, {one.name}"))
+                for one in self.observables
+            ]
+            object.__setattr__(self, "derivatives", tuple(plain))
+            object.__setattr__(self, "observables", tuple(observables))
+        delayed = delayed_names(self.expressions)
+        known = {"t", *(item.name for item in self.quantities)}
+        check_history(dict(self.history), delayed, known, where)
+
+    @property
+    def delayed(self) -> frozenset[str]:
+        """Names of the states whose past is read."""
+        return frozenset(delayed_names(self.expressions))
 
     def _check_choice(self, driver: Driver) -> None:
         """Refuse a driver whose series no parameter, or a parameter without a number, chooses."""
@@ -311,7 +355,7 @@ class OdeSystem:
             Units of states, parameters and observables by name.
         **more
             Other fields: ``name`` (by default the name of the function), ``title``, ``duration``,
-            ``time_unit``, ...
+            ``time_unit``, ``history`` (of delayed states by name: numbers, texts or functions), ...
 
         Raises
         ------
@@ -331,6 +375,7 @@ class OdeSystem:
         where = f"system {name}"
         units = units or {}
         free = parameters or {}
+        before = more.pop("history", {})
         names = (
             [check_name(name, f"{where}: the state") for name in states],
             [check_name(name, f"{where}: the parameter") for name in free],
@@ -349,6 +394,7 @@ class OdeSystem:
             parameters=_quantities("parameter", free, names, units, where),
             derivatives=tuple(derivatives.values()),
             observables=tuple(Observable(k, v, units.get(k, "")) for k, v in extra.items()),
+            history=_histories(before, names, where),
             **more,
         )
 
@@ -490,7 +536,7 @@ class OdeSystem:
         """All expressions that are evaluated during a run."""
         observed = (item.expression for item in self.observables)
         events = (node for event in self.events for node in event.nodes)
-        return (*self.derivatives, *observed, *events)
+        return (*self.derivatives, *observed, *events, *(node for _, node in self.history))
 
     @property
     def reaching(self) -> frozenset[str]:
@@ -523,6 +569,9 @@ class OdeSystem:
             content += repr([float(mass).hex() for mass in self.mass])
         if self.events:
             content += repr([event.content_hash for event in self.events])
+        if self.history:
+            nodes = [node for _, node in self.history]
+            content += repr([name for name, _ in self.history]) + content_hash(nodes)
         starts = [item.start for item in self.quantities if item.start is not None]
         if starts:
             content += content_hash(starts)
@@ -537,10 +586,28 @@ def _quantities(
     where: str,
 ) -> tuple[Quantity, ...]:
     """Return the quantities of a Python function, from numbers, texts or functions."""
+    return tuple(
+        with_start(Quantity(name, math.nan, units.get(name, "")), node)
+        for name, node in _nodes(given, names, f"{where}: {kind}")
+    )
+
+
+def _histories(
+    given: Mapping[str, Any], names: tuple[Sequence[str], Sequence[str]], where: str
+) -> tuple[tuple[str, Node], ...]:
+    """Return the histories of a Python function, from numbers, texts or functions."""
+    if not isinstance(given, Mapping):
+        raise FlowError(f"{where}: 'history' is given by the names of states, not as {given!r:.60}")
+    return tuple(_nodes(given, names, f"{where}: history of"))
+
+
+def _nodes(
+    given: Mapping[str, Any], names: tuple[Sequence[str], Sequence[str]], label: str
+) -> Iterator[tuple[str, Node]]:
+    """Yield the graphs of numbers, texts or functions by name."""
     symbols = {name: graph.symbol(name) for name in ("t", *names[0], *names[1])}
-    quantities = []
     for name, value in given.items():
-        place = f"{where}: {kind} '{name}'"
+        place = f"{label} '{name}'"
         if isinstance(value, str):
             node = parse_expression(value, symbols, place)
         elif callable(value):
@@ -548,5 +615,4 @@ def _quantities(
             node = traced[name]
         else:
             node = graph.const(finite(value, place))
-        quantities.append(with_start(Quantity(name, math.nan, units.get(name, "")), node))
-    return tuple(quantities)
+        yield name, node

@@ -15,7 +15,7 @@ from cubie_flow.systems.parser import is_infinite
 #: Operations that an equation may consist of.
 _OPERATIONS = {
     "const", "symbol", "truth", "add", "sub", "mul", "div", "neg", "sqrt", "fabs", "floor", "min",
-    "max", "compare", "and", "or", "not", "select", "call",
+    "max", "compare", "and", "or", "not", "select", "call", "delay",
 }  # fmt: skip
 _TRUTHS = ("and", "or", "not")
 

@@ -80,7 +80,7 @@ def test_an_operation_is_evaluated_and_emitted(op: str) -> None:
 
 
 def test_operations_of_equations_exist() -> None:
-    assert trace._OPERATIONS - {"symbol", "call"} <= set(OPERATIONS)
+    assert trace._OPERATIONS - {"symbol", "call", "delay"} <= set(OPERATIONS)
     assert set(graph._BUILDERS) <= set(OPERATIONS)
 
 

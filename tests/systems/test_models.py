@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.systems import OdeSystem
+from cubie_flow.systems.delays import without_delays
 
 FOLDER = Path(__file__).parents[2] / "conf" / "system"
 MODELS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -31,7 +32,7 @@ def rhs(system: OdeSystem) -> Rhs:
     def function(t: float, y: Array, p: dict[str, float]) -> Array:
         names = [state.name for state in system.states]
         values = {"t": t, **dict(zip(names, y, strict=True)), **p}
-        return np.array(evaluate(system.derivatives, values))
+        return np.array(evaluate(without_delays(system.derivatives), values))
 
     return function
 

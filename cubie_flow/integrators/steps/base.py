@@ -17,6 +17,7 @@ from cubie_flow.integrators.controllers import (
     ControllerSettings,
     approximate_reciprocal,
 )
+from cubie_flow.integrators.past import Past
 from cubie_flow.integrators.steps.course import Course, Cubic
 from cubie_flow.integrators.tableaus import Dense, method
 from cubie_flow.memory import CUDAFactory
@@ -54,6 +55,8 @@ class StepSettings:
         Solver of the linear systems of an implicit method.
     distrusted : bool
         Whether the loop may reject a step that missed a feature of the equations.
+    past : Past, optional
+        The past of the run, if the equations have delays.
     """
 
     algorithm: str
@@ -66,6 +69,7 @@ class StepSettings:
     chooses: bool = False
     linear_solver: str = field(default="auto", validator=one_of(*LINEAR_SOLVERS))
     distrusted: bool = False
+    past: Past | None = None
 
     def is_algebraic(self, state: int) -> bool:
         """Return whether the equation of a state is algebraic."""
@@ -221,11 +225,54 @@ class Step(CUDAFactory[StepSettings]):
         """Return some states as functions of time within the step just tried."""
         return Cubic(h, states, self.end_element)
 
-    def densify(self, block: BlockBuilder, h: Node, t: Node) -> None:
+    def densify(self, block: BlockBuilder, h: Node, t: Node, start: str = "previous_state") -> None:
         """Write the derivatives that only dense output needs, for the step just accepted.
 
-        The parameters are those of `attempt`.
+        Parameters
+        ----------
+        block : BlockBuilder
+        h, t : Node
+            As in `attempt`.
+        start : str
+            Buffer of the state at the start of the step.
         """
+
+    #: Whether the rows of `terms` are derivatives, not changes of the state.
+    slopes = False
+
+    def terms(self, block: BlockBuilder, h: Node) -> list[Node]:
+        """Return the interpolant of the step just tried, before the state moves.
+
+        Without a continuous extension it is the cubic through both ends and their derivatives.
+
+        Parameters
+        ----------
+        block : BlockBuilder
+        h : Node
+            Length of the step.
+
+        Returns
+        -------
+        list of Node
+            Coefficients of ``theta**0, theta**1, ..`` at the element of a sweep.
+        """
+        state, dense = load("state", 0, 1), self.dense_output
+        if dense is None:
+            moved = load("proposed_state", 0, 1) - state
+            a, b = h * load("derivative", 0, 1), h * self.end_derivative
+            return [state, a, 3.0 * moved - (2.0 * a + b), (a + b) - 2.0 * moved]
+        degree = max(len(weights) for weights in dense.weights)
+        terms = [state]
+        for power in range(degree):
+            column = [weights[power] if power < len(weights) else 0.0 for weights in dense.weights]
+            total = combined(column, self._row)
+            term = const(0.0) if total is None else total
+            terms.append(h * term if self.slopes else term)
+        return terms
+
+    def _row(self, number: int) -> Node:
+        """Return a row of ``stage_increments`` at the element of a sweep."""
+        return load("stage_increments", number * self.settings.states, 1)
 
     @abstractmethod
     def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:
@@ -321,6 +368,10 @@ class Step(CUDAFactory[StepSettings]):
         time : Node
         """
         arrays = {"u": (at, 0), "p": ("parameters", 0), "du": target}
+        past = self.settings.past
+        if past is not None and past.rhs.slots:
+            past.look_up(block, past.rhs, at, time, "delayed", slopes=False)
+            arrays["d"] = ("delayed", 0)
         block.evaluate(self.settings.rhs, arrays, t=time)
 
     def polynomial(

@@ -65,9 +65,6 @@ class CollocationStep(ImplicitStep):
     def shift(self) -> float:
         return float((*self.method.inverse_real, *self.method.inverse_pairs[0])[0])
 
-    def _row(self, stage: int) -> Node:
-        return load("stage_increments", stage * self.settings.states, 1)
-
     def _at(self, buffer: str) -> _Rows:
         return _Rows(buffer, self.settings.states)
 
@@ -91,6 +88,7 @@ class CollocationStep(ImplicitStep):
         n, stages = s.states, len(method.b)
         per_step = block.let("per_step", 1.0 / h)
         shifts: list[tuple[Node, Node | None]] = []
+        self.look_up_base(block, "state", t)
         for number, (solver, _, c, d) in enumerate(self._systems()):
             first = block.let(f"shift_{number}", c * per_step)
             second = None if d is None else block.let(f"shift_imaginary_{number}", d * per_step)

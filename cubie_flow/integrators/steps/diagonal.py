@@ -37,16 +37,16 @@ class DiagonalStep(ImplicitStep):
         ):  # fmt: skip
             buffer_registry.register(name, self, n, self.scratch, s.precision)
 
+    slopes = True
+
     def shift(self) -> float:
         return 1.0 / float(self.method.gamma)
-
-    def _row(self, stage: int) -> Node:
-        return load("stage_increments", stage * self.settings.states, 1)
 
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
         s, method = self.settings, self.method
         n = s.states
         c = block.let("shift", self.shift() / h)
+        self.look_up_base(block, "state", t)
         self.linear_solver.prepare(block, "state", t, c, None)
         newton = Newton(block, active, _ITERATIONS, self.settings.precision)
         for stage in range(len(method.b)):

@@ -44,9 +44,6 @@ class ExplicitStep(Step):
             return load("derivative", 0, 1)
         return self._row(stage)
 
-    def _row(self, stage: int) -> Node:
-        return load("stage_increments", stage * self.settings.states, 1)
-
     def _combine(self, weights: Sequence[float], start: str, h: Node, dense: bool = False) -> Node:
         """Return ``start + h * sum(weights * increments)`` at the element of a sweep."""
         first, total = shared_factor(weights, self._row if dense else self._increment)
@@ -93,12 +90,14 @@ class ExplicitStep(Step):
         mixed = square * (square / bottom) / self.settings.states
         return block.let("error", where(compare("==", bottom, 0.0), const(0.0), mixed))
 
-    def densify(self, block: BlockBuilder, h: Node, t: Node) -> None:
+    slopes = True
+
+    def densify(self, block: BlockBuilder, h: Node, t: Node, start: str = "previous_state") -> None:
         dense, n = self.dense_output, self.settings.states
         assert dense is not None
         first = len(self.method.b) + 1
         for extra, (row, c) in enumerate(zip(dense.extra_a, dense.extra_c, strict=True)):
-            block.sweep(n, {"stage_state": self._combine(row, "previous_state", h, dense=True)})
+            block.sweep(n, {"stage_state": self._combine(row, start, h, dense=True)})
             self.derivative(block, "stage_state", first + extra, c * h + t)
 
     def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:

@@ -19,7 +19,7 @@ from cubie_flow.expressions.graph import (
 )
 from cubie_flow.expressions.traversal import substitute, topological
 from cubie_flow.integrators.steps.base import Step
-from cubie_flow.integrators.steps.linear import LinearSettings, LinearSolver
+from cubie_flow.integrators.steps.linear import LinearSettings, LinearSolver, reads_past
 
 # Consistent initialisation: the shift that freezes differential states, the largest number of
 # iterations, and the squared change, 1 at tolerance, at which they end.
@@ -69,6 +69,12 @@ class ImplicitStep(Step):
         """Every linear solver of the step."""
         return [child for child in self.children.values() if isinstance(child, LinearSolver)]
 
+    def look_up_base(self, block: BlockBuilder, at: str, t: Node) -> None:
+        """Write the delayed values that the Jacobian reads at a state, if it reads any."""
+        s = self.settings
+        if s.past is not None and reads_past(s.rhs):
+            s.past.look_up(block, s.past.rhs, at, t, "delayed_base", slopes=True)
+
     @abstractmethod
     def shift(self) -> float:
         """Return the shift of the linear system times the length of the step."""
@@ -88,6 +94,7 @@ class ImplicitStep(Step):
         going = load("start_going", 0, kind="bool")
         block.assign([("start_going", 0), ("start_failed", 0)], [TRUE, FALSE])
         with block.repeat(lambda: going, _START_ITERATIONS):
+            self.look_up_base(block, "state", t)
             solver.prepare(block, "state", t, shift, d)
             self.evaluate(block, "state", self.end_element, t)
             self.sweep_mass(block, "residual", self.end_derivative, const(0.0))

@@ -33,6 +33,7 @@ from cubie_flow.expressions.graph import (
     where,
 )
 from cubie_flow.expressions.sparse_lu import LU, choose_pivots, factorise
+from cubie_flow.expressions.traversal import topological
 from cubie_flow.integrators.controllers import EPSILON, SETTINGS, approximate_reciprocal
 from cubie_flow.memory import CUDAFactory, buffer_registry
 
@@ -105,6 +106,17 @@ def time_derivative(rhs: Function) -> Function | None:
     nodes = tuple(row.get(0, ZERO) for row in rows)
     outputs = tuple(("dt", i) for i in range(len(nodes)))
     return Function("time_derivative", ("u", "p"), ("t",), outputs, nodes)
+
+
+def reads_past(rhs: Function) -> bool:
+    """Return whether a right-hand side has delayed values, which its derivatives may read."""
+    return any(node.op == "past" for node in topological(rhs.nodes))
+
+
+def derivative_arrays(rhs: Function, at: str) -> dict[str, tuple[str, int]]:
+    """Return the arrays of the derivatives of a right-hand side at a state."""
+    arrays = {"u": (at, 0), "p": ("parameters", 0)}
+    return {**arrays, "d": ("delayed_base", 0)} if reads_past(rhs) else arrays
 
 
 @lru_cache(maxsize=64)
@@ -246,7 +258,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
             Time and shifts; `d` is None without a pair.
         """
         scalars = {"t": t, "c": c} if d is None else {"t": t, "c": c, "d": d}
-        arrays = {"u": (at, 0), "p": ("parameters", 0)}
+        arrays = derivative_arrays(self.settings.rhs, at)
         kind = self.kind
         if kind == "sparse":
             self._factorise(block, arrays, scalars)
@@ -524,7 +536,7 @@ class LinearSolver(CUDAFactory[LinearSettings]):
         """
         s = self.settings
         scalars = {"t": t, "c": c} if d is None else {"t": t, "c": c, "d": d}
-        arrays = {"u": (at, 0), "p": ("parameters", 0), "x": vector, "y": product}
+        arrays = {**derivative_arrays(s.rhs, at), "x": vector, "y": product}
         block.evaluate(_product(s.rhs, s.mass, s.pair), arrays, **scalars)
 
     def _bicgstab(

@@ -195,6 +195,7 @@ class MultistepStep(ImplicitStep):
         shift = block.let("shift", self._of_order(self.method.alpha) / h)
         per_step = block.let("per_step", 1.0 / h)
         self._predict(block)
+        self.look_up_base(block, "predicted", h + t)
         self.linear_solver.prepare(block, "predicted", h + t, shift, None)
         newton = Newton(block, active, _ITERATIONS, self.settings.precision)
         with newton.iterate():
@@ -379,6 +380,23 @@ class MultistepStep(ImplicitStep):
                     total = where(second, where(sliver, rows[j], away - rows[j - 1]), total)
             shifted.append(total)
         return shifted
+
+    def terms(self, block: BlockBuilder, h: Node) -> list[Node]:
+        # The polynomial of `interpolate` in powers of theta; the history has the step already.
+        ratio = block.let("back", h / load("history_control", STEP))
+        terms = [self._row(0)] + [const(0.0)] * self.method.order
+        basis: list[Node] = [const(1.0)]
+        for j in range(1, self.method.order + 1):
+            # The next factor is ((theta - 1)*ratio + j - 1)/j.
+            low, high = (float(j - 1) - ratio) * (1.0 / j), ratio * (1.0 / j)
+            grown = [low * term for term in basis] + [const(0.0)]
+            for k, term in enumerate(basis):
+                grown[k + 1] = grown[k + 1] + high * term
+            basis = [block.let(f"basis_{j}_{k}", term) for k, term in enumerate(grown)]
+            used = block.let(f"basis_used_{j}", where(self._used(j), const(1.0), const(0.0)))
+            for k, term in enumerate(basis):
+                terms[k] = (used * term) * self._row(j) + terms[k]
+        return terms
 
     def interpolate(self, block: BlockBuilder, theta: Node, h: Node) -> Node:
         # Newton's interpolation formula through the last values, backwards from the end.

@@ -6,7 +6,7 @@ from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import Node, const, load
 from cubie_flow.integrators.steps.base import combined
 from cubie_flow.integrators.steps.implicit import ImplicitStep
-from cubie_flow.integrators.steps.linear import time_derivative
+from cubie_flow.integrators.steps.linear import derivative_arrays, time_derivative
 from cubie_flow.memory import buffer_registry
 
 
@@ -41,18 +41,16 @@ class RosenbrockStep(ImplicitStep):
     def shift(self) -> float:
         return 1.0 / float(self.method.gamma)
 
-    def _row(self, stage: int) -> Node:
-        return load("stage_increments", stage * self.settings.states, 1)
-
     def attempt(self, block: BlockBuilder, h: Node, t: Node, active: Node) -> None:
         s, method = self.settings, self.method
         n = s.states
         per_step = block.let("per_step", 1.0 / h)
         shift = block.let("shift", self.shift() * per_step)
+        self.look_up_base(block, "state", t)
         self.linear_solver.prepare(block, "state", t, shift, None)
         slope = time_derivative(s.rhs)
         if slope is not None:
-            arrays = {"u": ("state", 0), "p": ("parameters", 0), "dt": ("time_slope", 0)}
+            arrays = {**derivative_arrays(s.rhs, "state"), "dt": ("time_slope", 0)}
             block.evaluate(slope, arrays, t=t)
         for stage in range(len(method.b)):
             start = load("derivative", 0, 1)

@@ -90,6 +90,20 @@ class Method:
         """Whether the solution is also known inside a step."""
         return self.dense is not None
 
+    @property
+    def interpolated_order(self) -> int:
+        """Order of the values within a step that equations with delays read.
+
+        Without a continuous extension these are on the cubic through both ends and their
+        derivatives (Hermite).
+        """
+        return 3 if self.dense is None else self.dense.order
+
+    @property
+    def interpolated_degree(self) -> int:
+        """Degree of the polynomial that gives these values."""
+        return 3 if self.dense is None else max(map(len, self.dense.weights))
+
 
 @frozen(kw_only=True)
 class Tableau(Method):

@@ -32,6 +32,14 @@ class Multistep(Method):
         return True
 
     @property
+    def interpolated_order(self) -> int:
+        return self.order
+
+    @property
+    def interpolated_degree(self) -> int:
+        return self.order
+
+    @property
     def gamma(self) -> Row:
         """``gamma_0`` to ``gamma_k`` for the highest order ``k``."""
         sums = [Fraction(0)]
