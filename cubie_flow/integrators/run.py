@@ -37,6 +37,7 @@ from cubie_flow.integrators.steps import (
     step_class,
 )
 from cubie_flow.integrators.switching_functions import (
+    MOST_KINKS,
     find_kinks,
     find_switching_functions,
     find_windows,
@@ -342,6 +343,10 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         if not self._adapts:
             return ()
         functions = find_switching_functions(nodes, kinks=True)
+        switches = find_switching_functions(nodes)
+        taylor = isinstance(method(self.settings.algorithm), Taylor)
+        if not taylor and len(functions) - len(switches) > MOST_KINKS:
+            functions = switches
         return tuple(one for one in functions if not reads_delays([one]))
 
     def _landings(self, nodes: Sequence[Node], functions: Sequence[Node]) -> tuple[int, ...]:
@@ -349,7 +354,8 @@ class SingleIntegratorRun(CUDAFactory[RunSettings]):
         # Taylor methods see kinks by their own comparison; a method with a memory gains nothing.
         if isinstance(method(self.settings.algorithm), Taylor | Multistep) or not self._adapts:
             return ()
-        return find_kinks(nodes, functions)
+        kinks = find_kinks(nodes, functions)
+        return kinks if len(kinks) <= MOST_KINKS else ()
 
     def _promoted(self, computed: Mapping[str, Node]) -> dict[str, float | None]:
         """Return the parameters that differ between runs although the batch does not vary them.

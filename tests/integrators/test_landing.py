@@ -7,6 +7,7 @@ import pytest
 
 from cubie_flow import OdeSystem, solve
 from cubie_flow.expressions.graph import compare, const, load, maximum, where
+from cubie_flow.integrators.run import RunSettings, SingleIntegratorRun
 from cubie_flow.integrators.switching_functions import find_kinks, find_switching_functions
 
 KINKS = OdeSystem.from_mapping(
@@ -57,6 +58,15 @@ def test_every_target_lands_on_the_same_times() -> None:
     ]  # fmt: skip
     for name in made[0].data_vars:
         np.testing.assert_array_equal(made[0][name], made[1][name])
+
+
+def test_models_of_many_kinks_stay_small() -> None:
+    for count, landings in ((40, 40), (41, 0)):
+        equations = {f"x{i}": f"-abs(x{i} - 1)" for i in range(count)}
+        model = OdeSystem.from_mapping({"states": dict.fromkeys(equations, 0.0),
+                                        "equations": equations})  # fmt: skip
+        settings = SingleIntegratorRun(RunSettings(model)).loop.settings
+        assert len(settings.landings) == len(settings.switching_functions) == landings
 
 
 def test_what_is_a_kink() -> None:
