@@ -48,8 +48,8 @@ ROOMS: dict[str, set[str]] = {
         "study", "systems",
     },
     "multirun": {
-        "analysis", "config", "console", "credentials", "engines", "integrators", "placement",
-        "process", "storage", "study", "systems",
+        "analysis", "batches", "config", "console", "credentials", "engines", "integrators",
+        "placement", "process", "storage", "study", "systems",
     },
     "cli": {
         "analysis", "config", "console", "credentials", "documents", "kernels", "multirun",

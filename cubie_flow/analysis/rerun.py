@@ -152,7 +152,20 @@ def varied(
         if quantity is not None:
             values = data.variables[name][{RUN: positions}].values
             columns[quantity] = np.asarray(values, np.float64)
+    _refuse_renamed(data, columns)
     return columns
+
+
+def _refuse_renamed(data: Dataset, columns: Mapping[str, Any]) -> None:
+    """Refuse a dataset that lacks a quantity that its study varied: it would have one value."""
+    design = attributes.design(data)
+    swept = [name for axis in design.get("sweep") or [] for name in axis if "." not in name]
+    for name in (*swept, *design.get("values", {})):
+        if name not in columns:
+            raise FlowError(
+                f"the study varies '{name}', which this dataset does not hold; rerun needs the "
+                "names of the study, so rerun first, then rename"
+            )
 
 
 def _replace(

@@ -205,8 +205,18 @@ def status_counts(data: xr.Dataset) -> dict[str, int]:
     words = {value: word for word, value in flags(data[STATUS]).items()}
     counts = np.zeros(256, np.int64)
     for part in blocks(data):
-        counts += np.bincount(column(data, STATUS, part), minlength=256)
+        counts += np.bincount(_status_codes(column(data, STATUS, part)), minlength=256)
     return {words.get(int(v), str(int(v))): int(counts[v]) for v in np.flatnonzero(counts)}
+
+
+def _status_codes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return statuses as codes: xarray's ``where`` makes floats of them, and NaN of other runs."""
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise FlowError(
+            "this dataset holds runs without a status, as where(...) makes them; choose runs by "
+            "flow.sel_runs(...), or add drop=True"
+        )
+    return values.astype(np.uint8)
 
 
 def failed(data: xr.Dataset) -> NDArray[np.int64]:

@@ -19,6 +19,9 @@ from cubie_flow.errors import FlowError
 if TYPE_CHECKING:
     from cubie_flow.batches.subjects import Subjects
 
+#: Quantities that a sentence names.
+MOST_NAMED = 8
+
 
 class Design(ABC):
     """What each run of a batch varies.
@@ -52,6 +55,16 @@ class Design(ABC):
     def shape(self) -> dict[str, int] | None:
         """Length of each axis of a full-factorial grid, last axis fastest; None otherwise."""
         return None
+
+    @property
+    def words(self) -> str:
+        """Kind and varied quantities in words, such as ``grid of 31 x 31 over beta, gamma``."""
+        sizes = list((self.shape or {}).values())
+        points = f" of {' x '.join(f'{n:,}' for n in sizes[:MOST_NAMED])}" if len(sizes) > 1 else ""
+        names = ", ".join(self.names[:MOST_NAMED]) or "nothing"
+        more = len(self.names) - MOST_NAMED
+        others = f" and {more:,} more" if more > 0 else ""
+        return f"{self.kind.replace('_', ' ')}{points if more <= 0 else ''} over {names}{others}"
 
     @property
     def axis_values(self) -> dict[str, Array]:

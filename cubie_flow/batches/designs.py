@@ -12,7 +12,13 @@ from attrs import frozen
 
 from cubie_flow.allowed_values import DESIGNS
 from cubie_flow.batches.design import Design, essence
-from cubie_flow.batches.sampling import SOBOL_LIMIT, LatinHypercube, Sampled, Sobol
+from cubie_flow.batches.sampling import (
+    SOBOL_DIMENSIONS,
+    SOBOL_LIMIT,
+    LatinHypercube,
+    Sampled,
+    Sobol,
+)
 from cubie_flow.batches.subjects import SubjectOptions, subjects_design
 from cubie_flow.batches.tables import HASH_ROWS, SOME, Rows, open_table
 from cubie_flow.batches.values import (
@@ -25,6 +31,9 @@ from cubie_flow.batches.values import (
     parse_value,
 )
 from cubie_flow.errors import FlowError, nearest
+
+#: Runs are counted in signed 64-bit integers.
+MOST_RUNS = 2**62
 
 
 @frozen
@@ -241,12 +250,28 @@ def make_design(
         return _sampled(kind, specs, size, seed)
     lists = {name: _as_list(kind, name, spec) for name, spec in specs.items()}
     design = Grid(lists) if kind == "grid" else _zip(lists)
+    refuse_too_many(design.size, f"the values of batch.kind '{kind}'")
     if size not in (None, design.size):
         raise FlowError(
             f"batch.size is {size} but the values of batch.kind '{kind}' make {design.size} runs; "
             "leave batch.size out"
         )
     return design
+
+
+def refuse_too_many(runs: int, what: str) -> None:
+    """Refuse more runs than can be counted.
+
+    Raises
+    ------
+    FlowError
+        Naming what makes them.
+    """
+    if runs > MOST_RUNS:
+        raise FlowError(
+            f"{what} make 2^{math.log2(runs):.1f} runs, more than the "
+            f"2^{MOST_RUNS.bit_length() - 1} that can be counted; name fewer values"
+        )
 
 
 def _check_integers(size: Any, seed: Any) -> None:
@@ -262,8 +287,8 @@ def _as_list(kind: str, name: str, spec: ValueList | Distribution) -> ValueList:
     if isinstance(spec, Distribution):
         raise FlowError(
             f"batch.values.{name} is the distribution '{spec.kind}', which batch.kind '{kind}' "
-            f"cannot use (allowed: a number, a list, {', '.join(LISTS)}; or batch.kind sobol or "
-            "latin_hypercube)"
+            f"cannot use (allowed: a number, a list, {', '.join(LISTS)}; batch.size gives uniform "
+            "and loguniform their points; or batch.kind sobol or latin_hypercube)"
         )
     return spec
 
@@ -297,11 +322,18 @@ def _sampled(
         )
     if size is None:
         raise FlowError(f"batch.kind '{kind}' needs batch.size, the number of runs to draw")
+    limit = SOBOL_LIMIT if kind == "sobol" else MOST_RUNS
+    if size > limit:
+        raise FlowError(f"batch.size {size} is beyond the {limit} points of batch.kind {kind}")
     if kind == "latin_hypercube":
         return LatinHypercube(quantities, int(size), int(seed))
-    if size > SOBOL_LIMIT:
-        raise FlowError(f"batch.size {size} is beyond the {SOBOL_LIMIT} points of batch.kind sobol")
-    return Sobol(quantities, int(size), int(seed))
+    design = Sobol(quantities, int(size), int(seed))
+    if design.dimensions > SOBOL_DIMENSIONS:
+        raise FlowError(
+            f"batch.values draws {design.dimensions:,} quantities, more than the "
+            f"{SOBOL_DIMENSIONS:,} of batch.kind sobol; use latin_hypercube"
+        )
+    return design
 
 
 def _table(path: str | Path, values: dict[str, Any], size: int | None) -> Table:

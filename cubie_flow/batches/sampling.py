@@ -15,6 +15,8 @@ from cubie_flow.batches.design import Design, essence
 from cubie_flow.batches.values import Array, Constant, Distribution
 
 SOBOL_LIMIT = 2**30
+#: Dimensions of the direction numbers that scipy has.
+SOBOL_DIMENSIONS = 21201
 
 
 @frozen(eq=False)

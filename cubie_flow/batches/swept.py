@@ -11,7 +11,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from cubie_flow.batches.design import Design
-from cubie_flow.batches.designs import Grid, Single, Zip
+from cubie_flow.batches.designs import Grid, Single, Zip, refuse_too_many
 from cubie_flow.batches.store_names import BATCH_SEED
 from cubie_flow.batches.values import Array, Constant, Distribution, Listed, parse_value
 from cubie_flow.errors import FlowError
@@ -141,7 +141,7 @@ def swept_design(
     FlowError
         If lists differ in length, or a quantity is named twice.
     """
-    groups = tuple(_group(axis) for axis in sweep)
+    groups = tuple(_group(axis, f"batch.sweep[{i}]") for i, axis in enumerate(sweep))
     seeds = [values for group in groups for name, values in group.lists.items() if name == SEED]
     chosen = _whole(seeds[0].at(np.arange(seeds[0].size))) if seeds else [seed]
     if len(set(chosen)) < len(chosen):
@@ -151,6 +151,8 @@ def swept_design(
     for name in names:
         if names.count(name) > 1:
             raise FlowError(f"'{name}' is swept, but the batch varies it too; leave one of them")
+    total = math.prod(group.size for group in groups) * inner[0].size
+    refuse_too_many(total, "batch.sweep and the batch")
     single = isinstance(inner[0], Single)
     if seeds:
         if "seed" not in inner[0].describe():
@@ -173,15 +175,15 @@ def _whole(values: Array) -> list[int]:
     return [int(value) for value in values]
 
 
-def _group(axis: Mapping[str, Any]) -> Zip:
+def _group(axis: Mapping[str, Any], key: str) -> Zip:
     lists: dict[str, Any] = {}
     for name, spec in axis.items():
-        values = parse_value(name, spec)
+        values = parse_value(name, spec, key)
         if isinstance(values, Distribution):
-            raise FlowError(f"batch.sweep lists values, but {name} is a distribution, {spec}")
+            raise FlowError(f"{key}.{name} is a distribution, {spec}; a sweep lists its values")
         lists[name] = Listed(np.array([values.value])) if isinstance(values, Constant) else values
     sizes = {name: values.size for name, values in lists.items()}
     if len(set(sizes.values())) != 1:
         lengths = ", ".join(f"{name} has {size}" for name, size in sizes.items()) or "none is given"
-        raise FlowError(f"values that advance together need one number of values, but {lengths}")
+        raise FlowError(f"{key} needs quantities with equal numbers of values, but {lengths}")
     return Zip(lists, next(iter(sizes.values())))

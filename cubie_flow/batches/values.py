@@ -151,8 +151,7 @@ class Arange(ValueList):
 
     @property
     def size(self) -> int:
-        # Slightly less, so that (1, 1.3, 0.1) has three values although 0.3 / 0.1 rounds above 3.
-        return max(0, math.ceil((self.stop - self.start) / self.step - 1e-9))
+        return count_steps(self.start, self.stop, self.step)
 
     def at(self, index: Indices) -> Array:
         return self.start + index.astype(np.float64) * self.step
@@ -209,7 +208,26 @@ class Distribution:
         return {self.kind: [self.first, self.second]}
 
 
-def parse_value(name: str, spec: Any) -> ValueList | Distribution:
+def count_steps(start: float, stop: float, step: float) -> int:
+    """Return how many values lead from `start` in steps of `step` up to, without, `stop`.
+
+    The numbers are taken as they are written, in decimal digits: (1, 1.3, 0.1) has three values.
+    A step such as 1/3 that has no such digits may miss a whole number by its own rounding.
+
+    Parameters
+    ----------
+    start, stop, step
+        Finite numbers; `step` is not 0.
+    """
+    from fractions import Fraction
+
+    first, last, one = (Fraction(repr(float(number))) for number in (start, stop, step))
+    steps = (last - first) / one
+    slack = max(Fraction(1, 10**9), steps * Fraction(1, 2**50))
+    return max(0, math.ceil(steps - min(slack, Fraction(1, 4))))
+
+
+def parse_value(name: str, spec: Any, group: str = "batch.values") -> ValueList | Distribution:
     """Return the value list or distribution of a value spec.
 
     Parameters
@@ -220,13 +238,15 @@ def parse_value(name: str, spec: Any) -> ValueList | Distribution:
         A number, a list of numbers, or a mapping of one key: ``linspace: [a, b, n]``,
         ``logspace: [a, b, n]``, ``arange: [a, b, step]``, ``uniform: [a, b]``,
         ``loguniform: [a, b]``, ``normal: [mean, std]`` or ``lognormal: [median, sigma]``.
+    group
+        The key that holds the quantity, for errors.
 
     Raises
     ------
     FlowError
         If the spec is anything else.
     """
-    key = f"batch.values.{name}"
+    key = f"{group}.{name}"
     if isinstance(spec, Mapping):
         return _parse_mapping(key, spec)
     if isinstance(spec, np.ndarray):

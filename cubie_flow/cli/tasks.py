@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -72,8 +71,8 @@ def run_task(config: DictConfig) -> None:
         If the config is wrong or the task fails.
     """
     words = HydraConfig.get().overrides.task
-    loader = GlobalHydra.instance().config_loader()
-    refuse_unknown_experiment(words, loader.get_group_options(hydra_plugins.GROUP))
+    sources = HydraConfig.get().runtime.config_sources
+    refuse_unknown_experiment(words, hydra_plugins.experiments(sources))
     credentials.hide(config)
     hydra_plugins.name_system(config, str(HydraConfig.get().runtime.choices["system"]))
     overrides = credentials.as_given(words)

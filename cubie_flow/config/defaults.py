@@ -1,4 +1,4 @@
-"""Defaults of a study: the model file, and what a batch varies if the config leaves it open."""
+"""Defaults of a study: the model file, and the design of its batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cubie_flow.config.batch_values import AS_LIST, SAMPLED, batch_values, form_of
 from cubie_flow.errors import FlowError, nearest
 
 if TYPE_CHECKING:
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
 
 #: Keys that give a quantity of the model one value.
 FIXED = ("system.parameters.", "system.states.")
-#: Runs of a batch that gives neither values nor a size.
-RUNS = 10_000
-_AS_DISTRIBUTION = {"linspace": "uniform", "logspace": "loguniform"}
-_AS_LIST = {"uniform": "linspace", "loguniform": "logspace"}
 
 
 def load_system(given: Mapping[str, Any], keys: Collection[str] = ()) -> OdeSystem:
@@ -147,7 +144,7 @@ def _drawn(
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     """Return the intervals of a sweep, in which the batch draws values, and the other axes."""
     drawn = {
-        name: spec for axis in axes for name, spec in axis.items() if _form(spec)[0] in _AS_LIST
+        name: spec for axis in axes for name, spec in axis.items() if form_of(spec)[0] in AS_LIST
     }
     rest = [{name: spec for name, spec in axis.items() if name not in drawn} for axis in axes]
     return drawn, [axis for axis in rest if axis]
@@ -178,7 +175,7 @@ def _values(
     values.update(drawn)
     if kind in ("table", "single", "subjects"):
         return values, size
-    sampled = kind in ("sobol", "latin_hypercube")
+    sampled = kind in SAMPLED
     if not values and not sampled and (emptied or set(swept) - {SEED}):
         own = f"only {', '.join(swept)} varies, with values of its own"
         if size is not None:
@@ -246,135 +243,3 @@ def _refuse_both(
         if typed or name in swept:
             other = f"batch.values.{name}" if typed else "batch.sweep"
             raise FlowError(f"'{name}' is set by {key}, but {other} varies it; leave one of them")
-
-
-def batch_values(
-    kind: str,
-    values: Mapping[str, Any],
-    size: int | None,
-    system: OdeSystem,
-    taken: Collection[str] = (),
-) -> tuple[dict[str, Any], int | None, list[str]]:
-    """Return the values of a batch in the form that its kind can use.
-
-    Empty `values` become what the system suggests, or 20 % to either side of each parameter that
-    is a number and has an effect, or of each initial value that is a number. A range given as a
-    list becomes a distribution if runs are sampled, and the reverse, so that ``batch=sobol`` works
-    with any study.
-
-    Parameters
-    ----------
-    kind : str
-        ``batch.kind``.
-    values : mapping
-        ``batch.values``.
-    size : int, optional
-        ``batch.size``.
-    system : OdeSystem
-    taken : collection of str
-        Quantities that are fixed or swept, and so not varied by default.
-
-    Returns
-    -------
-    values : dict
-    size : int or None
-        Size for `make_design`; None if the values of a grid or zip decide it.
-    notes : list of str
-    """
-    notes: list[str] = []
-    chosen = {name: value for name, value in values.items() if value is not None}
-    if not chosen:
-        chosen, source = _suggested(system, taken)
-        size = size or RUNS
-        if not chosen:
-            return {}, 1, [f"nothing of the system '{system.name}' is left to vary: one run"]
-        listed = "; ".join(f"{name} {_words(value)}" for name, value in chosen.items())
-        notes.append(f"batch.values is empty, so the batch varies {source}: {listed}")
-    if kind in ("sobol", "latin_hypercube"):
-        size = size or _count(chosen)
-        return {name: _sampled(value) for name, value in chosen.items()}, size, notes
-    open_names = [name for name, value in chosen.items() if _is_range(value, size)]
-    if size is not None and open_names:
-        return _resized(kind, chosen, open_names, size), None, notes
-    return dict(chosen), size, notes
-
-
-def _suggested(system: OdeSystem, taken: Collection[str]) -> tuple[dict[str, Any], str]:
-    """Return what a batch varies by default, and its source in words."""
-    reaching = {*system.reaching, "duration"}
-    values = {
-        name: spec
-        for name, spec in system.suggested.items()
-        if name not in taken and name in reaching
-    }
-    if values:
-        return values, f"what the system '{system.name}' suggests"
-    for what, group in (("parameter", system.parameters), ("initial value", system.states)):
-        near = {
-            quantity.name: {"uniform": sorted([0.8 * quantity.value, 1.2 * quantity.value])}
-            for quantity in group
-            if quantity.value and quantity.start is None
-            if quantity.name not in taken and quantity.name in reaching
-        }
-        if near:
-            other = "other " if any(quantity.name in taken for quantity in group) else ""
-            return near, f"every {other}{what} by 20 %"
-    return {}, ""
-
-
-def _form(value: Any) -> tuple[str, Any]:
-    """Return the key and the arguments of a value spec; empty for other values."""
-    if isinstance(value, Mapping) and len(value) == 1:
-        ((form, arguments),) = value.items()
-        if isinstance(arguments, list | tuple):
-            return str(form), list(arguments)
-    return "", None
-
-
-def _is_range(value: Any, size: int | None) -> bool:
-    """Return whether a value spec leaves its number of values open, if a `size` is wanted."""
-    form, _ = _form(value)
-    return form in _AS_LIST or (size is not None and form in _AS_DISTRIBUTION)
-
-
-def _sampled(value: Any) -> Any:
-    form, arguments = _form(value)
-    if form in _AS_DISTRIBUTION and len(arguments) == 3:
-        return {_AS_DISTRIBUTION[form]: arguments[:2]}
-    return value
-
-
-def _count(values: Mapping[str, Any]) -> int | None:
-    """Return the number of runs that the lists among the values make, if there are any."""
-    total = 1
-    for value in values.values():
-        form, arguments = _form(value)
-        if form in _AS_DISTRIBUTION and len(arguments) == 3 and arguments[2] == int(arguments[2]):
-            total *= int(arguments[2])
-    return total if total > 1 else None
-
-
-def _resized(
-    kind: str, values: Mapping[str, Any], open_names: list[str], size: int
-) -> dict[str, Any]:
-    """Return the values with as many points per range as make at most `size` runs."""
-    fixed = 1
-    if kind == "grid":
-        for name, value in values.items():
-            if name not in open_names and isinstance(value, list):
-                fixed *= max(1, len(value))
-    points = max(1, size // fixed)
-    if kind == "grid" and len(open_names) > 1:
-        points = max(2, int(points ** (1.0 / len(open_names)) + 1e-9))
-    resized = dict(values)
-    for name in open_names:
-        form, arguments = _form(values[name])
-        resized[name] = {_AS_LIST.get(form, form): [*arguments[:2], points]}
-    return resized
-
-
-def _words(value: Any) -> str:
-    form, arguments = _form(value)
-    if form in (*_AS_LIST, *_AS_DISTRIBUTION) and len(arguments) >= 2:
-        return f"from {arguments[0]:g} to {arguments[1]:g}"
-    return str(value)

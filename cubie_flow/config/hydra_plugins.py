@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -95,6 +97,25 @@ def register() -> None:
     store.store(name="open_keys", node=open_keys)
     store.store(group="system", name="file", node={"file": "???", "name": None})
     OmegaConf.register_new_resolver("flow_folder", _folder, use_cache=True, replace=True)
+
+
+def experiments(sources: Iterable[Any]) -> list[str]:
+    """Return the names of all experiments.
+
+    Parameters
+    ----------
+    sources
+        ``hydra.runtime.config_sources``: the path and schema of each place of configs, among them
+        those of ``--config-dir`` and ``hydra.searchpath``.
+    """
+    names: set[str] = set()
+    for source in sources:
+        folder = Path(source.path)
+        if source.schema == ExperimentSource.scheme():
+            names.update(file.parent.name for file in folder.glob("*/experiment.yaml"))
+        elif source.schema == "file":
+            names.update(file.stem for file in (folder / GROUP).glob("*.yaml"))
+    return sorted(names)
 
 
 def name_system(config: DictConfig, chosen: str) -> None:

@@ -38,7 +38,9 @@ def arguments(given: Sequence[str]) -> list[str]:
     parsed = command_line_parser(_refuse).parse_intermixed_args(given)
     overrides = parsed.overrides
     # Hydra requires its options first.
-    given = [word for word in given if word not in overrides] + overrides
+    given = [word for word in given if word not in overrides]
+    overrides = [_without_plus(override) for override in overrides]
+    given += overrides
     chosen = [key_of(override) for override in overrides]
     _refuse_no_choices(overrides)
     expanded: list[str] = []
@@ -64,6 +66,18 @@ def arguments(given: Sequence[str]) -> list[str]:
         if f"output.{one}" in chosen and f"output.{other}" not in chosen:
             expanded.append(f"output.{other}=null")
     return expanded
+
+
+def _without_plus(override: str) -> str:
+    """Return ``+GROUP=NAME`` without its sign: every group has a choice, which is replaced.
+
+    ``experiment=null`` leaves it out, which Hydra writes as ``~experiment``.
+    """
+    key = key_of(override)
+    if key == "experiment" and override.endswith("=null"):
+        return "~experiment"
+    is_group = key == "experiment" or (key.isidentifier() and (shipped("conf") / key).is_dir())
+    return override.lstrip("+") if is_group else override
 
 
 def _refuse_no_choices(overrides: Sequence[str]) -> None:

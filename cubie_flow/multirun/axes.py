@@ -17,6 +17,8 @@ from cubie_flow.multirun.swept_values import (
     count_values,
     numbers_of,
     quantity_of,
+    refuse_mixed_values,
+    refuse_repeated_values,
 )
 
 SWEEP = "batch.sweep"
@@ -137,6 +139,10 @@ def _read_axis(members: Sequence[Override], forced: Sequence[str]) -> Axis:
     words = tuple(override.get_value_string() for override in members)
     reason = JOBS if any(key in forced for key in keys) else ""
     runs = {}
+    for override in members:
+        refuse_mixed_values(override)
+    if len(members) == 1:
+        refuse_repeated_values(members[0])
     for override in members:
         if name := quantity_of(override.key_or_group):
             values, why = numbers_of(override)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,12 +34,15 @@ class FlowSweeper(Sweeper):  # type: ignore[misc]
         Groups of swept keys that advance together.
     jobs
         Swept keys that make jobs although they could make runs.
+    params
+        Keys and values as on the command line, such as ``{precision: "float32,float64"}``. A key
+        that the command line names as well has the value of the command line.
     """
 
-    def __init__(self, zip: Any = None, jobs: Any = None) -> None:
-        self._zip, self._jobs = (
+    def __init__(self, zip: Any = None, jobs: Any = None, params: Any = None) -> None:
+        self._zip, self._jobs, self._params = (
             OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-            for value in (zip, jobs)
+            for value in (zip, jobs, params)
         )
 
     def setup(
@@ -71,7 +75,8 @@ class FlowSweeper(Sweeper):  # type: ignore[misc]
             If the sweep is wrong, or, once all have run, a job failed.
         """
         parser = OverridesParser.create(config_loader=self._context.config_loader)
-        axes = read_axes(parser.parse_overrides(arguments), self._zip, self._jobs)
+        words = [*_params_words(self._params, arguments), *arguments]
+        axes = read_axes(parser.parse_overrides(words), self._zip, self._jobs)
         jobs = self._read_jobs(axes)
         task = self._checked_task(jobs)
         for line in axes.lines():
@@ -150,6 +155,26 @@ class FlowSweeper(Sweeper):  # type: ignore[misc]
         )
         for result in launcher.launch([[*axes.common, *own] for own in axes.jobs], 0):
             _ = result.return_value  # raises the exception of the job
+
+
+def _params_words(params: Any, arguments: Sequence[str]) -> list[str]:
+    """Return the entries of ``hydra.sweeper.params`` that the command line does not replace."""
+    if params is None:
+        return []
+    if not isinstance(params, dict):
+        raise FlowError(
+            f"hydra.sweeper.params is {params!r}; it must be a mapping of keys to values as on the "
+            'command line, such as {precision: "float32,float64"}'
+        )
+    given = {key_of(word) for word in arguments}
+    return [f"{key}={_word(value)}" for key, value in params.items() if key_of(key) not in given]
+
+
+def _word(value: Any) -> str:
+    """Return a value of YAML in Hydra's grammar; a list is a sweep over its items."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return ",".join(map(_word, value)) if isinstance(value, list) else str(value)
 
 
 def _import_models(jobs: list[Job]) -> None:

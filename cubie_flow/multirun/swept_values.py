@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import (
     ChoiceSweep,
+    Glob,
     IntervalSweep,
     Override,
     QuotedString,
@@ -53,7 +54,7 @@ def numbers_of(override: Override) -> tuple[Any, str]:
     """
     key, values = override.key_or_group, override.value()
     if isinstance(values, IntervalSweep):
-        return {"uniform": [_finite(key, end) for end in (values.start, values.end)]}, ""
+        return {"uniform": sorted(_finite(key, end) for end in (values.start, values.end))}, ""
     if isinstance(values, RangeSweep) and not values.shuffle:
         ends = (values.start, values.stop, values.step)
         return {"arange": [_finite(key, end) for end in ends]}, ""
@@ -74,18 +75,62 @@ def count_values(override: Override) -> int:
     FlowError
         If it has no values.
     """
-    values = override.value()
+    key, values = override.key_or_group, override.value()
     if isinstance(values, IntervalSweep):
         return 0
     if isinstance(values, RangeSweep):
-        start, stop, step = (float(x or 0) for x in (values.start, values.stop, values.step))
-        # As `batches.values.Arange` counts: slightly less, so that rounding adds no value.
-        count = 0 if not step else max(0, -int(-((stop - start) / step - 1e-9) // 1))
+        from cubie_flow.batches.values import count_steps
+
+        ends = [_finite(key, float(x or 0)) for x in (values.start, values.stop, values.step)]
+        count = count_steps(*ends) if ends[2] else 0
     else:
         count = len(list(override.sweep_iterator()))
     if not count:
         raise FlowError(f"'{override.input_line}' sweeps over nothing: it has no value")
     return count
+
+
+def refuse_mixed_values(override: Override) -> None:
+    """Refuse a range, an interval or a pattern among listed values: Hydra cannot expand it.
+
+    Raises
+    ------
+    FlowError
+        Naming the sweep.
+    """
+    values = override.value()
+    listed = values.list if isinstance(values, ChoiceSweep) else []
+    for value in listed:
+        if isinstance(value, RangeSweep | IntervalSweep | Glob):
+            kind = {RangeSweep: "range", IntervalSweep: "interval"}.get(type(value), "glob")
+            raise FlowError(
+                f"{override.input_line} has {kind}(...) among listed values; give either "
+                f"{kind}(...) alone or a list of values"
+            )
+
+
+def refuse_repeated_values(override: Override) -> None:
+    """Refuse a list that has a value twice: the same runs or jobs would be done twice.
+
+    Raises
+    ------
+    FlowError
+        Naming the value.
+    """
+    values = override.value()
+    if not isinstance(values, ChoiceSweep):
+        return
+    # A group may list one file twice in two spellings; only equal values are the same for sure.
+    seen: set[str] = set()
+    for value in values.list or []:
+        text = str(getattr(value, "text", value))
+        number = _number_in_text(text) if quantity_of(override.key_or_group) else None
+        known = text if number is None else repr(float(number))
+        if known in seen:
+            raise FlowError(
+                f"{override.key_or_group} is swept over {text} twice; leave one of them"
+            )
+        seen.add(known)
 
 
 def _number(key: str, value: Any) -> float | int | None:

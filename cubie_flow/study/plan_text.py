@@ -76,7 +76,8 @@ def _kernel_facts(kernel: KernelPlan) -> Iterator[tuple[str, str]]:
 def _study_facts(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield the sizes of runs, store and shards, and the memory they need."""
     disk = f"of {size_text(plan.disk_free)} free" if plan.local else f"in {plan.location.name}"
-    yield "runs", f"{plan.runs:,}; each {plan.input_run:,} bytes in, {plan.output_run:,} out"
+    sizes = f"each {plan.input_run:,} bytes in, {plan.output_run:,} out"
+    yield "runs", f"{plan.runs:,} ({plan.study.design.words}); {sizes}"
     yield "store", f"at most {size_text(plan.store_bytes)}, before compression, {disk}"
     yield (
         "shards",

@@ -275,11 +275,13 @@ def _coordinates(study: Study) -> tuple[Variable, ...]:
     _refuse_ambiguous(study)
     labels = _labels(study.system)
     coordinates = []
+    # The design keeps its values, which identify the runs; a kernel rounds them to its precision.
+    rounded = {} if study.precision == "float64" else {"integrated_as": study.precision}
     for name in study.design.names:
         unit, text = labels.get(name, (study.system.time_unit, "duration of the run"))
         stored = coordinate_name(study, name)
         text = f"initial value of {text or name}" if stored != name else text or name
-        coordinates.append(Variable(stored, PER_RUN, "float64", unit, text))
+        coordinates.append(Variable(stored, PER_RUN, "float64", unit, text, rounded))
     own = study.subjects
     for name in study.design.labels:
         text = name.replace("_", " ") if name != store_names.SUBJECT else _SUBJECT

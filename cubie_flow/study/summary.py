@@ -32,12 +32,10 @@ def summary(study: Study, report: RunReport, picture: Path | None, notes: list[s
         Further notes, such as warnings about the settings.
     """
     title = study.system.title or study.system.name
-    kind = study.design.kind.replace("_", " ")
-    swept = ", ".join(study.design.names) or "nothing"
     steps = f"{report.mean_steps:,.1f} per run, {report.mean_rejected:,.1f} more rejected"
     facts = [
         ("study", f"{study.name}: {title}, {study.algorithm}, {study.precision}"),
-        ("runs", f"{report.runs:,} ({kind} over {swept})"),
+        ("runs", f"{report.runs:,} ({study.design.words})"),
         *_resumed_runs(report),
         *([("accuracy", text)] if (text := accuracy(study)) else []),
         ("ended", ", ".join(f"{name} {count:,}" for name, count in report.statuses.items())),

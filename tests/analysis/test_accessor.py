@@ -84,6 +84,17 @@ def test_only_a_whole_grid_unfolds(data: xr.Dataset) -> None:
         drawn.flow.unfold()
 
 
+def test_masked_and_renamed_runs_are_refused_in_a_sentence(data: xr.Dataset) -> None:
+    with pytest.raises(FlowError, match=r"runs without a status, as where\(\.\.\.\) makes them"):
+        data.where(data.rho > 5).flow.summary()
+    masked = data.where(data.rho > 5, drop=True)
+    assert masked.flow.summary().values["runs"] == masked.sizes["run"] < 60
+    # With its number the run is known, but not the value of the quantity.
+    renamed = data.flow.sel_runs("rho > 5").rename(rho="r")
+    with pytest.raises(FlowError, match="the study varies 'rho', which this dataset does not hold"):
+        renamed.flow.rerun(int(renamed.run[0]))
+
+
 def test_configuration_memory_and_summary(data: xr.Dataset) -> None:
     assert data.flow.config()["controller"]["max_steps"] == 110
     assert "bytes" in data.flow.memory()

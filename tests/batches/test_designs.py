@@ -95,8 +95,11 @@ def test_value_lists_are_numpys_own() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "count"),
-    [([0, 10, 1], 10), ([1, 1.3, 0.1], 3), ([0, 1, 0.3], 4), ([5, 0, -2], 3)],
-)
+    [
+        ([0, 10, 1], 10), ([1, 1.3, 0.1], 3), ([0, 1, 0.3], 4), ([5, 0, -2], 3),
+        ([0, 3_600_000.7, 0.1], 36_000_007), ([0, 1, 1 / 3], 3), ([1e6, 1_000_000.3, 0.1], 3),
+    ],
+)  # fmt: skip
 def test_arange_leaves_its_end_out_whatever_the_rounding(spec: list[float], count: int) -> None:
     design = make_design("grid", {"x": {"arange": spec}})
     assert design.size == count
@@ -214,6 +217,12 @@ def test_the_order_of_names_is_part_of_the_identity() -> None:
         (("grid", {"a": [1, 2]}, 3), "make 2 runs"),
         (("grid", {}, 5), "nothing is varied"),
         (("single", {"a": 1}), "varies nothing, but batch.values names a"),
+        (
+            ("grid", {"a": {"linspace": [0, 1, 2**40]}, "b": {"linspace": [0, 1, 2**30]}}),
+            "2.70.0 runs",
+        ),
+        (("sobol", {f"q{i}": {"uniform": [0, 1]} for i in range(21202)}, 8), "21,202 quantities"),
+        (("latin_hypercube", {"a": {"uniform": [0, 1]}}, 2**64), "beyond the 4611686018427387904"),
         (("table", {}), "needs batch.path"),
         (("grid", {"a": 1}, None, 0, "x.csv"), "only for batch.kind 'table'"),
     ],

@@ -112,6 +112,7 @@ def test_one_value_adds_to_what_the_study_varies(elsewhere: Path) -> None:
     data = xarray.open_zarr(results(elsewhere)[0], chunks=None)
     assert data.sizes["run"] == 40
     assert len(set(data.rho.values)) == 20
+    assert data.rho.attrs["integrated_as"] == "float32"
 
 
 def test_a_secret_is_not_stored(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +123,30 @@ def test_a_secret_is_not_stored(elsewhere: Path, monkeypatch: pytest.MonkeyPatch
         if path.is_file() and path.name in ("config.yaml", "zarr.json"):
             assert "oc.env" in path.read_text() or "hunter2" not in path.read_text()
     assert "hunter2" not in (store.parent / "config.yaml").read_text()
+
+
+def test_experiments_and_sweeps_are_found_wherever_hydra_finds_them(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = "# @package _global_\nstudy: mine\nbatch: {values: {rho: [1, 2, 3]}}\n"
+    for file in ("conf/experiment/mine.yaml", "studies/other/experiment.yaml"):
+        (elsewhere / file).parent.mkdir(parents=True)
+        (elsewhere / file).write_text(study)
+    for words in (
+        [f"hydra.searchpath=[file://{elsewhere}/conf]", "experiment=mine"],
+        [f"hydra.searchpath=[studies://{elsewhere}/studies]", "+experiment=other"],
+    ):
+        assert main([*words, "dry_run=true"]) == 0
+        assert "3 (grid over rho)" in capsys.readouterr().out
+    assert main(["experiment=null", "batch.size=5", "dry_run=true"]) == 0
+    assert "plan     lorenz:" in capsys.readouterr().out
+    params = "hydra.sweeper.params={precision: [float32, float64], system.parameters.rho: '1,2'}"
+    assert main(["-m", params, "system.parameters.rho=range(0,3)", "dry_run=true"]) == 0
+    told = capsys.readouterr().out
+    assert "jobs     precision=float32,float64: 2 values" in told
+    assert "runs     system.parameters.rho=range(0,3): 3 values" in told
+    assert main(["-m", "hydra.sweeper.params=[a]", "precision=float32,float64"]) == 1
+    assert "hydra.sweeper.params is ['a']; it must be a mapping" in capsys.readouterr().err
 
 
 def test_a_folder_of_ones_own(elsewhere: Path) -> None:
@@ -260,7 +285,8 @@ MISTAKES = [
     (["output.trajectories=[x]"], ["output.trajectories=[x]", "mapping and the other a list"]),
     (["-m", "hydra/launcher=jobli"], ["hydra/launcher", "jobli", "cubie-flow[launchers]"]),
     (["storage.url=s3://"], ["storage.url", "s3://", "s3://bucket/results"]),
-    (["batch.size=1e30"], ["of disk", "batch.size="]),
+    (["batch.size=1e18"], ["of disk", "batch.size="]),
+    (["batch.size=1e30"], ["2^99.7 runs, more than the 2^62 that can be counted"]),
     (["-m", "algorithm=tsit5,rk5"], ["rk5"]),
 ]
 

@@ -97,10 +97,13 @@ def test_another_system_does_not_inherit_the_default_study(tmp_path: Path) -> No
     study = settings.study()
     assert study.system.name == "decay"
     assert study.system.parameters[0].value == 2.0
-    assert study.design.names == ("k",)
-    columns = study.design.columns(0, study.design.size)["k"]
+    # A system that suggests nothing is one run, and says what makes it more.
+    assert (study.design.names, study.design.size) == ((), 1)
+    assert "'decay' suggests none, so there is one run; batch.values=" in settings.notes[0]
+    asked = Settings.from_container({**config, "batch": {**config["batch"], "size": 9}})
+    columns = asked.study().design.columns(0, 9)["k"]
     assert (columns.min(), columns.max()) == (1.6, 2.4)
-    assert "20 %" in settings.notes[0]
+    assert "varies every parameter by 20 %: k from 1.6 to 2.4" in asked.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -159,10 +162,11 @@ FIXED = ["system.parameters.beta=0.4"]
         ([*SIR, *FIXED, "+batch.sweep=[{gamma: [1, 2, 3]}]"], ["gamma"], 3),
         ([*SIR, *FIXED, "+batch.sweep=[{gamma: null}]"], [], 1),
         ([*SIR, "batch.values.beta=null"], ["gamma"], 10_000),
-        # Nothing that the system suggests is left: the other parameters, then the initial values.
-        (["system=bouncing_ball", "system.parameters.elasticity=0.8"], ["g"], 10_000),
-        (["system=van_der_pol", "system.parameters.mu=5"], ["x"], 10_000),
-        (["system=van_der_pol", "system.parameters.mu=5", "system.states.x=1"], [], 1),
+        # Nothing that the system suggests is left: one run, unless more are asked for.
+        (["system=bouncing_ball", "system.parameters.elasticity=0.8"], [], 1),
+        (["system=van_der_pol", "system.parameters.mu=5"], [], 1),
+        (["system=bouncing_ball", "system.parameters.elasticity=0.8", "batch.size=9"], ["g"], 9),
+        (["system=van_der_pol", "system.parameters.mu=5", "batch=sobol"], ["x"], 10_000),
         # What the study varies is not made up for.
         (["system.parameters.rho=28"], [], 1),
         (["system.parameters.rho=28", "system.parameters.sigma=9"], [], 1),
@@ -229,13 +233,71 @@ def test_a_column_of_a_table_is_not_set_besides(tmp_path: Path) -> None:
         (["batch.values.rho=null", "batch.values.sigma=[8, 10]"], ["sigma"], 2),
         (["system=sir", "batch.size=100"], ["beta", "gamma"], 100),
         (["system=pleiades", "batch=zip", "batch.size=7"], ["x_0"], 7),
-        (["system=sir", "system.states.S=500", "system.suggested=null"], ["beta", "gamma"], 10_000),
+        (["system=sir", "system.states.S=500", "system.suggested=null"], [], 1),
         (["batch=single"], [], 1),
+        (["batch=sobol", "batch.size=8", "batch.values.rho={linspace: [40, 0, 50]}"], ["rho"], 8),
+        (["batch=sobol", "batch.values.rho=null", "batch.values.beta={arange: [5, 0, -0.1]}"],
+         ["beta"], 50),
+        (["batch=sobol", "batch.values.sigma={linspace: [5, 5, 3]}"], ["rho", "sigma"], 300_000),
+        (["batch.size=50", "batch.values.beta={arange: [0, 1, 0.1]}"], ["rho", "beta"], 50),
     ],
-)
+)  # fmt: skip
 def test_ranges_suit_the_kind_of_batch(overrides: list[str], names: list[str], runs: int) -> None:
     design = Settings.from_container(composed(*overrides), overrides).study().design
     assert (list(design.names), design.size) == (names, runs)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        ([*SIR], "batch.size is not given, so there are 10,000 runs, 100 x 100 points"),
+        ([*SIR, "batch.size=1000"], "that a grid may make: 961 runs, 31 x 31 points"),
+        (["batch.size=7", "batch.values.sigma=[8, 10]"],
+         "batch.size=7 is the most that a grid may make: 6 runs, 2 x 3 points (instead of 100,000"),
+        (["batch.size=60"], "batch.size=60 makes 60 runs (instead of 100,000 of rho)"),
+        (["batch=sobol"], "batch.size is not given, so there are 100,000 runs: the points of rho"),
+        (["batch=sobol", "batch.values.beta={linspace: [1, 2, 3]}"],
+         "300,000 runs: the points of rho, beta, 100,000 x 3"),
+    ],
+)  # fmt: skip
+def test_how_the_number_of_runs_came_about_is_said(overrides: list[str], note: str) -> None:
+    settings = typed(overrides)
+    settings.study()
+    assert any(note in one for one in settings.notes)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([*SIR, "batch.size=3"], "batch.size=3 is too few for a grid over beta, gamma: two points"),
+        (["batch.size=2", "batch.values.sigma=[7, 8, 9]"], "with 3 combinations of the others"),
+        (["batch=sobol", "batch.values.rho={logspace: [0, 5, 10]}"], "rho.logspace needs positive"),
+        (["+batch.sweep=[{rho: [1, x]}]"], "batch.sweep[0].rho[1] is the text 'x', not a number"),
+        (["+batch.sweep=[{rho: {uniform: [1, 1]}}]"], "uniform needs lower < upper"),
+        (["+batch.sweep=[{rho: [1, 2], sigma: [1]}]"], "sweep[0] needs quantities with equal"),
+    ],
+)  # fmt: skip
+def test_a_number_of_runs_that_cannot_be_met_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(FlowError) as caught:
+        typed(overrides).study()
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_many_quantities_never_make_a_power_of_two(tmp_path: Path) -> None:
+    names = [f"k{i}" for i in range(20)]
+    values = ", ".join(f"{name}: 1.0" for name in names)
+    model = tmp_path / "many.yaml"
+    model.write_text(
+        f"states: {{x: 1.0}}\nparameters: {{{values}}}\n"
+        f"equations: {{x: -({'+'.join(names)}) * x}}\n"
+        "time: {duration: 2.0}\n"
+    )
+    words = [f"system.file={model}"]
+    assert typed(words).study().design.size == 1
+    assert typed([*words, "batch=sobol", "batch.size=100"]).study().design.size == 100
+    with pytest.raises(FlowError, match=r"k7, \.\.\.: two points of each are 1,048,576 runs"):
+        typed([*words, "batch.size=100"]).study()
 
 
 @pytest.mark.parametrize("size_first", [True, False])
