@@ -8,15 +8,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import PurePath
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import evolve, fields
 
 from cubie_flow.batches import Design, make_design, swept_design
+from cubie_flow.batches.store_names import STATUS
 from cubie_flow.batches.subjects import subjects_design
+from cubie_flow.console.progress import Progress, is_interactive, progress_of_solve
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.run import DURATION
+from cubie_flow.kernels.launch import UNFINISHED
 from cubie_flow.storage.schema import PER_RUN, StoreSchema
 from cubie_flow.study.accuracy import fine_choice
 from cubie_flow.study.attempts import read_rescue
@@ -71,6 +75,7 @@ def solve(
     target: str | TargetChoice = "auto",
     locations: Mapping[str, str] | None = None,
     rescue: Any = "off",
+    progress: bool | None = None,
     **settings: Any,
 ) -> xarray.Dataset:
     """Integrate a batch of runs of a model in memory.
@@ -114,13 +119,18 @@ def solve(
         ``{buffer: location}``.
     rescue : "off", "default" or list
         How failed runs are solved again, see `cubie_flow.study.attempts`.
+    progress : bool, optional
+        Whether to show how far it is. By default a bar appears in notebooks, and on a terminal at
+        which a person types, if it takes longer than a second.
     **settings
         Single fields of `controller` and `output`, such as ``rtol=1e-8`` or ``save_every=0.1``.
 
     Returns
     -------
     xarray.Dataset
-        With the names, dimensions and attributes of a store.
+        With the names, dimensions and attributes of a store. After Ctrl-C in a notebook or an
+        interactive session it holds the runs that are finished; the others have the status
+        ``not_written`` and NaN, a warning counts them, and the attribute ``interrupted`` says so.
 
     Raises
     ------
@@ -128,6 +138,8 @@ def solve(
         For whatever makes the batch impossible, in one sentence.
     TypeError
         For a setting that does not exist.
+    KeyboardInterrupt
+        After Ctrl-C in a script, or before any run is finished.
 
     Examples
     --------
@@ -174,7 +186,7 @@ def solve(
         warnings.warn(warning, stacklevel=2)
     if controller is None and "atol" not in chosen["controller"]:
         study = evolve(study, controller=fine_choice(study, FINE))
-    return solve_study(study)
+    return solve_study(study, progress=progress)
 
 
 def _check_kinds(system: Any, controller: Any, output: Any, target: Any, locations: Any) -> None:
@@ -293,12 +305,14 @@ def _numbers(key: str, value: Any) -> Array:
     return array.astype(np.float64)
 
 
-def solve_study(study: Study) -> xarray.Dataset:
+def solve_study(study: Study, *, progress: bool | None = False) -> xarray.Dataset:
     """Integrate a study in memory.
 
     Parameters
     ----------
     study : Study
+    progress : bool, optional
+        See `solve`.
 
     Returns
     -------
@@ -314,12 +328,43 @@ def solve_study(study: Study) -> xarray.Dataset:
     study, note = resolve_algorithm(study)
     if note and given == study.algorithm:
         warnings.warn(note, stacklevel=3)
-    with lent_kernel(study) as kernel:
+    total = study.design.size
+    with progress_of_solve(study.system.name, progress) as show, lent_kernel(study) as kernel:
+        show(Progress(0, total, 0, 0.0, compiling=True))
         outline = store_outline(study)
         schema = store_schema(outline, study, kernel)
         schema = compiled_schema(schema, {"config": to_config(study)})
-        arrays, faint = solve_in_memory(study, kernel, outline)
-    return _dataset(schema, arrays, faint_attribute(faint))
+        began = perf_counter()
+        arrays, faint = solve_in_memory(
+            study,
+            kernel,
+            outline,
+            lambda done: show(Progress(done, total, 0, perf_counter() - began)),
+            keep_interrupted=is_interactive(),
+        )
+    unfinished = int((arrays[STATUS] == UNFINISHED).sum())
+    attrs = {**faint_attribute(faint), **_interruption(unfinished, total)}
+    return _dataset(schema, arrays, attrs)
+
+
+def _interruption(unfinished: int, total: int) -> dict[str, str]:
+    """Return the attribute of a result that Ctrl-C ended, and warn of it.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If no run is finished.
+    """
+    if not unfinished:
+        return {}
+    if unfinished == total:
+        raise KeyboardInterrupt
+    text = (
+        f"interrupted: {total - unfinished:,} of {total:,} runs are finished; the others have the "
+        "status not_written"
+    )
+    warnings.warn(text, stacklevel=4)
+    return {"interrupted": text}
 
 
 def _dataset(
@@ -329,10 +374,10 @@ def _dataset(
     import xarray
 
     variables = {variable.name: variable for variable in schema.arrays}
-    flags = {
-        "flag_values": list(schema.status_flags),
-        "flag_meanings": " ".join(schema.status_flags.values()),
-    }
+    ends = dict(schema.status_flags)
+    if "interrupted" in attrs:
+        ends[UNFINISHED] = "not_written"
+    flags = {"flag_values": list(ends), "flag_meanings": " ".join(ends.values())}
     data: dict[str, Any] = {}
     for name, values in arrays.items():
         known = variables.get(name)

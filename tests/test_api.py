@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from attrs import evolve
 from cubie_flow import OdeSystem, open_results, solve
 from cubie_flow.api import ControllerChoice, OutputChoice, Study, run_study, solve_study
 from cubie_flow.batches import make_design, swept_design
+from cubie_flow.console.progress import Progress
 from cubie_flow.errors import FlowError
 
 
@@ -160,6 +163,36 @@ def test_ctrl_c_leaves_a_readable_store(tmp_path: Path) -> None:
     assert 0 < (status == 0).sum() < 400_000
     done = np.flatnonzero(status == 0)
     assert np.isfinite(stored.x[done[:100]].values).all()
+
+
+def test_ctrl_c_returns_what_is_done(lorenz: OdeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interactive sessions keep what is done; a script ends."""
+
+    def interrupting(state: Progress) -> None:
+        if state.done:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    @contextmanager
+    def show(*_: object) -> Iterator[object]:
+        yield interrupting
+
+    monkeypatch.setattr("cubie_flow.api.progress_of_solve", show)
+    batch: dict[str, Any] = {"parameters": {"rho": np.linspace(0, 40, 1_000_000)}, "duration": 25.0}
+    with pytest.raises(KeyboardInterrupt):
+        solve(lorenz, **batch)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with pytest.warns(UserWarning, match=r"interrupted: [\d,]+ of 1,000,000 runs are finished"):
+        data = solve(lorenz, **batch)
+    done = data.status.values == 0
+    assert 0 < done.sum() < 1_000_000
+    assert (data.status.values[~done] == 255).all()
+    assert np.isnan(data.z_final.values[~done]).all()
+    assert not data.steps.values[~done].any()
+    assert data.attrs["interrupted"].startswith("interrupted: ")
+    assert data.flow.summary().values["statuses"]["not_written"] == (~done).sum()
+    run = int(np.flatnonzero(done)[-1])
+    again = solve(lorenz, **{**batch, "parameters": {"rho": [float(data.rho[run])]}})
+    assert float(again.z_final[0]) == float(data.z_final[run])
 
 
 def test_memory_is_bounded_by_the_plan(tmp_path: Path) -> None:

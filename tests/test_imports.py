@@ -34,7 +34,9 @@ ROOMS: dict[str, set[str]] = {
         "batches", "console", "engines", "expressions", "integrators", "kernels", "memory",
         "process", "registries", "storage", "systems",
     },
-    "api": {"batches", "integrators", "process", "storage", "study", "systems"},
+    "api": {
+        "batches", "console", "integrators", "kernels", "process", "storage", "study", "systems",
+    },
     "config": {
         "batches", "credentials", "documents", "engines", "process", "registries", "storage",
         "study", "systems",

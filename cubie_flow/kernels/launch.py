@@ -244,6 +244,19 @@ def _record_entries(run: SingleIntegratorRun) -> int:
     return 0 if records is None else records.size
 
 
+#: Status of a run that an interruption left unfinished, as of a run that a store lacks.
+UNFINISHED = 255
+
+
+def _blank_unfinished(batch: Batch, sampling: bool) -> None:
+    """Remove what an interrupted batch has of runs that did not end."""
+    unfinished = batch.counts[0] == UNFINISHED
+    batch.counts[1:, unfinished] = 0
+    batch.finals[:, unfinished] = np.nan
+    if sampling:
+        batch.samples[:, unfinished] = np.nan
+
+
 class Launch:
     """Solves batches of one kernel; what they share is prepared once.
 
@@ -289,6 +302,7 @@ class Launch:
         columns: Mapping[str, Array],
         count: int,
         tick: Callable[[int], None] | None = None,
+        keep_interrupted: bool = False,
     ) -> BatchResult:
         """Integrate `count` runs.
 
@@ -300,6 +314,9 @@ class Launch:
             Number of runs.
         tick : callable, optional
             Called several times per second with the number of runs started.
+        keep_interrupted : bool
+            Whether Ctrl-C ends the batch with the runs that are finished. The others have the
+            status `UNFINISHED`, no steps, and NaN everywhere.
 
         Raises
         ------
@@ -334,7 +351,14 @@ class Launch:
             tick=tick,
         )
         started = perf_counter()
-        program.run(batch)
+        if keep_interrupted:
+            counts[0] = UNFINISHED
+            try:
+                program.run(batch)
+            except KeyboardInterrupt:
+                _blank_unfinished(batch, self._sampling)
+        else:
+            program.run(batch)
         return self._result(batch, perf_counter() - started)
 
     def _result(self, batch: Batch, seconds: float) -> BatchResult:

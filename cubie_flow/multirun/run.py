@@ -211,6 +211,7 @@ class _OverallProgress:
                 failures=self._failures + state.failures,
                 seconds=perf_counter() - self._began,
                 detail=f"job {self._ended + 1:,} of {self._jobs:,}{failed}",
+                compiling=state.compiling and not self._ended,
             )
         )
 

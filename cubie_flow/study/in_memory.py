@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from cubie_flow.batches.store_names import STATUS
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.kernel import BatchSolverKernel
+from cubie_flow.kernels.launch import UNFINISHED
 from cubie_flow.kernels.targets.detect import driver_problem
 from cubie_flow.process.machine import available_memory, process_memory
 from cubie_flow.storage import StoreSchema
@@ -25,7 +29,12 @@ AT_ONCE = 512_000_000
 
 
 def solve_in_memory(
-    study: Study, kernel: BatchSolverKernel, outline: StoreSchema
+    study: Study,
+    kernel: BatchSolverKernel,
+    outline: StoreSchema,
+    tick: Callable[[int], None] | None = None,
+    *,
+    keep_interrupted: bool = False,
 ) -> tuple[dict[str, Array], dict[str, Faint]]:
     """Return the arrays of a study by the names of a store, and its faint states.
 
@@ -35,6 +44,10 @@ def solve_in_memory(
     kernel : BatchSolverKernel
     outline : StoreSchema
         What `store_outline` returned for the study.
+    tick : callable, optional
+        Called several times per second with the number of runs started.
+    keep_interrupted : bool
+        Whether Ctrl-C returns the runs that are finished; the others have the status `UNFINISHED`.
 
     Raises
     ------
@@ -47,11 +60,13 @@ def solve_in_memory(
     shard = runs if runs * each <= AT_ONCE else max(1, AT_ONCE // each)
     _refuse_beyond_memory(outline, runs * each if shard == runs else shard * each)
     shards = [(start, min(start + shard, runs)) for start in range(0, runs, shard)]
-    solver = ShardSolver(study, kernel, shards, threads_of(study))
+    threads = threads_of(study)
+    solver = ShardSolver(study, kernel, shards, threads, keep_interrupted=keep_interrupted)
     whole: dict[str, Array] = {}
     faint: dict[str, Faint] = {}
     for index, (start, stop) in enumerate(shards):
-        arrays, record = solver.solve(index)
+        begun = partial(_tick_from, tick, start) if tick is not None else None
+        arrays, record = solver.solve(index, begun)
         faint = join_faint(faint, {name: Faint(*one) for name, one in record.faint.items()})
         if len(shards) == 1:
             return arrays, faint
@@ -59,7 +74,24 @@ def solve_in_memory(
             if name not in whole:
                 whole[name] = np.empty((runs, *values.shape[1:]), values.dtype)
             whole[name][start:stop] = values
+        if UNFINISHED in record.statuses:
+            _blank(whole, stop)
+            break
     return whole, faint
+
+
+def _tick_from(tick: Callable[[int], None], start: int, begun: int) -> None:
+    tick(start + begun)
+
+
+def _blank(arrays: Mapping[str, Array], start: int) -> None:
+    """Fill the runs from `start` on, which an interruption left unsolved."""
+    for name, values in arrays.items():
+        values[start:] = UNFINISHED if name == STATUS else _nothing(values)
+
+
+def _nothing(values: Array) -> Any:
+    return np.nan if values.dtype.kind == "f" else 0
 
 
 def _refuse_beyond_memory(outline: StoreSchema, shard: int) -> None:

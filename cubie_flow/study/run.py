@@ -246,6 +246,7 @@ class _Execution:
             pick_devices(self.study.target.device, len(cuda_devices()))
         with stopwatch.phase("compile"):
             building = perf_counter()
+            self._tell(Progress(0, self.study.design.size, 0, 0.0, compiling=True))
             self.built = self.kernel.product
             self.build_seconds = perf_counter() - building
         self.origin = provenance(self.options.overrides)
@@ -292,6 +293,9 @@ class _Execution:
             _statuses(self.store, self.complete), self._show, self.options.between_shards, well
         )
         missing = [i for i in range(len(self.store.plan.shards)) if i not in self.complete]
+        self.solving = perf_counter()
+        # What the store had before counts as done, and not for the pace.
+        self.account.tick()
         try:
             with stopwatch.phase("solve"):
                 self.engine.run(work, missing, self.account)
@@ -303,9 +307,12 @@ class _Execution:
         _charge(self.account, isinstance(self.engine, LocalEngine) and len(work.devices) < 2)
 
     def _show(self, done: int, failures: int) -> None:
+        seconds, total = perf_counter() - self.solving, self.study.design.size
+        self._tell(Progress(done, total, failures, seconds, self.account.parts))
+
+    def _tell(self, state: Progress) -> None:
         if self.options.on_progress is not None:
-            seconds, total = perf_counter() - self.began, self.study.design.size
-            self.options.on_progress(Progress(done, total, failures, seconds, self.account.parts))
+            self.options.on_progress(state)
 
     def _faint(self) -> dict[str, Faint]:
         """Return the states that stayed below their tolerance, including those of earlier runs."""

@@ -14,7 +14,7 @@ from attrs import evolve, field, frozen
 from cubie_flow.engines import Record, WorkerResources, pick_devices
 from cubie_flow.errors import FlowError
 from cubie_flow.kernels.kernel import BatchSolverKernel
-from cubie_flow.kernels.launch import BatchResult, Launch
+from cubie_flow.kernels.launch import UNFINISHED, BatchResult, Launch
 from cubie_flow.kernels.targets.batch import join_measured
 from cubie_flow.kernels.targets.detect import cuda_devices
 from cubie_flow.storage import Location, ResultStore
@@ -38,6 +38,7 @@ class _Pass:
     study: Study
     kernel: BatchSolverKernel
     threads: int
+    keep_interrupted: bool = False
 
     @cached_property
     def _launch(self) -> Launch:
@@ -64,10 +65,11 @@ class _Pass:
         """
         order, seconds = self._order(columns, count)
         given = columns if order is None else {n: v[order] for n, v in columns.items()}
-        result = self._launch.solve(given, count, tick)
+        result = self._launch.solve(given, count, tick, self.keep_interrupted)
         if order is not None:
             result = evolve(result.put_back(order), seconds=result.seconds + seconds)
-        if self._rescue is not None:
+        interrupted = self.keep_interrupted and (result.status == UNFINISHED).any()
+        if self._rescue is not None and not interrupted:
             result = self._rescue.apply(columns, result, self.study.times, self.threads)
         return shard_arrays(self.study, columns, result), result
 
@@ -113,12 +115,16 @@ class ShardSolver:
         First run and the one after the last, by shard.
     threads : int
         CPU threads.
+    keep_interrupted : bool
+        Whether Ctrl-C ends a shard with the runs that are finished, see
+        `cubie_flow.kernels.launch.Launch.solve`.
     """
 
     study: Study
     kernel: BatchSolverKernel
     shards: Sequence[tuple[int, int]]
     threads: int
+    keep_interrupted: bool = False
 
     @cached_property
     def _filter(self) -> Condition | None:
@@ -127,11 +133,11 @@ class ShardSolver:
     @cached_property
     def _passes(self) -> list[_Pass]:
         """The pass over every run, and the one that saves the trajectories of chosen runs."""
-        whole = _Pass(self.study, self.kernel, self.threads)
+        whole = _Pass(self.study, self.kernel, self.threads, self.keep_interrupted)
         if self._filter is None:
             return [whole]
         first = self.study.first_pass
-        return [_Pass(first, build_kernel(first), self.threads), whole]
+        return [_Pass(first, build_kernel(first), self.threads, self.keep_interrupted), whole]
 
     def solve(
         self, index: int, tick: Callable[[int], None] | None = None
