@@ -15,6 +15,7 @@ from cubie_flow.errors import FlowError, nearest
 from cubie_flow.process.safe_files import refuse_link
 from cubie_flow.storage.folders import ELSEWHERE, RESULTS, SUFFIXES, VERSIONED, found_location
 from cubie_flow.storage.inspection import MARK, METADATA, read_metadata
+from cubie_flow.storage.latest import named_run
 from cubie_flow.storage.location import ICECHUNK, Location
 from cubie_flow.storage.provenance import SCHEMA_VERSION
 
@@ -45,7 +46,7 @@ def place_of(given: str | Path | Location, options: Mapping[str, Any] | None = N
     if is_url(given):
         client = ICECHUNK if versioned else "fsspec"
         return Location(str(given), client=client, options=dict(options or {}))
-    path = Path(given).expanduser()
+    path = named_run(Path(given).expanduser())
     if not path.exists():
         raise FlowError(f"'{given}' does not exist{_nearest_folder(path)}")
     if not path.is_dir():

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from cubie_flow.console.tables import fact_lines
+from cubie_flow.storage.latest import LATEST
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -21,7 +23,14 @@ def json_option(command: Command) -> Command:
 
 def path_argument(command: Command) -> Command:
     """Give a command the argument PATH: a store or the folder of a run."""
-    return click.argument("path")(command)
+    return click.argument("path", shell_complete=_paths)(command)
+
+
+def _paths(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Return what completes a path: the name of the newest study, or folders."""
+    if typed and LATEST.startswith(typed):
+        return [CompletionItem(LATEST)]
+    return [CompletionItem(typed, type="dir")]
 
 
 def print_json(value: Any) -> None:

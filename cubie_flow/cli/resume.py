@@ -61,9 +61,10 @@ def resume(words: list[str]) -> int:
 def _not_begun(words: list[str]) -> Path | None:
     """Return the folder of a study that was stopped before its store was made; None for others."""
     from cubie_flow.storage.folders import CONFIG, ELSEWHERE, LOG, RESULTS, VERSIONED
+    from cubie_flow.storage.latest import named_run
     from cubie_flow.storage.unfinished import is_unfinished
 
-    given = Path(next(word for word in words if word.startswith(RESUME)).removeprefix(RESUME))
+    given = named_run(next(w for w in words if w.startswith(RESUME)).removeprefix(RESUME))
     folder = given.parent if given.name == RESULTS else given
     known = all((folder / name).is_file() for name in (CONFIG, LOG))
     others = any((folder / name).exists() for name in (ELSEWHERE, VERSIONED))

@@ -29,6 +29,7 @@ from cubie_flow.storage.folders import (
     is_inside,
     noted_location,
 )
+from cubie_flow.storage.latest import named_run
 
 if TYPE_CHECKING:
     from cubie_flow.storage import Location, ResultStore
@@ -45,7 +46,7 @@ def folder_of(given: str, word: str = "resume=") -> Path:
     FlowError
         If there is none.
     """
-    path = Path(given)
+    path = named_run(given)
     folder = path.parent if path.name in (RESULTS, VERSIONED) else path
     if noted_location(folder) is None:
         raise FlowError(f"{word}{given}: it has no {RESULTS}")

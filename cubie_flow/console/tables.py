@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
+from shutil import get_terminal_size
 from typing import Any
 
 #: Characters per line; no table is wider than this.
@@ -45,8 +46,8 @@ def text_table(rows: Sequence[Mapping[str, str]]) -> str:
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Print rows with the columns of the first one.
 
-    A terminal gets aligned columns with rounded numbers. A pipe gets columns separated by tabs,
-    with every number in full.
+    A terminal gets aligned columns with rounded numbers, or a paragraph per row if the columns do
+    not fit its width. A pipe gets columns separated by tabs, with every number in full.
 
     Parameters
     ----------
@@ -59,12 +60,35 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
         return
     names = list(rows[0])
     if sys.stdout.isatty():
-        print(*([f"\n{title}"] if title else []), sep="\n")
-        print(text_table([{name: _rounded(row.get(name)) for name in names} for row in rows]))
+        if title:
+            print(f"\n{title}")
+        cells = [{name: _rounded(row.get(name)) for name in names} for row in rows]
+        table, width = text_table(cells), get_terminal_size().columns
+        fits = all(len(line) <= width for line in table.splitlines())
+        print(table if fits else _paragraphs(cells, width))
         return
     print("\t".join(names))
     for row in rows:
         print("\t".join(_exact(row.get(name)) for name in names))
+
+
+def _paragraphs(rows: Sequence[Mapping[str, str]], width: int) -> str:
+    """Return each row as its first cell and, below it, the others with their names.
+
+    Lines break between cells; only a cell that is wider than the terminal is wider than a line.
+    """
+    lines: list[str] = []
+    for row in rows:
+        (_, first), *others = row.items()
+        lines.append(_one_line(first))
+        line = ""
+        for word in (f"{name} {_one_line(text)}" for name, text in others if text):
+            if line and len(line) + len(word) + 4 > width:
+                lines.append(line)
+                line = ""
+            line = f"{line}, {word}" if line else f"    {word}"
+        lines += [line] if line else []
+    return "\n".join(lines)
 
 
 def fact_lines(facts: Iterable[tuple[str, str]], width: int = NAME_WIDTH) -> str:

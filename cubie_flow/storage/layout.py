@@ -102,7 +102,8 @@ def plan_shards(
         Bytes one run adds to the largest variable (saved times x item size).
     shard_runs
         Runs per shard, if the caller chooses it (for few, expensive runs). A shard larger than
-        `chunk_bytes` is rounded up to whole chunks.
+        `chunk_bytes` consists of several chunks. If no fitting number of chunks divides it, it is
+        rounded up to whole chunks.
     chunk_bytes, shard_bytes, minimum_shards
         Targets and lower bound, as described above.
 
@@ -124,8 +125,13 @@ def plan_shards(
     chunk_runs = min(max(1, chunk_bytes // bytes_per_run_largest_variable), runs)
     if shard_runs is not None:
         shard_runs = min(shard_runs, runs)
-        chunk_runs = min(chunk_runs, shard_runs)
-        return ShardPlan(runs, chunk_runs, -(-shard_runs // chunk_runs) * chunk_runs)
+        pieces = -(-shard_runs // chunk_runs)
+        # Chunks that divide the shard, unless only ones of a quarter of the size do.
+        for number in range(pieces, 4 * pieces + 1):
+            if shard_runs % number == 0:
+                return ShardPlan(runs, shard_runs // number, shard_runs)
+        chunk_runs = -(-shard_runs // pieces)
+        return ShardPlan(runs, chunk_runs, chunk_runs * pieces)
     chunks = -(-runs // chunk_runs)
     chunks_by_bytes = shard_bytes // (chunk_runs * bytes_per_run_largest_variable)
     # The largest shard that still leaves `minimum_shards` of them: ceil(chunks / k) >= minimum.

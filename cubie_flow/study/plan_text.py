@@ -84,6 +84,8 @@ def _study_facts(plan: Plan) -> Iterator[tuple[str, str]]:
         f"{plan.shards:,} of {plan.shard_runs:,} runs, {size_text(plan.shard_bytes)} each "
         f"in memory, at most {plan.shards_in_memory} at once",
     )
+    if rounded := rounded_shards(plan):
+        yield "note", rounded
     yield (
         "host",
         f"at most about {size_text(plan.host_bytes)} at the peak, of "
@@ -96,6 +98,15 @@ def _study_facts(plan: Plan) -> Iterator[tuple[str, str]]:
         total, device = size_text(plan.device_bytes), size_text(plan.device_memory)
         yield "GPU", f"{total} per shard, of {device}{local}"
     yield "binds", plan.binding
+
+
+def rounded_shards(plan: Plan) -> str:
+    """Return a note if shards are larger than was asked for; empty otherwise."""
+    asked, made = plan.study.shard_runs, plan.shard_runs
+    if asked is None or made <= asked:
+        return ""
+    chunk = plan.shard_plan.chunk_runs
+    return f"storage.shard_runs={asked} became {made:,}, whole chunks of {chunk:,} runs"
 
 
 def plan_row(plan: Plan) -> dict[str, str]:

@@ -25,6 +25,7 @@ from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.provenance import provenance, utc_now
 from cubie_flow.study.kernel import kernel_digest, lent_kernel, threads_of
 from cubie_flow.study.plan import Plan, plan_with
+from cubie_flow.study.plan_text import rounded_shards
 from cubie_flow.study.shards import ShardWork
 from cubie_flow.study.store_schema import compiled_schema
 from cubie_flow.study.study import Study
@@ -56,7 +57,8 @@ class RunReport:
         Runs by status name.
     mean_steps, mean_rejected : float
     seconds : dict
-        Phase to seconds: build, kernel, write, total; ``solver_waited`` for the writer and
+        Phase to seconds: plan, build, store, solve and finish, which add up to total. Within
+        solve, kernel and write, over all workers; ``solver_waited`` for the writer and
         ``writer_waited`` for the solver.
     runs_per_second : float
         Runs by kernel seconds, times the workers.
@@ -246,6 +248,7 @@ class _Execution:
             pick_devices(self.study.target.device, len(cuda_devices()))
         with stopwatch.phase("compile"):
             building = perf_counter()
+            self.plan_seconds = building - self.began
             self._tell(Progress(0, self.study.design.size, 0, 0.0, compiling=True))
             self.built = self.kernel.product
             self.build_seconds = perf_counter() - building
@@ -279,6 +282,8 @@ class _Execution:
                 self.plan.shard_plan,
                 overwrite=self.options.start == "overwrite",
             )
+        if rounded := rounded_shards(self.plan):
+            self.notes.append(rounded)
         if self.options.on_created is not None:
             self.options.on_created()
 
@@ -299,6 +304,7 @@ class _Execution:
         try:
             with stopwatch.phase("solve"):
                 self.engine.run(work, missing, self.account)
+            self.solved = perf_counter()
         except BaseException:
             # The statistics of complete shards are kept, but must not hide why the study stopped.
             with suppress(FlowError):
@@ -331,10 +337,27 @@ class _Execution:
         self.store.finalise(attrs, memory=measured, shards=self.account.rows())
         return measured
 
+    def _seconds(self) -> dict[str, float]:
+        """Return the seconds of every phase; see `RunReport`."""
+        account, total = self.account, perf_counter() - self.began
+        prepared = self.solving - self.began
+        return {
+            "plan": self.plan_seconds,
+            "build": self.build_seconds,
+            "store": prepared - self.plan_seconds - self.build_seconds,
+            "solve": self.solved - self.solving,
+            "finish": total - (self.solved - self.began),
+            "kernel": account.total("seconds"),
+            "write": account.total("encode_seconds") + account.total("write_seconds"),
+            "total": total,
+            "solver_waited": account.solver_waited,
+            "writer_waited": account.writer_waited,
+        }
+
     def _report(self) -> RunReport:
         """Complete the store and return the report of the run."""
         account, study = self.account, self.study
-        seconds = _seconds(account, self.build_seconds, perf_counter() - self.began)
+        seconds = self._seconds()
         codes = account.statuses
         statuses = {name: codes[code] for name, code in STATUS.items() if code in codes}
         # A design that grew is the store's design from now on.
@@ -387,18 +410,6 @@ def _measured(account: RunStatistics, location: Location) -> dict[str, Any]:
         "measured_store_bytes": location.size(),
         "solver_waited_seconds": account.solver_waited,
         "writer_waited_seconds": account.writer_waited,
-    }
-
-
-def _seconds(account: RunStatistics, build: float, total: float) -> dict[str, float]:
-    """Return the seconds of every phase; see `RunReport`."""
-    return {
-        "build": build,
-        "kernel": account.total("seconds"),
-        "write": account.total("encode_seconds") + account.total("write_seconds"),
-        "total": total,
-        "solver_waited": account.solver_waited,
-        "writer_waited": account.writer_waited,
     }
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from cubie_flow.study.study import Study
 
 MEGABYTE = 1e6
+#: Phases that add up to the seconds of a run.
+PHASES = ("plan", "build", "store", "solve", "finish")
 Facts = list[tuple[str, str]]
 
 
@@ -77,10 +79,9 @@ def _times(seconds: dict[str, float]) -> Facts:
     """Return the seconds of each phase, and how long solver and writer waited for each other."""
     solver, writer = seconds["solver_waited"], seconds["writer_waited"]
     slower = "writing" if solver > writer else "solving"
-    phases = (
-        f"{seconds['total']:.2f} s: build {seconds['build']:.2f}, solve "
-        f"{seconds['kernel']:.2f}, write {seconds['write']:.2f} (while solving)"
-    )
+    named = ", ".join(f"{name} {seconds[name]:.2f}" for name in PHASES)
+    inside = f"kernel {seconds['kernel']:.2f}, write {seconds['write']:.2f} within solve"
+    phases = f"{seconds['total']:.2f} s: {named} ({inside})"
     waits = (
         f"solver {solver:.2f} s for the writer, writer {writer:.2f} s for the solver: "
         f"{slower} sets the pace"

@@ -43,11 +43,34 @@ def test_a_pipe_gets_tabs_and_a_terminal_rounded_numbers(
         "0.3333333333333333\t1000\ttwo lines\t\tTrue",
     ]
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
     print_table(rows, "a title")
     _, title, heading, line = capsys.readouterr().out.splitlines()
     assert title == "a title"
     assert heading.split() == ["x", "n", "text", "none", "flag"]
     assert line.split() == ["0.333333", "1,000", "two", "lines", "yes"]
+
+
+def test_a_narrow_terminal_gets_a_paragraph_per_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    row = {
+        "path": "outputs/lorenz_sweep/2026-01-31/12-00-00",
+        "study": "lorenz_sweep",
+        "runs": 1000,
+    }
+    print_table([{**row, "ended": "success 1,000", "made": ""}] * 2)
+    assert (
+        capsys.readouterr().out.splitlines()
+        == [
+            "outputs/lorenz_sweep/2026-01-31/12-00-00",
+            "    study lorenz_sweep, runs 1,000",
+            "    ended success 1,000",
+        ]
+        * 2
+    )
 
 
 def test_facts() -> None:

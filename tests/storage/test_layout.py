@@ -41,6 +41,12 @@ def test_an_asked_shard_is_rounded_up_to_whole_chunks(runs: int, width: int, ask
     assert 0 <= plan.shard_runs - min(asked, runs) < plan.chunk_runs
 
 
+def test_an_asked_shard_keeps_its_size_where_chunks_divide_it() -> None:
+    plan = plan_shards(20_000, 804, shard_runs=5000)
+    assert (plan.chunk_runs, plan.shard_runs) == (1250, 5000)
+    assert plan_shards(20_000, 804, shard_runs=4999).shard_runs == 5001
+
+
 @quick
 @given(runs=RUNS, width=st.integers(8, 4000), narrow=st.integers(1, 8))
 def test_narrow_variables_get_whole_multiples_of_the_chunk(

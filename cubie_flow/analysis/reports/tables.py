@@ -220,9 +220,13 @@ def buffers(rows: DataFrame) -> Table | None:
 def times(seconds: Mapping[str, float]) -> Table | None:
     """Return how long each phase took."""
     phases = {
+        "plan": "planning",
         "build": "building the kernel",
-        "kernel": "solving",
-        "write": "encoding and writing, in parallel",
+        "store": "making the store",
+        "solve": "solving and writing the shards",
+        "kernel": "of which the kernel",
+        "write": "of which encoding and writing, in parallel",
+        "finish": "finishing the store",
         "solver_waited": "the solver waited for the writer",
         "writer_waited": "the writer waited for the solver",
         "total": "total",
