@@ -46,8 +46,8 @@ ROOMS: dict[str, set[str]] = {
         "study", "systems",
     },
     "analysis": {
-        "api", "batches", "config", "console", "documents", "integrators", "process", "storage",
-        "study", "systems",
+        "api", "batches", "config", "console", "documents", "engines", "integrators", "process",
+        "storage", "study", "systems",
     },
     "multirun": {
         "analysis", "batches", "config", "console", "credentials", "engines", "integrators",

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "audit": "integrate some runs again with tighter tolerances",
     "plot": "draw a picture: trajectories, bands, heatmap, bifurcation, ...",
     "report": "write one HTML file about the study and its results",
+    "watch": "show how far a study is, in the terminal or on a page",
     "verify": "compare a result with its checksums",
 }
 HOME = "cubie_flow.analysis.commands"

@@ -204,18 +204,17 @@ def _resized(
             replaced.append(f"{_size(name, values[name]):,} of {name}")
         resized[name] = {AS_LIST.get(form, form): [*arguments[:2], points]}
     total = others * points**ranges
-    factors = [*([others] if others > 1 else []), *[points] * ranges]
+    if total == size:
+        return resized, []
     if size is None:
         rule = f"batch.size is not given, so there are {total:,} runs"
-    elif total == size:
-        rule = f"batch.size={size} makes {total:,} runs"
     else:
         rule = f"batch.size={size} is the most that a grid may make: {total:,} runs"
+    factors = [*([others] if others > 1 else []), *[points] * ranges]
     if len(factors) > 1:
         rule += f", {' x '.join(f'{factor:,}' for factor in factors)} points"
     rule += f" (instead of {', '.join(replaced)})" if replaced else ""
-    notes = [rule] if total != size or replaced else []
-    return resized, notes
+    return resized, [rule]
 
 
 def _root(number: int, degree: int) -> int:

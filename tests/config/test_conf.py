@@ -254,7 +254,6 @@ def test_ranges_suit_the_kind_of_batch(overrides: list[str], names: list[str], r
         ([*SIR, "batch.size=1000"], "that a grid may make: 961 runs, 31 x 31 points"),
         (["batch.size=7", "batch.values.sigma=[8, 10]"],
          "batch.size=7 is the most that a grid may make: 6 runs, 2 x 3 points (instead of 100,000"),
-        (["batch.size=60"], "batch.size=60 makes 60 runs (instead of 100,000 of rho)"),
         (["batch=sobol"], "batch.size is not given, so there are 100,000 runs: the points of rho"),
         (["batch=sobol", "batch.values.beta={linspace: [1, 2, 3]}"],
          "300,000 runs: the points of rho, beta, 100,000 x 3"),
