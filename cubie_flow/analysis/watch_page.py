@@ -184,7 +184,7 @@ class Page:
         )
 
     def _figure(self, look: Look) -> str:
-        """Return the overview of the runs that are in the store, drawn again after 20 s at the earliest."""
+        """Return the overview of the finished runs, drawn again after 20 s at the earliest."""
         if look.jobs or not look.done:
             return ""
         old = monotonic() - self._drawn_at > PICTURE_SECONDS or look.complete
