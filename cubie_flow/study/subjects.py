@@ -110,6 +110,10 @@ class BoundSubjects:
         return np.where(numbers >= 0, found[..., 1], np.nan), numbers
 
 
+#: The last binding and what it was made of: a study is copied when a setting of it changes.
+_last: list[tuple[Subjects, OdeSystem, Mapping[str, Any], BoundSubjects]] = []
+
+
 def bind_subjects(design: Subjects, system: OdeSystem, errors: Mapping[str, Any]) -> BoundSubjects:
     """Return the subjects of a design for a model.
 
@@ -125,13 +129,24 @@ def bind_subjects(design: Subjects, system: OdeSystem, errors: Mapping[str, Any]
     FlowError
         For what the model and the table do not have in common, with row and column.
     """
+    for table, model, given, bound in _last:
+        if table is design and model is system and given == errors:
+            return bound
+    bound = _bind(design, system, errors)
+    _last[:] = [(design, system, dict(errors), bound)]
+    return bound
+
+
+def _bind(design: Subjects, system: OdeSystem, errors: Mapping[str, Any]) -> BoundSubjects:
     table, states = design.table, [state.name for state in system.states]
     _check_columns(design, system)
     _check_steady(design, system)
     observed = _observed(design, system)
     numbers = _observed_rows(design, observed)
     changing = _changing(design)
-    lists = [_subject(design, states, changing, number) for number in range(table.size)]
+    rows = _rows(design, states, changing)
+    backward = design.options.covariates == "backward"
+    lists = [actions(rows[a:b], backward) for a, b in pairwise(table.first)]
     kinds = {(_KINDS[one.what], _name(one, states)) for own in lists for one in own}
     effects = {kind: number for number, kind in enumerate(sorted(kinds))}
     _refuse_algebraic(system, {name for kind, name in effects if kind == records.ADD})
@@ -290,29 +305,27 @@ def _changing(design: Subjects) -> dict[str, Array]:
     }
 
 
-def _subject(
-    design: Subjects, states: Sequence[str], changing: Mapping[str, Array], number: int
-) -> list[Action]:
-    """Return the actions of one subject."""
+def _rows(design: Subjects, states: Sequence[str], changing: Mapping[str, Array]) -> list[Row]:
+    """Return the rows of the table, with times relative to the first one of their subject."""
     table, c = design.table, design.table.columns
-    first, last = int(table.first[number]), int(table.first[number + 1])
-    rows = []
-    for row in range(first, last):
-        dosed = c["AMT"][row] != 0 or c["RATE"][row] != 0
-        rows.append(
-            Row(
-                time=float(c["TIME"][row] - c["TIME"][first]),
-                kind=int(c["EVID"][row]),
-                state=compartment(table, row, states, design.options.compartments) if dosed else 0,
-                amount=float(c["AMT"][row]),
-                rate=float(c["RATE"][row]),
-                interval=float(c["II"][row]),
-                additional=int(c["ADDL"][row]),
-                steady=int(c["SS"][row]),
-                covariates={name: float(values[row]) for name, values in changing.items()},
-            )
-        )
-    return actions(rows, design.options.covariates == "backward")
+    lengths = np.diff(table.first)
+    dosed = (c["AMT"] != 0) | (c["RATE"] != 0)
+    into = np.zeros(len(dosed), np.int64)
+    for row in np.flatnonzero(dosed):
+        into[row] = compartment(table, int(row), states, design.options.compartments)
+    columns = (
+        c["TIME"] - np.repeat(c["TIME"][table.first[:-1]], lengths), c["EVID"].astype(np.int64),
+        into, c["AMT"], c["RATE"], c["II"], c["ADDL"].astype(np.int64), c["SS"].astype(np.int64),
+    )  # fmt: skip
+    lists = [column.tolist() for column in columns]
+    covariates = zip(*(values.tolist() for values in changing.values()), strict=True)
+    named = [dict(zip(changing, values, strict=True)) for values in covariates]
+    named = named or [{}] * len(dosed)
+    every = zip(*lists, named, strict=True)
+    return [
+        Row(time, kind, state, amount, rate, interval, additional, steady, values)
+        for time, kind, state, amount, rate, interval, additional, steady, values in every
+    ]
 
 
 def _name(action: Action, states: Sequence[str]) -> str:
