@@ -322,7 +322,8 @@ class _Need:
 
     def __init__(self, study: Study, kernel: BatchSolverKernel, plan: KernelPlan) -> None:
         self.study, self.kernel = study, kernel
-        self.base = process_memory() + WORKING
+        # The table itself, and the part of it that a batch gets.
+        self.base = process_memory() + WORKING + 4 * study.record_bytes
         self.device = DeviceNeed.of(study, kernel, plan)
         self.inputs = self.device.shape.real * len(kernel.run.rows)
         self.inputs += 8 * len((*study.design.names, *study.design.labels))

@@ -78,6 +78,10 @@ def _study_facts(plan: Plan) -> Iterator[tuple[str, str]]:
     disk = f"of {size_text(plan.disk_free)} free" if plan.local else f"in {plan.location.name}"
     sizes = f"each {plan.input_run:,} bytes in, {plan.output_run:,} out"
     yield "runs", f"{plan.runs:,} ({plan.study.design.words}); {sizes}"
+    own = plan.study.subjects
+    if own is not None:
+        count, size = count_text(own.design.table.size, "subject"), plan.study.record_bytes
+        yield "records", f"{size_text(size)} of doses and observations of {count}"
     yield "store", f"at most {size_text(plan.store_bytes)}, before compression, {disk}"
     yield (
         "shards",

@@ -246,8 +246,15 @@ def store_schema(outline: StoreSchema, study: Study, kernel: BatchSolverKernel) 
             "shared_bytes_padded": kernel.shared_memory_bytes,
             "local_bytes_per_run": layout.bytes("local") + layout.bytes("persistent"),
             "kernel_hash": kernel.config_hash,
+            **_records(study),
         },
     )
+
+
+def _records(study: Study) -> dict[str, int]:
+    """Return the size of the table of doses and observations, which `record_clock` walks over."""
+    size = study.record_bytes
+    return {"record_table_bytes": size} if size else {}
 
 
 def compiled_schema(

@@ -110,6 +110,12 @@ class Study:
             )
         return bound
 
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of the doses and observations of subjects in the working precision."""
+        own = self.subjects
+        return 0 if own is None else own.records.size * (8 if self.precision == "float64" else 4)
+
     @cached_property
     def spans(self) -> tuple[float, float]:
         """Shortest and longest duration of a run."""

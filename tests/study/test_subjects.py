@@ -14,7 +14,7 @@ from attrs import evolve
 
 from cubie_flow import ControllerChoice, OdeSystem, solve
 from cubie_flow.analysis import accessor  # noqa: F401
-from cubie_flow.api import OutputChoice, Study, TargetChoice, run_study
+from cubie_flow.api import OutputChoice, Study, TargetChoice, plan_study, run_study
 from cubie_flow.batches.subjects import subjects_design
 from cubie_flow.errors import FlowError
 from cubie_flow.study.kernel import build_kernel
@@ -154,8 +154,9 @@ def test_lanes_targets_shards_and_order_give_the_same_bits(every: Any, tmp_path:
         output=OutputChoice(error={"additive": "a"}), shard_runs=2, target=TargetChoice("cpu"),
     )  # fmt: skip
 
-    def stop(_: float) -> None:
-        raise KeyboardInterrupt
+    def stop(seconds: float) -> None:
+        if seconds:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_study(study, tmp_path / "results.zarr", between_shards=stop)
@@ -166,6 +167,10 @@ def test_lanes_targets_shards_and_order_give_the_same_bits(every: Any, tmp_path:
         for name in ("c", "c_sse", "loglik", "central_final", "steps", "DV", "observation_time"):
             wanted_values = results[0][name].values
             np.testing.assert_array_equal(result[name].values, wanted_values, err_msg=name)
+    memory = xarray.open_zarr(tmp_path / "results.zarr", group="memory", chunks=None)
+    assert {"record_clock", "repeated_state", "kept_state"} <= {*memory.buffer.values.tolist()}
+    text = plan_study(study, compiling=False).text()
+    assert f"{memory.attrs['record_table_bytes'] / 1e3:.1f} kB of doses and observations" in text
     again = data.flow.rerun([3, 70])
     np.testing.assert_array_equal(again.c.values, data.c.values[[3, 70]])
     kernel = build_kernel(evolve(study, target=TargetChoice("cuda")))
