@@ -6,10 +6,10 @@
 FOLDER has the layout of the semantic cases of the suite (sbml.org): NNNNN/NNNNN-sbml-lXvY.xml (the
 highest level is used), NNNNN-settings.txt, NNNNN-results.csv and NNNNN-model.m. A case passes if
 |ours - theirs| <= absolute + relative*|theirs| for every variable at every time, with the
-tolerances of the case. States come from the compiled CPU kernel (rodas5p, rtol 1e-9). Quantities
-that follow from them, such as an amount from a concentration, are computed with NumPy from the
-graph of the model. A model that the importer refuses counts as unsupported, by the feature in the
-message.
+tolerances of the case. States come from the compiled CPU kernel (rodas5p, rtol 1e-9), as do
+quantities that read the past. Others that follow from the states, such as an amount from a
+concentration, are computed with NumPy from the graph of the model. A model that the importer
+refuses counts as unsupported, by the feature in the message.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cubie_flow.errors import FlowError
 from cubie_flow.expressions.evaluate import evaluate
-from cubie_flow.expressions.graph import Node
+from cubie_flow.expressions.graph import Node, symbol
+from cubie_flow.systems.delays import has_delays
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.sbml import SbmlModel, read_sbml
+from cubie_flow.systems.quantities import Observable
 
 ALGORITHM, RTOL = "rodas5p", 1e-9
 PASSED, UNSUPPORTED, FAILED = "passed", "unsupported", "failed"
@@ -134,7 +136,10 @@ def _results(model: SbmlModel, settings: Settings) -> dict[str, Array]:
     """Return every variable at the saved times."""
     from cubie_flow import solve
 
+    wanted = [_node(model, settings, name) for name in settings.variables]
     system, times = model.system, settings.times
+    seen = [Observable(f"wanted_{i}", node) for i, node in enumerate(wanted) if has_delays([node])]
+    system = evolve(system, observables=(*system.observables, *seen))
     values: dict[str, Array] = {item.name: item.value for item in system.parameters}
     values["t"] = times
     if times[-1] > 0:
@@ -147,14 +152,18 @@ def _results(model: SbmlModel, settings: Settings) -> dict[str, Array]:
             rtol=RTOL,
             atol=atol,
             target="cpu",
+            variables=[item.name for item in (*system.states, *seen)],
+            history=4096,
         )
         if int(result["status"][0]) != 0:
             raise FlowError(f"the integration ended with status {int(result['status'][0])}")
         for state in system.states:
             values[state.name] = result[state.name].values[0]
+        for item in seen:
+            values[item.name] = result[item.name].values[0]
+            wanted[int(item.name.removeprefix("wanted_"))] = symbol(item.name)
     else:
         values.update({state.name: np.full(times.shape, state.value) for state in system.states})
-    wanted = [_node(model, settings, name) for name in settings.variables]
     columns = evaluate(wanted, values)
     return {
         name: np.broadcast_to(column, times.shape)

@@ -93,7 +93,8 @@ def formula_of(libsbml: Any, node: Any, where: str, local: Mapping[str, str]) ->
             raise FlowError(f"{where}: rateOf takes the name of a quantity")
         return Formula("rate", target.value)
     if kind == "FUNCTION_DELAY":
-        raise FlowError(f"{where}: delays are not supported")
+        # Its name in the file is free, and means nothing.
+        return Formula("apply", "delay", tuple(map(inner, children)))
     if kind == "UNKNOWN":
         raise FlowError(f"{where}: an element of its formula is empty")
     element = node.getName() or kind.lower() or "an unknown element"

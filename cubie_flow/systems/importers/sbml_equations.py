@@ -10,8 +10,16 @@ from attrs import frozen
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
 from cubie_flow.expressions.traversal import free_symbols, substitute
+from cubie_flow.systems.delays import has_delays
 from cubie_flow.systems.events import Event
 from cubie_flow.systems.importers import vocabulary
+from cubie_flow.systems.importers.earlier import (
+    at_start,
+    delayed_symbols,
+    moving_starts,
+    with_early_values,
+    without_early_rates,
+)
 from cubie_flow.systems.importers.elimination import polynomial_parts, solve_equations
 from cubie_flow.systems.importers.formula import Formula, rate_symbol, rates_in, without_rates
 from cubie_flow.systems.importers.names import Names, sentence
@@ -61,6 +69,8 @@ class Equations:
         self.states: list[Quantity] = []
         self.parameters: list[Quantity] = []
         self.observables: dict[str, tuple[str, str, str]] = {}
+        #: States before the start, where that is not the start value.
+        self.history: dict[str, Node] = {}
         #: Symbol of the amount of a species that stands for its concentration.
         self.amounts: dict[str, Node] = {}
         self.called: Names = Names()
@@ -484,9 +494,11 @@ class Equations:
         }
         nodes = {f"{kind}{key}": group[key] for kind, group in groups.items() for key in group}
         self._check_rates([*nodes.values(), *derivatives])
+        derivatives, nodes = self._without_early_rates(derivatives, nodes)
         derivatives, nodes = without_rates(
             self.states[: len(derivatives)], derivatives, nodes, f"'{self.reader.file}'"
         )
+        derivatives, nodes = self._with_early_values(derivatives, nodes)
         fixed = self._set_starts({own: nodes[f"start of {own}"] for own in self.identifiers})
         derivatives = substitute(derivatives, fixed)
         nodes = dict(zip(nodes, substitute(list(nodes.values()), fixed), strict=True))
@@ -498,6 +510,37 @@ class Equations:
         return derivatives, [
             event.replaced(lambda old: [next(written) for _ in old]) for event in events
         ]
+
+    def _without_early_rates(
+        self, derivatives: list[Node], nodes: dict[str, Node]
+    ) -> tuple[list[Node], dict[str, Node]]:
+        """Replace rates in delayed expressions; see `cubie_flow.systems.importers.earlier`."""
+        r = self.reader
+        for reaction in r.reactions.values():
+            if reaction.fast and has_delays([*nodes.values(), *derivatives]):
+                r.refuse(reaction.where, "it is fast, and the model has delays")
+        changed = without_early_rates([*derivatives, *nodes.values()])
+        count = len(derivatives)
+        return changed[:count], dict(zip(nodes, changed[count:], strict=True))
+
+    def _with_early_values(
+        self, derivatives: list[Node], nodes: dict[str, Node]
+    ) -> tuple[list[Node], dict[str, Node]]:
+        """Give delayed quantities the start values that use the time, and note histories."""
+        outputs = [*derivatives, *nodes.values()]
+        if not has_delays(outputs):
+            return derivatives, nodes
+        nodes = {
+            key: at_start(node) if key.startswith("start of ") else node
+            for key, node in nodes.items()
+        }
+        starts = moving_starts({own: nodes[f"start of {own}"] for own in self.identifiers})
+        names = [item.name for item in self.parameters]
+        changed = with_early_values([*derivatives, *nodes.values()], starts, names)
+        states = {state.name for state in self.states}
+        self.history = {name: node for name, node in starts.items() if name in states}
+        count = len(derivatives)
+        return changed[:count], dict(zip(nodes, changed[count:], strict=True))
 
     def _check_rates(self, nodes: list[Node]) -> None:
         """Refuse rates of what an algebraic equation determines during a run."""
@@ -525,6 +568,7 @@ class Equations:
                 for name, (called, unit, label) in self.observables.items()
             ),
             events=tuple(events),
+            history=self._histories(derivatives),
             mass=tuple(float(state.name not in self.implicit) for state in self.states)
             if self.implicit
             else (),
@@ -540,6 +584,12 @@ class Equations:
             elif name not in self.amounts and size is not None:
                 amounts[name] = graph.mul(node, size)
         return SbmlModel(system, self.names, amounts, concentrations)
+
+    def _histories(self, derivatives: list[Node]) -> tuple[tuple[str, Node], ...]:
+        """Return the histories of the states whose past is read."""
+        read = [self.names[name] for name in self.observables]
+        delayed = delayed_symbols([*derivatives, *read])
+        return tuple((name, node) for name, node in self.history.items() if name in delayed)
 
     def _set_starts(self, starts: Mapping[str, Node]) -> dict[Node, Node]:
         """Give states and parameters their start values, numbers or expressions.

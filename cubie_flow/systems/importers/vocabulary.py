@@ -198,6 +198,7 @@ NUMERIC: dict[str, tuple[Builder, int, int | None]] = {
     "sinh": (_function("sinh"), 1, 1),
     "cosh": (_function("cosh"), 1, 1),
     "tanh": (_function("tanh"), 1, 1),
+    "delay": (graph.delay, 2, 2),
     "sech": (_reciprocal("cosh"), 1, 1),
     "csch": (_reciprocal("sinh"), 1, 1),
     "coth": (_reciprocal("tanh"), 1, 1),

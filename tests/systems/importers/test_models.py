@@ -285,13 +285,6 @@ REFUSED = {
         ),
         "line 5, algebraicRule: algebraic rules are not supported",
     ),
-    "delay.xml": (
-        sbml(
-            listed("Parameters", parameter("x", 1, False)),
-            listed("Rules", rule("rate", "x", "delay(x, 1)")),
-        ),
-        "line 5, rateRule 'x': delays are not supported",
-    ),
     "fast.xml": (
         sbml(
             *lists()[:3],
