@@ -21,6 +21,7 @@ SHORT = {
         "batch.values.prey.linspace=[30,60,6]",
         "batch.values.predator.linspace=[10,40,5]",
     ],
+    "mackey_glass": ["batch.values.tau.linspace=[4.4,5.2,9]", "duration=600"],
     "repressilator": [
         "batch.values.alpha.logspace=[1,1000,8]",
         "batch.values.n.linspace=[1,4,8]",
@@ -36,6 +37,8 @@ TELLS = {
     "hodgkin_huxley": [(r"lowest +([\d.]+) uA", 6.2, 6.8), (r"at ([\d.]+) Hz", 50, 60)],
     "lorenz_sweep": [(r"0 to +1 +([\d.]+)", 0, 1e-3), (r"30 to +40 +[\d.]+ +([\d.]+)", 20, 45)],
     "lotka_volterra": [(r"periods from ([\d.]+)", 9.47, 9.6), (r"orbits is ([\d.]+)", 9.47, 9.48)],
+    # The equilibrium loses its stability at 4.71.
+    "mackey_glass": [(r"oscillates from tau = ([\d.]+)", 4.6, 5.0)],
     "repressilator": [(r"agrees in ([\d.]+)%", 90, 100), (r"runs; ([\d.]+)% oscill", 20, 80)],
     # Robertson's own rates give a fraction of C of 0.3828 at 100 s.
     "robertson": [(r"100 +[\d.]+ +[\d.]+ +([\d.]+)", 0.36, 0.41), (r"k3 -([\d.]+)", 0.2, 1)],
