@@ -100,9 +100,12 @@ class Study:
         ):
             if given:
                 raise FlowError(f"{key} is given, but {own} {has}; leave it out")
-        if output.sensitivities:
-            raise FlowError("output.sensitivities cannot be used with batch.kind 'subjects'")
         bound = bind_subjects(design, self.system, output.error or {})
+        if output.sensitivities and bound.records.covariates:
+            name = min(bound.records.covariates)
+            raise FlowError(
+                f"output.sensitivities cannot be used with covariates that change, such as '{name}'"
+            )
         if output.summaries and bound.steady:
             raise FlowError(
                 "output.summaries cannot be used with doses of SS=1 or 2, whose repeated doses "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from attrs import evolve
 from cubie_flow import ControllerChoice, OdeSystem, solve
 from cubie_flow.analysis import accessor  # noqa: F401
 from cubie_flow.api import OutputChoice, Study, TargetChoice, plan_study, run_study
+from cubie_flow.batches.described import described_design
 from cubie_flow.batches.subjects import subjects_design
 from cubie_flow.errors import FlowError
 from cubie_flow.study.kernel import build_kernel
+from cubie_flow.study.subjects import bind_subjects
 
 KA, CL, V, Q, V2 = 1.1, 4.0, 20.0, 3.0, 35.0
 MODEL = {
@@ -235,6 +238,8 @@ def test_covariates_change_at_their_row_or_after_the_row_before() -> None:
     np.testing.assert_allclose(data.y.values[0], x / np.array(weights))
     assert data.SEX.values.tolist() == [1.0]
     assert data.VISIT.values.tolist() == [[1.0, 2.0, 3.0, 4.0]]
+    with pytest.raises(FlowError, match="cannot be used with covariates that change, such as 'WT'"):
+        solve(COVERED, batch=design, sensitivities=["k"])
     options = {"covariates": "backward"}
     data = solve(COVERED, batch=subjects_design(rows, options=options, known=["WT"]), **FINE)
     x = [100.0, 100 * np.exp(-2 * k * 2)]
@@ -272,13 +277,11 @@ def test_theophylline_has_its_published_likelihood() -> None:
     estimates are those of the example ``control3`` of that guide; the least squares of subjects 1
     and 4 those of ``example(SSfol)`` and ``example(Theoph)`` of R.
     """
-    theta, steps = np.array([2.77, 0.0781, 0.0363]), np.array([1e-4, 1e-6, 1e-6])
+    theta = np.array([2.77, 0.0781, 0.0363])
     omega = np.array(
-        [[5.55, 5.24e-3, -0.128], [5.24e-3, 2.4e-4, 9.11e-3], [-0.128, 9.11e-3, 0.515]]
+        [[5.55, 0.00524, -0.128], [0.00524, 2.4e-4, 0.00911], [-0.128, 0.00911, 0.515]]
     )
-    fits = np.exp([[0.5752, -2.9196, -3.9159], [0.1583, -2.4365, -3.2861]])
-    moves = np.vstack([np.zeros(3), np.diag(steps), -np.diag(steps)])
-    points = np.vstack([theta + moves, fits])
+    points = np.exp([np.log(theta), [0.5752, -2.9196, -3.9159], [0.1583, -2.4365, -3.2861]])
     system = OdeSystem.from_mapping(
         {
             "name": "theophylline",
@@ -289,23 +292,24 @@ def test_theophylline_has_its_published_likelihood() -> None:
         }
     )
     swept = dict(zip(("ka", "k", "cl"), points.T, strict=True))
+    names = ["c", "dcentral_dka", "dcentral_dk"]
     path = Path(__file__).parent / "data" / "theophylline.csv"
-    data = solve(system, subjects=path, parameters=swept, **FINE)
-    values = data.c.values.reshape(len(points), 12, 11)
-    weights = data.WT.values[:12]
-    total = 0.0
-    for i in range(12):
-        slopes = (values[1:4, i] - values[4:7, i]).T / (2 * steps)
+    data = solve(
+        system, subjects=path, parameters=swept, variables=names, sensitivities=["ka", "k"], **FINE
+    )
+    (_, k, cl), total = theta, 0.0
+    for i, weight in enumerate(data.WT.values[:12]):
+        c, by_ka, by_k = (data[name].values[i] for name in names)
         # The effect on clearance is per subject, that of the parameter per kg.
-        slopes[:, 2] /= weights[i]
+        slopes = np.column_stack([by_ka * k / cl, by_k * k / cl + c / k, -c / cl / weight])
         covariance = slopes @ omega @ slopes.T + 0.388 * np.eye(11)
-        residual = data.DV.values[i] - values[0, i]
+        residual = data.DV.values[i] - c
         total += np.linalg.slogdet(covariance)[1]
         total += residual @ np.linalg.solve(covariance, residual)
     assert total == pytest.approx(104.561, abs=2e-3)
-    squares = data.c_sse.values.reshape(len(points), 12)
-    assert np.sqrt(squares[7, 0] / 8) == pytest.approx(0.732, abs=5e-4)
-    assert np.sqrt(squares[8, 3] / 8) == pytest.approx(0.8465, abs=5e-5)
+    squares = data.c_sse.values.reshape(3, 12)
+    assert np.sqrt(squares[1, 0] / 8) == pytest.approx(0.732, abs=5e-4)
+    assert np.sqrt(squares[2, 3] / 8) == pytest.approx(0.8465, abs=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -353,10 +357,31 @@ def test_what_is_not_supported_is_refused_by_row_and_column(
         ({"error": {"c": {"lognormal": 1, "additive": 1}}}, "lognormal excludes the other kinds"),
         ({"duration": 3.0}, "duration is given, but each run of batch.kind 'subjects' has its"),
         ({"save_every": 1.0}, "output.save_every is given, but each run"),
-        ({"sensitivities": ["ka"]}, "output.sensitivities cannot be used with batch.kind"),
     ],
 )
 def test_what_contradicts_the_table_is_refused(options: dict[str, Any], text: str) -> None:
     rows = {"ID": [1, 1], "TIME": [0, 1], "AMT": [5, 0], "DV": [None, 1]}
     with pytest.raises(FlowError, match=text):
         solve(OdeSystem.from_mapping(MODEL), subjects=rows, **options)
+
+
+def test_columns_name_states_and_observed_quantities() -> None:
+    rows = {
+        "id": [1, 1, 1, 1], "time": [0, 1, 2, 3], "amt": [5, 0, 6, 0], "evid": [1, 0, 1, 0],
+        "cmt": ["peripheral", ".", 7, "."], "dv": [None, 1, None, 2], "dvid": [0, 1, 0, 2],
+    }  # fmt: skip
+    options = {"compartments": {7: "gut"}, "observed": {1: "c", 2: "gut"}}
+    design = subjects_design(rows, {"V": 30.0}, options=options)
+    bound = bind_subjects(design, OdeSystem.from_mapping(MODEL), {})
+    assert [name for _, name in bound.records.effects] == ["gut", "peripheral"]
+    assert bound.records.rows[:2, 2].tolist() == [5.0, 6.0]
+    assert bound.observed == ("c", "gut")
+    values, numbers = bound.measured(np.array([0]))
+    assert (values.tolist(), numbers.tolist()) == ([[1.0, 2.0]], [[0.0, 1.0]])
+    assert design.columns(0, 1)["V"].tolist() == [30.0]
+    again = described_design(json.loads(json.dumps(design.describe())))
+    assert again.describe() == design.describe()
+    with pytest.raises(FlowError, match=r"names the column 'W', which .* does not have"):
+        subjects_design(rows, {"V": "W"})
+    with pytest.raises(FlowError, match="has the column 'ka', as the model has a quantity"):
+        bind_subjects(subjects_design({**rows, "ka": [1] * 4}), OdeSystem.from_mapping(MODEL), {})
