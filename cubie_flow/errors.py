@@ -6,7 +6,11 @@ import errno
 import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class FlowError(ValueError):
@@ -40,6 +44,31 @@ def is_from_store(error: BaseException) -> bool:
     frames = traceback.walk_tb(error.__traceback__)
     homes = {str(frame.f_globals.get("__name__", "")).split(".")[0] for frame, _ in frames}
     return not homes.isdisjoint(("zarr", "numcodecs"))
+
+
+def unreadable_sentence(error: BaseException) -> str:
+    """Return the sentence for a chunk of a store that cannot be read."""
+    return (
+        f"a chunk of the store cannot be read ({str(error).split('.')[0]}); cubie-results verify "
+        "lists the damaged shards"
+    )
+
+
+def in_one_sentence(method: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that reads a store, whose damaged chunks are then a `FlowError`."""
+
+    @wraps(method)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except FlowError:
+            raise
+        except Exception as error:
+            if not is_from_store(error):
+                raise
+            raise FlowError(unreadable_sentence(error)) from error
+
+    return reading
 
 
 def one_of(*allowed: object) -> Callable[[object, Any, object], None]:

@@ -6,6 +6,7 @@ Importing this module registers them; `cubie_flow.open_results` does so.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -14,6 +15,7 @@ from cubie_flow.analysis import attributes, describe, groups, jobs, runs
 from cubie_flow.analysis.notebook import to_html
 from cubie_flow.analysis.pictures.plots import Plots
 from cubie_flow.analysis.unfold import unfold
+from cubie_flow.errors import FlowError, in_one_sentence
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,10 +41,20 @@ class FlowAccessor:
         return None if source is None else str(source)
 
     def __repr__(self) -> str:
-        return str(self.summary())
+        try:
+            return str(self.summary())
+        except FlowError as error:
+            return f"no summary: {error}"
 
     def _repr_html_(self) -> str:
         """Show the summary and the overview picture in a notebook."""
+        try:
+            return self._html()
+        except FlowError as error:
+            return f"<p>no summary: {escape(str(error))}</p>"
+
+    @in_one_sentence
+    def _html(self) -> str:
         return to_html(self._data)
 
     def population(self) -> xr.Dataset:
@@ -65,6 +77,7 @@ class FlowAccessor:
 
     # selection ----------------------------------------------------------------------------------
 
+    @in_one_sentence
     def unfold(self) -> xr.Dataset:
         """Return a full-factorial grid or a sweep with one dimension per quantity.
 
@@ -97,6 +110,7 @@ class FlowAccessor:
         """
         return unfold(self._data)
 
+    @in_one_sentence
     def sel_runs(self, condition: str) -> xr.Dataset:
         """Return the runs that satisfy a condition.
 
@@ -128,6 +142,7 @@ class FlowAccessor:
         """
         return runs.take(self._data, runs.where(self._data, condition))
 
+    @in_one_sentence
     def failed(self) -> xr.Dataset:
         """Return the runs that ended neither by success nor by an event.
 
@@ -155,6 +170,7 @@ class FlowAccessor:
 
     # integration --------------------------------------------------------------------------------
 
+    @in_one_sentence
     def rerun(self, which: int | Iterable[int], **changes: Any) -> xr.Dataset:
         """Integrate runs again, from the equations and values that the dataset holds.
 
@@ -206,6 +222,7 @@ class FlowAccessor:
 
     # description --------------------------------------------------------------------------------
 
+    @in_one_sentence
     def summary(self) -> describe.Summary:
         """Return the summary of the runs.
 
@@ -254,6 +271,7 @@ class FlowAccessor:
         """
         return attributes.config(self._data)
 
+    @in_one_sentence
     def memory(self) -> xr.Dataset:
         """Return the group ``/memory`` of the store.
 
@@ -272,6 +290,7 @@ class FlowAccessor:
         """
         return groups.memory(self._data)
 
+    @in_one_sentence
     def buffers(self) -> DataFrame:
         """Return the buffers of the kernel as a table.
 
@@ -300,6 +319,7 @@ class FlowAccessor:
         """
         return groups.memory_table(self._data, "buffer")
 
+    @in_one_sentence
     def shards(self) -> DataFrame:
         """Return when and where the shards were solved, as a table.
 
@@ -357,6 +377,7 @@ class FlowTreeAccessor:
         """
         return jobs.table(self._tree)
 
+    @in_one_sentence
     def summary(self) -> describe.Summary:
         """Return the summary of all jobs.
 
@@ -372,6 +393,7 @@ class FlowTreeAccessor:
         """
         return jobs.summary(self._tree)
 
+    @in_one_sentence
     def sel_runs(self, condition: str) -> xr.DataTree:
         """Return the runs of every job that satisfy a condition.
 

@@ -12,7 +12,14 @@ from importlib import import_module
 
 import click
 
-from cubie_flow.errors import FlowError, is_from_store, lacks_memory, memory_sentence, nearest
+from cubie_flow.errors import (
+    FlowError,
+    is_from_store,
+    lacks_memory,
+    memory_sentence,
+    nearest,
+    unreadable_sentence,
+)
 from cubie_flow.process.startup import check_surroundings
 from cubie_flow.process.streams import open_streams, silence_stdout, stdout_error
 
@@ -101,10 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _complain(memory_sentence(error))
         if not is_from_store(error):
             raise
-        return _complain(
-            f"a chunk of the store cannot be read ({str(error).split('.')[0]}); cubie-results "
-            "verify lists the damaged shards"
-        )
+        return _complain(unreadable_sentence(error))
 
 
 def _complain(message: str, code: int = 1) -> int:

@@ -63,7 +63,9 @@ class Comparison:
         Differences of the configurations by ``science``, ``kernel`` and ``policy``: key to both
         values.
     matched, runs
-        Number of runs that both results have, and of the runs of each.
+        Number of runs that both results have, and of the written runs of each.
+    unwritten
+        Number of runs of each that are not written yet; they are left out.
     how
         How runs were matched, or why none were.
     ended
@@ -79,6 +81,7 @@ class Comparison:
     config: Mapping[str, Mapping[str, tuple[Any, Any]]]
     matched: int
     runs: tuple[int, int]
+    unwritten: tuple[int, int]
     how: str
     ended: Mapping[str, int]
     numbers: tuple[Numbers, ...]
@@ -122,12 +125,16 @@ def compare(
             raise FlowError(f"{key} is {value}; it must be at least 0")
     rtol = _looser(first, second, "rtol") if rtol is None else rtol
     atol = _looser(first, second, "atol") if atol is None else atol
+    config = config_differences(first, second)
+    whole = runs.length(first), runs.length(second)
+    first, second = runs.written(runs.numbered(first)), runs.written(second)
+    written = runs.length(first), runs.length(second)
     pairs, how = match(first, second)
-    first = runs.numbered(first)
     return Comparison(
-        config=config_differences(first, second),
+        config=config,
         matched=len(pairs[0]),
-        runs=(runs.length(first), runs.length(second)),
+        runs=written,
+        unwritten=(whole[0] - written[0], whole[1] - written[1]),
         how=how,
         ended=_status_changes(first, second, pairs),
         numbers=tuple(numeric_differences(first, second, pairs, rtol, atol)),

@@ -62,8 +62,10 @@ def summary(data: Dataset) -> Summary:
     Raises
     ------
     FlowError
-        If the dataset holds no runs of a study.
+        If the dataset holds neither runs of a study nor placements.
     """
+    if "placement" in data.sizes:
+        return _of_placements(data)
     attrs = data.attrs
     total = runs.length(data)
     counts = runs.status_counts(data)
@@ -93,6 +95,31 @@ def summary(data: Dataset) -> Summary:
         "below_atol": faint_sentence(recorded_faint(attrs), attrs, total),
     }
     return Summary(tuple(_facts(values)), values)
+
+
+def _of_placements(data: Dataset) -> Summary:
+    """Return the summary of a placement study."""
+    attrs, names = data.attrs, [str(name) for name in data["placement"].values]
+    values: dict[str, Any] = {
+        "study": attrs.get("study"),
+        "title": attrs.get("title"),
+        "algorithm": attrs.get("algorithm"),
+        "precision": attrs.get("precision"),
+        "placements": names,
+        "baseline": attrs.get("baseline"),
+        "ranked_by": attrs.get("ranked_by"),
+        "device": attrs.get("device"),
+        "created": attrs.get("created"),
+    }
+    facts = [
+        ("study", f"{values['study'] or 'a study'}: {values['title']}, {values['precision']}"),
+        ("placements", f"{len(names):,}, ranked by {values['ranked_by']}"),
+        ("best", names[0] if names else "none"),
+        ("its own", str(values["baseline"])),
+        ("device", str(values["device"])),
+        ("made", str(values["created"])),
+    ]
+    return Summary(tuple(facts), values)
 
 
 def _facts(v: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -41,6 +41,8 @@ def export(
 ) -> int:
     """Write runs into one file; its ending chooses the format.
 
+    Runs that are not written yet, because the study was interrupted, are left out.
+
     Parquet and CSV hold a table: one row per run with everything that has one value per run, or,
     if `variables` names something saved over time, one row per run and time. NetCDF and NumPy hold
     arrays in their own shapes.
@@ -65,7 +67,8 @@ def export(
     Raises
     ------
     FlowError
-        If the ending, a variable or a library is unknown, or the file exists already.
+        If the ending, a variable or a library is unknown, the file exists already, or there are no
+        runs to write.
 
     Examples
     --------
@@ -82,7 +85,9 @@ def export(
         )
     if path.exists() and not overwrite:
         raise FlowError(f"'{path}' exists already; --overwrite replaces it")
-    data = runs.numbered(data)
+    data = runs.written(runs.numbered(data))
+    if not runs.length(data):
+        raise FlowError("there is nothing to export: no run of this result is written")
     table = path.suffix in (".parquet", ".csv")
     names = _chosen(data, variables, table)
     write = {".parquet": _parquet, ".csv": _csv, ".nc": _netcdf, ".npz": _numpy}[path.suffix]

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
+from cubie_flow.batches.store_names import STATUS
 from cubie_flow.documents import read_json
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.process.safe_files import refuse_link
@@ -87,7 +88,8 @@ def stores_below(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         stores = sorted(name for name in folders if name.endswith(SUFFIXES))
         yield from (Path(parent) / name for name in stores)
-        if ELSEWHERE in files:
+        # A store in the folder of a run is the one that the folder names.
+        if ELSEWHERE in files and not {RESULTS, VERSIONED} & set(stores):
             yield Path(parent)
         folders[:] = sorted(set(folders) - set(stores))  # do not search inside stores
 
@@ -137,8 +139,14 @@ class Head:
         return sorted(groups, key=lambda name: [len(name), name])
 
 
-def head(path: str) -> Head:
+def head(path: str, comparing: bool = True) -> Head:
     """Read and check the first file of a local store.
+
+    Parameters
+    ----------
+    path : str
+    comparing : bool
+        See `read_metadata`.
 
     Raises
     ------
@@ -146,13 +154,13 @@ def head(path: str) -> Head:
         If it is not a cubie_flow store, its creation was interrupted, or a newer version made it.
     """
     try:
-        found = read_metadata(Path(path))
+        found = read_metadata(Path(path), comparing)
     except FileNotFoundError:
         raise _no_store(Path(path)) from None
     attrs, nodes = found.attrs, found.nodes
     check(path, attrs)
     # Metadata that is being written is not consolidated.
-    store = Head(path, attrs, nodes or _read_nodes(Path(path)))
+    store = Head(path, attrs, nodes or _read_nodes(Path(path), MARK in attrs))
     if store.is_multirun:
         return store
     lengths = store.lengths
@@ -163,13 +171,15 @@ def head(path: str) -> Head:
     return store
 
 
-def _read_nodes(root: Path) -> dict[str, dict[str, Any]]:
-    """Read the metadata of every array and group below a folder."""
+def _read_nodes(root: Path, multirun: bool) -> dict[str, dict[str, Any]]:
+    """Read the metadata of every array and group below a folder; of a job only its status."""
     nodes: dict[str, dict[str, Any]] = {}
     for folder, below, files in os.walk(root):
         if METADATA not in files:
             below.clear()
             continue
+        if multirun and Path(folder) != root:
+            below[:] = [name for name in below if name == STATUS]
         refuse_link(Path(folder) / METADATA)
         with suppress(OSError, ValueError):
             node = read_json(Path(folder) / METADATA)

@@ -9,16 +9,22 @@ from attrs import evolve
 
 from cubie_flow.analysis.opened import mark_as_opened
 from cubie_flow.batches.store_names import MEMORY
+from cubie_flow.documents import parse_json
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.inspection import read_metadata
+from cubie_flow.storage.groups import OwnArrays
+from cubie_flow.storage.groups import open_group as open_stored_group
+from cubie_flow.storage.inspection import METADATA, read_metadata
 from cubie_flow.storage.location import Location
+from cubie_flow.storage.zarr_adapter import sync
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import Dataset, DataTree
 
+    from cubie_flow.analysis.folders import Head
 
-def open_group(location: Location, group: str, chunks: Any = None) -> Dataset:
+
+def open_group(location: Location, group: str, chunks: Any = None, store: Any = None) -> Dataset:
     """Open one group of a store, lazily.
 
     Parameters
@@ -29,6 +35,8 @@ def open_group(location: Location, group: str, chunks: Any = None) -> Dataset:
         Path of the group in the store; empty for its root.
     chunks : optional
         As of `xarray.open_zarr`.
+    store : zarr store, optional
+        The store of the location, if it is open already.
 
     Raises
     ------
@@ -38,7 +46,7 @@ def open_group(location: Location, group: str, chunks: Any = None) -> Dataset:
     import xarray
 
     try:
-        store = location.store(read_only=True)
+        store = location.store(read_only=True) if store is None else store
         if location.folder is not None and group:
             read_metadata(location.folder / group)
         with warnings.catch_warnings():
@@ -46,7 +54,13 @@ def open_group(location: Location, group: str, chunks: Any = None) -> Dataset:
             warnings.filterwarnings("ignore", message=".*consolidated.*", category=RuntimeWarning)
             # Times of an ODE are numbers, whatever their unit is called.
             data: Dataset = xarray.open_zarr(
-                store, group=group or None, chunks=chunks, decode_times=False, zarr_format=3
+                store,
+                group=group or None,
+                chunks=chunks,
+                decode_times=False,
+                zarr_format=3,
+                # Only the root lists what is below it, which for a group would be read in vain.
+                consolidated=False if group else None,
             )
     except FlowError:
         raise
@@ -74,17 +88,19 @@ def nodes(location: Location) -> tuple[dict[str, Any], dict[str, dict[str, Any]]
     FlowError
         If it cannot be read.
     """
-    import zarr
+    from zarr.core.buffer import default_buffer_prototype
 
     try:
-        root = zarr.open_group(location.store(read_only=True), mode="r", zarr_format=3)
-        gathered = root.metadata.consolidated_metadata
-        if gathered is not None:
-            nodes = {name: node.to_dict() for name, node in gathered.flattened_metadata.items()}
-        else:
-            members = root.members(max_depth=2)
-            nodes = {name: member.metadata.to_dict() for name, member in members}
-        return dict(root.attrs), nodes
+        store = location.store(read_only=True)
+        content = sync(store.get(METADATA, default_buffer_prototype()))
+        if content is None:
+            raise FlowError(f"'{location.name}' cannot be opened: it holds no Zarr store")
+        root = parse_json(content.to_bytes().decode("utf-8"), location.name)
+        listed = (root.get("consolidated_metadata") or {}).get("metadata")
+        if not listed:
+            members = open_stored_group(store, "", "r").members(max_depth=2)
+            listed = {name: dict(member.metadata.to_dict()) for name, member in members}
+        return dict(root.get("attributes", {})), listed
     except FlowError:
         raise
     except Exception as error:
@@ -95,23 +111,24 @@ def _is_local(location: Location) -> bool:
     return location.folder is not None
 
 
-def open_tree(location: Location, jobs: list[str], chunks: Any = None) -> DataTree:
-    """Open a store of several jobs as a tree with one node per job.
+def open_tree(location: Location, head: Head, chunks: Any = None) -> DataTree:
+    """Open a store of several jobs as a tree with one node per job, opened when it is asked for.
 
     Parameters
     ----------
     location : Location
         The store.
-    jobs : list of str
-        Groups of the jobs.
+    head : Head
+        Its metadata.
     chunks : optional
         As of `xarray.open_zarr`.
     """
-    import xarray
+    from cubie_flow.analysis.jobs import text
+    from cubie_flow.analysis.xarray_private import lazy_tree
 
-    nodes = {"/": open_group(location, "", chunks)}
-    nodes.update({f"/{job}": open_group(location, job, chunks) for job in jobs})
-    tree: DataTree = xarray.DataTree.from_dict(nodes)
+    store = location.store(read_only=True)
+    root = open_group(location, "", chunks, OwnArrays(store, head.attrs, head.nodes))
+    tree = lazy_tree(root, head.jobs, lambda job: open_group(location, job, chunks, store), text)
     tree.encoding["source"] = location.name
     return tree
 
@@ -127,7 +144,10 @@ def group(data: Dataset, name: str) -> Dataset:
     store = location(data)
     if store is None:
         raise FlowError(f"this dataset was not opened from a store, so it has no group '/{name}'")
-    return open_group(evolve(store, group=""), f"{store.group}/{name}".strip("/"))
+    path = f"{store.group}/{name}".strip("/")
+    if store.folder is not None and not (store.folder / path).is_dir():
+        raise FlowError(f"'{store.name}' has no group '/{path}'; it holds no runs of a study")
+    return open_group(evolve(store, group=""), path)
 
 
 def memory(data: Dataset) -> Dataset:

@@ -61,6 +61,18 @@ def datasets(tree: xr.DataTree) -> dict[str, xr.Dataset]:
     }
 
 
+def text(tree: xr.DataTree) -> str:
+    """Return a tree of jobs as a few lines, without opening a job."""
+    try:
+        lines = str(summary(tree))
+    except FlowError as error:
+        lines = str(error)
+    names = list(tree.children)
+    groups = f"{names[0]} to {names[-1]}" if len(names) > 1 else ", ".join(names) or "none"
+    example = f'; tree["{names[0]}"].to_dataset() is one of them' if names else ""
+    return f"{lines}\ngroups  {groups}{example}; tree.flow.jobs() is their table"
+
+
 def summary(tree: xr.DataTree) -> Summary:
     """Return the summary of all jobs: how they ended and their runs.
 
@@ -73,6 +85,7 @@ def summary(tree: xr.DataTree) -> Summary:
     ended = Counter(row["ended"] for row in jobs)
     swept = list(tree.attrs.get("swept", []))
     values: dict[str, Any] = {
+        "study": tree.attrs.get("study"),
         "jobs": len(jobs),
         "ended": dict(ended),
         "runs": sum(int(row.get("runs") or 0) for row in jobs),

@@ -22,7 +22,8 @@ def to_html(data: Dataset) -> str:
 
     summary = describe.summary(data)._repr_html_()
     try:
-        picture = drawer("overview")(data)
+        kind = "placements" if "placement" in data.sizes else "overview"
+        picture = drawer(kind)(data)
     except FlowError:
         return summary
     source = base64.b64encode(picture.png(DPI)).decode("ascii")

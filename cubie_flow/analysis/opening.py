@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cubie_flow.analysis import folders
-from cubie_flow.analysis.groups import open_group, open_tree
+from cubie_flow.analysis.groups import nodes, open_group, open_tree
 from cubie_flow.errors import FlowError, nearest
-from cubie_flow.storage.inspection import MARK
 from cubie_flow.storage.location import Location
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def open_results(
         return _open_remote(location, chunks)
     head = folders.head(location.address)
     if head.is_multirun:
-        return open_tree(location, head.jobs, chunks)
+        return open_tree(location, head, chunks)
     return open_group(location, "", chunks)
 
 
@@ -91,10 +90,11 @@ def open_runs(path: str | Path) -> Dataset:
     store, separator, job = str(path).rpartition("::")
     opened = open_results(store if separator else path)
     if isinstance(opened, xarray.DataTree):
-        names = [name.strip("/") for name in opened.groups if name != "/"]
+        names = list(opened.children)
         if not separator:
             raise FlowError(
-                f"'{path}' holds {len(names)} jobs; name one of them, such as '{path}::0'"
+                f"'{path}' holds {len(names)} jobs with runs; name one of them, such as "
+                f"'{path}::{names[0].removeprefix('job_') if names else 0}'"
             )
         wanted = f"job_{job}" if job.isdecimal() else job
         if wanted not in names:
@@ -112,13 +112,20 @@ def open_runs(path: str | Path) -> Dataset:
 
 
 def _open_remote(location: Location, chunks: Any) -> Dataset | DataTree:
-    import zarr
+    head = remote_head(location)
+    return (
+        open_tree(location, head, chunks) if head.is_multirun else open_group(location, "", chunks)
+    )
 
-    data = open_group(location, "", chunks)
-    folders.check(location.name, data.attrs)
-    if MARK not in data.attrs:
-        return data
-    # A job that failed before it started has no group.
-    root = zarr.open_group(location.store(read_only=True), mode="r", zarr_format=3)
-    groups = [str(name) for name in data["group"].values]
-    return open_tree(location, [name for name in groups if f"{name}/status" in root], chunks)
+
+def remote_head(location: Location) -> folders.Head:
+    """Return the metadata of a store that is not a folder of Zarr files.
+
+    Raises
+    ------
+    FlowError
+        If it cannot be read, is not a cubie_flow store, or a newer version made it.
+    """
+    attrs, found = nodes(location)
+    folders.check(location.name, attrs)
+    return folders.Head(location.name, attrs, found)

@@ -93,6 +93,7 @@ def stored_study(data: Dataset, positions: NDArray[np.int64], changes: Mapping[s
         if not data.attrs.get(name):
             raise FlowError(f"this dataset does not hold its {name}, so it cannot be run again")
     system = OdeSystem.from_mapping(attributes.model(data))
+    _refuse_unwritten(data, positions)
     columns = varied(data, system, positions)
     for name, states in zip(VALUES, (False, True), strict=True):
         system = _replace(system, columns, changes.get(name), name, states)
@@ -130,6 +131,16 @@ def _subjects(
             raise FlowError(f"rerun cannot change '{name}', which the table of subjects gives")
     assert not {*columns} - {*design.names}
     return Chosen(design, runs.numbers(data, positions).tolist())
+
+
+def _refuse_unwritten(data: Dataset, positions: NDArray[np.int64]) -> None:
+    """Refuse runs whose values no process has written yet."""
+    unwritten = np.intersect1d(positions, runs.with_status(data, (runs.NOT_WRITTEN,)))
+    if unwritten.size:
+        number = int(runs.numbers(data, unwritten[:1])[0])
+        raise FlowError(
+            f"run {number} is not written yet, so its values are not known; resume the study first"
+        )
 
 
 def varied(

@@ -182,7 +182,8 @@ def positions_of(data: xr.Dataset, runs: int | Iterable[int]) -> NDArray[np.int6
     if every is None:
         wrong = given[(given < 0) | (given >= total)]
         if wrong.size:
-            raise FlowError(f"there is no run {wrong[0]}; the runs are 0 to {total - 1:,}")
+            known = f"the runs are 0 to {total - 1:,}" if total else "this dataset holds no runs"
+            raise FlowError(f"there is no run {wrong[0]}; {known}")
         return given
     order = np.argsort(every, kind="stable")
     positions = np.searchsorted(every, given, sorter=order)
@@ -250,6 +251,14 @@ def with_status(data: xr.Dataset, words: Iterable[str], invert: bool = False) ->
         for part in (blocks(data) if known else ())
     ]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def written(data: xr.Dataset) -> xr.Dataset:
+    """Return the runs that are written; the dataset itself if all are, or if that is not known."""
+    missing = with_status(data, (NOT_WRITTEN,))
+    if not missing.size:
+        return data
+    return take(data, np.delete(np.arange(length(data)), missing))
 
 
 def _check_status(data: xr.Dataset) -> None:

@@ -223,7 +223,7 @@ class JobFollower:
         done = len(rows) - failed
         parts = [
             Part(
-                f"job {number + 1} {self._table.rows[number]['overrides']}".rstrip(),
+                f"{index.group_name(number)} {self._table.rows[number]['overrides']}".rstrip(),
                 status["done"],
                 status["failures"],
                 status["seconds"],

@@ -42,11 +42,11 @@ def plan_jobs(jobs: Sequence[Job], compiling: bool) -> None:
             except JOB_ERRORS as mistake:
                 error = error_sentence(mistake)
             else:
-                columns = {"job": f"{job.number + 1}", "kernel": f"{kernels[job.number] + 1}"}
+                columns = {"job": job.group, "kernel": f"{kernels[job.number] + 1}"}
                 plans.append(({**columns, "overrides": job.name}, plan))
                 error = "; and ".join(plan.problems)
         if error:
-            problems.append(f"job {job.number + 1}/{len(jobs)} {job.name}: {error}")
+            problems.append(f"{job.group} of {len(jobs):,} jobs, {job.name}: {error}")
     print(fact_lines([("sweep", size_text(jobs))]))
     if plans and settings is not None:
         print(table(plans))

@@ -115,12 +115,12 @@ def _print_missing(jobs: Sequence[Job], root: Location, recheck: bool) -> None:
     incomplete = 0
     facts = []
     for job in jobs:
-        name = f"{job.number + 1}/{len(jobs)} {job.name or 'the only one'}"
+        name = job.name or "the only one"
         if job.study is None or job.amount is None:
-            facts.append(("job", f"{name}: cannot run: {job.error}"))
+            facts.append((job.group, f"{name}: cannot run: {job.error}"))
             continue
         missing, text = _missing(job, root.child(job.group), recheck)
-        facts.append(("job", f"{name}: {text}"))
+        facts.append((job.group, f"{name}: {text}"))
         total += missing
         incomplete += text != "complete"
     facts.append(("total", f"{total}, of {count_text(incomplete, 'job')}"))

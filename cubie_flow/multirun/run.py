@@ -210,7 +210,7 @@ class _OverallProgress:
                 total=self._total,
                 failures=self._failures + state.failures,
                 seconds=perf_counter() - self._began,
-                detail=f"job {self._ended + 1:,} of {self._jobs:,}{failed}",
+                detail=f"{self._ended:,} of {self._jobs:,} jobs done{failed}",
                 compiling=state.compiling and not self._ended,
             )
         )
@@ -242,8 +242,11 @@ def report(table: Table, session: Session, jobs: Sequence[Job]) -> None:
     """
     total, successful = len(table.rows), table.count(index.SUCCESS)
     notes = dict.fromkeys(note for job in jobs if job.settings for note in job.settings.notes)
+    runs, failed = table.runs()
     facts = [
-        ("jobs", f"{successful:,} of {total:,} ended well"),
+        ("jobs", f"{successful:,} of {total:,} completed"),
+        ("runs", f"{runs:,}, of which {failed:,} did not end well"),
+        *table.remedies(),
         ("result", location_text(table.root)),
         *_draw_pictures(table, session.folder, jobs),
         *(("note", note) for note in notes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 from attrs import define
 
+from cubie_flow.console.paths import location_text
 from cubie_flow.process.signals import Stopped
 from cubie_flow.storage import Location, index
 from cubie_flow.storage.identity import FolderIdentity
@@ -64,6 +66,19 @@ class Table:
         """Return how many jobs have a status."""
         return sum(row["job_status"] == status for row in self.rows)
 
+    def runs(self) -> tuple[int, int]:
+        """Return the number of runs of the completed jobs, and how many did not end well."""
+        done = [row for row in self.rows if row["job_status"] == index.SUCCESS]
+        return sum(row["runs"] for row in done), sum(row["runs_failed"] or 0 for row in done)
+
+    def remedies(self) -> list[tuple[str, str]]:
+        """Return the command that shows the job with the most failed runs, if there are any."""
+        worst = max(self.rows, key=lambda row: row.get("runs_failed") or 0)
+        if not worst.get("runs_failed"):
+            return []
+        path = shlex.quote(f"{location_text(self.root)}::{worst['group'].removeprefix('job_')}")
+        return [("note", f"cubie-results show {path} says what failed in {worst['group']}")]
+
     def update(self, number: int, columns: index.Row) -> None:
         """Enter how a job ended, print it and log it.
 
@@ -76,8 +91,8 @@ class Table:
         """
         row = self.rows[number]
         row.update(columns)
-        name = f"job {number + 1}/{len(self.rows)} {row['overrides'] or 'the only one'}"
-        line = f"{name}: {_outcome(row)}"
+        words = f" {row['overrides']}" if row["overrides"] else ""
+        line = f"{index.group_name(number)}{words}: {_outcome(row)}"
         if row["job_status"] == index.SUCCESS:
             print(line, flush=True)
         elif row["job_status"] == index.FAILED:

@@ -105,7 +105,8 @@ def delete_partials(folder: Path) -> None:
 
 def note_location(folder: Path, location: Location) -> None:
     """Write into the folder of a run where its results are; options are left out."""
-    if location.path not in (folder / RESULTS, folder / VERSIONED):
+    inside = [(folder / name).absolute() for name in (RESULTS, VERSIONED)]
+    if location.path is None or location.path.absolute() not in inside:
         noted = {name: getattr(location, name) for name in ("address", "client")}
         write_file(folder / ELSEWHERE, json.dumps(noted, indent=1) + "\n")
 

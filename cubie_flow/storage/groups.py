@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import warnings
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import zarr
+from zarr.storage import WrapperStore
 
 from cubie_flow.errors import FlowError, is_from_store, lacks_memory, memory_sentence
 from cubie_flow.storage.location import Location
+from cubie_flow.storage.zarr_adapter import buffer
 
 
 @contextmanager
@@ -82,6 +85,40 @@ def open_group(store: Any, path: str, mode: str = "r+") -> zarr.Group:
     mode : {"r", "r+"}
     """
     return zarr.open_group(store, path=path, mode=mode, use_consolidated=False, zarr_format=3)
+
+
+class OwnArrays(WrapperStore):  # type: ignore[misc]
+    """A store whose root seems to hold its own arrays and nothing below them.
+
+    Opening the root of a multirun then takes as long for a thousand jobs as for one.
+
+    Parameters
+    ----------
+    store : zarr store
+    attrs : mapping
+        Attributes of the root.
+    nodes : mapping
+        Metadata of arrays and groups of the root, by path.
+    """
+
+    def __init__(
+        self, store: Any, attrs: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        super().__init__(store)
+        own = {n: m for n, m in nodes.items() if "/" not in n and m.get("node_type") == "array"}
+        listed = {"kind": "inline", "must_understand": False, "metadata": own}
+        root = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
+        self._arguments = (attrs, own)
+        self._root = json.dumps({**root, "consolidated_metadata": listed}).encode()
+
+    def _with_store(self, store: Any) -> OwnArrays:
+        return OwnArrays(store, *self._arguments)
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """Return a file of the store, or the metadata of its root."""
+        if key == "zarr.json" and byte_range is None:
+            return buffer(self._root, prototype)
+        return await self._store.get(key, prototype, byte_range)
 
 
 def consolidate(store: Any, path: str = "") -> None:

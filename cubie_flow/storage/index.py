@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,9 +86,18 @@ def write_index(
             about["flag_values"] = np.array(list(STATES), np.uint8)
             about["flag_meanings"] = " ".join(STATES.values())
         data[name] = ((JOB,), _column(rows, name, dtype), about)
+    done = [row for row in rows if row.get("job_status") == SUCCESS]
+    ended = Counter(STATES[row.get("job_status", PENDING)] for row in rows)
+    totals = {
+        "jobs_ended": json.dumps(ended),
+        "runs": sum(row.get("runs") or 0 for row in done),
+        "runs_failed": sum(row.get("runs_failed") or 0 for row in done),
+    }
     coordinates = {key: ((JOB,), _column(rows, key, "text")) for key in swept}
     coordinates[JOB] = ((JOB,), np.arange(len(rows)))
-    table = xr.Dataset(data, coordinates, {**plain(attrs), MARK: len(rows), "swept": list(swept)})
+    table = xr.Dataset(
+        data, coordinates, {**plain(attrs), **totals, MARK: len(rows), "swept": list(swept)}
+    )
     with reported(location):
         store = location.store(create=True)
     with transaction(location, store, "table of the jobs"):

@@ -28,7 +28,7 @@ CHUNK_BYTES = 2**28
 COUNT = 10**7
 #: Attributes of the root that are texts, and those that hold an object in JSON.
 TEXTS = ("study", "title", "algorithm", "config", "created", "completed", "device", "numerics")
-OBJECTS = ("system", "design", "statuses", "atol", "compare", "drivers")
+OBJECTS = ("system", "design", "statuses", "atol", "compare", "drivers", "jobs_ended")
 #: Attributes of the root that are lists of texts.
 LISTS = ("overrides", "swept")
 #: What one array must have in both places.
@@ -56,13 +56,15 @@ class Metadata:
     nodes: Mapping[str, Node]
 
 
-def read_metadata(folder: Path) -> Metadata:
+def read_metadata(folder: Path, comparing: bool = True) -> Metadata:
     """Return the metadata of a group of a store, compared with its arrays' own files.
 
     Parameters
     ----------
     folder : Path
         The folder of the group.
+    comparing : bool
+        Whether the files of the arrays are read; not where nothing but the root is used.
 
     Raises
     ------
@@ -78,11 +80,14 @@ def read_metadata(folder: Path) -> Metadata:
     if nodes is not None and not isinstance(nodes, dict):
         raise _damaged(path, "its consolidated metadata is not a mapping")
     metadata = Metadata(attrs, nodes or {})
-    # The jobs of a multirun are compared when they are opened.
-    promised = {n: node for n, node in metadata.nodes.items() if MARK not in attrs or "/" not in n}
+    promised = metadata.nodes
+    if MARK in attrs:  # its jobs are compared when they are opened
+        jobs = {n for n, node in promised.items() if node.get("node_type") == "group"}
+        promised = {n: node for n, node in promised.items() if "/" not in n and n not in jobs}
     for name, node in promised.items():
         _check_node(node, path, name)
-    _compare(folder, promised)
+    if comparing:
+        _compare(folder, promised)
     return metadata
 
 

@@ -69,7 +69,9 @@ def test_jobs_are_named_after_the_path(multirun: Path) -> None:
     assert data.attrs["algorithm"] == "bogacki_shampine_32"
     assert "job" not in data.coords
     assert "bytes" in data.flow.memory()
-    with pytest.raises(FlowError, match=r"holds 2 jobs; name one of them, such as '.*::0'"):
+    with pytest.raises(
+        FlowError, match=r"holds 2 jobs with runs; name one of them, such as '.*::0'"
+    ):
         open_runs(multirun)
     with pytest.raises(FlowError, match=r"has no job '5'; did you mean"):
         open_runs(f"{multirun}::5")

@@ -416,7 +416,7 @@ def test_a_dry_run_names_jobs_that_cannot_run(
 ) -> None:
     assert main(["-m", *MINE, f"{K}=1,2", "precision=float32,float31", "dry_run=true"]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert "job 2/2 precision=float31" in said[0]
+    assert "job_1 of 2 jobs, precision=float31" in said[0]
     assert said[1:] == ["cubie-flow: 1 of 2 jobs cannot run"]
     assert main(["-m", *MINE, f"{K}=1,2", "dry_run=true,false"]) == 1
     assert "dry_run cannot be swept" in capsys.readouterr().err

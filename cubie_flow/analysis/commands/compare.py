@@ -50,6 +50,9 @@ def _print_config(comparison: Comparison) -> None:
 def _print_numbers(comparison: Comparison) -> None:
     a, b = comparison.runs
     print(f"\nruns: {comparison.matched:,} in both ({comparison.how}), of {a:,} and {b:,}")
+    if any(comparison.unwritten):
+        x, y = comparison.unwritten
+        print(f"not written yet, and left out: {x:,} and {y:,}")
     for change, count in comparison.ended.items():
         print(f"ended differently: {change}: {count:,}")
     if comparison.numbers:

@@ -43,8 +43,12 @@ def export(
             raise FlowError(f"no run satisfies '{condition}', so there is nothing to export")
     names = [name.strip() for name in variables.split(",")] if variables else None
     count = write(data, target, names, overwrite=overwrite)
-    size = Path(target).expanduser().stat().st_size
+    size, unwritten = Path(target).expanduser().stat().st_size, runs.length(data) - count
     if as_json:
-        output.print_json({"path": target, "runs": count, "bytes": size})
+        values = {"path": target, "runs": count, "bytes": size, "not_written": unwritten}
+        output.print_json(values)
     else:
-        print(f"wrote {count:,} runs into {target} ({size / 1e6:.1f} MB)")
+        left = (
+            f"; {unwritten:,} runs are left out, as they are not written yet" if unwritten else ""
+        )
+        print(f"wrote {count:,} runs into {target} ({size / 1e6:.1f} MB){left}")

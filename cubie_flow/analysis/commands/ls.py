@@ -47,15 +47,19 @@ def _row(path: Path) -> dict[str, Any]:
         refuse_link(path)
         if (address := _elsewhere(path)) is not None:
             return {**row, **_UNKNOWN, "ended": f"not opened: the results are at '{address}'"}
-        head = folders.head(str(path)) if path.suffix == ".zarr" else _remote_head(path)
+        if path.suffix == ".zarr":
+            head = folders.head(str(path), comparing=False)
+        else:
+            from cubie_flow.analysis.opening import remote_head
+
+            head = remote_head(folders.place_of(path))
     except FlowError as error:
         text = str(error).removeprefix(f"'{path}' ")
         return {**row, **_UNKNOWN, "ended": text}
     attrs = head.attrs
     if head.is_multirun:
-        done = "" if attrs.get("completed") else f", {len(head.jobs)} with runs"
-        runs, algorithm = None, ""
-        outcome = f"{attrs[MARK]} jobs{done}"
+        runs, algorithm = attrs.get("runs"), ""
+        outcome = f"{attrs[MARK]} jobs: {_jobs_ended(head)}"
     else:
         runs, outcome = next(iter(head.lengths.values()), None), ended(attrs)
         algorithm = str(attrs.get("algorithm", ""))
@@ -75,20 +79,14 @@ def _elsewhere(path: Path) -> str | None:
     return None if noted is None or is_inside(noted, path) else noted.name
 
 
-def _remote_head(path: Path) -> folders.Head:
-    """Return the head of a store that is not a folder of Zarr files.
-
-    Raises
-    ------
-    FlowError
-        If it cannot be read.
-    """
-    from cubie_flow.analysis.groups import nodes
-
-    location = folders.place_of(path)
-    attrs, groups = nodes(location)
-    folders.check(location.name, attrs)
-    return folders.Head(location.name, attrs, groups)
+def _jobs_ended(head: folders.Head) -> str:
+    """Return how the jobs of a multirun ended, from the attributes of its store."""
+    attrs = head.attrs
+    if "jobs_ended" not in attrs:  # an older store
+        return f"{len(head.jobs)} with runs"
+    counts = parse_json(attrs["jobs_ended"], "the attribute jobs_ended of a store")
+    texts = [f"{name} {count:,}" for name, count in counts.items()]
+    return ", ".join([*texts, f"{attrs.get('runs_failed', 0):,} runs failed"])
 
 
 def ended(attrs: Mapping[str, Any]) -> str:

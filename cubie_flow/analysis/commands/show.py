@@ -28,7 +28,8 @@ def show(path: str, as_json: bool) -> None:
         print()
         print_table([_short(row) for row in description.values["rows"]])
         return
-    data = open_runs(path)
+    ranked = opened is not None and "placement" in opened.sizes
+    data = opened if opened is not None and ranked else open_runs(path)
     description = summary(data)
     names = {str(n): {"dims": list(map(str, v.dims)), **v.attrs} for n, v in data.variables.items()}
     if as_json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cubie_flow.analysis.pictures import drawer
 from cubie_flow.analysis.pictures.reading import (
     Array,
     as_float,
@@ -61,7 +62,7 @@ def draw(store: Any, target: Path, group: str | None = None) -> Path:
     if group is not None:
         options |= {"group": group, "consolidated": False}
     with xarray.open_dataset(store, **options) as data:
-        return overview(data).save(target, DPI)
+        return drawer("overview")(data).save(target, DPI)
 
 
 def tried(store: Any, target: Path, group: str | None = None) -> tuple[Path | None, str]:

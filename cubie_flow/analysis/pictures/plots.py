@@ -41,8 +41,9 @@ class Plots:
         return [*KINDS]
 
     def __call__(self) -> Picture:
-        """Draw the overview."""
-        return drawer("overview")(self._data)
+        """Draw the overview of a result, or the ranking of a placement study."""
+        kind = "placements" if "placement" in self._data.sizes else "overview"
+        return drawer(kind)(self._data)
 
     def _work_precision(self, *others: Dataset, reference: int | None = None) -> Picture:
         """Draw error over cost of this result and others of its study; see `work_precision`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cubie_flow.analysis.attributes import model
+from cubie_flow.analysis.attributes import design, model
 from cubie_flow.analysis.runs import numbers, positions_of, swept
 from cubie_flow.errors import FlowError, nearest
 
@@ -138,11 +138,26 @@ def sampled(data: Dataset) -> Dataset:
 
     No values are read.
     """
-    total, each = data.sizes["run"], SAMPLED // PLACES
-    if total <= SAMPLED:
+    if data.sizes["run"] <= SAMPLED:
         return data
-    starts = np.linspace(0, total - each, PLACES).astype(int)
-    return data.isel(run=(starts[:, None] + np.arange(each)).ravel())
+    return data.isel(run=even_sample(data.sizes["run"], SAMPLED, PLACES))
+
+
+def even_sample(total: int, most: int, places: int) -> Array:
+    """Return positions of at most `most` runs: all, or consecutive ones at evenly spaced places.
+
+    Parameters
+    ----------
+    total : int
+        Number of runs.
+    most, places : int
+        Most runs, and the number of places from which they are taken.
+    """
+    if total <= most:
+        return np.arange(total)
+    each = most // places
+    starts = np.linspace(0, total - each, places).astype(int)
+    return (starts[:, None] + np.arange(each)).ravel()
 
 
 def run_indices(data: Dataset, runs: int | Sequence[int]) -> Array:
@@ -190,6 +205,9 @@ def heading(data: Dataset, name: str = "") -> str:
     title = str(data.attrs.get("title", name or "result"))
     runs = data.sizes["run"]
     counted = f"{runs:,} runs" if runs > 1 else "one run"
+    whole = design(data).get("size", runs)
+    if whole > runs:
+        counted = f"{runs:,} of {whole:,} runs"
     return f"{title}: {counted}, {data.attrs.get('algorithm', '')}".rstrip(", ")
 
 
@@ -224,6 +242,8 @@ def points_over(values: Array, most: int) -> tuple[Array, list[Array]]:
     parts : list of ndarray
         The positions of the runs of each point.
     """
+    if not values.size:
+        return values, []
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])

@@ -142,16 +142,17 @@ def field_over(x: DataArray, y: DataArray, metric: DataArray) -> tuple[Array, Ar
 
 def _cells(values: Array) -> tuple[Array, Array]:
     """Return the centres of cells along an axis, and the cell of every run."""
-    points, index = np.unique(values, return_inverse=True)
+    points = np.unique(values)
     # If several runs share each value, the values are the points of a grid.
     if len(points) <= max(len(values) / 2, 1):
-        return points, index
+        return points, np.searchsorted(points, values)
     most = int(np.clip(np.sqrt(len(values) / RUNS_PER_CELL), 2, MOST_CELLS))
     logarithmic = _geometric(points)
     scale = np.log(values) if logarithmic else values
     edges = np.linspace(scale.min(), scale.max(), most + 1)
     centres = (edges[1:] + edges[:-1]) / 2
-    where = np.clip(np.searchsorted(edges, scale, side="right") - 1, 0, most - 1)
+    place = (scale - edges[0]) * (most / (edges[-1] - edges[0]))
+    where = np.clip(place.astype(np.int64), 0, most - 1)
     return (np.exp(centres) if logarithmic else centres), where
 
 

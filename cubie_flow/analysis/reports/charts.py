@@ -39,7 +39,7 @@ Chart = dict[str, Any]
 def over_time(data: Dataset) -> list[Chart]:
     """Return a chart of a few runs over time for each of the first saved variables."""
     names = saved(data)[:VARIABLES]
-    if not names:
+    if not names or not data.sizes["run"]:
         return []
     picked = run_indices(data, RUNS)
     step = -(-data.sizes["time"] // TIMES)
@@ -61,20 +61,26 @@ def over_time(data: Dataset) -> list[Chart]:
     ]
 
 
-def over_quantities(data: Dataset) -> list[Chart]:
+def over_quantities(data: Dataset, sample: Array) -> list[Chart]:
     """Return a chart of quantiles of each metric over each swept quantity.
 
     A chart has at most `POINTS` points, whatever the number of runs; see `points_over`.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+    sample : ndarray of int
+        Positions of the runs that the quantiles are taken of.
     """
     grids = {}
     for quantity in swept(data)[:QUANTITIES]:
-        middle, parts = points_over(as_float(data[quantity]), POINTS)
+        middle, parts = points_over(as_float(data[quantity])[sample], POINTS)
         if len(middle) >= 2:
             grids[quantity] = middle, parts
     charts: dict[tuple[str, str], Chart] = {}
     names = metrics(data)[:METRICS] if grids else []
     for name in names:
-        values = as_float(data[name])
+        values = as_float(data[name])[sample]
         for quantity, (middle, parts) in grids.items():
             if len(values) == len(middle):  # one run per point
                 lines = [_line(name, values[np.concatenate(parts)], BLUE)]

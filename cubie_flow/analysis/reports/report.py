@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from cubie_flow.analysis import attributes, describe, groups
+from cubie_flow.analysis import attributes, describe, groups, runs
 from cubie_flow.analysis.pictures import drawer
-from cubie_flow.analysis.pictures.reading import saved
+from cubie_flow.analysis.pictures.reading import even_sample, saved
 from cubie_flow.analysis.reports import charts, tables
 from cubie_flow.analysis.runs import swept
 from cubie_flow.errors import FlowError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Width of a picture in inches, and dots per inch.
 NARROW, SHARP = 6.4, 150
+#: Most runs whose quantiles are computed, and the number of places from which they are taken.
+SAMPLED, PLACES = 500_000, 500
 
 
 @frozen
@@ -112,7 +114,11 @@ def _source_hash(text: str) -> str:
 def content(data: Dataset) -> dict[str, Any]:
     """Return everything that the page shows, by the names that its template uses."""
     attrs = data.attrs
+    runs.length(data)
     summary = describe.summary(data)
+    # What the pictures, charts and tables of a study that was interrupted are made of.
+    written = runs.written(data)
+    sample = even_sample(written.sizes["run"], SAMPLED, PLACES)
     model = attributes.model(data)
     memory_attrs, buffers = _memory(data)
     return {
@@ -121,12 +127,16 @@ def content(data: Dataset) -> dict[str, Any]:
         "summary": [fact for fact in summary.facts if fact[0] != "remedy"],
         "model": {name: str(model.get(name, "")) for name in ("description", "source")},
         "equations": tables.equations(model),
-        "swept": tables.varied(data, summary.values["design"]),
+        "swept": tables.varied(written, summary.values["design"], sample),
         "settings": tables.settings(attributes.config_or_empty(data), attrs),
         "statuses": tables.statuses(summary.values),
-        "numbers": tables.spread(data),
-        "figures": _figures(data),
-        "explored": {"time": charts.over_time(data), "quantities": charts.over_quantities(data)},
+        "numbers": tables.spread(written, sample),
+        "figures": _figures(written),
+        "explored": {
+            "time": charts.over_time(written),
+            "quantities": charts.over_quantities(written, sample),
+        },
+        "sampled": sample.size if sample.size < written.sizes["run"] else 0,
         "memory": tables.memory(memory_attrs),
         "compiler": tables.compiler(memory_attrs),
         "buffers": buffers,
@@ -157,6 +167,8 @@ def _figures(data: Dataset) -> list[Figure]:
     """Return the pictures that suit the result."""
     varied = swept(data)
     many = data.sizes["run"] > 1
+    if not data.sizes["run"]:
+        return []
     pictures = [("overview", "What the result holds")]
     if len(varied) == 1 and many and saved(data):  # otherwise the overview shows this
         pictures.append(("bands", "The runs over time"))

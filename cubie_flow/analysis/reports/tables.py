@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import frozen
 
-from cubie_flow.analysis.pictures.reading import as_float, metrics, quantiles
+from cubie_flow.analysis.pictures.reading import Array, metrics, quantiles
 from cubie_flow.analysis.pictures.style import unit_of
 from cubie_flow.analysis.runs import swept
 from cubie_flow.study.tolerance_record import ranged, recorded_atol
@@ -113,26 +113,46 @@ def equations(system: Mapping[str, Any]) -> Table | None:
     return table("The model", ["name", "kind", "equation", "value", "unit", "meaning"], full)
 
 
-def varied(data: Dataset, kind: str | None) -> Table | None:
-    """Return what varies between the runs; `kind` is that of the design."""
+def varied(data: Dataset, kind: str | None, sample: Array) -> Table | None:
+    """Return what varies between the runs.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+    kind : str or None
+        Kind of the design.
+    sample : ndarray of int
+        Positions of the runs whose quantiles are computed.
+    """
     head = ["quantity", "lowest", "median", "highest", "unit", "meaning"]
     rows = [
-        [name, *quantiles(as_float(data[name]), (0.0, 0.5, 1.0)), *_meaning(data[name])]
+        [name, *_distribution(data[name], (0.5,), sample), *_meaning(data[name])]
         for name in swept(data)
     ]
     made = f" ({kind.replace('_', ' ')})" if kind else ""
     return table(f"What varies between the {data.sizes['run']:,} runs{made}", head, rows)
 
 
-def spread(data: Dataset) -> Table | None:
-    """Return how the metrics are distributed over the runs."""
+def spread(data: Dataset, sample: Array) -> Table | None:
+    """Return how the metrics are distributed over the runs; see `varied`."""
     head = ["name", "lowest", "5 %", "median", "95 %", "highest", "unit", "meaning"]
     names = metrics(data)
     rows = [
-        [name, *quantiles(as_float(data[name]), (0, 0.05, 0.5, 0.95, 1)), *_meaning(data[name])]
+        [name, *_distribution(data[name], (0.05, 0.5, 0.95), sample), *_meaning(data[name])]
         for name in names[:METRICS]
     ]
     return table("Metrics of the runs: their distribution", head, rows, len(names))
+
+
+def _distribution(array: DataArray, shares: Sequence[float], sample: Array) -> list[float]:
+    """Return the lowest value of all runs, quantiles of a sample of them, and the highest value."""
+    values = array.to_numpy()
+    inner = quantiles(values[sample].astype(np.float64), shares).tolist()
+    if values.size and not np.isfinite([values.min(), values.max()]).all():
+        values = values[np.isfinite(values)]
+    if not values.size:
+        return [np.nan] * (len(shares) + 2)
+    return [float(values.min()), *inner, float(values.max())]
 
 
 def _meaning(array: DataArray) -> tuple[str, str]:
