@@ -11,7 +11,6 @@ from cubie_flow.analysis.opened import mark_as_opened
 from cubie_flow.batches.store_names import MEMORY
 from cubie_flow.documents import parse_json
 from cubie_flow.errors import FlowError
-from cubie_flow.storage.groups import OwnArrays
 from cubie_flow.storage.groups import open_group as open_stored_group
 from cubie_flow.storage.inspection import METADATA, read_metadata
 from cubie_flow.storage.location import Location
@@ -19,9 +18,7 @@ from cubie_flow.storage.zarr_adapter import sync
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from xarray import Dataset, DataTree
-
-    from cubie_flow.analysis.folders import Head
+    from xarray import Dataset
 
 
 def open_group(location: Location, group: str, chunks: Any = None, store: Any = None) -> Dataset:
@@ -109,28 +106,6 @@ def nodes(location: Location) -> tuple[dict[str, Any], dict[str, dict[str, Any]]
 
 def _is_local(location: Location) -> bool:
     return location.folder is not None
-
-
-def open_tree(location: Location, head: Head, chunks: Any = None) -> DataTree:
-    """Open a store of several jobs as a tree with one node per job, opened when it is asked for.
-
-    Parameters
-    ----------
-    location : Location
-        The store.
-    head : Head
-        Its metadata.
-    chunks : optional
-        As of `xarray.open_zarr`.
-    """
-    from cubie_flow.analysis.jobs import text
-    from cubie_flow.analysis.xarray_private import lazy_tree
-
-    store = location.store(read_only=True)
-    root = open_group(location, "", chunks, OwnArrays(store, head.attrs, head.nodes))
-    tree = lazy_tree(root, head.jobs, lambda job: open_group(location, job, chunks, store), text)
-    tree.encoding["source"] = location.name
-    return tree
 
 
 def group(data: Dataset, name: str) -> Dataset:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cubie_flow.analysis import folders
-from cubie_flow.analysis.groups import nodes, open_group, open_tree
+from cubie_flow.analysis.groups import nodes, open_group
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.storage.location import Location
 
@@ -68,7 +68,7 @@ def open_results(
         return _open_remote(location, chunks)
     head = folders.head(location.address)
     if head.is_multirun:
-        return open_tree(location, head, chunks)
+        return _open_tree(location, head, chunks)
     return open_group(location, "", chunks)
 
 
@@ -114,8 +114,31 @@ def open_runs(path: str | Path) -> Dataset:
 def _open_remote(location: Location, chunks: Any) -> Dataset | DataTree:
     head = remote_head(location)
     return (
-        open_tree(location, head, chunks) if head.is_multirun else open_group(location, "", chunks)
+        _open_tree(location, head, chunks) if head.is_multirun else open_group(location, "", chunks)
     )
+
+
+def _open_tree(location: Location, head: folders.Head, chunks: Any = None) -> DataTree:
+    """Open a store of several jobs as a tree with one node per job, opened when it is asked for.
+
+    Parameters
+    ----------
+    location : Location
+        The store.
+    head : Head
+        Its metadata.
+    chunks : optional
+        As of `xarray.open_zarr`.
+    """
+    from cubie_flow.analysis.jobs import text
+    from cubie_flow.analysis.xarray_private import lazy_tree
+    from cubie_flow.storage.groups import OwnArrays
+
+    store = location.store(read_only=True)
+    root = open_group(location, "", chunks, OwnArrays(store, head.attrs, head.nodes))
+    tree = lazy_tree(root, head.jobs, lambda job: open_group(location, job, chunks, store), text)
+    tree.encoding["source"] = location.name
+    return tree
 
 
 def remote_head(location: Location) -> folders.Head:

@@ -25,13 +25,10 @@ def described_design(described: Mapping[str, Any]) -> Design:
         whole = described_design({k: v for k, v in described.items() if k != "runs"})
         return Chosen(whole, [int(run) for run in described["runs"]])
     kind, values = str(described["kind"]), described.get("values") or {}
-    sweep = described.get("sweep") or []
-    outer = math.prod(make_design("zip", axis).size for axis in sweep)
-    size, path = described.get("size"), described.get("path")
-    sized = kind in ("sobol", "latin_hypercube", "table", "subjects")
+    sweep, path = described.get("sweep") or [], described.get("path")
+    own = own_size(described)
 
     def make(seed: int) -> Design:
-        own = int(size) // outer if sized and size is not None else None
         if kind == "subjects" and path is None:
             return subjects_design(described["table"], values, own, described["options"])
         return make_design(kind, values, own, seed, path, described.get("options"))
@@ -42,3 +39,21 @@ def described_design(described: Mapping[str, Any]) -> Design:
     if hashed != described.get("rows_hash"):
         raise FlowError(f"'{path}' no longer holds the rows that it held when the study began")
     return design
+
+
+#: Kinds of designs whose number of runs is ``batch.size``.
+_SIZED = ("sobol", "latin_hypercube", "table", "subjects")
+
+
+def own_size(described: Mapping[str, Any]) -> int | None:
+    """Return the ``batch.size`` of a described design; None if its kind takes none.
+
+    Parameters
+    ----------
+    described : mapping
+        What `Design.describe` returned. Its ``size`` counts the runs of the sweep around it too.
+    """
+    if described["kind"] not in _SIZED or "size" not in described:
+        return None
+    sweep = described.get("sweep") or []
+    return int(described["size"]) // math.prod(make_design("zip", axis).size for axis in sweep)

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from cubie_flow.batches.described import own_size
 from cubie_flow.config.identity import GIVEN_AGAIN, LATER, MACHINES, RESUMABLE, may_change
 from cubie_flow.config.plain import names_outside, put, resolved, select
 from cubie_flow.config.schema import Settings
@@ -173,6 +174,9 @@ def stored_settings(
         if select(config, key, LATER) is LATER:
             put(config, key, deepcopy(value))
     _forget_machines(config, given, source)
+    if SIZE not in given and "design" in attrs and (size := select(config, SIZE)) is not None:
+        # A study that has grown is as large as its store says.
+        put(config, SIZE, own_size(_object(attrs, "design")) or size)
     for key, value in given.items():
         # These have opened the store, see `location_of`.
         if key in (URL, OPTIONS) or key.startswith(f"{OPTIONS}."):

@@ -24,6 +24,8 @@ from cubie_flow.errors import FlowError
 UNWRITTEN = 255
 #: Attributes without which a study cannot be resumed from its store.
 STATED = ("system", "algorithm", "design")
+#: Attributes of a store that is complete.
+ENDED = ("completed", "statuses")
 PER_RUN = (RUN,)
 PER_RUN_AND_TIME = (RUN, TIME)
 #: Recurring events of a run, in order of time.

@@ -34,7 +34,7 @@ from cubie_flow.storage.inspection import read_metadata
 from cubie_flow.storage.layout import AT_ONCE, ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.memory_table import add_to_memory
-from cubie_flow.storage.schema import STATED, UNWRITTEN, StoreSchema, lacks_status, plain
+from cubie_flow.storage.schema import ENDED, STATED, UNWRITTEN, StoreSchema, lacks_status, plain
 from cubie_flow.storage.zarr_adapter import (
     arrays_of,
     buffer,
@@ -327,10 +327,16 @@ class ResultStore:
         values, counts = np.unique(np.asarray(self._arrays[STATUS][:]), return_counts=True)
         return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
-    def grown(self, runs: int) -> ResultStore:
+    def grown(self, runs: int, attrs: Mapping[str, Any] | None = None) -> ResultStore:
         """Lengthen the store to `runs` runs with the same layout, and return it opened again.
 
         A last shard that was not full becomes incomplete: its new runs are not written.
+
+        Parameters
+        ----------
+        runs
+        attrs
+            Attributes of the root that describe the larger study.
 
         Raises
         ------
@@ -341,6 +347,9 @@ class ResultStore:
             name = self.location.name
             raise FlowError(f"'{name}' has {self.plan.runs} runs and cannot shrink to {runs}")
         with self._transaction(f"lengthened to {runs:,} runs"):
+            # First of all: a process that is killed here has promised what it begins.
+            kept = {k: v for k, v in self._group.attrs.items() if k not in ENDED}
+            self._group.attrs.put({**kept, **plain(attrs or {})})
             for array in self._arrays.values():
                 array.resize((runs, *array.shape[1:]))
             grown = ShardPlan(runs, self.plan.chunk_runs, self.plan.shard_runs)

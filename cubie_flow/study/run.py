@@ -264,7 +264,9 @@ class _Execution:
         if store.attrs.get("numerics") != self.numerics:
             self.notes.append(OTHER_NUMERICS)
         if self.study.design.size != store.plan.runs:
-            store = store.grown(self.study.design.size)
+            # Should this be interrupted, the store itself says how many runs it is to have.
+            design = {"design": json.dumps(self.study.design.describe())}
+            store = store.grown(self.study.design.size, design)
         self.store, self.complete = store, store.completed()
         if self.options.start == "recheck":
             self.complete -= set(store.damaged())

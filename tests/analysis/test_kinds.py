@@ -182,16 +182,16 @@ def test_only_written_runs_are_drawn_compared_and_exported(
 def test_a_tree_opens_a_job_when_it_is_asked_for(
     places: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cubie_flow.analysis import groups
+    from cubie_flow.analysis import opening
 
     opened: list[str] = []
-    true = groups.open_group
+    true = opening.open_group
 
     def counted(location: object, group: str, *rest: object) -> xr.Dataset:
         opened.append(group)
         return true(location, group, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(groups, "open_group", counted)
+    monkeypatch.setattr(opening, "open_group", counted)
     tree = cubie_flow.open_results(places["multirun"])
     assert isinstance(tree, xr.DataTree)
     assert (repr(tree), len(tree.children), "job_1" in tree)[1:] == (2, True)

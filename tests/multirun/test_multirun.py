@@ -452,9 +452,9 @@ def test_a_dry_resume_says_what_each_job_lacks(
     capsys.readouterr()
     assert main([f"resume={path.parent}", "-m", "dry_run=true"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "job      1/3 algorithm=tsit5: complete",
-        "job      2/3 algorithm=cash_karp_54: 10 of 40 runs are missing",
-        "job      3/3 algorithm=vern7: not begun, 40 runs",
+        "job_0    algorithm=tsit5: complete",
+        "job_1    algorithm=cash_karp_54: 10 of 40 runs are missing",
+        "job_2    algorithm=vern7: not begun, 40 runs",
         "total    50 runs in 5 shards, with results of at most 1.2 kB before compression, of 2 "
         "jobs",
         "dry run  nothing was solved or written",
