@@ -62,10 +62,10 @@ def write(study: Study, place: Location, shards: int | None = None) -> None:
         if shards == 0:
             raise Stopped("nothing", 3)
 
-    def count(_: float) -> None:
+    def count(seconds: float) -> None:
         nonlocal done
-        done += 1
-        if done == shards:
+        done += seconds > 0  # it is also called before the first shard
+        if done and done == shards:
             raise Stopped("enough", 3)
 
     with suppress(Stopped):
