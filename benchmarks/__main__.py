@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_arguments(checked)
     faults = commands.add_parser("faults", help="damages, hostile folders and kills")
     fault_command.add_arguments(faults)
+    delays = commands.add_parser("delays", help="delay equations compared with SciPy and jitcdde")
+    delays.add_argument("--runs", type=int, default=1024)
     sbml = commands.add_parser("sbml", help="cases of the SBML Test Suite in a folder")
     sbml.add_argument("rest", nargs=argparse.REMAINDER, help="folder and cases")
     return parser
@@ -115,6 +117,12 @@ def _conformance(given: argparse.Namespace) -> int:
 
 def _faults(given: argparse.Namespace) -> int:
     return fault_command.command(given)
+
+
+def _delays(given: argparse.Namespace) -> None:
+    from benchmarks.delays import main as measure
+
+    measure(given.runs)
 
 
 def _sbml(given: argparse.Namespace) -> int:
