@@ -7,7 +7,7 @@ during a run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -107,7 +107,10 @@ class Solution:
 
 
 def solve_equations(
-    equations: Sequence[Node], unknowns: Sequence[str], moving: Collection[str]
+    equations: Sequence[Node],
+    unknowns: Sequence[str],
+    moving: Collection[str],
+    values: Mapping[str, float] | None = None,
 ) -> Solution:
     """Return the unknowns that equations determine.
 
@@ -119,11 +122,13 @@ def solve_equations(
         There may be more of them than equations; those that come first are preferred.
     moving : collection of str
         Names that change during a run. A quotient by something that stays is preferred.
+    values : mapping, optional
+        Numbers at the start, as far as they are known. A quotient by zero comes last.
     """
     rest = dict(enumerate(equations))
     left = list(unknowns)
     solved: dict[str, Node] = {}
-    while (best := _best_pivot(rest, left, moving)) is not None:
+    while (best := _best_pivot(rest, left, moving, values or {})) is not None:
         number, name, node = best
         del rest[number]
         left.remove(name)
@@ -140,7 +145,10 @@ def solve_equations(
 
 
 def _best_pivot(
-    equations: dict[int, Node], unknowns: Sequence[str], moving: Collection[str]
+    equations: dict[int, Node],
+    unknowns: Sequence[str],
+    moving: Collection[str],
+    values: Mapping[str, float],
 ) -> tuple[int, str, Node] | None:
     """Return an equation, the unknown that it gives, and its expression."""
     best: tuple[tuple[int, int], int, str, _Parts] | None = None
@@ -154,9 +162,19 @@ def _best_pivot(
                 continue
             stays = not set(free_symbols([parts[1]])) & {*moving, *unknowns, "t"}
             rank = 0 if parts[1].op == "const" else 1 if stays else 2
+            if rank and _vanishes(parts[1], values):
+                rank = 3
             if best is None or (rank, order) < best[0]:
                 best = (rank, order), number, name, parts
     if best is None:
         return None
     _, number, name, (rest, slope) = best
     return number, name, graph.div(graph.neg(rest), slope)
+
+
+def _vanishes(node: Node, values: Mapping[str, float]) -> bool:
+    """Return whether an expression is known to be zero at the start."""
+    from cubie_flow.expressions.evaluate import evaluate
+
+    used = free_symbols([node])
+    return not set(used) - values.keys() and float(evaluate([node], dict(values))[0]) == 0.0

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from attrs import evolve
+
 from cubie_flow.errors import FlowError
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.names import package
@@ -64,7 +66,9 @@ def read_sbml(name: str, markup: Markup, file: str) -> SbmlModel:
     libsbml = package("libsbml", "sbml", "SBML models")
     document = libsbml.readSBMLFromString(markup.text)
     _check_document(libsbml, document, markup, file)
-    document = flattened(libsbml, document, markup, file)
+    whole = flattened(libsbml, document, markup, file)
+    if whole is not document:  # lines of the flattened model are not those of the file
+        document, markup = whole, evolve(markup, lines={})
     notes = _check_consistency(libsbml, document, markup, file)
     level, version = document.getLevel(), document.getVersion()
     if level == 1 and not document.setLevelAndVersion(2, 5, False):

@@ -130,7 +130,7 @@ class Equations:
         rules = [r.build(formula, self.names, where) for formula, where in r.algebraic]
         known = {self.own[name]: name for name in r.unknowns}
         moving = {*(state.name for state in self.states), *self.totals}
-        solution = solve_equations(rules, list(known), moving)
+        solution = solve_equations(rules, list(known), moving, self._given_numbers())
         for number in solution.stray:
             r.refuse(
                 r.algebraic[number][1],
@@ -147,6 +147,19 @@ class Equations:
         for name in set(r.unknowns) & self.derived.keys():
             self._replace({symbol(self.own[name]): self.derived[name][1]()})
         return changing
+
+    def _given_numbers(self) -> dict[str, float]:
+        """Return the values that the file gives as numbers; of species, whether they are zero."""
+        r = self.reader
+        numbers = {}
+        for name, item in r.symbols.items():
+            own = r.species.get(name)
+            value = item.value
+            if own is not None:
+                value = own.concentration if own.amount is None else own.amount
+            if value is not None and name not in r.initial:
+                numbers[self.own[name]] = value
+        return numbers
 
     def _add_implicit(self) -> None:
         """Add the states that algebraic equations determine."""

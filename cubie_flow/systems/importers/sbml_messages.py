@@ -65,11 +65,13 @@ def refuse_first(libsbml: Any, document: Any, markup: Markup, file: str) -> list
     libsbml : module
     document : libsbml.SBMLDocument
     markup : Markup
+        Of the file; without lines if the document is not the one in the file.
     file : str
         Names the file in errors.
     """
     accepted = {getattr(libsbml, name): note for name, note in _ACCEPTED.items()}
     notes = []
+    lines = bool(markup.lines)
     for number in range(document.getNumErrors()):
         error = document.getError(number)
         if error.getSeverity() < libsbml.LIBSBML_SEV_ERROR:
@@ -80,7 +82,6 @@ def refuse_first(libsbml: Any, document: Any, markup: Markup, file: str) -> list
         needed = _PACKAGE.search(error.getMessage())
         if needed and document.getNamespaces().getURI(needed[1]) not in markup.spaces:
             continue
-        raise FlowError(
-            f"'{file}', line {error.getLine()}: it is not valid SBML: {reason(error.getMessage())}"
-        )
+        where = f"'{file}', line {error.getLine()}" if lines else f"'{file}'"
+        raise FlowError(f"{where}: it is not valid SBML: {reason(error.getMessage())}")
     return list(dict.fromkeys(notes))

@@ -192,7 +192,9 @@ class SbmlReader:
     def _check_supported(self) -> None:
         for number, item in enumerate(self.model.getListOfConstraints(), 1):
             if item.getMath() is not None:
-                where = f"line {item.getLine()}, constraint {number}"
+                where = f"constraint {number}"
+                if self.markup.lines:
+                    where = f"line {item.getLine()}, {where}"
                 self.refuse(where, "constraints are not supported")
 
     def _functions(self) -> dict[str, Function]:
@@ -213,7 +215,7 @@ class SbmlReader:
                 continue
             if rule.isAlgebraic():
                 where = f"algebraicRule {len(self.algebraic) + 1}"
-                if rule.getLine():
+                if self.markup.lines and rule.getLine():
                     where = f"line {rule.getLine()}, {where}"
                 self.algebraic.append((self._formula(written, where), where))
                 continue
@@ -415,7 +417,8 @@ class SbmlReader:
         """Return the identifiers that algebraic rules use and nothing else determines.
 
         The specification leaves open which of several is meant. Here it is one that no event sets,
-        that is not a boundary species, and that has no value of its own.
+        that is not a boundary species, and that has no value of its own; of level 1, where every
+        parameter may change, a species.
         """
         used: set[str] = set()
         waiting = [name for formula, _ in self.algebraic for name in formula.names]
@@ -434,13 +437,14 @@ class SbmlReader:
             reacts = own is not None and own.changed_by_reactions and name in self.reacting
             return reacts or name in self.assigned or name in self.rates or name in self.constant
 
-        def rank(name: str) -> tuple[bool, bool, bool]:
+        def rank(name: str) -> tuple[bool, bool, bool, bool]:
             own, item = self.species.get(name), self.symbols[name]
             given = item.value is not None or name in self.initial
             if own is not None:
                 given = given or own.amount is not None or own.concentration is not None
             boundary = own is not None and not own.changed_by_reactions
-            return name in self.set_by_events, boundary, given
+            unlikely = own is None and self.variable_by_default
+            return name in self.set_by_events, boundary, unlikely, given
 
         return sorted(
             (name for name in self.symbols if name in used and not determined(name)), key=rank

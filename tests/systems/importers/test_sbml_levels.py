@@ -117,3 +117,18 @@ def test_numbers_without_a_value_are_a_matter_of_the_run() -> None:
     assert np.isnan(x)
     assert np.isnan(y)
     assert np.isinf(z)
+
+
+def test_the_unknown_of_level_1_is_the_likely_one() -> None:
+    """Every parameter of level 1 may change; a quotient by zero is not meant, nor a rate constant."""
+    text = LEVEL_1.replace('<parameter name="q"/>', '<parameter name="q" value="0"/>')
+    rule_of_q = '<algebraicRule formula="q - 2*p"/>'
+    model = read(text.replace(rule_of_q, '<algebraicRule formula="(k + 1)*q - p"/>'))
+    assert model.system.to_mapping()["observables"]["q"].endswith("/(k + 1.0)")
+    model = read(
+        text.replace(rule_of_q, '<algebraicRule formula="k*F - A"/>').replace(
+            '<species name="E"',
+            '<species name="F" compartment="d" initialAmount="1"/><species name="E"',
+        )
+    )
+    assert model.system.to_mapping()["observables"]["F"] == "A/k"
