@@ -158,7 +158,7 @@ class Reaction:
         values = [self.block.let(f"kept_{i}_{k}", node) for k, node in enumerate(values)]
         holds = logical_or(self._holds(i, truth), logical_not(self.open))
         new, full = plan.queues.added(i, rose, holds, self.t + delay, values)
-        # A delay that reaches zero may be negative by rounding, which is no delay.
+        # A delay that reaches zero may be negative by rounding.
         wrong = logical_not(compare(">=", delay, -plan.near(self.t, ZERO)))
         return new, logical_or(full, logical_and(rose, wrong))
 

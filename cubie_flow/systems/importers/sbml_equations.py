@@ -10,7 +10,7 @@ from attrs import frozen
 from cubie_flow.expressions import graph
 from cubie_flow.expressions.graph import Node, const, symbol
 from cubie_flow.expressions.traversal import free_symbols, substitute
-from cubie_flow.systems.delays import has_delays
+from cubie_flow.systems.delays import PlainDelays, has_delays
 from cubie_flow.systems.events import Event
 from cubie_flow.systems.importers import vocabulary
 from cubie_flow.systems.importers.earlier import (
@@ -18,6 +18,7 @@ from cubie_flow.systems.importers.earlier import (
     delayed_symbols,
     moving_starts,
     with_early_values,
+    within_delays,
     without_early_rates,
 )
 from cubie_flow.systems.importers.elimination import polynomial_parts, solve_equations
@@ -185,7 +186,7 @@ class Equations:
 
     def _equilibrate(self) -> None:
         """Express the species of fast reactions by the totals that these leave unchanged."""
-        fast, r = self.fast, self.reader
+        fast, r, amounts = self.fast, self.reader, self.fast_amounts
         for name in fast.species:
             own = self.called.new(f"{name}_start")
             label = f"amount of {r.symbols[name].label or name} before fast reactions"
@@ -193,6 +194,12 @@ class Equations:
         before = {self.fast_amounts[name]: self.given[name] for name in fast.species}
         self.names_at_start = dict(
             zip(self.names, substitute(list(self.names.values()), before), strict=True)
+        )
+        # What is read from before the start is what was given, not the equilibrium.
+        started = graph.compare("<", symbol("t"), 0.0)
+        past = {node: graph.where(started, self.given[n], node) for n, node in amounts.items()}
+        self.names = dict(
+            zip(self.names, within_delays(list(self.names.values()), past), strict=True)
         )
         rates = {name: self._fast_rate(name) for name in fast.equations}
         expressed: dict[Node, Node] = {}
@@ -515,23 +522,38 @@ class Equations:
         fixed = self._set_starts({own: nodes[f"start of {own}"] for own in self.identifiers})
         derivatives = substitute(derivatives, fixed)
         nodes = dict(zip(nodes, substitute(list(nodes.values()), fixed), strict=True))
+        nodes = self._plain(nodes)
         self.names, self.amounts, self.implicit, _, parts = (
             {key: nodes[f"{kind}{key}"] for key in group} for kind, group in groups.items()
         )
         written = iter(parts.values())
         derivatives = [*derivatives, *self.implicit.values()]
-        return derivatives, [
-            event.replaced(lambda old: [next(written) for _ in old]) for event in events
-        ]
+        changed = [event.replaced(lambda old: [next(written) for _ in old]) for event in events]
+        for event, given in zip(changed, self.reader.events, strict=True):
+            if has_delays(event.nodes):
+                self.reader.refuse(
+                    given.where,
+                    "it uses delay() of a quantity that reactions, rules or events change; events "
+                    "see the present only",
+                )
+        return derivatives, changed
+
+    def _plain(self, nodes: dict[str, Node]) -> dict[str, Node]:
+        """Return expressions in which only the past of states is read."""
+        if not has_delays(nodes.values()):
+            return nodes
+        # What events change is a state.
+        delays, r = PlainDelays({state.name for state in self.states}, (), ()), self.reader
+        places = {name: f"'{r.file}', {r.where_of(name)}" for name in self.names}
+        return {
+            name: delays.plain(node, places.get(name, f"'{r.file}'"))
+            for name, node in nodes.items()
+        }
 
     def _without_early_rates(
         self, derivatives: list[Node], nodes: dict[str, Node]
     ) -> tuple[list[Node], dict[str, Node]]:
         """Replace rates in delayed expressions; see `cubie_flow.systems.importers.earlier`."""
-        r = self.reader
-        for reaction in r.reactions.values():
-            if reaction.fast and has_delays([*nodes.values(), *derivatives]):
-                r.refuse(reaction.where, "it is fast, and the model has delays")
         changed = without_early_rates([*derivatives, *nodes.values()])
         count = len(derivatives)
         return changed[:count], dict(zip(nodes, changed[count:], strict=True))
@@ -557,12 +579,15 @@ class Equations:
 
     def _check_rates(self, nodes: list[Node]) -> None:
         """Refuse rates of what an algebraic equation determines during a run."""
-        for name in sorted(rates_in(nodes) & self.names.keys() if self.implicit else ()):
+        for name in sorted(rates_in(nodes) & self.names.keys()):
+            why = ""
             if set(free_symbols([self.names[name]])) & self.implicit.keys():
-                self.reader.refuse(
-                    self.reader.where_of(name),
-                    "its rate is used, but it follows from an algebraic rule that is not linear",
-                )
+                why = "follows from an algebraic rule that is not linear"
+            elif has_delays([self.names[name]]):
+                why = "depends on the past"
+            if why:
+                where = self.reader.where_of(name)
+                self.reader.refuse(where, f"its rate is used, but it {why}")
 
     def _finished(self, derivatives: list[Node], events: list[Event]) -> SbmlModel:
         """Return the system, and the amount and concentration of every species."""

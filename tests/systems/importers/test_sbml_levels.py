@@ -120,7 +120,7 @@ def test_numbers_without_a_value_are_a_matter_of_the_run() -> None:
 
 
 def test_the_unknown_of_level_1_is_the_likely_one() -> None:
-    """Every parameter of level 1 may change; a quotient by zero is not meant, nor a rate constant."""
+    """Every parameter of level 1 may change; species come first, and quotients by zero last."""
     text = LEVEL_1.replace('<parameter name="q"/>', '<parameter name="q" value="0"/>')
     rule_of_q = '<algebraicRule formula="q - 2*p"/>'
     model = read(text.replace(rule_of_q, '<algebraicRule formula="(k + 1)*q - p"/>'))
