@@ -31,6 +31,8 @@ RESERVED = ("ID", "TIME", "DV", *NUMBERS)
 REFUSED = ("CALL", "CONT", "PCMT", "CENS")
 #: Columns of the layout that are not supported at all.
 DATES = ("DATE", "DAT1", "DAT2", "DAT3")
+#: Most doses that one row may stand for.
+MOST_DOSES = 1_000_000
 OBSERVATION, DOSE, OTHER, RESET, RESET_DOSE = range(5)
 _WHOLE = ("ADDL", "SS", "EVID", "MDV")
 
@@ -251,6 +253,22 @@ class _Checks:
                      "{}, but a steady state needs the time between two doses")  # fmt: skip
         self._refuse(dose & (c["ADDL"] > 0) & (c["II"] == 0), "II",
                      "{}, but additional doses need the time between two doses")  # fmt: skip
+        self._numbers_of_doses(dose)
+
+    def _numbers_of_doses(self, dose: NDArray[np.bool_]) -> None:
+        """Refuse a row that stands for more doses than a list can hold."""
+        c, first = self.table.columns, self.table.first
+        left = np.repeat(c["TIME"][first[1:] - 1], np.diff(first)) - c["TIME"]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            more = dose & (c["ADDL"] > 0) & (np.minimum(c["ADDL"], left / c["II"]) > MOST_DOSES)
+            length = c["AMT"] / np.where(c["RATE"] > 0, c["RATE"], np.inf)
+            overlaps = dose & (c["SS"] > 0) & (c["AMT"] > 0) & (length / c["II"] > MOST_DOSES)
+        self._refuse(more, "ADDL", f"{{}} makes more than {MOST_DOSES:,} doses up to the last row")
+        self._refuse(
+            overlaps, "RATE", f"{{}} makes more than {MOST_DOSES:,} infusions run at the same time"
+        )
+        # Further doses than can be counted come after the last row.
+        np.minimum(c["ADDL"], 2.0**53, out=c["ADDL"])
 
     def _observations(self) -> None:
         """Check the columns of observations."""

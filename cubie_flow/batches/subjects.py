@@ -12,12 +12,18 @@ from attrs import field, frozen
 
 from cubie_flow.allowed_values import CARRIES
 from cubie_flow.batches.design import Design
-from cubie_flow.batches.store_names import SUBJECT
+from cubie_flow.batches.store_names import OBSERVATION_TIME, SUBJECT
 from cubie_flow.batches.subject_table import SubjectTable, read_subject_table
 from cubie_flow.batches.values import Array, Constant, parse_value
 from cubie_flow.errors import FlowError, nearest
 
 _DURATION = "duration"
+#: Names that the runs of subjects have themselves.
+_OWN = {
+    _DURATION: "the time from the first to the last row of a subject",
+    SUBJECT: "the number of a subject",
+    OBSERVATION_TIME: "the time of an observation",
+}
 
 
 def _texts(given: Mapping[Any, Any] | None) -> dict[str, str]:
@@ -221,6 +227,11 @@ def subjects_design(
         For the first mistake, with row and column where it has one.
     """
     table = read_subject_table(given)
+    for name in (*table.others, *(values or {})):
+        if name in _OWN:
+            raise FlowError(
+                f"{table.source}: '{name}' is {_OWN[name]} in the results; rename the column"
+            )
     used: dict[str, str | Constant] = {}
     for name, spec in (values or {}).items():
         if spec is None or isinstance(spec, str):

@@ -158,8 +158,9 @@ def _check_range(study: Study) -> None:
         for row in one.values
     ]
     if study.subjects is not None:
-        values = np.abs(study.subjects.records.rows[:, VALUE]).max()
-        numbers.append((f"a dose or covariate of {study.subjects.design.table.source}", values))
+        own, source = study.subjects.records, study.subjects.design.table.source
+        numbers.append((f"a dose or covariate of {source}", np.abs(own.rows[:, VALUE]).max()))
+        numbers.append((f"DV of {source}", np.abs(np.nan_to_num(own.samples[:, 1])).max()))
     numbers += [("t_start", study.t_start), ("duration", study.span)]
     numbers += [("controller.dt", study.controller.dt or 0.0)]
     starts = [one.start for one in system.quantities if one.start is not None]

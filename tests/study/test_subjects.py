@@ -147,7 +147,11 @@ def test_lanes_targets_shards_and_order_give_the_same_bits(every: Any, tmp_path:
     system = OdeSystem.from_mapping(MODEL)
     options: dict[str, Any] = {"rtol": 0.05, "atol": 1.0, "error": {"additive": "a"}}
     design = subjects_design(table(short))
-    results = [solve(system, batch=design, target=t, **options) for t in ("cpu", "simulator")]
+    shared = dict.fromkeys(("record_clock", "repeated_state", "kept_state"), "shared")
+    results = [
+        solve(system, batch=design, target="cpu", **options),
+        solve(system, batch=design, target="simulator", locations=shared, **options),
+    ]
     assert set(np.unique(results[0].status)) == {0}
     backwards = subjects_design(table(short[::-1]))
     turned = solve(system, batch=backwards, target=TargetChoice("cpu", lanes=4), **options)
@@ -174,6 +178,8 @@ def test_lanes_targets_shards_and_order_give_the_same_bits(every: Any, tmp_path:
     assert {"record_clock", "repeated_state", "kept_state"} <= {*memory.buffer.values.tolist()}
     text = plan_study(study, compiling=False).text()
     assert f"{memory.attrs['record_table_bytes'] / 1e3:.1f} kB of doses and observations" in text
+    again = results[0].flow.rerun([2, 0])
+    np.testing.assert_array_equal(again.loglik.values, results[0].loglik.values[[2, 0]])
     again = data.flow.rerun([3, 70])
     np.testing.assert_array_equal(again.c.values, data.c.values[[3, 70]])
     kernel = build_kernel(evolve(study, target=TargetChoice("cuda")))
@@ -333,6 +339,12 @@ def test_theophylline_has_its_published_likelihood() -> None:
         ({"ka": [1, "x", 2]}, "row 2, column ka: 'x' is not a number"),
         ({"ka": [None, 1, 2]}, "row 1, column ka: the first value of a subject is missing"),
         ({"id": [1, 1, 1]}, "has the columns 'ID' and 'id'"),
+        ({"duration": [1, 1, 1]}, "'duration' is the time from the first to the last row"),
+        ({"ADDL": [1e300, 0, 0], "II": [1e-6, 0, 0]}, "row 1, column ADDL: 1e.300 makes more than"),
+        (
+            {"SS": [1, 0, 0], "RATE": [1, 0, 0], "II": [1e-7, 0, 0]},
+            "row 1, column RATE: 1 makes more than 1,000,000 infusions",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_not_supported_is_refused_by_row_and_column(
