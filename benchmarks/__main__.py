@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import memory
 from benchmarks.conformance import command
 from benchmarks.faults import command as fault_command
 from benchmarks.record import RESULTS, is_record, read
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     storage = commands.add_parser("storage", help="memory, and writing compared with zarr alone")
     storage.add_argument("--rounds", type=int, default=3)
     storage.add_argument("--out", type=Path, default=RESULTS / "storage.json")
+    memory.add_arguments(commands.add_parser("memory", help="the plan and the measured peak"))
     checked = commands.add_parser("conformance", help="random models against references")
     command.add_arguments(checked)
     faults = commands.add_parser("faults", help="damages, hostile folders and kills")
@@ -129,6 +131,10 @@ def _sbml(given: argparse.Namespace) -> int:
     from benchmarks import sbml
 
     return sbml.main(given.rest)
+
+
+def _memory(given: argparse.Namespace) -> int:
+    return memory.command(given.out, given.only)
 
 
 def _storage(given: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -76,13 +78,26 @@ def cpu_name() -> str:
 
 def available_memory() -> int:
     """Return the bytes of memory that this process may use, including those it uses now."""
-    available = _free_memory() + process_memory()
+    own = process_memory()
+    available = _free_memory() + own
     for folder in _control_groups("memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            limit = _text(folder / name)
-            if limit.isdigit():
-                available = min(available, int(limit))
+        texts = [_text(folder / name) for name in ("memory.max", "memory.limit_in_bytes")]
+        limits = [int(text) for text in texts if text.isdigit()]
+        if limits:
+            left = min(limits) - _used_by_others(folder, own)
+            available = max(1, min(available, left))
     return available or sys.maxsize
+
+
+def _used_by_others(folder: Path, own: int) -> int:
+    """Return the bytes that other processes of a control group use, without cached files."""
+    used = _text(folder / "memory.current") or _text(folder / "memory.usage_in_bytes")
+    names = ("inactive_file", "active_file", "total_inactive_file", "total_active_file")
+    lines = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+    # Version 1 has both the totals of a group and its own part of them.
+    parts = [int(lines.get(name, 0)) for name in names]
+    cached = max(sum(parts[:2]), sum(parts[2:]))
+    return max(0, int(used or 0) - cached - own)
 
 
 def _free_memory() -> int:
@@ -110,6 +125,24 @@ def peak_memory() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+@cache
+def _trim() -> Any:
+    """Return the function of the C library that returns free memory; None without one."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def return_memory() -> None:
+    """Return memory that was freed to the system.
+
+    The allocator of glibc keeps what was freed for every thread separately.
+    """
+    if (trim := _trim()) is not None:
+        trim(0)
 
 
 def free_disk(folder: Path) -> int:

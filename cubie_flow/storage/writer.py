@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cubie_flow.errors import FlowError
+from cubie_flow.process.machine import return_memory
 from cubie_flow.storage.store import ResultStore
 
 Shard = tuple[int, Mapping[str, NDArray[Any]]]
@@ -151,6 +152,8 @@ class AsyncWriter:
                 self._error = error
             # Otherwise the last shard would stay in memory while the queue is empty.
             del item
+            # Every thread that encodes would keep the memory of its largest array.
+            return_memory()
 
     def _next(self) -> Shard | None:
         began = time.perf_counter()

@@ -12,8 +12,9 @@ from cubie_flow.storage.schema import PER_RUN_AND_TIME
 from cubie_flow.study.kernel import tolerances
 from cubie_flow.study.study import Study
 
-#: Bytes of a value of a varied quantity.
-_WIDE = 8
+#: Bytes of a value of a varied quantity, and what making and counting the runs of a shard takes
+#: for each of them.
+_WIDE, _COUNTED = 8, 64
 
 
 def study_shape(study: Study, kernel: BatchSolverKernel) -> BatchShape:
@@ -43,7 +44,7 @@ def shard_run(study: Study, kernel: BatchSolverKernel, outline: StoreSchema) -> 
     views = shape.sample_bytes + shape.real * FinalRows.of(kernel.run).misfits
     stored = sum(outline.bytes_per_run(v) for v in outline.variables)
     written = shape.run_bytes - shape.real * shape.inputs + columns + max(0, stored - views) + 1
-    solved = written + shape.real * shape.inputs
+    solved = written + shape.real * shape.inputs + _COUNTED
     if study.order == "cost":
         solved += shape.run_bytes + columns + _WIDE
     if study.output.where is not None:

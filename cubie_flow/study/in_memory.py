@@ -25,7 +25,7 @@ from cubie_flow.study.tolerance_record import Faint, join_faint
 Array = Any
 #: Bytes of a study up to which it is solved at once: its arrays are then the result, without a
 #: copy. A larger one is solved in shards of this size, so that only the result itself is large.
-AT_ONCE = 512_000_000
+AT_ONCE = 2_000_000_000
 
 
 def solve_in_memory(

@@ -34,8 +34,13 @@ from cubie_flow.study.study import Study
 SHARD_MEMORY = 160_000_000
 #: Shards in memory at once: one being solved, two waiting for the writer, one being written.
 SHARDS_IN_MEMORY = 4
-#: What building a kernel and the libraries of a run add to a process that has only planned.
-WORKING = 260_000_000
+#: Least bytes of a shard where memory is scarce; smaller ones save little.
+LEAST_MEMORY = 10_000_000
+#: What building a kernel and the libraries of a run add to a process that has only planned: 175 MB
+#: with a kernel of the cache, 235 MB with one that is compiled (``python -m benchmarks memory``).
+WORKING = 215_000_000
+#: Encoded chunks and what they are joined to, by the bytes of the arrays that are encoded at once.
+ENCODING = 1.75
 
 
 @frozen
@@ -205,7 +210,7 @@ class Plan:
 # how a study is divided -----------------------------------------------------------------------
 
 
-def shard_plan(study: Study, schema: StoreSchema) -> ShardPlan:
+def shard_plan(study: Study, schema: StoreSchema, memory: int = SHARD_MEMORY) -> ShardPlan:
     """Return how the runs of a study are divided into shards that bound the memory in use.
 
     Parameters
@@ -213,10 +218,12 @@ def shard_plan(study: Study, schema: StoreSchema) -> ShardPlan:
     study : Study
     schema : StoreSchema
         What the store will hold.
+    memory : int
+        Bytes of one shard's arrays over all variables.
     """
     largest = schema.bytes_per_run_largest_variable
     per_run = max(1, schema.total_bytes // schema.runs)
-    limit = min(SHARD_BYTES, max(largest, SHARD_MEMORY * largest // per_run))
+    limit = min(SHARD_BYTES, max(largest, memory * largest // per_run))
     return plan_shards(schema.runs, largest, shard_runs=study.shard_runs, shard_bytes=limit)
 
 
@@ -279,10 +286,12 @@ def plan_with(study: Study, kernel: BatchSolverKernel, location: Location, compi
     """
     kernel_plan = plan_kernel(kernel, compiling)
     need = _Need(study, kernel, kernel_plan)
-    outline, shards = _outline(study)
+    outline, _ = _outline(study)
     schema = store_schema(outline, study, kernel)
     folder = location.path
     disk, host = sys.maxsize if folder is None else free_disk(folder), available_memory()
+    need.shrink(schema, host)
+    shards = need.shards(schema)
     problems = []
     if kernel.target == "cuda":
         first = kernel_plan.architectures[:1]
@@ -322,21 +331,49 @@ class _Need:
 
     def __init__(self, study: Study, kernel: BatchSolverKernel, plan: KernelPlan) -> None:
         self.study, self.kernel = study, kernel
+        self.shard_runs, self.shard_memory = study.shard_runs, SHARD_MEMORY
         # The table itself, and the part of it that a batch gets.
         self.base = process_memory() + WORKING + 4 * study.record_bytes
         self.device = DeviceNeed.of(study, kernel, plan)
         self.inputs = self.device.shape.real * len(kernel.run.rows)
         self.inputs += 8 * len((*study.design.names, *study.design.labels))
 
+    def shards(self, schema: StoreSchema) -> ShardPlan:
+        """Return the shards of a store, whose size `shrink` may have reduced."""
+        study = evolve(self.study, shard_runs=self.shard_runs)
+        return shard_plan(study, schema, self.shard_memory)
+
+    def shrink(self, schema: StoreSchema, available: int) -> None:
+        """Make shards smaller until they fit the memory, unless their size is given."""
+        while (
+            self.shard_runs is None
+            and self.shard_memory > LEAST_MEMORY
+            and self.host_bytes(schema) > available
+        ):
+            self.shard_memory //= 2
+
     def host_bytes(self, schema: StoreSchema) -> int:
         """Return the estimated peak memory of the process."""
-        shards = shard_plan(self.study, schema)
+        shards = self.shards(schema)
         solved, written = shard_run(self.study, self.kernel, schema)
         others = min(SHARDS_IN_MEMORY, shards.count) - 1
-        # Encoded chunks and what they are joined to, no smaller where nothing can be compressed.
-        largest = shards.shard_runs * schema.bytes_per_run_largest_variable
-        encoding = 2 * min(AT_ONCE, len(schema.arrays)) * largest
+        largest = sorted(map(schema.bytes_per_run, schema.arrays))[-AT_ONCE:]
+        encoding = int(ENCODING * shards.shard_runs * sum(largest))
         return self.base + shards.shard_runs * (solved + others * written) + encoding
+
+    def _smaller_shards(self, schema: StoreSchema, available: int) -> str:
+        """Return the key with the largest shards that fit the memory; empty without such ones."""
+        given = self.shard_runs
+        if given is None or self.host_bytes(schema) <= available:
+            return ""
+
+        def fits(runs: int) -> bool:
+            self.shard_runs = runs
+            return self.host_bytes(schema) <= available
+
+        most = _most(given - 1, fits)
+        self.shard_runs = given
+        return f"storage.shard_runs={most}" if most else ""
 
     def problems(self, schema: StoreSchema, name: str, disk: int, host: int) -> list[str]:
         """Return what does not fit, one sentence each, with the changes that would."""
@@ -347,7 +384,12 @@ class _Need:
                 lambda schema: schema.total_bytes,
                 disk,
             ),
-            ("solving needs {} of memory, but {} are available", "", self.host_bytes, host),
+            (
+                "solving needs {} of memory, but {} are available",
+                self._smaller_shards(schema, host),
+                self.host_bytes,
+                host,
+            ),
         ]
         problems = [self.device.problem] if self.device.problem else []
         if self.device.memory and not problems:

@@ -235,6 +235,23 @@ def test_every_failure_and_every_order_of_completion(driver: Driver, data: st.Da
     assert not held(driver)
 
 
+def test_every_slot_is_waited_for(driver: Driver) -> None:
+    """Nothing is done before someone waits, so that a slot without a wait is noticed."""
+    program = CudaProgram(driver.code(doubling), 32, 0, 0, driver.code(transpose_kernel(8)))
+    failed = 0
+    for call in FAILING:
+        if call in ("cuStreamSynchronize", "cuMemHostAlloc"):
+            continue
+        for number in range(1, 9):
+            driver.fail = {(call, driver.calls[call] + number): "CUDA_ERROR_OUT_OF_MEMORY"}
+            try:
+                program.run(batch_of(program.memory(), 200, 2, None))
+            except FlowError:
+                failed += 1
+            assert not driver.pending, (call, number)
+    assert failed > 20
+
+
 def test_a_failed_launch_leaves_a_store_that_resumes(driver: Driver, tmp_path: Path) -> None:
     driver.fail["cuLaunchKernel", 5] = "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"
     with pytest.raises(FlowError, match="launch_out_of_resources when blocks of 128 threads"):

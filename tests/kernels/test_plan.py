@@ -202,6 +202,26 @@ def test_what_cannot_fit_is_refused_before_it_starts(
     assert not plan_study(changed, compiling=False).problems
 
 
+def test_shards_are_smaller_where_memory_is_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system of a container may kill what takes more than its limit."""
+    study = evolve(
+        STUDY,
+        design=make_design("sobol", {"b": {"uniform": [1.0, 20.0]}}, size=2_000_000),
+        output=OutputChoice(save_every=0.05),
+    )
+    monkeypatch.setattr(planning, "process_memory", lambda: 100_000_000)
+    wide = plan_study(study, compiling=False)
+    monkeypatch.setattr(planning, "available_memory", lambda: 500_000_000)
+    narrow = plan_study(study, compiling=False)
+    assert narrow.shard_runs < wide.shard_runs / 2
+    assert narrow.host_bytes <= 500_000_000 < wide.host_bytes
+    assert not narrow.problems
+    given = evolve(study, shard_runs=wide.shard_runs)
+    (problem,) = plan_study(given, compiling=False).problems
+    runs = int(re.findall(r"storage\.shard_runs=(\d+)", problem)[0])
+    assert not plan_study(evolve(given, shard_runs=runs), compiling=False).problems
+
+
 def test_a_store_holds_predicted_beside_measured(tmp_path: Path) -> None:
     report = run_study(STUDY, tmp_path / "results.zarr")
     memory = xarray.open_zarr(report.path, group="memory", chunks=None)

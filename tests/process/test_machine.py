@@ -72,6 +72,14 @@ def test_a_control_group_bounds_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_
     assert machine.available_memory() == 4_096_000_000 + machine.process_memory()
     system(monkeypatch, tmp_path, {"sys/memory.max": "1000000000"})
     assert machine.available_memory() == 1_000_000_000
+    # Others of the group use 0.6 GB, and 0.1 GB are files that the system can drop.
+    own = machine.process_memory()
+    files = {
+        "sys/memory.current": str(700_000_000 + own),
+        "sys/memory.stat": "anon 600000000\ninactive_file 70000000\nactive_file 30000000",
+    }
+    system(monkeypatch, tmp_path, files)
+    assert machine.available_memory() == 400_000_000
 
 
 def test_processes_are_told_apart() -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Packages that decide, together with our own source, what a kernel compiles to: all whose code or
 #: libraries are loaded while one is compiled, see `tests/kernels/test_wheels.py`.
 WHEELS = (
-    "numba", "llvmlite", "numpy", "numba-cuda", "cuda-bindings", "cuda-core", "cuda-pathfinder",
+    "numba", "llvmlite", "numba-cuda", "cuda-bindings", "cuda-core", "cuda-pathfinder",
     "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime",
     "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12", "nvidia-cuda-nvrtc-cu12",
     "nvidia-cuda-runtime-cu12",

@@ -116,8 +116,6 @@ class Slot:
         self.bytes = 0
         self._staging: Array = np.empty(0, np.uint8)
         self.busy = False
-        #: Whether both events of the piece in flight are recorded.
-        self._timed = False
         resources = self._stream, self._events, self._slabs
         finalize(self, _release, kernel, *resources).atexit = False
         for _ in range(2):
@@ -195,7 +193,7 @@ class Slot:
         kinds = (c_int64, c_bool, *[c_void_p] * 4, c_int64, c_void_p, *[c_int64] * 3)
         kinds += (c_void_p, c_void_p)
         grid = kernel_grid(n, kernel.block_size) if blocks is None else (blocks, 1, 1)
-        self.busy, self._timed = True, False
+        self.busy = True
         check(driver.cuEventRecord(self._events[0], self._stream))
         check(
             driver.cuLaunchKernel(
@@ -206,7 +204,6 @@ class Slot:
         )  # fmt: skip
         note_stack(kernel.device, kernel.stack)
         check(driver.cuEventRecord(self._events[1], self._stream))
-        self._timed = True
 
     def download(self) -> None:
         """Begin to transpose the samples and to copy all results to the host."""
@@ -266,8 +263,7 @@ class Slot:
         status = driver.cuStreamSynchronize(self._stream)
         self.busy = False
         check(status, "while the GPU integrated")
-        # A piece that could not be launched has no times.
-        return float(check(driver.cuEventElapsedTime(*self._events))) / 1e3 if self._timed else 0.0
+        return float(check(driver.cuEventElapsedTime(*self._events))) / 1e3
 
 
 # A garbage collection calls the following in any thread; the context of that thread stays.
