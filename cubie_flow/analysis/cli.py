@@ -20,7 +20,7 @@ from cubie_flow.errors import (
     nearest,
     unreadable_sentence,
 )
-from cubie_flow.process.startup import check_surroundings
+from cubie_flow.process.startup import check_surroundings, process
 from cubie_flow.process.streams import open_streams, silence_stdout, stdout_error
 
 #: Command, also the name of its module and function, and what it does in one line.
@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Words of the command line; None for those of the process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None:
+    process.owned = arguments is None
+    if process.owned:
         open_streams()
     try:
         check_surroundings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from functools import cache
 from time import perf_counter, sleep
@@ -14,6 +15,9 @@ from zarr.storage import WrapperStore
 from cubie_flow.storage.identity import FolderIdentity
 from cubie_flow.storage.local_files import SafeLocalStore
 from cubie_flow.storage.zarr_adapter import start_thread, sync
+
+#: Seconds after which a server that has not answered a request counts as stopped.
+PATIENCE = 300.0
 
 
 @cache
@@ -114,7 +118,64 @@ class FolderStore(TimedStore, SafeLocalStore):
             self._identity.check()
 
 
-class RemoteStore(TimedStore, WrapperStore):  # type: ignore[misc]
+class _AnsweringStore(WrapperStore):  # type: ignore[misc]
+    """A store whose server has to answer: clients ask a stopped one again for half an hour."""
+
+    async def get(self, *given: Any, **more: Any) -> Any:
+        """Return the bytes of a key, None without such an object."""
+        return await _answer(super().get(*given, **more))
+
+    async def get_partial_values(self, *given: Any, **more: Any) -> Any:
+        """Return parts of the bytes of some keys."""
+        return await _answer(super().get_partial_values(*given, **more))
+
+    async def exists(self, *given: Any, **more: Any) -> Any:
+        """Return whether there is such an object."""
+        return await _answer(super().exists(*given, **more))
+
+    async def set(self, *given: Any, **more: Any) -> Any:
+        """Write an object."""
+        return await _answer(super().set(*given, **more))
+
+    async def delete(self, *given: Any, **more: Any) -> Any:
+        """Delete an object."""
+        return await _answer(super().delete(*given, **more))
+
+    async def is_empty(self, *given: Any, **more: Any) -> Any:
+        """Return whether there is nothing below a prefix."""
+        return await _answer(super().is_empty(*given, **more))
+
+    async def delete_dir(self, *given: Any, **more: Any) -> Any:
+        """Delete everything below a prefix."""
+        return await _answer(super().delete_dir(*given, **more))
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the keys below a prefix."""
+        async for key in _each(super().list_prefix(prefix)):
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names directly below a prefix."""
+        async for name in _each(super().list_dir(prefix)):
+            yield name
+
+
+async def _answer(request: Awaitable[Any]) -> Any:
+    try:
+        return await asyncio.wait_for(request, PATIENCE)
+    except TimeoutError as error:
+        reason = str(error) or f"its server has not answered for {PATIENCE:g} s"
+        raise TimeoutError(reason) from None
+
+
+async def _each(keys: AsyncIterator[str]) -> AsyncIterator[str]:
+    following = aiter(keys)
+    with suppress(StopAsyncIteration):
+        while True:
+            yield await _answer(anext(following))
+
+
+class RemoteStore(TimedStore, _AnsweringStore):
     """An object store: every object is either complete or absent."""
 
     def __init__(self, store: Any) -> None:

@@ -14,7 +14,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from time import time
+from queue import Empty, SimpleQueue
+from time import monotonic, sleep, time
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +30,10 @@ from cubie_flow.storage.objects import Changed, SmallObject, Tag, small_object
 LEASE = 60.0
 #: Renewals in that time.
 RENEWALS = 4
+#: Seconds after which a server that has not answered a request about a lock counts as stopped.
+PATIENCE = 60.0
+#: Looks at a lock in the time in which it would be renewed.
+LOOKS = 5
 log = logging.getLogger("cubie_flow")
 
 
@@ -145,15 +150,15 @@ class _RemoteLease(Lease):
             self._object = small_object(self._address, location.client, location.options)
             for _ in range(3):
                 with suppress(FileExistsError, Changed):
-                    self._tag = self._object.create(self._content())
+                    self._tag = _answer(self._object.create, self._content())
                     return
                 with suppress(FileNotFoundError, Changed):
-                    data, tag = self._object.read()
+                    data, tag = _answer(self._object.read)
                     if self._token.encode() in data:
                         self._tag = tag  # it was created, but the answer was lost
                         return
                     self._refuse_active(data)
-                    self._tag = self._object.replace(self._content(), tag)
+                    self._tag = _answer(self._object.replace, self._content(), tag)
                     log.info("took over the lock of '%s'", location.name)
                     return
         except FlowError:
@@ -175,7 +180,9 @@ class _RemoteLease(Lease):
             owner = json.loads(data)
             pid, seconds, renewed = (owner[name] for name in ("pid", "seconds", "renewed"))
             age = time() - float(renewed)
-            stale = age > float(seconds) or _ended(owner)
+            stale = _ended(owner)
+            if not stale and not 0.0 <= age <= float(seconds):
+                stale = self._unchanged(data, float(seconds), ahead=age < 0.0)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise FlowError(
                 f"'{self._address}' is not a cubie_flow lock file; delete it if no process writes "
@@ -188,10 +195,33 @@ class _RemoteLease(Lease):
                 f"it or stop it first (its lock expires after {seconds:g} s without renewal)"
             )
 
+    def _unchanged(self, data: bytes, seconds: float, ahead: bool) -> bool:
+        """Return whether nobody renews a lock that seems to have expired, or not to have begun.
+
+        The clock of its owner may differ from that of this machine, so its time alone says little.
+
+        Parameters
+        ----------
+        data : bytes
+            What the lock says.
+        seconds : float
+            Time without renewal after which it expires.
+        ahead : bool
+            Whether its time is yet to come.
+        """
+        # One that seems expired is given the time of a renewal and a half.
+        until = monotonic() + (seconds if ahead else 1.5 * seconds / RENEWALS)
+        while monotonic() < until:
+            sleep(seconds / RENEWALS / LOOKS)
+            with suppress(FileNotFoundError):
+                if _answer(self._object.read)[0] != data:
+                    return False
+        return True
+
     def renew(self) -> None:
         """Renew the lock, or note that it was lost."""
         try:
-            self._tag = self._object.replace(self._content(), self._tag)
+            self._tag = _answer(self._object.replace, self._content(), self._tag)
         except Changed:
             self._lose()
         except Exception as error:
@@ -201,7 +231,7 @@ class _RemoteLease(Lease):
     def _lose(self) -> None:
         who = "another process"
         with suppress(Exception):
-            data, self._tag = self._object.read()
+            data, self._tag = _answer(self._object.read)
             owner = json.loads(data)
             if owner["token"] == self._token:
                 return  # the lock was renewed, but the answer was lost
@@ -217,8 +247,34 @@ class _RemoteLease(Lease):
             return
         # A lock that cannot be deleted expires.
         with suppress(Exception):
-            if json.loads(self._object.read()[0])["token"] == self._token:
-                self._object.delete()
+            if json.loads(_answer(self._object.read)[0])["token"] == self._token:
+                _answer(self._object.delete)
+
+
+def _answer(request: Callable[..., Any], *given: Any) -> Any:
+    """Return what a server answers.
+
+    Raises
+    ------
+    TimeoutError
+        If it does not answer: clients ask again for half an hour.
+    """
+    answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put((request(*given), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+    threading.Thread(target=ask, name="lock", daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=PATIENCE)
+    except Empty:
+        raise TimeoutError(f"its server has not answered for {PATIENCE:g} s") from None
+    if error is not None:
+        raise error
+    return answer
 
 
 def _ended(owner: Mapping[str, Any]) -> bool:

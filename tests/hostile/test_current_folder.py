@@ -144,3 +144,19 @@ def test_no_program_of_a_checkout_runs(tmp_path: Path, monkeypatch: pytest.Monke
     record = provenance(folder=folder)
     assert record["git_modified"] is True
     assert not noted.exists()
+
+
+def test_matplotlib_is_not_configured_by_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("matplotlibrc").write_text("text.usetex: True\nsavefig.bbox: nonsense\n")
+    noted = tmp_path / "noted"
+    for name in ("latex", "dvipng"):
+        Path(name).write_text(f"#!/bin/sh\necho ran >> '{noted}'\n")
+        Path(name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    done = command("batch.size=4", "duration=1", "hydra.run.dir=run", PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert list(Path("run").glob("*.png"))
+    assert not noted.exists()

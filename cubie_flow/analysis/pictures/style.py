@@ -7,12 +7,14 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cubie_flow.errors import FlowError
 from cubie_flow.process.safe_files import write_file
+from cubie_flow.process.startup import process
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +31,10 @@ MARKERS, LINES = ("o", "s", "^", "D", "v"), ("-", "--", ":", "-.")
 MAP, MISSING = "viridis", "#DDDDDD"
 WIDTH, DPI = 8.0, 120
 SMALL, LARGE = 8, 11
+if process.owned and Path("matplotlibrc").is_file():
+    # Matplotlib reads it in the current folder first, which may be a stranger's. It could have
+    # texts set by LaTeX, which is a program.
+    mpl.rcdefaults()
 
 
 class Picture(Figure):  # type: ignore[misc]
