@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cubie_flow.console.verification import RECHECK
 from cubie_flow.errors import FlowError
 
 if TYPE_CHECKING:
     from cubie_flow.storage import Location
 
-RESUME, RECHECK = "resume=", "recheck=true"
+RESUME = "resume="
 MULTIRUN = ("-m", "--multirun")
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
 log = logging.getLogger("cubie_flow")

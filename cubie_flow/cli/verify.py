@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cubie_flow.cli.resume import RECHECK, split_words
-from cubie_flow.console.paths import resume_command
+from cubie_flow.cli.resume import split_words
+from cubie_flow.console.verification import Verification
 from cubie_flow.credentials import OPTIONS, URL
 from cubie_flow.errors import FlowError
 
@@ -42,16 +42,6 @@ def verify(words: list[str]) -> int:
         from cubie_flow.multirun.stored_jobs import verify_multirun
 
         return verify_multirun(folder, location, again)
-    store = ResultStore.open(location)
-    store.refuse_gaps()
-    complete, damaged = store.completed(), store.damaged()
-    total = len(store.plan.shards)
-    print(f"{len(complete):,} of {total:,} shards complete, {len(damaged):,} of them damaged")
-    for index in damaged:
-        start, stop = store.plan.shards[index]
-        print(f"damaged: shard {index}, runs {start:,} to {stop - 1:,}")
-    if damaged or len(complete) < total:
-        recheck = [RECHECK] if damaged else []
-        print(f"{resume_command(folder, [*recheck, *again])} does the rest")
-        return 1
-    return 0
+    result = Verification.of(ResultStore.open(location))
+    result.show(folder, again)
+    return int(bool(result.damaged) or result.complete < result.shards)
