@@ -133,7 +133,7 @@ def test_the_lock_of_a_machine_that_is_gone_ends_in_time(
     assert "on node7" in refused.stderr
     assert "its lock expires after 60 s without renewal" in refused.stderr
     assert far.complete() == 2
-    change(renewed=time.time() - 61)
+    change(renewed=time.time() - 9, seconds=8)  # it is watched for a renewal and a half
     far.resumed(tmp_path, undisturbed, RUNS - 2 * SHARD)
 
 
