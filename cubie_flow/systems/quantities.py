@@ -95,10 +95,11 @@ def check_name(name: object, where: str) -> str:
         If it is not a plain identifier, too long, or already has a meaning.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
-        raise FlowError(
-            f"{where} {shortened(name)} is not a usable name; use letters, digits and _, begin "
-            "with a letter, and avoid the keywords of Python"
-        )
+        advice = "use letters, digits and _, begin with a letter, and avoid the keywords of Python"
+        if isinstance(name, str) and ")" in name:
+            # YAML ends a value in braces at a comma: {x: f(a, b)} has the keys 'x' and 'b)'.
+            advice = "in braces, put quotes around a formula with a comma"
+        raise FlowError(f"{where} {shortened(name)} is not a usable name; {advice}")
     if len(name) > MAX_NAME:
         raise FlowError(
             f"{where} '{name[:20]}...' has {len(name)} characters, but only {MAX_NAME} are allowed"

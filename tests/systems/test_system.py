@@ -155,6 +155,7 @@ def test_two_indices() -> None:
         (changed(DECAY, parameters__exp=1.0), "it means a function"),
         (changed(DECAY, states={"2x": 1}), "the state '2x' is not a usable name"),
         (changed(DECAY, states={"lambda": 1}), "'lambda' is not a usable name"),
+        (changed(DECAY, states={"b)": None}), "put quotes around a formula with a comma"),
         (changed(DECAY, states={"": 1}), "the state '' is not a usable name"),
         (changed(DECAY, states={"a" * 65: 1}), "has 65 characters, but only 64 are allowed"),
         (changed(DECAY, states__x=math.inf), "initial value of x is inf, which is not finite"),
