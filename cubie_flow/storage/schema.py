@@ -168,7 +168,9 @@ class StoreSchema:
             if not variable.name or "/" in variable.name or variable.name.startswith((".", "__")):
                 raise FlowError(f"'{variable.name}' cannot be the name of an array in a store")
             known[variable.name] = meaning
-        for variable in self.counters:
+        # Only labels of observations have a second dimension.
+        labels = [one for one in self.coordinates if one.dims != PER_RUN_AND_OBSERVATION]
+        for variable in (*labels, *self.counters):
             if variable.dims != PER_RUN:
                 raise FlowError(
                     f"'{variable.name}' must have the dimension run only, not {variable.dims}"
