@@ -222,10 +222,18 @@ class Equations:
         """Return what is zero in equilibrium, and gives the amount of a pivot."""
         total = graph.ZERO
         for factor, reaction in self.fast.equations[pivot]:
-            if reaction not in self.names:
-                self.reader.refuse(self.reader.reactions[reaction].where, "it has no kinetic law")
+            self._check_law(reaction)
             total = graph.add(total, graph.mul(factor, self.names[reaction]))
         return total
+
+    def _check_law(self, reaction: str) -> None:
+        """Refuse a reaction whose rate nothing gives."""
+        if reaction not in self.names:
+            balance = "fbc" in self.reader.markup.text
+            self.reader.refuse(
+                self.reader.reactions[reaction].where,
+                "it has no kinetic law" + ("; flux balance (fbc) is not solved" * balance),
+            )
 
     def _pivots(self, rates: Mapping[str, Node]) -> dict[Node, Node]:
         """Return the amounts of the pivots from their equations."""
@@ -470,8 +478,7 @@ class Equations:
         total = graph.ZERO
         species = r.species.get(name)
         for effect, reaction in effects if species and species.changed_by_reactions else ():
-            if reaction not in self.names:
-                r.refuse(r.reactions[reaction].where, "it has no kinetic law")
+            self._check_law(reaction)
             if r.reactions[reaction].fast:
                 continue
             times = r.build(effect.coefficient, self.names, effect.where)

@@ -174,3 +174,10 @@ def test_algebraic_equations_in_yaml() -> None:
     ):
         with pytest.raises(FlowError, match=reason):
             OdeSystem.from_mapping({**model, "algebraic": {"z": "z - x"}, **more})
+
+
+def test_pivots_that_are_zero_at_the_start_come_last() -> None:
+    k, q, p = map(symbol, "kqp")
+    given = {"k": 2.0, "q": 0.0, "p": 1.0}
+    assert list(solve_equations([(k + 1) * q - p], ["k", "q"], (), given).solved) == ["q"]
+    assert list(solve_equations([(k + 1) * q - p], ["k", "q"], ()).solved) == ["k"]
