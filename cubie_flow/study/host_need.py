@@ -14,7 +14,7 @@ from cubie_flow.study.study import Study
 
 #: Bytes of a value of a varied quantity, and what making and counting the runs of a shard takes
 #: for each of them.
-_WIDE, _COUNTED = 8, 64
+_WIDE, _COUNTED = 8, 32
 
 
 def study_shape(study: Study, kernel: BatchSolverKernel) -> BatchShape:

@@ -41,6 +41,9 @@ LEAST_MEMORY = 10_000_000
 WORKING = 215_000_000
 #: Encoded chunks and what they are joined to, by the bytes of the arrays that are encoded at once.
 ENCODING = 1.75
+#: Arrays below this size come from heaps of the allocator (glibc maps larger ones one by one). The
+#: heaps keep about this many times the largest array of a shard.
+MAPPED, KEPT = 32 << 20, 3
 
 
 @frozen
@@ -359,7 +362,9 @@ class _Need:
         others = min(SHARDS_IN_MEMORY, shards.count) - 1
         largest = sorted(map(schema.bytes_per_run, schema.arrays))[-AT_ONCE:]
         encoding = int(ENCODING * shards.shard_runs * sum(largest))
-        return self.base + shards.shard_runs * (solved + others * written) + encoding
+        array = shards.shard_runs * schema.bytes_per_run_largest_variable
+        kept = KEPT * array if array < MAPPED else 0
+        return self.base + shards.shard_runs * (solved + others * written) + encoding + kept
 
     def _smaller_shards(self, schema: StoreSchema, available: int) -> str:
         """Return the key with the largest shards that fit the memory; empty without such ones."""

@@ -107,7 +107,9 @@ def test_the_bits_are_those_of_the_cpu(output: dict[str, Any], driver: Driver) -
 def test_the_kernel_itself_takes_the_arguments(driver: Driver) -> None:
     driver.interpret = simulated_of
     options = {**OPTIONS, "parameters": {"k": K[:16]}, "duration": 0.2}
-    output = {"times": [0.1, 0.2], "compare": {"time": [0.15], "x": [0.7]}}
+    # Data before, between and after the saved times.
+    data = {"time": [0.03, 0.07, 0.15], "x": [0.9, 0.8, 0.7]}
+    output = {"times": [0.05, 0.1], "compare": data}
     cpu = solve(DECAY, target="cpu", **options, **output)
     # Each thread of a block is a thread of the simulator.
     small = TargetChoice("cuda", block_size=4)
