@@ -430,8 +430,12 @@ class Past:
     def find_next(self, block: BlockBuilder, t: Node, active: Node) -> None:
         """Write the next time at which a delay brings a discontinuity back."""
         until: Node = _NEVER
+        # The present time is not yet the start of a kept step.
+        fresh = compare("<", load("past_clock", MESH), float(self.order))
         for number, lag in enumerate(self.rhs.lags):
             length = load(f"lag_{number}", 0)
+            if lag.constant:
+                until = minimum(until, where(fresh, t + length, _NEVER))
             seen = block.let("past_seen", (t - length) + self._near(t, length))
             self._scan(block, number, seen, active)
             rest = load(*self._lag(number, REST))

@@ -94,6 +94,10 @@ def test_order_of_a_method_with_delays() -> None:
         float(solve(glass, duration=20.0, algorithm="tsit5", kind="fixed", dt=dt).x_final[0])
         for dt in (0.5, 0.25, 0.125, 1 / 64)
     ]
+    # Longer steps than the delay are as long as the delay while discontinuities come back, five
+    # times, and then 1 % shorter.
+    longest = solve(glass, duration=20.0, algorithm="tsit5", kind="fixed", dt=5.0)
+    assert longest.steps.values.tolist() == [5 + 6]
     errors = np.abs(np.array(ends[:-1]) - ends[-1])
     assert (np.log2(errors[:-1] / errors[1:]) > 4.5).all(), errors
 
