@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -17,6 +19,7 @@ import cubie_flow
 from cubie_flow.analysis.cli import main as results_command
 from cubie_flow.cli.app import main
 from cubie_flow.config import hydra_plugins
+from cubie_flow.config.identity import RESUMABLE
 from cubie_flow.config.schema import SCHEMA, shipped
 
 ROOT = Path(__file__).parents[1]
@@ -228,3 +231,39 @@ def test_links_lead_to_files(page: Path) -> None:
         path = (page.parent / target).resolve()
         generated = page.parent == DOCS and target in ("changelog.md", "contributing.md")
         assert "://" in target or generated or path.exists(), target
+
+
+def figures() -> ModuleType:
+    """Return the script that makes the pictures of the documentation."""
+    spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_script_makes_every_picture_of_a_page() -> None:
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "experiments").glob("*/README.md")]
+    shown = set()
+    for page in pages:
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", page.read_text("utf-8")):
+            shown.add((page.parent / picture).resolve().relative_to(ROOT).as_posix())
+    script = figures()
+    made = {*script.OVERVIEWS, *script.ANALYSES, *script.MEASURED}
+    assert made == {name for name in shown if not name.startswith("docs/benchmarks/")}
+    assert all((ROOT / path).is_file() for path in script.MEASURED.values())
+
+
+def test_a_picture_is_what_its_command_draws(tmp_path: Path) -> None:
+    # The other pictures are those of experiments, whose studies and analyses have their own tests.
+    picture = tmp_path / "picture.png"
+    figures().make("docs/lorenz_sweep.png", picture, ["batch.size=40", "engine.progress=false"])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_keys_that_a_resume_accepts_are_listed() -> None:
+    (line,) = re.findall(
+        r"\*\*How it is computed may change\*\*:(.*?)\. The", TEXTS["resume"], re.S
+    )
+    assert {key.removesuffix(".*") for key in re.findall(r"`([^`]+)`", line)} == set(RESUMABLE)

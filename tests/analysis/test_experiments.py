@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import xarray
 
 from cubie_flow.cli.app import main
 from cubie_flow.config.schema import shipped
@@ -81,6 +82,13 @@ def test_it_runs_and_is_analysed(
     picture = (tmp_path / "picture.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+    if name == "buffer_locations":
+        # The tables of docs/placement.md are made from such a store.
+        tables = runpy.run_path(str(shipped("experiments") / name / "tables.py"))
+        ranked = xarray.open_zarr(moved)
+        lines = tables["table"](ranked).splitlines()
+        assert lines[0].startswith("| rank | placement |")
+        assert len(lines) == 2 + ranked.sizes["placement"]
     for pattern, low, high in TELLS[name]:
         match = re.search(pattern, told)
         assert match, f"{pattern} in {told}"
