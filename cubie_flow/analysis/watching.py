@@ -18,6 +18,7 @@ from cubie_flow.analysis import folders
 from cubie_flow.analysis.runs import flags
 from cubie_flow.batches.store_names import STATUS
 from cubie_flow.console.pace import Pace, duration_text
+from cubie_flow.console.paths import location_text
 from cubie_flow.console.progress import Progress
 from cubie_flow.engines import Part
 from cubie_flow.errors import FlowError
@@ -189,7 +190,7 @@ class Watcher:
 
     def _look_at_jobs(self, root: Location) -> Look:
         """Return a look at all jobs of a multirun; a complete job is read once."""
-        rows, attrs = read_index(root)
+        rows, _ = read_index(root)
         jobs = []
         for row in rows:
             group = str(row["group"])
@@ -205,7 +206,7 @@ class Watcher:
             for name, count in job.ended.items():
                 ended[name] = ended.get(name, 0) + count
         return Look(
-            str(attrs.get("study") or Path(root.name).parent.name),
+            location_text(root),
             f"{len(jobs):,} jobs",
             sum(job.done for job in jobs),
             sum(job.total for job in jobs),

@@ -96,8 +96,8 @@ def _single(system: OdeSystem, size: int | None, why: str) -> str:
             "name what varies in batch.values"
         )
     return (
-        f"{why}, so there is one run; batch.values={{NAME: {{linspace: [a, b, n]}}}} names what "
-        "varies, batch.size=1000 batch=sobol varies every parameter by 20 %"
+        f"{why}, so there is one run; batch.values={{NAME: {{linspace: [a, b, n]}}}} varies NAME, "
+        "batch=sobol batch.size=1000 every parameter by 20 %"
     )
 
 
@@ -121,10 +121,8 @@ def _suggested(
             other = "other " if any(quantity.name in taken for quantity in group) else ""
             return near, f"every {other}{what} by 20 %"
         if near:
-            given = (
-                f"has {', '.join(own)} to vary, which is set already" if own else "suggests none"
-            )
-            return {}, f"nothing is named that varies, and the system '{system.name}' {given}"
+            own_names = f"only {', '.join(own)}, which is set" if own else "nothing"
+            return {}, f"the system '{system.name}' suggests {own_names} to vary"
     return {}, f"nothing of the system '{system.name}' is left to vary"
 
 

@@ -191,6 +191,12 @@ def _unknown(key: str, given: Sequence[str]) -> str:
             return f"'{key}' is not a key of the config: {path} holds no keys"
         inside = f" in {path}" if path else ""
         hint = nearest(part, known)
+        if not path and (key == part or part in ("parameters", "states")) and not hint:
+            name = key.rpartition(".")[2]
+            hint = (
+                f"; a parameter of the model is system.parameters.{name}, an initial value "
+                f"system.states.{name}"
+            )
         return f"'{key}' is not a key of the config (allowed{inside}: {', '.join(known)}){hint}"
     return f"'{key}' cannot be changed this way"
 

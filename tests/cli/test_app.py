@@ -286,6 +286,8 @@ MISTAKES = [
     (["-m", "hydra/launcher=jobli"], ["hydra/launcher", "jobli", "cubie-flow[launchers]"]),
     (["storage.url=s3://"], ["storage.url", "s3://", "s3://bucket/results"]),
     (["batch.size=1e18"], ["of disk", "batch.size="]),
+    (["rho=3"], ["'rho' is not a key", "a parameter of the model is system.parameters.rho"]),
+    (["parameters.rho=3"], ["not a key", "a parameter of the model is system.parameters.rho"]),
     (["batch.size=1e30"], ["2^99.7 runs, more than the 2^62 that can be counted"]),
     (["-m", "algorithm=tsit5,rk5"], ["rk5"]),
 ]

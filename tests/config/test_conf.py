@@ -99,7 +99,9 @@ def test_another_system_does_not_inherit_the_default_study(tmp_path: Path) -> No
     assert study.system.parameters[0].value == 2.0
     # A system that suggests nothing is one run, and says what makes it more.
     assert (study.design.names, study.design.size) == ((), 1)
-    assert "'decay' suggests none, so there is one run; batch.values=" in settings.notes[0]
+    assert (
+        "'decay' suggests nothing to vary, so there is one run; batch.values=" in settings.notes[0]
+    )
     asked = Settings.from_container({**config, "batch": {**config["batch"], "size": 9}})
     columns = asked.study().design.columns(0, 9)["k"]
     assert (columns.min(), columns.max()) == (1.6, 2.4)
