@@ -23,6 +23,7 @@ ANALYSES = {
     "experiments/hodgkin_huxley/firing_rate.png": "hodgkin_huxley",
     "experiments/lorenz_sweep/maxima.png": "lorenz_sweep",
     "experiments/lotka_volterra/period.png": "lotka_volterra",
+    "experiments/mackey_glass/maxima.png": "mackey_glass",
     "experiments/pharmacokinetics/recovered.png": "pharmacokinetics",
     "experiments/repressilator/oscillations.png": "repressilator",
     "experiments/robertson/bands.png": "robertson",
