@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
+from inspect import signature
 from pathlib import PurePath
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ from cubie_flow.console.progress import Progress, is_interactive, progress_of_so
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.integrators.run import DURATION
 from cubie_flow.kernels.launch import UNFINISHED
-from cubie_flow.storage.schema import PER_RUN, StoreSchema
+from cubie_flow.storage.provenance import SCHEMA_VERSION
+from cubie_flow.storage.schema import CONVENTIONS, PER_RUN, StoreSchema, cf_unit
 from cubie_flow.study.accuracy import fine_choice
 from cubie_flow.study.attempts import read_rescue
 from cubie_flow.study.auto_method import resolve_algorithm
@@ -213,7 +215,8 @@ def _group_settings(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
     for name in settings:
         if not any(name in names for names in groups.values()):
-            known = [name for names in groups.values() for name in names]
+            own = [one for one in signature(solve).parameters if one != "settings"]
+            known = [*own, *(name for names in groups.values() for name in names)]
             raise TypeError(f"solve has no argument '{name}'{nearest(name, known)}")
     return {
         group: {name: value for name, value in settings.items() if name in names}
@@ -377,7 +380,10 @@ def _dataset(
     ends = dict(schema.status_flags)
     if "interrupted" in attrs:
         ends[UNFINISHED] = "not_written"
-    flags = {"flag_values": list(ends), "flag_meanings": " ".join(ends.values())}
+    flags = {
+        "flag_values": np.array(list(ends), np.uint8),
+        "flag_meanings": " ".join(ends.values()),
+    }
     data: dict[str, Any] = {}
     for name, values in arrays.items():
         known = variables.get(name)
@@ -385,5 +391,8 @@ def _dataset(
         data[name] = (dims, values, about)
     coordinates = {variable.name: data.pop(variable.name) for variable in schema.coordinates}
     if schema.time is not None:
-        coordinates["time"] = (("time",), schema.time, {"units": schema.time_unit})
-    return xarray.Dataset(data, coordinates, {**schema.attrs, **attrs})
+        coordinates["time"] = (
+            ("time",), schema.time, {"units": cf_unit(schema.time_unit or "1"), "long_name": "time"}
+        )  # fmt: skip
+    about = {"schema_version": SCHEMA_VERSION, "Conventions": CONVENTIONS}
+    return xarray.Dataset(data, coordinates, {**about, **schema.attrs, **attrs})

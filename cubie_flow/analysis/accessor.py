@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -14,6 +15,7 @@ import xarray as xr
 from cubie_flow.analysis import attributes, describe, groups, jobs, runs
 from cubie_flow.analysis.notebook import to_html
 from cubie_flow.analysis.pictures.plots import Plots
+from cubie_flow.analysis.saving import save
 from cubie_flow.analysis.unfold import unfold
 from cubie_flow.errors import FlowError, in_one_sentence
 
@@ -209,6 +211,71 @@ class FlowAccessor:
         from cubie_flow.analysis.rerun import rerun
 
         return rerun(self._data, which, **changes)
+
+    @in_one_sentence
+    def audit(self, **options: Any) -> xr.Dataset:
+        """Integrate some runs again with another method and tighter tolerances.
+
+        The estimate is stored with a result that was opened from a store.
+
+        Parameters
+        ----------
+        **options
+            ``fraction``, ``seed``, ``tighter``, ``target`` and ``on_progress`` of
+            `cubie_flow.analysis.estimates.estimate`.
+
+        Returns
+        -------
+        xarray.Dataset
+            The errors of the runs along ``audited``.
+
+        Raises
+        ------
+        FlowError
+            If no run ended well, or the store cannot be written.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, solve
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, duration=1.0)
+        >>> bool((data.flow.audit()["error"] < 1e-5).all())
+        True
+        """
+        from cubie_flow.analysis.estimates import estimate
+
+        return estimate(self._data, **options)
+
+    # files --------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write the dataset as a store that `cubie_flow.open_results` and xarray open.
+
+        Parameters
+        ----------
+        path : path
+            A new folder whose name ends in ``.zarr``.
+
+        Returns
+        -------
+        pathlib.Path
+            The folder.
+
+        Raises
+        ------
+        FlowError
+            If the folder exists or cannot be written.
+
+        Examples
+        --------
+        >>> from cubie_flow import OdeSystem, open_results, solve
+        >>> decay = OdeSystem.from_equations("dx/dt = -k*x", {"x": 1.0}, {"k": 1.0})
+        >>> data = solve(decay, parameters={"k": [0.5, 1.0, 2.0]}, duration=1.0)
+        >>> path = data.flow.save("kept.zarr")
+        >>> open_results(path).equals(data)
+        True
+        """
+        return save(self._data, path)
 
     # pictures -----------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cubie_flow.documents import parse_json, parse_yaml
 from cubie_flow.errors import FlowError
 
@@ -55,3 +57,14 @@ def seconds(data: Dataset) -> dict[str, float]:
 
 def _json(data: Dataset, name: str) -> dict[str, Any]:
     return parse_json(data.attrs.get(name, "{}"), f"the attribute {name} of this dataset")
+
+
+def with_flags(variable: Any) -> Any:
+    """Return a variable whose ``flag_values`` have its own type, as CF demands.
+
+    JSON, in which a store keeps them, has one type of number.
+    """
+    if "flag_values" in variable.attrs:
+        values = np.atleast_1d(np.asarray(variable.attrs["flag_values"]))
+        variable.attrs["flag_values"] = values.astype(variable.dtype)
+    return variable

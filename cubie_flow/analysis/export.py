@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cubie_flow.analysis import runs
+from cubie_flow.analysis.attributes import with_flags
 from cubie_flow.batches.store_names import OBSERVATION, OBSERVATION_TIME, RUN, TIME
 from cubie_flow.errors import FlowError, nearest
 from cubie_flow.process.python_path import import_library
 from cubie_flow.process.safe_files import replaced_when_complete
-from cubie_flow.storage.schema import plain
+from cubie_flow.storage.schema import CONVENTIONS, plain
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -223,7 +224,7 @@ def _netcdf(data: Dataset, names: Sequence[str], path: Path) -> None:
                 name, variable.dims, variable.dtype, compression="gzip", shuffle=True,
                 compression_opts=1, **missing,
             )  # fmt: skip
-            written[name].attrs.update(_attributes(variable.attrs))
+            written[name].attrs.update(_attributes(with_flags(variable).attrs))
             swept = [n for n in names if n in data.coords and n != name]
             if name not in data.coords and swept:
                 written[name].attrs["coordinates"] = " ".join(swept)
@@ -232,7 +233,7 @@ def _netcdf(data: Dataset, names: Sequence[str], path: Path) -> None:
                 axis = data.variables[dim]
                 file.create_variable(dim, (dim,), axis.dtype, data=np.asarray(axis.values))
                 file[dim].attrs.update(_attributes(axis.attrs))
-        file.attrs.update(_attributes({"Conventions": "CF-1.11", **data.attrs}))
+        file.attrs.update(_attributes({"Conventions": CONVENTIONS, **data.attrs}))
         for part, columns in _pieces(data, names):
             for name, values in columns.items():
                 written[name][part] = values
@@ -271,6 +272,9 @@ def _attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Return attributes that NetCDF can hold: numbers, texts, lists of numbers."""
     converted: dict[str, Any] = {}
     for key, value in attrs.items():
+        if isinstance(value, np.ndarray):
+            converted[str(key)] = value
+            continue
         value = plain(value)
         if isinstance(value, bool):
             value = int(value)

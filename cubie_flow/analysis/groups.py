@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
+from cubie_flow.analysis.attributes import with_flags
 from cubie_flow.analysis.opened import mark_as_opened
 from cubie_flow.batches.store_names import MEMORY
 from cubie_flow.documents import parse_json
@@ -68,6 +69,8 @@ def open_group(location: Location, group: str, chunks: Any = None, store: Any = 
         where = f"the group '{group}' of '{location.name}'" if group else f"'{location.name}'"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FlowError(f"{where} cannot be opened: {reason}") from error
+    for variable in data.variables.values():
+        with_flags(variable)
     data.encoding["source"] = location.name
     # Other groups of the store are opened from here; it knows the options of a URL.
     data.encoding["location"] = location.child(group) if group else location

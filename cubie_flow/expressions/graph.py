@@ -110,6 +110,22 @@ class Node:
     def __abs__(self) -> Node:
         return fabs(self)
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """Return the graph of a function of NumPy, such as ``np.sin(x)``, for each element."""
+        build = _of_ufunc(ufunc.__name__)
+        if method != "__call__" or options or build is None:
+            return NotImplemented
+        if any(getattr(one, "ndim", 0) for one in inputs):
+            import numpy as np
+
+            arrays = [np.empty((), object) if isinstance(one, Node) else one for one in inputs]
+            for array, one in zip(arrays, inputs, strict=True):
+                if isinstance(one, Node):
+                    array[()] = one
+            return np.frompyfunc(build, len(inputs), 1)(*arrays)
+        return build(*(one if isinstance(one, Node) else one.item() if hasattr(one, "item") else one
+                       for one in inputs))  # fmt: skip
+
     def __lt__(self, other: Node | float) -> Node:
         return compare("<", self, other)
 
@@ -573,6 +589,33 @@ _SIMPLE: dict[str, Callable[..., Node]] = {
 
 def _python_function(name: str) -> Callable[..., float]:
     return getattr(math, name)  # type: ignore[no-any-return]
+
+
+#: Functions of NumPy that have another name here.
+_UFUNCS = {
+    "absolute": "abs", "fabs": "abs", "arccos": "acos", "arccosh": "acosh", "arcsin": "asin",
+    "arcsinh": "asinh", "arctan": "atan", "arctan2": "atan2", "arctanh": "atanh", "maximum": "max",
+    "minimum": "min", "fmax": "max", "fmin": "min", "power": "pow", "float_power": "pow",
+    "remainder": "mod",
+}  # fmt: skip
+
+
+def _of_ufunc(name: str) -> Callable[..., Node] | None:
+    """Return what builds the graph of a function of NumPy; None if there is no such graph."""
+    operations: dict[str, Callable[..., Node]] = {
+        "add": add, "subtract": sub, "multiply": mul, "divide": div, "true_divide": div,
+        "negative": neg, "positive": as_node, "sqrt": sqrt, "square": lambda a: mul(a, a),
+        "reciprocal": lambda a: div(1.0, a),
+    }  # fmt: skip
+    comparisons = {"less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">="}
+    if name in comparisons:
+        return lambda a, b: compare(comparisons[name], a, b)
+    if name in operations:
+        return operations[name]
+    function = _UFUNCS.get(name, name)
+    if function not in FUNCTIONS:
+        return None
+    return lambda *args: call(function, *args)
 
 
 def call(name: str, *args: Node | float) -> Node:

@@ -23,12 +23,13 @@ from cubie_flow.storage.layout import ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.memory_table import table_columns
 from cubie_flow.storage.schema import (
+    CONVENTIONS,
     PER_RUN,
     PER_RUN_AND_TIME,
     UNWRITTEN,
     StoreSchema,
     Variable,
-    plain,
+    attributes_of,
 )
 from cubie_flow.storage.zarr_adapter import arrays_of, dimension_names, sync
 
@@ -68,7 +69,11 @@ def _schema_files(schema: StoreSchema, plan: ShardPlan) -> dict[str, Any]:
     files = {**cached_files(("arrays", layout, times), lambda s: _make_arrays(s, schema, plan))}
     table = cached_files((MEMORY, repr(schema.memory)), lambda s: _make_memory(s, schema))
     files |= {f"{MEMORY}/{name}": content for name, content in table.items()}
-    attributes = (("", schema.attrs), (f"{MEMORY}/", schema.plan), (f"{CONFIG}/", schema.config))
+    attributes = (
+        ("", {"Conventions": CONVENTIONS, **schema.attrs}),
+        (f"{MEMORY}/", schema.plan),
+        (f"{CONFIG}/", schema.config),
+    )
     for group, attrs in attributes:
         files[f"{group}zarr.json"] = _with_attributes(files[f"{group}zarr.json"], attrs)
     return files
@@ -76,7 +81,7 @@ def _schema_files(schema: StoreSchema, plan: ShardPlan) -> dict[str, Any]:
 
 def _with_attributes(content: Any, attrs: Mapping[str, Any]) -> Any:
     """Return the metadata of a group with other attributes."""
-    document = {**json.loads(content.to_bytes()), "attributes": plain(attrs)}
+    document = {**json.loads(content.to_bytes()), "attributes": attributes_of(attrs)}
     return type(content).from_bytes(json.dumps(document, indent=2).encode())
 
 
@@ -95,7 +100,7 @@ def _make_arrays(store: Any, schema: StoreSchema, plan: ShardPlan) -> None:
     encoding = {variable.name: _encoding(variable, schema, plan) for variable in bulk}
     coordinates = {one.name: _empty(one, schema) for one in schema.coordinates}
     if schema.time is not None:
-        attributes = Variable(TIME, unit=schema.time_unit, long_name="time").attributes
+        attributes = Variable(TIME, unit=schema.time_unit or "1", long_name="time").attributes
         coordinates[TIME] = ((TIME,), schema.time, attributes)
         # A coordinate has no missing values (CF 2.5.1).
         encoding[TIME] = {"_FillValue": None, "compressors": codecs()}

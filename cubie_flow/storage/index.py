@@ -14,7 +14,7 @@ from cubie_flow.errors import FlowError
 from cubie_flow.storage.groups import consolidate, open_group, reported, transaction
 from cubie_flow.storage.inspection import MARK, read_root
 from cubie_flow.storage.location import Location
-from cubie_flow.storage.schema import plain
+from cubie_flow.storage.schema import CONVENTIONS, attributes_of
 
 JOB = "job"
 #: Values of ``job_status``: how a job ended.
@@ -79,13 +79,13 @@ def write_index(
 
     data: dict[str, Any] = {}
     for name, (dtype, unit, meaning) in COLUMNS.items():
-        about: dict[str, Any] = {"long_name": meaning}
+        column: dict[str, Any] = {"long_name": meaning}
         if unit:
-            about["units"] = unit
+            column["units"] = unit
         if name == "job_status":
-            about["flag_values"] = np.array(list(STATES), np.uint8)
-            about["flag_meanings"] = " ".join(STATES.values())
-        data[name] = ((JOB,), _column(rows, name, dtype), about)
+            column["flag_values"] = np.array(list(STATES), np.uint8)
+            column["flag_meanings"] = " ".join(STATES.values())
+        data[name] = ((JOB,), _column(rows, name, dtype), column)
     done = [row for row in rows if row.get("job_status") == SUCCESS]
     ended = Counter(STATES[row.get("job_status", PENDING)] for row in rows)
     totals = {
@@ -93,11 +93,13 @@ def write_index(
         "runs": sum(row.get("runs") or 0 for row in done),
         "runs_failed": sum(row.get("runs_failed") or 0 for row in done),
     }
-    coordinates = {key: ((JOB,), _column(rows, key, "text")) for key in swept}
-    coordinates[JOB] = ((JOB,), np.arange(len(rows)))
-    table = xr.Dataset(
-        data, coordinates, {**plain(attrs), **totals, MARK: len(rows), "swept": list(swept)}
-    )
+    coordinates: dict[str, Any] = {
+        key: ((JOB,), _column(rows, key, "text"), {"long_name": f"value of {key}"}) for key in swept
+    }
+    coordinates[JOB] = ((JOB,), np.arange(len(rows)), {"long_name": "number of the job"})
+    about = {"Conventions": CONVENTIONS, **attributes_of(attrs), **totals}
+    about |= {MARK: len(rows), "swept": list(swept)}
+    table = xr.Dataset(data, coordinates, about)
     with reported(location):
         store = location.store(create=True)
     with transaction(location, store, "table of the jobs"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from cubie_flow.batches.store_names import (
 )
 from cubie_flow.errors import FlowError
 
+#: The conventions for names, units and flags that stores and exported files follow.
+CONVENTIONS = "CF-1.11"
 UNWRITTEN = 255
 #: Attributes without which a study cannot be resumed from its store.
 STATED = ("system", "algorithm", "design")
@@ -221,6 +224,20 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)
+
+
+def attributes_of(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes of types that NetCDF has too: no truths, no mappings, no empty lists."""
+    converted: dict[str, Any] = {}
+    for key, value in plain(attrs).items():
+        if isinstance(value, bool):
+            value = int(value)
+        elif isinstance(value, dict):
+            value = json.dumps(value)
+        elif value is None:
+            continue
+        converted[key] = value
+    return converted
 
 
 def lacks_status(name: str) -> str:

@@ -34,7 +34,14 @@ from cubie_flow.storage.inspection import read_metadata
 from cubie_flow.storage.layout import AT_ONCE, ShardPlan
 from cubie_flow.storage.location import Location
 from cubie_flow.storage.memory_table import add_to_memory
-from cubie_flow.storage.schema import ENDED, STATED, UNWRITTEN, StoreSchema, lacks_status, plain
+from cubie_flow.storage.schema import (
+    ENDED,
+    STATED,
+    UNWRITTEN,
+    StoreSchema,
+    attributes_of,
+    lacks_status,
+)
 from cubie_flow.storage.zarr_adapter import (
     arrays_of,
     buffer,
@@ -349,7 +356,7 @@ class ResultStore:
         with self._transaction(f"lengthened to {runs:,} runs"):
             # First of all: a process that is killed here has promised what it begins.
             kept = {k: v for k, v in self._group.attrs.items() if k not in ENDED}
-            self._group.attrs.put({**kept, **plain(attrs or {})})
+            self._group.attrs.put({**kept, **attributes_of(attrs or {})})
             for array in self._arrays.values():
                 array.resize((runs, *array.shape[1:]))
             grown = ShardPlan(runs, self.plan.chunk_runs, self.plan.shard_runs)
@@ -386,9 +393,9 @@ class ResultStore:
             if self.location.folder is not None:
                 for partial in list(self.path.rglob("*.partial")):
                     partial.unlink()
-            self._group.update_attributes(plain(attrs or {}))
+            self._group.update_attributes(attributes_of(attrs or {}))
             if shards or memory:
-                add_to_memory(self._group, shards, plain(memory or {}))
+                add_to_memory(self._group, shards, attributes_of(memory or {}))
             self._consolidate()
 
     def put_group(self, name: str, table: Any) -> None:

@@ -85,7 +85,7 @@ def variables(study: Study) -> tuple[Variable, ...]:
     for name in study.saved:
         unit, text = labels[name]
         if subjects is None:
-            found.append(Variable(name, PER_RUN_AND_TIME, real, unit, text))
+            found.append(Variable(name, PER_RUN_AND_TIME, real, unit, text or name))
         else:
             found.append(_at_observations(subjects, name, unit, text, real))
     for state in study.integrated.states:

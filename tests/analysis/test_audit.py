@@ -11,9 +11,10 @@ import xarray as xr
 from settling import study, written
 
 import cubie_flow
-from cubie_flow.analysis.audit import audit, sample
+from cubie_flow.analysis.audit import audit
 from cubie_flow.analysis.audited import sentences
 from cubie_flow.analysis.cli import main
+from cubie_flow.analysis.estimates import sample
 from cubie_flow.analysis.references import accuracy_for, methods_for
 from cubie_flow.api import ControllerChoice, OutputChoice
 from cubie_flow.batches import make_design
