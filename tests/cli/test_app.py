@@ -405,7 +405,7 @@ def test_plans_of_a_multirun_are_one_table(
     )
     jobs = [(a, p) for a in ("tsit5", "rk4") for p in ("float32", "float64")]
     assert [row.split()[:4] for row in rows] == [
-        [f"{i}", f"{i}", f"algorithm={algorithm}", f"precision={precision}"]
+        [f"job_{i - 1}", f"{i}", f"algorithm={algorithm}", f"precision={precision}"]
         for i, (algorithm, precision) in enumerate(jobs, start=1)
     ]
     assert not list(elsewhere.iterdir()), "nothing is left behind"
