@@ -90,7 +90,7 @@ def read(name: str, text: str, file: str) -> OdeSystem:
         )
     if answer[0] == "-":
         _refuse(answer[1:], file)
-    markup = evolve(Markup.check(answer[1:].encode(), file), lines={})
+    markup = evolve(Markup.check(answer[1:].encode(), file), lines={}, first={})
     return evolve(sbml.read(name, markup, file), source="Antimony")
 
 

@@ -68,7 +68,7 @@ def read_sbml(name: str, markup: Markup, file: str) -> SbmlModel:
     _check_document(libsbml, document, markup, file)
     whole = flattened(libsbml, document, markup, file)
     if whole is not document:  # lines of the flattened model are not those of the file
-        document, markup = whole, evolve(markup, lines={})
+        document, markup = whole, evolve(markup, lines={}, first={})
     notes = _check_consistency(libsbml, document, markup, file)
     level, version = document.getLevel(), document.getVersion()
     if level == 1 and not document.setLevelAndVersion(2, 5, False):

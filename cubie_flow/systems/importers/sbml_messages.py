@@ -71,7 +71,7 @@ def refuse_first(libsbml: Any, document: Any, markup: Markup, file: str) -> list
     """
     accepted = {getattr(libsbml, name): note for name, note in _ACCEPTED.items()}
     notes = []
-    lines = bool(markup.lines)
+    lines = bool(markup.first)
     for number in range(document.getNumErrors()):
         error = document.getError(number)
         if error.getSeverity() < libsbml.LIBSBML_SEV_ERROR:

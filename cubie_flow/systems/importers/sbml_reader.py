@@ -193,7 +193,7 @@ class SbmlReader:
         for number, item in enumerate(self.model.getListOfConstraints(), 1):
             if item.getMath() is not None:
                 where = f"constraint {number}"
-                if self.markup.lines:
+                if self.markup.first:
                     where = f"line {item.getLine()}, {where}"
                 self.refuse(where, "constraints are not supported")
 
@@ -215,7 +215,7 @@ class SbmlReader:
                 continue
             if rule.isAlgebraic():
                 where = f"algebraicRule {len(self.algebraic) + 1}"
-                if self.markup.lines and rule.getLine():
+                if self.markup.first and rule.getLine():
                     where = f"line {rule.getLine()}, {where}"
                 self.algebraic.append((self._formula(written, where), where))
                 continue
