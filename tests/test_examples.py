@@ -36,6 +36,8 @@ FUNCTIONS: tuple[Callable[..., Any], ...] = (
     FlowAccessor.config,
     FlowAccessor.buffers,
     FlowAccessor.shards,
+    FlowAccessor.save,
+    FlowAccessor.audit,
     compare,
     export,
 )
