@@ -27,7 +27,15 @@ def lacks_memory(error: BaseException) -> bool:
     """Return whether an error means that the system gave no memory, also for a thread."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    if isinstance(error, RuntimeError):
+        return "can't start new thread" in str(error)
+    # A library that finds no place: llvmlite says only that it was not found, its cause says why.
+    causes = [error, error.__cause__, error.__context__]
+    return any(text in str(cause) for cause in causes for text in _NO_PLACE)
+
+
+#: What the loader of libraries says when the address space is full.
+_NO_PLACE = ("failed to map segment", "annot allocate memory")
 
 
 def memory_sentence(error: BaseException) -> str:

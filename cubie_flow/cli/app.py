@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report_error(
             _of_memory(error) or stdout_error(error) or overrides.sentence(error, words)
         )
-    except (MemoryError, RuntimeError) as error:
+    except (ImportError, MemoryError, RuntimeError) as error:
         message = _of_memory(error)
         if isinstance(error, RecursionError):
             message = "what was given is nested too deeply"
@@ -142,7 +142,7 @@ def _run_job(config: DictConfig) -> int:
         return _report_error(
             _of_memory(error) or stdout_error(error) or overrides.sentence(error, [])
         )
-    except (MemoryError, RuntimeError) as error:
+    except (ImportError, MemoryError, RuntimeError) as error:
         if not (message := _of_memory(error)):
             raise
         return _report_error(message)

@@ -12,6 +12,8 @@ from cubie_flow.errors import FlowError
 
 #: Numba reads it where a process starts.
 NUMBA_CONFIG = ".numba_config.yaml"
+#: Smallest address space of a study, in bytes: with less, OpenBLAS and LLVM abort the process.
+ADDRESS_SPACE = 1_500_000_000
 
 
 class _Process:
@@ -29,6 +31,16 @@ class _Process:
 process = _Process()
 
 
+def address_space() -> int | None:
+    """Return the limit of this process's address space in bytes; None if there is none."""
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def check_surroundings() -> None:
     """Refuse to start in an environment where no study can run.
 
@@ -41,6 +53,12 @@ def check_surroundings() -> None:
         raise FlowError(
             "Python runs without assertions (-O or PYTHONOPTIMIZE), which zarr needs to read a "
             "store; run it with them"
+        )
+    space = address_space()
+    if space is not None and space < ADDRESS_SPACE:
+        raise FlowError(
+            f"this process may use {space / 1e9:.2f} GB of memory addresses (ulimit -v), but a "
+            f"study needs at least {ADDRESS_SPACE / 1e9:g} GB; raise the limit"
         )
     try:
         os.getcwd()
