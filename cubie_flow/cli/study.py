@@ -121,6 +121,7 @@ def solve(session: Session, settings: Settings, study: Study, **options: Any) ->
             study,
             session.location,
             on_progress=show,
+            before_creation=session.lease.check,
             between_shards=session.lease.between(guard.check),
             engine=engine_of(settings),
             **options,

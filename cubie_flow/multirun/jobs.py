@@ -222,6 +222,7 @@ def run_job(
                 config_yaml=job.config,
                 overrides=job.overrides,
                 on_progress=on_progress,
+                before_creation=lease.check,
                 between_shards=lease.between(between_shards),
                 engine=(engine or engine_of)(job.settings),
                 start=start,

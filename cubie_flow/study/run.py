@@ -109,6 +109,7 @@ class RunOptions:
     config_yaml: str = ""
     overrides: Sequence[str] = ()
     engine: Engine | None = None
+    before_creation: Callable[[], None] | None = None
     on_created: Callable[[], None] | None = None
     on_progress: Callable[[Progress], None] | None = None
     between_shards: Callable[[float], None] | None = None
@@ -127,6 +128,7 @@ def run_study(
     config_yaml: str = "",
     overrides: Sequence[str] = (),
     engine: Engine | None = None,
+    before_creation: Callable[[], None] | None = None,
     on_created: Callable[[], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     between_shards: Callable[[float], None] | None = None,
@@ -149,6 +151,9 @@ def run_study(
         The command line, kept in the store.
     engine : Engine, optional
         The engine that solves the shards; None: this process.
+    before_creation : callable, optional
+        Called when a new store is about to be made; what it raises ends the study. Its folder may
+        have been moved while the kernel was compiled.
     on_created : callable, optional
         Called once a new store exists.
     on_progress : callable, optional
@@ -177,8 +182,9 @@ def run_study(
     """
     began, location = perf_counter(), Location.of(path)
     options = RunOptions(
-        start, config_yaml, overrides, engine, on_created, on_progress, between_shards
-    )
+        start, config_yaml, overrides, engine, before_creation, on_created, on_progress,
+        between_shards,
+    )  # fmt: skip
     with lent_kernel(study, large=True) as kernel:
         with stopwatch.phase("plan"):
             plan = plan_with(study, kernel, location, compiling=False)
@@ -275,8 +281,8 @@ class _Execution:
         """Create the store that the plan describes."""
         attrs: dict[str, Any] = {"config": self.options.config_yaml, "device": self.device}
         attrs = {**self.origin, **attrs, "numerics": self.numerics}
-        if self.options.between_shards is not None:
-            self.options.between_shards(0.0)  # the folder may have been moved while compiling
+        if self.options.before_creation is not None:
+            self.options.before_creation()
         with stopwatch.phase("write"):
             self.store = ResultStore.create(
                 self.location,

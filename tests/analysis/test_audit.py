@@ -127,7 +127,8 @@ def test_references_are_finer_in_every_respect(decay: OdeSystem) -> None:
     # The absolute tolerance follows the size of the state in the result, if that is not rounding.
     assert accuracy_for(loose, {"x": 1e-3}, 1000.0, (0.4, 4.0)).atol["x"] == pytest.approx(1e-12)
     assert accuracy_for(loose, {"x": 1e-30}, 1000.0, (0.4, 4.0)).atol["x"] == pytest.approx(1e-24)
-    assert accuracy_for(loose, {"x": 0.0}, 1000.0, (0.4, 4.0)).atol["x"] == pytest.approx(1e-9)
+    # Without one, it follows the largest start value of the batch.
+    assert accuracy_for(loose, {"x": 0.0}, 1000.0, (0.4, 4.0)).atol["x"] == pytest.approx(1e-8)
     assert accuracy_for(loose, {}, 1000.0, (0.0, 4.0)).dt_max == pytest.approx(2e-4)
 
 
