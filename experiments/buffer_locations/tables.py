@@ -36,7 +36,7 @@ def table(data: Dataset) -> str:
     rows = [HEAD, ("---",) * len(HEAD)]
     for rank in range(data.sizes["placement"]):
         row = data.isel(placement=rank)
-        name = str(row["placement"].item())
+        name = str(row["placement"].values)
         mark = " (the default)" if name == data.attrs["baseline"] else ""
         verdicts = [
             str(row[f"equivalence_{target}"].attrs["flag_meanings"]).split()[
@@ -48,7 +48,7 @@ def table(data: Dataset) -> str:
         rows.append((
             str(rank + 1), f"`{name}`{mark}", str(number["spill_stores"] + number["spill_loads"]),
             *(str(number[key]) for key in ("stack", "registers", "shared_run", "block_size")),
-            f"{float(row['occupancy']):.0%}", str(row["limiter"].item()),
+            f"{float(row['occupancy']):.0%}", str(row["limiter"].values),
             f"{number['ld_shared']}, {number['st_shared']}", ", ".join(dict.fromkeys(verdicts)),
         ))  # fmt: skip
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)

@@ -47,6 +47,7 @@ def commands(name: str, path: str) -> dict[str, list[str]]:
         "runs": [path, "--where", "status == 'success'", "--sort", "steps"],
         "compare": [path, path],
         "verify": [path],
+        "watch": [path, "--once", "--json"],
         "report": [path, "-o", "report.html"],
         "export": [path, "table.csv", "--overwrite"],
     }
@@ -65,6 +66,8 @@ def refused(name: str, command: str) -> bool:
     kind = command.removeprefix("plot ")
     if command == "plot work_precision":
         return True
+    if command == "watch":
+        return name in ("job", "placements")
     if name in NO_RUNS:
         return not (command in ("ls", "show") or (name, kind) == ("placements", "placements"))
     if command == "plot placements":

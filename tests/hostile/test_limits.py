@@ -53,7 +53,7 @@ def test_a_number_of_300_digits_is_refused(
 def test_more_runs_than_memory_are_refused_at_once() -> None:
     model = OdeSystem.from_equations("x' = a - k*x", {"x": 1.0}, {"k": 1.0, "a": 1.0})
     values = [i / 100_000 for i in range(300_000)]
-    with pytest.raises(FlowError, match=r"the result of 90,000,000,000 runs has .* GB"):
+    with pytest.raises(FlowError, match=r"solving 90,000,000,000 runs in memory takes .* GB"):
         solve(model, parameters={"k": values, "a": values}, batch="grid", duration=1.0)
 
 
