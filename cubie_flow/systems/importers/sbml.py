@@ -27,6 +27,9 @@ from cubie_flow.systems.system import OdeSystem
 
 __all__ = ["SbmlModel", "read", "read_sbml"]
 
+#: Largest number of levels over which functions call each other.
+MAX_CHAIN = 64
+
 
 def read(name: str, markup: Markup, file: str) -> OdeSystem:
     """Return the system of an SBML model.
@@ -96,5 +99,30 @@ def _check_document(libsbml: Any, document: Any, markup: Markup, file: str) -> N
 def _check_consistency(libsbml: Any, document: Any, markup: Markup, file: str) -> list[str]:
     """Refuse a document with a mistake; return notes about what is accepted."""
     ignore_units(libsbml, document)
+    _check_chains(libsbml, document.getModel(), file)
     document.checkConsistency()
     return refuse_first(libsbml, document, markup, file)
+
+
+def _check_chains(libsbml: Any, model: Any, file: str) -> None:
+    """Refuse long chains of functions, whose check by libsbml takes hours."""
+    calls: dict[str, set[str]] = {}
+    for function in model.getListOfFunctionDefinitions():
+        calls[function.getId()], waiting = set(), [function.getMath()]
+        while waiting:
+            node = waiting.pop()
+            if node is None:
+                continue
+            if node.getType() == libsbml.AST_FUNCTION:
+                calls[function.getId()].add(node.getName())
+            waiting += [node.getChild(i) for i in range(node.getNumChildren())]
+    if len(calls) <= MAX_CHAIN:
+        return  # libsbml names the line of one that calls itself
+    left = set(calls)
+    for _ in range(MAX_CHAIN):
+        left = {name for name in left if calls[name] & left}
+    if left:
+        raise FlowError(
+            f"'{file}': function '{min(left)}' calls others over more than {MAX_CHAIN} levels, or "
+            "itself; write it with fewer"
+        )

@@ -14,6 +14,7 @@ from markup_text import (
     species,
 )  # fmt: skip
 
+from cubie_flow.errors import FlowError
 from cubie_flow.expressions.evaluate import evaluate
 from cubie_flow.systems.importers.markup import Markup
 from cubie_flow.systems.importers.sbml import SbmlModel, read_sbml
@@ -132,3 +133,30 @@ def test_the_unknown_of_level_1_is_the_likely_one() -> None:
         )
     )
     assert model.system.to_mapping()["observables"]["F"] == "A/k"
+
+
+def _chain(levels: int) -> str:
+    """A model whose functions call each other over some levels."""
+    math = '<math xmlns="http://www.w3.org/1998/Math/MathML">'
+    bodies = ["<ci>x</ci>"] + [f"<apply><ci>f{i}</ci><ci>x</ci></apply>" for i in range(levels - 1)]
+    functions = "".join(
+        f'<functionDefinition id="f{i}">{math}<lambda><bvar><ci>x</ci></bvar>{body}</lambda></math>'
+        "</functionDefinition>"
+        for i, body in enumerate(bodies)
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<sbml xmlns="http://www.sbml.org/sbml/level3/version2/core" level="3" version="2">'
+        f'<model id="m"><listOfFunctionDefinitions>{functions}'
+        "</listOfFunctionDefinitions><listOfParameters>"
+        '<parameter id="p" value="1" constant="false"/></listOfParameters>'
+        f'<listOfRules><rateRule variable="p">{math}<apply><ci>f{levels - 1}</ci>'
+        "<ci>p</ci></apply></math></rateRule></listOfRules></model></sbml>"
+    )
+
+
+def test_long_chains_of_functions_are_refused_at_once() -> None:
+    """libsbml's own check of 200 levels takes longer than anybody waits."""
+    read(_chain(64))
+    with pytest.raises(FlowError, match="over more than 64 levels, or itself"):
+        read(_chain(200))
