@@ -12,6 +12,7 @@ from attrs import frozen
 from cubie_flow.analysis import attributes, runs
 from cubie_flow.analysis.audited import sentences, stored
 from cubie_flow.integrators.status import ENDS
+from cubie_flow.storage.schema import UNWRITTEN
 from cubie_flow.study.tolerance_record import faint_sentence, recorded_faint
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _mean(data: Dataset, name: str) -> float | None:
     """Return the mean of a count per run, over the runs that are written."""
     total = count = 0
     for part in runs.blocks(data):
-        known = runs.column(data, "status", part) != 255 if "status" in data else slice(None)
+        known = runs.column(data, "status", part) != UNWRITTEN if "status" in data else slice(None)
         values = runs.column(data, name, part)[known]
         total += int(values.sum(dtype=np.int64))
         count += values.size

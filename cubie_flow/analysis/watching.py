@@ -27,9 +27,7 @@ from cubie_flow.storage import Location, ResultStore
 from cubie_flow.storage.folders import CONFIG, LOG
 from cubie_flow.storage.index import FAILED, SUCCESS, is_multirun, read_index
 from cubie_flow.storage.latest import named_run
-
-#: Status of a run that is not in the store yet.
-UNWRITTEN = 255
+from cubie_flow.storage.schema import UNWRITTEN
 
 
 @frozen

@@ -102,11 +102,7 @@ class Comparison:
         samples = fetch("initial", to_int(self.table_start))
         whole = where(good, compare(">=", saved, samples), compare(">", const(0.0), 1.0))
         whole = block.let("compared", whole)
-        nan = const(float("nan"))
-        block.assign(
-            [("finals", first + i) for i in range(self.size)],
-            [where(whole, load("misfit", i), nan) for i in range(self.size)],
-        )
+        write_sums(block, whole, self.size, first)
 
 
 # on the host ----------------------------------------------------------------------------------
@@ -207,3 +203,21 @@ def _spread(data: Measurements, values: Array, weight: Array) -> float:
     total = np.bincount(index, w)
     mean = np.bincount(index, w * v) / np.where(total > 0, total, 1.0)
     return float((w * (v - mean[index]) ** 2).sum())
+
+
+def write_sums(block: BlockBuilder, whole: Node, size: int, first: int) -> None:
+    """Write the sums of a run to ``finals``; NaN where they are not whole.
+
+    Parameters
+    ----------
+    block : BlockBuilder
+    whole : Node
+        Whether the sums count everything that was measured.
+    size, first : int
+        Number of sums, and the first row of ``finals`` for them.
+    """
+    nan = const(float("nan"))
+    block.assign(
+        [("finals", first + i) for i in range(size)],
+        [where(whole, load("misfit", i), nan) for i in range(size)],
+    )

@@ -89,7 +89,6 @@ class DoubleCrossings:
             Lanes that integrate.
         """
         tiny = _TINY[self.step.settings.precision]
-        tiny = _TINY[self.step.settings.precision]
         crossed = [bits(first * last + tiny) for first, last, _ in self._values]
         self._crossed = crossed
         self._turning = [self._turns_back(i, sign) for i, sign in enumerate(crossed)]

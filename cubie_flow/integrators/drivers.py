@@ -25,6 +25,7 @@ from attrs import frozen
 from cubie_flow.expressions.bit_operations import fetch, to_int
 from cubie_flow.expressions.block import BlockBuilder
 from cubie_flow.expressions.graph import Node, compare, const, floor, load, minimum, where
+from cubie_flow.integrators.restart_clock import RestartClock
 from cubie_flow.systems.drivers import Driver
 
 Array = Any
@@ -88,7 +89,7 @@ def polynomials(drivers: Sequence[Driver], first: int, t: Node) -> dict[str, Nod
     return found
 
 
-class DriverBlocks:
+class DriverBlocks(RestartClock):
     """The statements that keep the segments of a run.
 
     Parameters
@@ -99,6 +100,8 @@ class DriverBlocks:
     first : int
         Where the drivers' numbers begin in the buffer ``parameters``.
     """
+
+    buffer, places = "driver_clock", (NEXT, RESTART)
 
     def __init__(self, slots: Sequence[DriverSlot], states: int, first: int) -> None:
         self.slots = slots
@@ -114,21 +117,6 @@ class DriverBlocks:
     def restarts(self) -> bool:
         """Whether a run restarts at some knot."""
         return any(slot.restarts for slot in self.slots)
-
-    @staticmethod
-    def restarted(block: BlockBuilder) -> None:
-        """Note that a run has restarted."""
-        block.assign([("driver_clock", RESTART)], [const(0.0)])
-
-    @staticmethod
-    def next_knot() -> Node:
-        """Return the time of the next knot of a run."""
-        return load("driver_clock", NEXT)
-
-    @staticmethod
-    def restarting() -> Node:
-        """Return whether a run has to be restarted."""
-        return compare("!=", load("driver_clock", RESTART), 0.0)
 
     def _header(self, number: int, item: int) -> Node:
         return load("initial", self.states + HEADER * number + item)

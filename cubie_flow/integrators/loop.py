@@ -331,7 +331,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
     @property
     def knots(self) -> list[Node]:
         """Next times at which a driver or a switch in time changes form, or a record happens."""
-        times = [self.driving.next_knot()] if self.settings.drivers else []
+        times = [self.driving.next_time()] if self.settings.drivers else []
         times += [SwitchBlocks.next_time()] if self.settings.switches else []
         times += [RecordBlocks.next_time()] if self.settings.records is not None else []
         return times + ([Past.next_time()] if self._lags else [])
@@ -427,7 +427,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
         running = compare("==", counter(CODE), float(RUNNING))
         conditions = []
         if s.drivers:
-            reached = compare(">=", clock(T), self.driving.next_knot())
+            reached = compare(">=", clock(T), self.driving.next_time())
             conditions.append(logical_and(running, reached))
         if self._lags:
             conditions.append(logical_and(running, compare(">=", clock(T), Past.next_time())))
@@ -449,14 +449,14 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             past.arrive(block, t)
             if s.drivers:
                 # The slope of a driver may jump at its knot.
-                past.note(block, compare("<=", self.driving.next_knot(), t), 2.0)
+                past.note(block, compare("<=", self.driving.next_time(), t), 2.0)
         if s.drivers:
             self.driving.follow(block, t)
         if self.records is not None:
             changed = self.records.slots.parameters
             self.records.apply(block, bool(changed & parameters_read(s.switches)))
         if s.switches:
-            knot = self.driving.next_knot() if s.drivers else None
+            knot = self.driving.next_time() if s.drivers else None
             self.switching.update(block, t, clock(T_START), clock(T_END), knot)
         if piecewise := self.pulsing.piecewise:
             stop = clock(T_END)
@@ -534,7 +534,7 @@ class IVPLoop(CUDAFactory[LoopSettings]):
             self.pulsing.start(block, t_start, t_end)
             if s.drivers and not s.switches:
                 # Slots of switches are computed after this block, with all that depends on them.
-                first = minimum(t_end, self.driving.next_knot())
+                first = minimum(t_end, self.driving.next_time())
                 self.pulsing.widen(block, self.pulsing.piecewise, t_start, first)
         if s.compared_numbers:
             self.comparison.reset(block)

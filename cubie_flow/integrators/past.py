@@ -45,6 +45,7 @@ from cubie_flow.expressions.graph import (
 from cubie_flow.expressions.traversal import content_hash, substitute, topological, transform
 from cubie_flow.integrators.controllers import EPSILON
 from cubie_flow.integrators.lane import T_START, clock
+from cubie_flow.integrators.restart_clock import RestartClock
 
 #: Elements of a row of the ring before the coefficients of the interpolants: start and length of a
 #: step, and the level of its start.
@@ -153,7 +154,7 @@ class DelayFinder:
 
 
 @frozen
-class Past:
+class Past(RestartClock):
     """The statements that keep the past of a run and look values up in it.
 
     Buffers: ``past`` (the ring, and one more row that steps which do not count are written to),
@@ -179,6 +180,8 @@ class Past:
         Whether the method restarts wherever it lands, because it remembers steps.
     precision : {"float32", "float64"}
     """
+
+    buffer, places = "past_clock", (NEXT, RESTART)
 
     rhs: LookUps
     observables: LookUps
@@ -535,21 +538,6 @@ class Past:
         block.assign(places, [where(accept, node, load(*place)) for place, node in pairs])
 
     # discontinuities --------------------------------------------------------------------------
-
-    @staticmethod
-    def next_time() -> Node:
-        """Return the next time at which a delay brings a discontinuity back."""
-        return load("past_clock", NEXT)
-
-    @staticmethod
-    def restarting() -> Node:
-        """Return whether a run has to restart."""
-        return compare("!=", load("past_clock", RESTART), 0.0)
-
-    @staticmethod
-    def restarted(block: BlockBuilder) -> None:
-        """Note that a run has restarted."""
-        block.assign([("past_clock", RESTART)], [ZERO])
 
     def arrive(self, block: BlockBuilder, t: Node) -> None:
         """Write the level of the present time of a run that is on `next_time`."""

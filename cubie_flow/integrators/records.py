@@ -53,6 +53,7 @@ from cubie_flow.integrators.lane import (
     clock,
     counter,
 )
+from cubie_flow.integrators.restart_clock import RestartClock
 from cubie_flow.integrators.status import STATUS
 from cubie_flow.integrators.switches import SwitchBlocks
 
@@ -129,7 +130,7 @@ class RecordSlots:
         return frozenset(own | {index for _, index in derived})
 
 
-class RecordBlocks:
+class RecordBlocks(RestartClock):
     """The statements that apply the records of a run.
 
     Parameters
@@ -143,6 +144,8 @@ class RecordBlocks:
     sampling : bool
         Whether runs are sampled.
     """
+
+    buffer, places = "record_clock", (NEXT, RESTART)
 
     def __init__(
         self,
@@ -166,21 +169,6 @@ class RecordBlocks:
         return self.slots.has(STEADY_ON_TOP)
 
     # places -----------------------------------------------------------------------------------
-
-    @staticmethod
-    def next_time() -> Node:
-        """Return the time of the next record of a run."""
-        return load("record_clock", NEXT)
-
-    @staticmethod
-    def restarting() -> Node:
-        """Return whether a run has to be restarted."""
-        return compare("!=", load("record_clock", RESTART), 0.0)
-
-    @staticmethod
-    def restarted(block: BlockBuilder) -> None:
-        """Note that a run has restarted."""
-        block.assign([("record_clock", RESTART)], [ZERO])
 
     @staticmethod
     def first_sample() -> Node:

@@ -18,8 +18,9 @@ from attrs import evolve, field, frozen
 
 from cubie_flow.expressions.bit_operations import iadd, to_int
 from cubie_flow.expressions.block import Block, BlockBuilder
-from cubie_flow.expressions.graph import Node, call, compare, const, load, logical_and, where
+from cubie_flow.expressions.graph import Node, call, compare, const, load, logical_and
 from cubie_flow.expressions.traversal import content_hash, substitute, topological
+from cubie_flow.integrators.comparison import write_sums
 from cubie_flow.integrators.lane import T_NEXT, clock
 from cubie_flow.integrators.records import RecordBlocks
 
@@ -155,11 +156,7 @@ class ObservationComparison:
         """
         every = compare("==", clock(T_NEXT), math.inf)
         whole = block.let("compared", logical_and(good, every))
-        nan = const(float("nan"))
-        block.assign(
-            [("finals", first + i) for i in range(self.size)],
-            [where(whole, load("misfit", i), nan) for i in range(self.size)],
-        )
+        write_sums(block, whole, self.size, first)
 
 
 def _in_lane(node: Node) -> Node:

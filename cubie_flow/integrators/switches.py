@@ -43,6 +43,7 @@ from cubie_flow.expressions.graph import (
 from cubie_flow.expressions.intervals import bounds
 from cubie_flow.expressions.traversal import content_hash, substitute, topological, transform
 from cubie_flow.integrators.controllers import EPSILON
+from cubie_flow.integrators.restart_clock import RestartClock
 
 # Elements of the buffer `switch_clock`: the next switching time of any slot, whether the run has
 # to restart, whether all slots must be updated, and the next time of every slot.
@@ -158,7 +159,7 @@ def parameters_read(switches: Iterable[Switch]) -> set[int]:
 
 
 @frozen
-class SwitchBlocks:
+class SwitchBlocks(RestartClock):
     """The statements that keep the slots of a run.
 
     Buffer ``switch_clock``; the slots themselves are in ``parameters``.
@@ -171,6 +172,8 @@ class SwitchBlocks:
     precision : str
     """
 
+    buffer, places = "switch_clock", (NEXT, RESTART)
+
     switches: tuple[Switch, ...]
     first: int
     precision: str = field(default="float64")
@@ -179,21 +182,6 @@ class SwitchBlocks:
     def size(self) -> int:
         """Elements of the buffer ``switch_clock``."""
         return FIRST + len(self.switches)
-
-    @staticmethod
-    def next_time() -> Node:
-        """Return the next switching time of a run."""
-        return load("switch_clock", NEXT)
-
-    @staticmethod
-    def restarting() -> Node:
-        """Return whether a run has to restart."""
-        return compare("!=", load("switch_clock", RESTART), 0.0)
-
-    @staticmethod
-    def restarted(block: BlockBuilder) -> None:
-        """Note that a run has restarted."""
-        block.assign([("switch_clock", RESTART)], [ZERO])
 
     @staticmethod
     def recheck(block: BlockBuilder, wanted: Node) -> None:

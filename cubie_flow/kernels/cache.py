@@ -11,6 +11,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from time import time
 from types import TracebackType
@@ -42,6 +43,7 @@ def cache_folder() -> Path:
     return Path(base) / "cubie_flow" / "kernels"
 
 
+@cache
 def source_digest() -> str:
     """Return a hash of the sources on which compiled kernels depend."""
     root = Path(__file__).parent

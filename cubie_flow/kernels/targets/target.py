@@ -68,6 +68,7 @@ class Target(ABC):
 
 
 @cache
+@cache
 def package_versions(*packages: str) -> tuple[str, ...]:
     """Return the versions of this package and others, as a cache key states them."""
     versions = []
